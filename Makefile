@@ -1,0 +1,91 @@
+# Ferry's commands. Bare `make` lists them; .ci/run calls the same ones.
+#
+# What a target needs is installed into $(VENV) before it runs, once, and again when the pins or
+# pyproject.toml change. Two stamp files remember that. Each is touched last, so that an interrupted
+# installation is simply done again. To try another Python beside the first:
+#
+#     make test VENV=.venv-3.13 PYTHON=python3.13
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+LOCK_ARGS ?=
+
+BIN := $(VENV)/bin
+PINS := $(VENV)/.pins-installed
+READY := $(VENV)/.ferry-installed
+PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format types lock clean
+
+help: ## List the targets
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY) ## Show the main job: commits made over HTTP arrive at a remote
+	$(BIN)/ferry demo
+
+test: lint types $(READY) ## Run all that CI runs: lint, types, then pytest (PYTEST_ARGS="-x -k push")
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY) ## Check the code's rules, its format, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+format: $(READY) ## Format the code and mend what can be mended safely
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY) ## Check the types
+	$(BIN)/mypy
+
+lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for newer versions)
+	@$(PYTHON) -c "$$LOCK_NEEDS"
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python $(PIP_INSTALL) pip-tools==7.6.2
+	$(PIP_COMPILE) --output-file requirements/run.txt pyproject.toml requirements/run.in
+	$(PIP_COMPILE) --output-file requirements/dev.txt --constraint requirements/run.txt \
+	    --extra dev --extra test pyproject.toml requirements/dev.in
+
+clean: ## Remove what the other targets made, the virtual environments too
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find app worker tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PINS): requirements/dev.txt
+	@command -v git >/dev/null || { echo "Ferry needs git: apt install git" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: apt install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c "$$NEEDS"
+	@echo "Installing the pinned packages into $(VENV); a minute or so, once."
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python $(PIP_INSTALL) --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+$(READY): $(PINS) pyproject.toml
+	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# No registry, no path of this machine, no extras: the output installs anywhere and serves as constraints.
+PIP_COMPILE = CUSTOM_COMPILE_COMMAND="make lock" .venv-lock/bin/pip-compile --quiet --generate-hashes \
+    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --strip-extras --allow-unsafe $(LOCK_ARGS)
+
+# Written for any Python, so that an old one can still say what is wrong.
+define NEEDS
+import sys
+version = "%d.%d" % sys.version_info[:2]
+if sys.version_info < (3, 11):
+    sys.exit("Ferry needs Python 3.11 or newer; %s is %s. Name another: make PYTHON=python3.11 ..."
+             % (sys.executable, version))
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("Python %s cannot make virtual environments yet: apt install python%s-venv" % (version, version))
+endef
+export NEEDS
+
+define LOCK_NEEDS
+import sys
+if sys.version_info[:2] != (3, 11):
+    sys.exit("Pins are made on the oldest Python that Ferry supports: make lock PYTHON=python3.11")
+endef
+export LOCK_NEEDS
