@@ -1,0 +1,40 @@
+"""
+Getting commits from the data repository to its remotes.
+
+Read the modules in the order a commit meets them: ``enqueue`` is the only door
+the API uses, ``tasks`` is what Celery runs, ``push`` decides whether and what
+to push, ``git`` runs the one command that leaves the machine, ``failures``
+names what went wrong, ``ledger`` remembers it for people, and ``paging`` wakes
+them.
+
+``celery -A worker`` asks this package for ``app``; it is built then, and not
+when the package is imported. Nothing in here imports the package ``app``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    app: Celery
+
+
+def __getattr__(name: str) -> Any:
+    """
+    Build the Celery app the first time that ``worker.app`` is asked for (PEP 562).
+    """
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from worker.bootstrap import start_worker
+    from worker.errors import WorkerError
+
+    try:
+        built = start_worker()
+    except WorkerError as exc:
+        # A traceback would bury the one line that names the wrong variable.
+        sys.exit(f"ferry: {exc}")
+    globals()["app"] = built
+    return built

@@ -1,0 +1,37 @@
+"""
+Small JSON files that are replaced whole: a reader sees the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    Return the object in *path*; an empty one where the file is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """
+    Replace *path* by *value*. Not flushed to disk: what is kept like this may be lost.
+
+    Raises:
+        OSError: The disk refused; the old file is still there.
+    """
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        fresh.write_text(json.dumps(value), "utf-8")
+        os.replace(fresh, path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

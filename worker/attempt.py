@@ -1,0 +1,270 @@
+"""
+One attempt to push, made under a claim: run git, believe it or ask, remember.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+from worker.backoff import delay_s
+from worker.errors import NonFastForward, PushError, PushFailed, PushRefused, RepositoryError
+from worker.failures import POLICIES, Reason, Verdict, explain
+from worker.git import Finished, Repository, end_group
+from worker.ledger import Claim, Failure, Running
+from worker.logs import log
+from worker.paging import Page, page
+from worker.settings import Settings
+
+_ASKED = "asked-the-remote"
+_ASK_TIMEOUT_S = 30.0
+
+NOTHING_LEFT = "another push had just brought everything"
+
+
+class Attempt:
+    """
+    One attempt to bring the remote of a claim up to date.
+
+    Args:
+        claim: The right to push to the remote, held for as long as this lives.
+        chain: Task that will retry if this fails; None where the attempt is made
+            out of turn and the retry that is scheduled stays the only one.
+        clock: Seconds since the epoch.
+        jitter: A number in [0, 1), afresh at each call.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        settings: Settings,
+        repository: Repository,
+        *,
+        chain: str | None,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+    ) -> None:
+        self._claim = claim
+        self._remote = claim.remote
+        self._settings = settings
+        self._repository = repository
+        self._chain = chain
+        self._clock = clock
+        self._jitter = jitter
+        self._number = 1 if claim.entry.gave_up else claim.entry.attempt + 1
+
+    def make(self) -> str:
+        """
+        Push the branch as it stands now; returns what came of it in a few words.
+
+        Raises:
+            PushFailed: It failed and is to be retried.
+            PushRefused: It failed and a retry would not help.
+        """
+        if self._chain is not None:
+            # Before the branch is read: a task that finds this retry still
+            # waiting leaves its commit to us, so we must see that commit.
+            self._claim.write(chain=None, next_attempt_at=None, backoff_s=None)
+        self._end_orphan()
+        self._claim.write(last_attempt_at=self._clock())
+        head = None
+        try:
+            head = self._repository.head()
+            if head is None or self._repository.is_pushed(self._remote, head):
+                return NOTHING_LEFT
+            seen = self._repository.remote_head(self._remote)
+            finished, verdict = self._push(head)
+        except RepositoryError as exc:
+            verdict = Verdict(reason="local", rule="our-repository", evidence=str(exc), ambiguous=False)
+            raise self._failed(head, verdict, str(exc)) from exc
+        if not verdict.landed:
+            raise self._failed(head, verdict, _detail(finished, verdict))
+        return self._landed(seen, head, finished, verdict)
+
+    def _push(self, head: str) -> tuple[Finished, Verdict]:
+        try:
+            finished = self._repository.push(
+                self._remote,
+                head,
+                timeout_s=self._settings.push_timeout_s,
+                started=lambda group: self._claim.write(running=Running.here(group)),
+            )
+        finally:
+            self._claim.write(running=None)
+        if finished.exit_status is None:
+            self._repository.clear_tracking_lock(self._remote)
+        verdict = explain(finished.exit_status, finished.stdout, finished.stderr)
+        if verdict.ambiguous and not verdict.landed:
+            verdict = self._settle(head, verdict)
+        if verdict.landed:
+            # git moves the remote-tracking ref itself, unless a lock file is in
+            # the way; unmoved, the same commit would be pending for ever.
+            self._repository.saw_on_remote(self._remote, head)
+        return finished, verdict
+
+    def _settle(self, head: str, doubtful: Verdict) -> Verdict:
+        """
+        Ask the remote whether a push that git calls failed has landed all the same.
+        """
+        repository, timeout_s = self._repository, min(self._settings.push_timeout_s, _ASK_TIMEOUT_S)
+        try:
+            tip = repository.ask(self._remote, timeout_s=timeout_s)
+            if tip is None:
+                return doubtful
+            if not repository.contains(tip, head):
+                repository.fetch(self._remote, timeout_s=timeout_s)
+        except RepositoryError:
+            return doubtful
+        asked = Verdict(reason="pushed", rule=_ASKED, evidence=f"{self._remote} is at {tip}", ambiguous=False)
+        if repository.contains(head, tip):
+            return asked
+        return doubtful if repository.contains(tip, head) else replace(asked, reason="non-fast-forward")
+
+    def _landed(self, seen: str | None, head: str, finished: Finished, verdict: Verdict) -> str:
+        entry, now = self._claim.entry, self._clock()
+        outcome = "landed_but_reported_failed" if verdict.rule == _ASKED else "pushed"
+        pushed = self._repository.commits_between(seen, head)
+        oldest = pushed[-1] if seen and pushed else head
+        self._claim.write(
+            attempt=0,
+            chain=None,
+            next_attempt_at=None,
+            backoff_s=None,
+            last_push_at=now,
+            last_failure=None,
+            failing_since=None,
+            paged=(),
+            gave_up=False,
+            outcomes=self._claim.count(outcome),
+        )
+        log().info(
+            "push.done",
+            remote=self._remote,
+            branch=self._repository.branch,
+            commit=head,
+            commits=len(pushed),
+            duration_ms=round(finished.duration_s * 1000),
+            outcome=outcome,
+            lag_ms=round((now - self._repository.commit_time(oldest)) * 1000),
+            attempt=self._number,
+        )
+        if entry.last_failure and entry.failing_since is not None:
+            log().info(
+                "push.recovered",
+                remote=self._remote,
+                reason=entry.last_failure.reason,
+                episode_seconds=round(now - entry.failing_since, 3),
+            )
+        noun = "commit" if len(pushed) == 1 else "commits"
+        return f"pushed {len(pushed)} {noun} in {finished.duration_s * 1000:.0f} ms"
+
+    def _failed(self, head: str | None, verdict: Verdict, detail: str) -> PushError:
+        """
+        Remember a failure, log it and page for it; returns the exception to raise.
+        """
+        reason, now = cast(Reason, verdict.reason), self._clock()
+        policy, limit = POLICIES[reason], self._settings.push_max_retries
+        gave_up = policy.retried and limit is not None and self._number > limit
+        kind = NonFastForward if reason == "non-fast-forward" else PushRefused
+        error = (PushFailed if policy.retried and not gave_up else kind)(
+            self._remote, reason, detail, policy.hint
+        )
+        failing_since = self._claim.entry.failing_since
+        self._claim.write(
+            # Out of turn, an attempt is no step of the backoff.
+            attempt=self._claim.entry.attempt if self._chain is None else self._number,
+            last_failure=Failure(
+                reason=reason, message=detail, hint=policy.hint, at=now, attempt=self._number
+            ),
+            failing_since=now if failing_since is None else failing_since,
+            gave_up=gave_up,
+            outcomes=self._claim.count(reason),
+        )
+        fields = {
+            "remote": self._remote,
+            "commit": head,
+            "attempt": self._number,
+            "reason": reason,
+            "error": detail,
+        }
+        context: dict[str, object] = {"local_head": head}
+        if isinstance(error, NonFastForward):
+            context |= self._dossier()
+        if isinstance(error, PushFailed):
+            log().warning("push.failed", **fields)
+            self._schedule(error, head, verdict.retry_after_s)
+        else:
+            log().error("push.blocked", **fields, hint=error.hint, **context)
+        self._page(error, context, at_once=policy.page == "at-once" or gave_up)
+        return error
+
+    def _schedule(self, error: PushFailed, head: str | None, stated_wait_s: float | None) -> None:
+        if self._chain is None:
+            return
+        backoff_s = delay_s(
+            self._number,
+            base_s=self._settings.push_backoff_base_s,
+            cap_s=self._settings.push_backoff_cap_s,
+            jitter=self._jitter(),
+        )
+        wait_s = max(backoff_s, stated_wait_s or 0.0, self._settings.push_min_interval_s)
+        wait_s = min(wait_s, self._settings.push_longest_wait_s)
+        error.retry_in_s = wait_s
+        self._claim.write(chain=self._chain, next_attempt_at=self._clock() + wait_s, backoff_s=wait_s)
+        log().info(
+            "push.retry_scheduled",
+            remote=self._remote,
+            commit=head,
+            attempt=self._number,
+            next_delay_ms=round(wait_s * 1000),
+            reason=error.reason,
+        )
+
+    def _page(self, error: PushError, context: dict[str, object], *, at_once: bool) -> None:
+        entry = self._claim.entry
+        failing_s = self._clock() - (entry.failing_since or self._clock())
+        if error.reason in entry.paged or not (at_once or failing_s >= self._settings.push_page_after_s):
+            return
+        dossier = {
+            **context,
+            "attempts": self._number,
+            "failing_seconds": round(failing_s),
+            "what_git_said": error.detail,
+        }
+        if page(
+            Page(error=error, branch=self._repository.branch, context={**dossier, "way_out": error.hint})
+        ):
+            self._claim.write(paged=(*entry.paged, error.reason))
+
+    def _dossier(self) -> dict[str, object]:
+        """
+        Return where the remote stands and how far the branches went apart, as far as it tells.
+        """
+        try:
+            remote_head = self._repository.fetch(self._remote, timeout_s=self._settings.push_timeout_s)
+            apart = self._repository.divergence(self._remote)
+        except RepositoryError as exc:
+            # The page matters more than its numbers.
+            log().warning("push.divergence_unknown", remote=self._remote, error=str(exc))
+            return {"remote_head": None, "ahead": None, "behind": None}
+        return {"remote_head": remote_head, "ahead": apart.ahead, "behind": apart.behind}
+
+    def _end_orphan(self) -> None:
+        """
+        End a push whose worker was killed: it runs on, and nobody minds its timeout.
+        """
+        running = self._claim.entry.running
+        if running and running.is_alive_here():
+            log().warning("push.orphan_ended", remote=self._remote, group=running.group)
+            end_group(running.group)
+        if running and running.host == socket.gethostname():
+            self._repository.clear_tracking_lock(self._remote)
+            self._claim.write(running=None)
+
+
+def _detail(finished: Finished, verdict: Verdict) -> str:
+    if finished.exit_status is None:
+        return f"ended after {finished.duration_s:.0f} s without an answer"
+    return verdict.evidence or f"git push ended with status {finished.exit_status} and said nothing"

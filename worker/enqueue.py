@@ -1,0 +1,82 @@
+"""
+The API's only door into the worker: one push task per commit and remote.
+
+A task is a nudge and no record: git knows what is pending, and the sweep finds
+what nobody was nudged for. So the request that has just committed neither fails
+nor waits when the broker is away.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Sequence
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from worker.logs import log
+
+BUDGET_S = 0.25
+_SENDERS = 4
+
+
+class PushQueue:
+    """
+    Sends push tasks, within a quarter of a second in all.
+
+    Args:
+        celery: An app that was built as a publisher.
+        remotes: Names of the remotes that every commit goes to.
+        budget_s: Seconds that one ``enqueue_push`` may take, whatever the broker does.
+    """
+
+    def __init__(self, celery: Celery, remotes: Sequence[str], *, budget_s: float = BUDGET_S) -> None:
+        self._celery = celery
+        self._remotes = tuple(remotes)
+        self._budget_s = budget_s
+        # Sockets have timeouts, name look-ups and TLS handshakes do not: the
+        # sending is done elsewhere, and waited for as long as the budget lasts.
+        self._senders = concurrent.futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix="push-queue")
+
+    def enqueue_push(self, commit: str, *, out_of_turn: bool = False) -> bool:
+        """
+        Queue a push of *commit* to every remote. Never raises, never waits longer than the budget.
+
+        Args:
+            commit: Full object name of a commit that is on the branch.
+            out_of_turn: Whether to try now although a retry is scheduled for later.
+
+        Returns:
+            Whether the broker took every task.
+        """
+        deadline = time.monotonic() + self._budget_s
+        sent = [self._enqueue(remote, commit, out_of_turn, deadline) for remote in self._remotes]
+        return all(sent)
+
+    def _enqueue(self, remote: str, commit: str, out_of_turn: bool, deadline: float) -> bool:
+        sending = self._senders.submit(self._send, remote, commit, out_of_turn)
+        try:
+            sending.result(timeout=max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            sending.cancel()
+            self._report(remote, commit, f"the broker did not answer within {self._budget_s:g} s")
+        except (OperationalError, OSError) as exc:
+            # The commit is durable already and the caller must be told so: an
+            # error here would invite a second write of the same record.
+            self._report(remote, commit, str(exc))
+        else:
+            return True
+        return False
+
+    def _send(self, remote: str, commit: str, out_of_turn: bool) -> None:
+        self._celery.send_task(
+            "push",
+            args=(remote, commit),
+            kwargs={"out_of_turn": True} if out_of_turn else {},
+            retry=False,
+            ignore_result=True,
+        )
+
+    def _report(self, remote: str, commit: str, error: str) -> None:
+        log().warning("push.enqueue_failed", remote=remote, commit=commit, error=error)

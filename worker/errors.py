@@ -1,0 +1,100 @@
+"""
+What can go wrong between a commit and its remote.
+
+    WorkerError
+    ├── SettingsError        the environment is wrong; refuse to start
+    ├── RepositoryError      the data repository is not usable as it is
+    ├── PushDeferred         too soon after the last push; tried again in a moment
+    └── PushError            an attempt ended without the commit on the remote
+        ├── PushFailed       may pass by itself: retried after a delay
+        └── PushRefused      will not pass by itself: not retried
+            └── NonFastForward   the remote holds commits that we lack; pages
+
+``failures`` decides which reason an attempt had; these classes decide what
+Celery does about it.
+"""
+
+from __future__ import annotations
+
+
+class WorkerError(Exception):
+    """
+    The base of everything this package raises on purpose.
+    """
+
+
+class SettingsError(WorkerError):
+    """
+    The environment does not describe a pipeline that can run.
+
+    Its text names every wrong variable at once, so that a deployment is fixed
+    in one round trip.
+    """
+
+
+class RepositoryError(WorkerError):
+    """
+    The data repository is missing, not bare, or otherwise not usable.
+    """
+
+
+class PushDeferred(WorkerError):
+    """
+    The remote was pushed to a moment ago, and ``CFP_PUSH_MIN_INTERVAL`` is not over.
+
+    Attributes:
+        retry_in_s: Seconds until it is.
+    """
+
+    def __init__(self, retry_in_s: float) -> None:
+        super().__init__(retry_in_s)
+        self.retry_in_s = retry_in_s
+
+    def __str__(self) -> str:
+        return f"pushed a moment ago; the next push is due in {self.retry_in_s:.1f} s"
+
+
+class PushError(WorkerError):
+    """
+    An attempt ended without the commit on the remote.
+
+    Attributes:
+        remote: Name of the remote, as git knows it.
+        reason: One of ``failures.POLICIES``; stable, for logs and metrics.
+        detail: What git said, redacted.
+        hint: What an operator does next.
+    """
+
+    def __init__(self, remote: str, reason: str, detail: str, hint: str) -> None:
+        # The arguments go to Exception whole: Celery pickles what a task raises.
+        super().__init__(remote, reason, detail, hint)
+        self.remote, self.reason, self.detail, self.hint = remote, reason, detail, hint
+
+    def __str__(self) -> str:
+        return f"{self.remote}: {self.reason}: {self.detail} ({self.hint})"
+
+
+class PushFailed(PushError):
+    """
+    The same push may succeed later, untouched. Celery retries it.
+
+    Attributes:
+        retry_in_s: Seconds until the next attempt, or None where this attempt
+            was made out of turn and the retry that is scheduled already stands.
+    """
+
+    retry_in_s: float | None = None
+
+
+class PushRefused(PushError):
+    """
+    The same push will be refused again until a person acts. Not retried.
+    """
+
+
+class NonFastForward(PushRefused):
+    """
+    The remote branch holds commits that the local branch does not.
+
+    Never retried and never forced: someone else's work would be lost.
+    """

@@ -1,0 +1,453 @@
+"""
+Why a push failed: the one table from what ``git push --porcelain`` said to a reason.
+
+``POLICIES`` says what each reason leads to, ``explain`` finds it: first by channel (exit status, the
+ref's own line, ``Done``), then by the label in that line's last parentheses, then by text. The first
+rule that matches decides, not the first line, so the order of lines does not matter; in each table
+the specific stands above the general.
+
+Who speaks matters as much as what is said: a ``remote:`` line is the remote's, an unprefixed one is
+our git's, ssh's or libcurl's. "No space left on device" is a different failure from each.
+
+Pure: texts in, a value out. ``worker.git`` runs git and redacts, ``worker.attempt`` acts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+Reason = Literal[
+    "non-fast-forward", "rejected", "auth", "host-key", "not-found", "locked", "network", "timeout",
+    "server", "rate-limited", "local", "stalled", "unknown",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """
+    What a reason leads to.
+
+    Attributes:
+        retried: Whether the same push is tried again by itself.
+        page: When a person is told; ``after-a-while`` is CFP_PUSH_PAGE_AFTER of failing.
+        hint: What an operator does next, in one sentence.
+    """
+
+    retried: bool
+    page: Literal["at-once", "after-a-while"]
+    hint: str
+
+
+POLICIES: Mapping[Reason, Policy] = MappingProxyType({
+    "non-fast-forward": Policy(False, "at-once",
+        "See which commits the remote has and we lack, then run `ferry reconcile`; nothing is ever forced."),
+    "rejected": Policy(False, "at-once",
+        "Change the remote's rule, or the commit that breaks it: every later commit waits behind it."),
+    "auth": Policy(True, "at-once",
+        "Renew the key or token, or give it the right to write; the next attempt reads it afresh."),
+    "host-key": Policy(True, "at-once",
+        "Compare the server's key or certificate with what its owner publishes: this may be an attack."),
+    "not-found": Policy(True, "at-once",
+        "Check the URL, and that the repository exists, is writable (not archived) and visible to us."),
+    "locked": Policy(True, "after-a-while",
+        "Wait; if it lasts, remove the stale lock file that a dead git left in the remote repository."),
+    "network": Policy(True, "after-a-while",
+        "Check DNS, firewall, proxy and the route to the remote; pushing resumes by itself."),
+    "timeout": Policy(True, "after-a-while",
+        "See whether the remote or the way to it hangs; raise CFP_PUSH_TIMEOUT if a push needs longer."),
+    "server": Policy(True, "after-a-while",
+        "Check the host's status page, or its logs and disk if it is yours; pushing resumes by itself."),
+    "rate-limited": Policy(True, "after-a-while",
+        "Raise CFP_PUSH_MIN_INTERVAL, or ask the host for a higher limit."),
+    "local": Policy(True, "at-once",
+        "Run `ferry doctor` here: our repository, its disk, git or its configuration is at fault."),
+    "stalled": Policy(True, "at-once",
+        "Start the worker and beat, or restart them if they hang."),
+    "unknown": Policy(True, "after-a-while",
+        "Act on what git said, and add a rule for it to worker/failures.py."),
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """
+    What came of a push.
+
+    Attributes:
+        reason: Why it failed, or ``pushed`` or ``up-to-date``.
+        rule: Stable name of the rule that decided.
+        evidence: The line it decided by, or "". Where a hook just declined: the hook's own words.
+        ambiguous: The remote may have acted although git says that it failed: ask it.
+        retry_after_s: The wait that the remote asked for, in seconds, if it named one.
+    """
+
+    reason: Reason | Literal["pushed", "up-to-date"]
+    rule: str
+    evidence: str
+    ambiguous: bool
+    retry_after_s: float | None = None
+
+    @property
+    def landed(self) -> bool:
+        """
+        Whether the remote has the commit.
+        """
+        return self.reason in ("pushed", "up-to-date")
+
+
+# --- The rules ---
+
+Speaker = Literal["label", "remote", "local"]
+LABEL: tuple[Speaker, ...] = ("label",)  # the ref's line, read as "[remote rejected] (words)"
+REMOTE: tuple[Speaker, ...] = ("remote",)  # a "remote:" line, without that prefix
+LOCAL: tuple[Speaker, ...] = ("local",)  # git, ssh or libcurl on this side
+ANSWER: tuple[Speaker, ...] = (*LABEL, *REMOTE)
+ANYONE: tuple[Speaker, ...] = (*ANSWER, *LOCAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """
+    A text, and what it means when one of *speakers* says it.
+
+    Attributes:
+        ambiguous: Whether a ref that was refused so may have moved all the same.
+    """
+
+    name: str
+    reason: Reason
+    speakers: tuple[Speaker, ...]
+    pattern: re.Pattern[str]
+    ambiguous: bool = False
+
+
+def _rule(
+    name: str, reason: Reason, speakers: tuple[Speaker, ...], *texts: str, ambiguous: bool = False
+) -> Rule:
+    return Rule(name, reason, speakers, re.compile("|".join(texts), re.IGNORECASE), ambiguous)
+
+
+def _http(codes: str) -> str:
+    """
+    Match libcurl's "returned error: 403" and git's "RPC failed; HTTP 403" (also as older ones wrote it).
+    """
+    return rf"(?:returned error: |RPC failed; (?:result=22, )?HTTP (?:code = )?)(?:{codes})\b"
+
+
+# Our own objects (object-file.c, pack-objects). They pose as refusals: pack-objects dies and the remote
+# reports an unpacker error; with a parent lost, our git believes in a non-fast-forward. JGit (Gerrit)
+# words missing necessary objects as "error Missing tree".
+_OWN_OBJECTS = (
+    _rule("own-objects", "local", LOCAL,
+          r"\bbad (?:tree |blob |commit )?object [0-9a-f]{7}|missing (?:blob|tree|commit)|inflate: ",
+          r"(?:unable to|could not) (?:read|parse|unpack) (?:\w+ )?[0-9a-f]{7}|object .*is (?:corrupt|empty)",
+          r"packfile .*(?:does not match|cannot be|truncated)|unknown object type \d|pack-objects died"),
+    _rule("own-pack", "local", ANYONE, r"eof before pack header|error missing \w+ [0-9a-f]{7}"),
+)  # fmt: skip
+
+# Refused by policy: GitHub's GH001 to GH013, Azure DevOps' TF and VS codes, GitLab's checks
+# (lib/gitlab/checks), Gerrit, hooks, and git's receive.maxInputSize and receive.fsckObjects.
+_POLICY = _rule("policy", "rejected", ANYONE,
+    r"\bGH0\d\d\b|\bTF40(?:2455|1027|1289|246\d)\b|\bVS403\d{3}\b|prohibited by gerrit|protected branch",
+    r"repository rule violation|must use a pull request|through (?:pull|merge) requests|updates aborted by hook",
+    r"exceeds (?:the )?max|exceed\w* .*(?:size|storage) limit|(?<!disk )quota exceeded|larger than",
+    r"(?:object|pack|file) (?:too large|exceeds)|fsck error|lfs objects are missing|contain.* secrets?\b",
+    _http("411|413|422"),
+)  # fmt: skip
+
+# The host is busy or broken. A pre-receive hook that has to ask another service (GitLab, Gitea) "declines"
+# while that is down, which is no policy. What sshd sends in place of its banner is here too.
+_BUSY = _rule("rate-limit", "rate-limited", ANYONE,
+    r"rate.?limited\b|\b(?:exceed|reach|hit|over)\w*\b.*\brate.?limit|rate.?limit\w*\b.*(?:exceed|reach|hit)",
+    r"too many (?:requests|concurrent|connections)|requested too many times|rate exceeded|throttl",
+    r"\bTF400733\b|resource_?exhausted|abuse detection|exceeded maxstartups|not allowed at this time",
+    _http("429"),
+)  # fmt: skip
+_HOST_DISK = _rule("host-disk", "server", REMOTE,
+    r"no space left|disk quota exceeded|read-only file system|input/output error|out of memory",
+    r"too many open files|cannot allocate memory|insufficient permission for adding|cannot lock pack",
+    r"(?:unable|cannot|could not|failed) .*: permission denied|unable to (?:create temporary|migrate objects)",
+)  # fmt: skip
+_HOST_HOOK = _rule("host-hook", "server", ANYONE, r"hooks/\S+ died of signal|cannot (?:run|exec) '?\S*hooks/")
+_HOST_TROUBLE = _rule("host-trouble", "server", ANSWER,
+    r"internal (?:server )?error|internal api (?:error|unreachable)|api is not accessible|failed to contact",
+    r"unable to contact|gitaly|rpc error: code|bad gateway|gateway time-?out|service unavailable",
+    r"heavy load|temporarily (?:unavailable|read-only)|maintenance|not available at this time|try again later",
+    r"timed out|connection refused|deadline exceeded|commit_refs|\bTF(?:400898|10216|246017)\b",
+)  # fmt: skip
+_READ_ONLY = _rule("read-only", "not-found", ANYONE,
+    r"(?:was|is|been) archived|archived (?:so|project|repo)|project state does not permit write",
+    r"^(?!.*(?:temporar|maintenance)).*(?:repository|project|mirror)\b.*\bread[- _]only",
+    r"read[- _]only (?:\w+ )?(?:repository|mirror|instance)",
+)  # fmt: skip
+
+# There is a "!" line: the remote answered for the ref, or our git before it sent anything. Labels are
+# those of transport.c, builtin/receive-pack.c, refs.c and JGit's ReceivePack.
+_REFUSED = (
+    *_OWN_OBJECTS,
+    _rule("diverged", "non-fast-forward", LABEL,
+          r"rejected\] \((?:fetch first|non-fast[- ]forward|stale info|needs force|already exists)",
+          r"rejected\] \(remote ref updated since checkout"),
+    _rule("no-report", "server", LABEL, r"^\[remote failure\]", ambiguous=True),
+    _rule("name-clash", "rejected", ANSWER,
+          r"exists; cannot create|still refs under|blocking reference|name conflicts with|refname conflict",
+          r"case-insensitive filesystem"),
+    _READ_ONLY,
+    _POLICY,
+    _rule("declined-by-rule", "rejected", LABEL, r"push declined due to"),
+    _BUSY,
+    _HOST_DISK,
+    _HOST_HOOK,
+    # Whoever broke while writing refs cannot be believed about refs.
+    _rule("broke-while-writing", "server", ANSWER,
+          r"fatal error in commit_refs|rejected\] \((?:failure|internal (?:server )?error)", ambiguous=True),
+    _HOST_TROUBLE,
+    # Somebody pushed at the same instant, or a dead git left its lock: the remote's tip tells which.
+    _rule("ref-locked", "locked", ANSWER,
+          r"cannot lock ref|\(failed to (?:update ref|lock|delete)|\(lock (?:failure|error)|already locked",
+          r"\((?:incorrect old value|reference (?:already exists|does not exist)|unknown failure)",
+          r"\(transaction failed|TF401028|already been updated by another", ambiguous=True),
+    _rule("host-ref-broken", "server", REMOTE, r"fatal: bad object refs/"),
+    _rule("objects-missing", "local", LABEL, r"missing necessary objects|missing object|\(bad pack"),
+    _rule("unpack-failed", "server", LABEL, r"unpacker error|proc-receive"),
+    _rule("may-not-write", "auth", LABEL, r"\((?:permission|access) denied\)"),
+    # Gerrit's, where a review exists already; a branch may hold the commit by then.
+    _rule("nothing-new", "rejected", LABEL, r"\(no new changes", ambiguous=True),
+    _rule("hook-declined", "rejected", LABEL, r"hook declined"),
+    _rule("ref-refused", "rejected", LABEL, r""),  # whatever else it says, it says no
+)  # fmt: skip
+
+# OpenSSH's sshconnect.c. A certificate that does not verify (libcurl on OpenSSL or GnuTLS) asks the same
+# question, whether this is the server we mean, and has the same answer: nobody may switch the check off.
+_HOST_KEY = _rule("server-unverified", "host-key", LOCAL,
+    r"host key verification failed|remote host identification has changed|host key is known|revoked host key",
+    r"no matching host key type|host key for .* has changed|ssh remote key was not ok|self[- ]signed certificate",
+    r"certificate (?:verif|problem|subject|has expired|is not|issuer)|alternative certificate|pinned|public key does",
+)  # fmt: skip
+
+# Asked who we are (OpenSSH, credential.c, http.c, a proxy), or told that it does not suffice (the hosts).
+_AUTH = _rule("access-denied", "auth", ANYONE,
+    r"permission denied(?:,| \()|too many authentication failures|authentication (?:failed|required)|captcha",
+    r"could not read (?:username|password)|prompts disabled|askpass|user interactivity has been disabled",
+    r"(?:invalid|incorrect|bad|wrong) (?:\w+ ){0,2}(?:username|credential|password|token)|account passwords",
+    r"access denied|unauthori[sz]ed|not (?:been )?authori[sz]ed|password authentication|denied to |not granted",
+    r"not (?:allowed|permitted) to (?:push|upload|write|access)|over \w+ is not allowed|permission_denied",
+    r"not have (?:write|push) |permission denied for writing|\bTF400813\b|\bVS30063\b|saml sso|ip allow list",
+    r"account (?:is|has been|has) (?:suspended|blocked|locked|deactivated|expired)|rsa key with sha-1",
+    r"alert (?:certificate required|bad certificate|unknown ca)|key (?:has|is) expired|(?:response|http code) 407",
+    _http("401|402|403|407"),
+)  # fmt: skip
+
+# There is no answer for the ref. Our own side comes first: it fails before it reaches anyone.
+_UNANSWERED = (
+    *_OWN_OBJECTS,
+    _rule("own-setup", "local", LOCAL,
+          r"not a git repository|refspec|not a full refname|no configured push destination|unknown option",
+          r"bad (?:\w+ )?config|bad owner or permissions|expected git repo version|not a git command",
+          r"unable to find remote helper|transport '\w+' not allowed|(?:cannot|unable to) (?:run|exec|spawn|fork)",
+          r"ssh variant|ssh\S*: (?:command )?not found|unable to access 'PATH'|unable to create '",
+          r"cannot (?:open|change to|create|lock ref)|no space left|read-only file system|disk quota exceeded",
+          r"input/output error|out of memory|too many open files|cannot allocate memory",
+          r"error (?:setting certificate|reading x\.509)|(?:local|load|use) (?:\w+ )*client cert|set private key",
+          r"url (?:rejected|using bad)|protocol .* not supported|unsupported proxy"),
+    _rule("unsuited", "local", ANYONE,
+          r"dubious ownership|receiving end does not support|mismatched algorithms"),
+    _HOST_KEY,
+    _BUSY,
+    _POLICY,
+    _rule("key-may-not-write", "auth", ANYONE, r"key\b.*\b(?:read[- ]only|write access|not authorized)"),
+    _HOST_DISK,
+    _HOST_HOOK,
+    _HOST_TROUBLE,
+    _READ_ONLY,
+    # GitHub, GitLab and Azure DevOps say so of lost access too. A web page in git's place is here as well.
+    _rule("no-repository", "not-found", ANYONE,
+          r"(?:repository|repo|project)\b.* (?:not found|not be found|(?:does|do) not exist|disabled)",
+          r"(?:cannot|could not) find (?:the )?(?:repository|project)|no such (?:repository|project)",
+          r"does not appear to be a git repository|repository not exported|service not enabled",
+          r"is this a git repository|git-http-push failed|maximum \(\d+\) redirects|\bTF(?:401019|200016)\b",
+          _http(r"30\d|404|405|410|451")),
+    _AUTH,
+    _rule("ref-locked", "locked", ANYONE, r"cannot lock ref", _http("409|423")),
+    _rule("server-error", "server", LOCAL, _http(r"5\d\d")),
+    # OpenSSH's connect and key exchange, libcurl's connection errors, connect.c; a proxy is network too.
+    _rule("connection", "network", LOCAL,
+          r"could not resolve|unable to look up|ssh: connect to host|unable to connect|errno=|timed out|timeout",
+          r"(?:failed|couldn't|could not|can't) (?:to )?connect|connection refused|no route to host|broken pipe",
+          r"network is (?:unreachable|down)|operation too slow|(?:kex|ssh)_exchange_id|banner exchange",
+          r"ssh_dispatch_run_fatal|unable to negotiate|connection (?:closed|reset|was reset|aborted)|socks",
+          r"(?:recv|send) failure|received disconnect|connect tunnel failed|after connect|proxy connect",
+          r"gnutls|ssl_|ssl routines|tls connection", _http("408")),
+    # The far end stopped in the middle (remote-curl.c, send-pack.c, sideband.c), or talks no git.
+    _rule("cut-short", "server", ANYONE,
+          r"rpc failed|unexpected disconnect|early eof|hung up|sideband|closed by remote host|empty reply",
+          r"transfer closed|not closed cleanly|http/?2 framing|protocol error|request failed on channel",
+          r"open failed|receive-pack\S*: (?:command )?not found"),
+    _rule("connection-other", "network", LOCAL, r"unable to access 'URL': (?!the requested url)"),
+    _rule("host-git", "server", REMOTE, r"^(?:fatal|error): (?!could not read from remote)"),
+)  # fmt: skip
+
+# --- Reading the output ---
+
+_TRANSIENT: frozenset[Reason] = frozenset({"network", "server", "rate-limited", "locked", "unknown"})
+# The connection was up and ended: the pack may have been there by then.
+_MAYBE_SENT = re.compile(
+    r"rpc failed|unexpected disconnect|early eof|hung up unexpectedly|sideband|broken pipe"
+    r"|connection to \S+ closed by remote host|server \S+ not responding",
+    re.IGNORECASE,
+)
+# From die_initial_contact() in connect.c. Six causes print it, and it names none of them.
+_NO_CONTACT = "fatal: Could not read from remote repository."
+_NOTHING_SENT = (
+    _NO_CONTACT,
+    "fatal: unable to access '",
+    "fatal: the remote end hung up upon initial contact",
+)
+# 124 is timeout(1)'s; the rest are SIGINT, SIGKILL and SIGTERM as a shell and as Python count them.
+_ENDED_FROM_OUTSIDE = frozenset({124, 130, 137, 143, -2, -9, -15})
+
+_LINE_LIMIT = 1000  # characters, so that patterns stay fast whatever a hook prints
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_REF_LINE = re.compile(r"([ +*=!-])\t\S*:\S*\t")
+_REFUSAL = re.compile(r"!\t\S*:\S*\t|\s*! \[")  # the second is how it looks without --porcelain
+_KIND_AND_WORDS = re.compile(r"(\[[^\]]*\])(?:.*? \((.*)\))?")
+# Over ssh, a host's front end writes to our stderr as it is.
+_REMOTE = re.compile(
+    r"remote: ?|(?=fatal: remote error:|error: remote unpack failed:)"
+    r"|(?=(?:> )?(?:ERROR|FATAL|GitLab|Gitea|Forgejo|Gogs|Bitbucket|conq):)"
+)
+_CHATTER = re.compile(r"(?:hint|warning):|error: failed to push some refs|To \S", re.IGNORECASE)
+_SAYS_LITTLE = re.compile(
+    r"(?:remote: ?)?(?:[^A-Za-z]*$|(?:Resolving|Counting|Compressing|Enumerating|Writing|Processing) )"
+    r"|Please make sure you have|and the repository exists|Everything up-to-date"
+)
+_QUOTED = re.compile(r"'[^']*[/@][^']*'")  # a repository called "rate-limited" is not one that is
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    speaker: Speaker
+    text: str  # for rules
+    whole: str  # for people
+
+
+def explain(exit_status: int | None, stdout: str, stderr: str) -> Verdict:
+    """
+    Say what came of a finished ``git push --porcelain``.
+
+    Args:
+        exit_status: As git gave it; None when we ended it at its timeout.
+        stdout: A line per ref, and ``Done``.
+        stderr: Everything else.
+    """
+    if exit_status is None or exit_status in _ENDED_FROM_OUTSIDE:
+        return Verdict("timeout", "ended-from-outside", "", ambiguous=True)
+    printed, said = _lines(stdout), _lines(stderr)
+    flags = {match[1] for line in printed if (match := _REF_LINE.match(line))}
+    refusals = [line for line in printed if _REFUSAL.match(line)]
+    if exit_status and not flags:
+        refusals += [line for line in said if _REFUSAL.match(line)]
+    if refusals:
+        return _refused([*_spoken(said), *map(_label, refusals)])
+    if exit_status == 0:
+        is_new = flags - {"="} or not (flags or "Everything up-to-date" in said)
+        return Verdict("pushed" if is_new else "up-to-date", "exit-status", "", ambiguous=False)
+    # A ref that it called updated, or "Done" alone: whatever went wrong came after the pack was sent.
+    return _unanswered(said, sent=bool(flags) or "Done" in printed)
+
+
+def _refused(lines: list[_Line]) -> Verdict:
+    rule, line = _first(_REFUSED, lines) or (_REFUSED[-1], lines[-1])
+    evidence = line.whole
+    if rule.reason == "rejected" and line.speaker == "label":
+        remote = (other.whole for other in lines if other.speaker == "remote")
+        evidence = next((words for words in remote if not _SAYS_LITTLE.match(words)), evidence)
+    return Verdict(rule.reason, rule.name, evidence, rule.ambiguous, _stated_wait(rule.reason, lines))
+
+
+def _unanswered(said: list[str], *, sent: bool) -> Verdict:
+    lines = _spoken(said)
+    reason, name, evidence = _why_unanswered(said, lines, sent=sent)
+    if reason == "unknown":
+        doubtful = not any(line.startswith(_NOTHING_SENT) for line in said)
+    else:
+        doubtful = reason in _TRANSIENT and any(_MAYBE_SENT.search(line) for line in said)
+    return Verdict(reason, name, evidence, sent or doubtful, _stated_wait(reason, lines))
+
+
+def _why_unanswered(said: list[str], lines: list[_Line], *, sent: bool) -> tuple[Reason, str, str]:
+    if found := _first(_UNANSWERED, lines):
+        return found[0].reason, found[0].name, found[1].whole
+    telling = [line.whole for line in lines if not _SAYS_LITTLE.match(line.whole)]
+    evidence = next(
+        (line for line in reversed(telling) if line != _NO_CONTACT), (telling or said or [""])[-1]
+    )
+    if sent:
+        return "server", "answer-lost", evidence
+    # With nothing said but by a pre-push hook, our git never went to the remote.
+    if any(line.startswith("error: failed to push some refs") for line in said):
+        return "local", "stopped-before-sending", evidence
+    return "unknown", "no-rule", evidence
+
+
+def _first(rules: Iterable[Rule], lines: list[_Line]) -> tuple[Rule, _Line] | None:
+    """
+    Return the first rule that any line matches, with that line.
+    """
+    for rule in rules:
+        for line in lines:
+            if line.speaker in rule.speakers and rule.pattern.search(line.text):
+                return rule, line
+    return None
+
+
+def _lines(text: str) -> list[str]:
+    lines = (_COLOUR.sub("", line[:_LINE_LIMIT]).rstrip() for line in re.split(r"[\r\n]+", text))
+    return [line for line in lines if line]
+
+
+def _label(line: str) -> _Line:
+    match = _KIND_AND_WORDS.search(line)
+    return _Line("label", f"{match[1]} ({match[2] or ''})" if match else "", line.strip())
+
+
+def _spoken(said: list[str]) -> list[_Line]:
+    """
+    Tell the remote's lines from ours, and leave out what git adds to every failure.
+    """
+    # Where the first contact failed, what a git said before it was the remote's: ours had not begun.
+    theirs = ("fatal: ", "error: ") if _NO_CONTACT in said else ()
+    lines = []
+    for whole in said:
+        if _CHATTER.match(whole):
+            continue
+        text = _QUOTED.sub(lambda quoted: "'URL'" if "://" in quoted[0] else "'PATH'", whole)
+        prefix = _REMOTE.match(text)
+        speaker: Speaker = "remote" if prefix or whole.startswith(theirs) else "local"
+        lines.append(_Line(speaker, text[prefix.end() if prefix else 0 :].strip(), whole.strip()))
+    return lines
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhd])(?:ec(?:ond)?|in(?:ute)?|r|our|ay)?s?(?![a-z])", re.I)
+_WAIT = re.compile(
+    r"retry[-_ ]after\b[\s:=\"]*(?P<seconds>\d{1,9})(?![\d.]*\s*[a-z:/-])"
+    rf"|(?:try|wait)\b[^.\d]{{0,40}}(?P<spans>(?:{_SPAN.pattern}(?:,|\s|and)*)+)",
+    re.IGNORECASE,
+)
+
+
+def _stated_wait(reason: Reason, lines: list[_Line]) -> float | None:
+    """
+    Return the wait that one of *lines* names: "Retry-After: 60", "try again in 5 minutes".
+    """
+    match = next(filter(None, (_WAIT.search(line.text) for line in lines)), None)
+    if match is None or reason not in _TRANSIENT:
+        return None
+    if match["seconds"]:
+        return float(match["seconds"])
+    return sum(float(span[1]) * _UNITS_S[span[2].lower()] for span in _SPAN.finditer(match["spans"]))

@@ -1,0 +1,495 @@
+"""
+The data repository as the push pipeline sees it, and the only subprocess.
+
+What can be read from files is read in this process; ``_run`` starts everything
+else, through GitPython: in git's own C locale, without a prompt, in a session of
+its own that is ended whole at its timeout (a ``git push`` that is ended alone
+leaves ``git remote-https`` or ssh behind), and redacted before a word leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO, cast
+
+import git
+import gitsheets
+
+from worker.errors import RepositoryError
+from worker.redaction import redact
+from worker.refs import RefError, move_ref, read_ref
+
+STATE_DIRECTORY = "ferry"  # Ferry's own files, inside the bare repository beside git's
+_QUERY_TIMEOUT_S = 30.0  # for git commands that stay on this machine
+# The writers and the pushes have the other cores.
+_ONE_THREAD = ("-c", "pack.threads=1")
+_TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """
+    What a git command came to.
+
+    Attributes:
+        exit_status: As git gave it; None when we ended it at its timeout.
+        stdout: Redacted standard output.
+        stderr: Redacted standard error.
+        duration_s: How long it ran, in seconds.
+    """
+
+    exit_status: int | None
+    stdout: str
+    stderr: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """
+    How far a branch and its remote went apart, in commits.
+    """
+
+    ahead: int
+    behind: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """
+    One commit, as its author and message tell it.
+
+    Attributes:
+        hash: Full object name.
+        parents: Full object names of its parents.
+        author: Name and e-mail address.
+        authored_at: RFC 3339, with the author's offset.
+        message: The whole message, trailers included.
+        trailers: Its trailers; the last one where a key stands twice.
+    """
+
+    hash: str
+    parents: tuple[str, ...]
+    author: tuple[str, str]
+    authored_at: str
+    message: str
+    trailers: Mapping[str, str]
+
+
+# Split by NUL, the one character that no part of a commit can hold.
+_LOG_FORMAT = "%H%x00%P%x00%an%x00%ae%x00%aI%x00%B%x00%(trailers:only,unfold)"
+
+
+class Repository:
+    """
+    A bare data repository and its one pushed branch.
+
+    Holds no open file and starts nothing by itself, so it survives a fork.
+
+    Args:
+        path: The bare repository's directory.
+        branch: The branch's short name.
+        ssh_command: What git is given as ``GIT_SSH_COMMAND``.
+    """
+
+    def __init__(self, path: Path, *, branch: str, ssh_command: str | None = None) -> None:
+        self.path = path
+        self.branch = branch
+        self.ref = f"refs/heads/{branch}"
+        self._git = git.Git(path)
+        self._environment = {
+            # An explicit GIT_DIR also spares git the search for a repository
+            # above and the guess at who owns it.
+            "GIT_DIR": str(path),
+            "GIT_TERMINAL_PROMPT": "0",
+            "LC_ALL": "C",
+            **({"GIT_SSH_COMMAND": ssh_command} if ssh_command else {}),
+        }
+
+    def head(self) -> str | None:
+        """
+        Return the branch's commit, or None while it has none.
+
+        Raises:
+            RepositoryError: The ref is damaged.
+        """
+        return self._read(self.ref)
+
+    def remote_head(self, remote: str) -> str | None:
+        """
+        Return where we last saw the branch on *remote* (its remote-tracking ref).
+        """
+        return self._read(self.tracking_ref(remote))
+
+    def tracking_ref(self, remote: str) -> str:
+        """
+        Return the full name of the remote-tracking ref of the branch on *remote*.
+        """
+        return f"refs/remotes/{remote}/{self.branch}"
+
+    def contains(self, commit: str, tip: str | None) -> bool:
+        """
+        Whether *commit* is *tip* or one of its ancestors; False if either is unknown here.
+        """
+        if tip is None or commit == tip:
+            return commit == tip
+        try:
+            return bool(gitsheets.is_ancestor(str(self.path), commit, tip))
+        except gitsheets.GitsheetsError:
+            return False
+
+    def is_pushed(self, remote: str, commit: str | None = None) -> bool:
+        """
+        Whether *remote* was seen to hold *commit* (default: everything there is).
+        """
+        commit = commit or self.head()
+        return commit is None or self.contains(commit, self.remote_head(remote))
+
+    def commits_between(self, old: str | None, new: str) -> list[str]:
+        """
+        Return the commits that are in *new* and not in *old*, newest first.
+
+        Raises:
+            RepositoryError: git could not tell.
+        """
+        return self._query("rev-list", new, *([f"^{old}"] if old else []), "--").split()
+
+    def commit_time(self, commit: str) -> float:
+        """
+        Return when *commit* was made, in seconds since the epoch.
+
+        git keeps whole seconds. A commit's loose object was written when the
+        commit was made, and the file system knows that to the millisecond.
+        """
+        try:
+            return (self.path / "objects" / commit[:2] / commit[2:]).stat().st_mtime
+        except FileNotFoundError:
+            return float(self._query("show", "--no-patch", "--format=%ct", commit, "--"))
+
+    def log(self, tip: str, *, skip: int, limit: int) -> list[Commit]:
+        """
+        Return commits that are in *tip*, newest first.
+
+        Args:
+            tip: Full object name of a commit.
+            skip: How many to leave out first.
+            limit: How many to return at most.
+        """
+        text = self._query(
+            "log", "-z", f"--format={_LOG_FORMAT}", f"--skip={skip}", f"--max-count={limit}", tip, "--"
+        )
+        values = text.split("\0")[: -1 if text.endswith("\0") else None]
+        width = _LOG_FORMAT.count("%x00") + 1
+        return [_commit(values[start : start + width]) for start in range(0, len(values) - width + 1, width)]
+
+    def divergence(self, remote: str) -> Divergence:
+        """
+        Count the commits on either side alone, by the remote-tracking ref.
+        """
+        counts = self._query(
+            "rev-list", "--left-right", "--count", f"{self.ref}...{self.tracking_ref(remote)}", "--"
+        )
+        ahead, behind = counts.split()
+        return Divergence(ahead=int(ahead), behind=int(behind))
+
+    def push(
+        self, remote: str, commit: str, *, timeout_s: float, started: Callable[[int], object]
+    ) -> Finished:
+        """
+        Push *commit* to the branch on *remote*, by fast-forward only.
+
+        Args:
+            commit: A full object name. An empty one would make git delete the
+                branch, so it is resolved and checked here.
+            timeout_s: Seconds until the push and all its children are ended.
+            started: Called with the process group as soon as it exists.
+
+        Raises:
+            RepositoryError: *commit* is not a commit of this repository.
+        """
+        header = gitsheets.blob_header(str(self.path), commit) if commit else None
+        if not header or header["kind"] != "commit":
+            raise RepositoryError(f"{commit!r} is not a commit of {self.path}")
+        return self._run(
+            "push", "--porcelain", remote, f"{commit}:{self.ref}", timeout_s=timeout_s, started=started
+        )
+
+    def ask(self, remote: str, *, timeout_s: float) -> str | None:
+        """
+        Ask *remote* where its branch stands now; None where it has none.
+
+        Raises:
+            RepositoryError: The remote did not answer.
+        """
+        found = self._run("ls-remote", remote, self.ref, timeout_s=timeout_s)
+        if found.exit_status != 0:
+            raise RepositoryError(
+                f"{remote} did not say where {self.branch} stands: {_last_line(found.stderr)}"
+            )
+        return next(
+            (line.split()[0] for line in found.stdout.splitlines() if line.endswith(f"\t{self.ref}")), None
+        )
+
+    def fetch(self, remote: str, *, timeout_s: float) -> str | None:
+        """
+        Fetch the branch from *remote* into its remote-tracking ref; returns where it stands.
+
+        Raises:
+            RepositoryError: It could not be fetched.
+        """
+        refspec = f"+{self.ref}:{self.tracking_ref(remote)}"
+        found = self._run("fetch", "--no-tags", "--no-auto-maintenance", remote, refspec, timeout_s=timeout_s)
+        if found.exit_status != 0:
+            raise RepositoryError(f"cannot fetch {self.branch} from {remote}: {_last_line(found.stderr)}")
+        return self.remote_head(remote)
+
+    def loose_objects(self) -> int:
+        """
+        Return about how many loose objects there are: 256 times those in one of their 256 directories.
+        """
+        try:
+            return 256 * len(os.listdir(self.path / "objects" / "17"))
+        except FileNotFoundError:
+            return 0
+
+    def packs(self) -> int:
+        """
+        Return how many packs there are.
+        """
+        return sum(1 for _ in (self.path / "objects" / "pack").glob("*.pack"))
+
+    def pack_loose_objects(self, *, timeout_s: float) -> None:
+        """
+        Copy every loose object, reachable or not, into a pack.
+
+        Raises:
+            RepositoryError: git could not, or not in time.
+        """
+        objects = self.path / "objects"
+        names = (path.parent.name + path.name for path in objects.glob("[0-9a-f][0-9a-f]/[0-9a-f]*"))
+        with tempfile.TemporaryFile(dir=self.path / STATE_DIRECTORY) as listed:
+            listed.write("\n".join(names).encode("ascii"))
+            listed.seek(0)
+            command = (*_ONE_THREAD, "pack-objects", "-q", "--non-empty", str(objects / "pack" / "pack"))
+            self._query(*command, timeout_s=timeout_s, stdin=cast(BinaryIO, listed))
+
+    def prune_packed(self) -> None:
+        """
+        Remove the loose objects that are in a pack as well.
+
+        Only under the write lock: git removes emptied directories too, and
+        gitsheets fails where one goes that it is about to write into.
+
+        Raises:
+            RepositoryError: git could not.
+        """
+        self._query("prune-packed", "-q")
+
+    def merge_packs(self, *, timeout_s: float) -> None:
+        """
+        Roll small packs into larger ones, so that each is at least twice the size of the next.
+
+        ``git repack -d`` prunes loose objects too. It is given an object
+        directory that holds the packs and nothing else, and so needs no lock.
+
+        Raises:
+            RepositoryError: git could not, or not in time.
+        """
+        view = self.path / STATE_DIRECTORY / "objects"
+        view.mkdir(exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (view / "pack").symlink_to(self.path / "objects" / "pack")
+        self._query(
+            *_ONE_THREAD, "repack", "-d", "-l", "-q", "--geometric=2",
+            timeout_s=timeout_s, environment={"GIT_OBJECT_DIRECTORY": str(view)},
+        )  # fmt: skip
+
+    def size(self) -> dict[str, int]:
+        """
+        Count the repository's objects: ``loose_objects``, ``packed_objects``, ``packs`` and ``bytes``.
+        """
+        counted = dict(line.split(": ") for line in self._query("count-objects", "-v").splitlines())
+        return {
+            "loose_objects": int(counted["count"]),
+            "packed_objects": int(counted["in-pack"]),
+            "packs": int(counted["packs"]),
+            "bytes": 1024 * (int(counted["size"]) + int(counted["size-pack"])),
+        }
+
+    def saw_on_remote(self, remote: str, commit: str) -> None:
+        """
+        Record that *remote* holds *commit*, where git did not move the remote-tracking ref itself.
+
+        Raises:
+            RepositoryError: The ref could not be moved.
+        """
+        ref = self.tracking_ref(remote)
+        seen = self._read(ref)
+        if self.contains(commit, seen):
+            return
+        try:
+            move_ref(
+                self.path, ref, new=commit, old=seen, draft=self.path / STATE_DIRECTORY / f"{remote}.ref"
+            )
+        except (RefError, OSError) as exc:
+            raise RepositoryError(f"cannot move {ref}: {exc}") from exc
+
+    def clear_tracking_lock(self, remote: str) -> None:
+        """
+        Remove git's lock on the remote-tracking ref, left behind by a push that was killed.
+
+        Only for whoever holds the claim on *remote* and has seen that push's end:
+        nobody else of Ferry's moves this ref.
+        """
+        lock = self.path / f"{self.tracking_ref(remote)}.lock"
+        lock.unlink(missing_ok=True)
+
+    def _read(self, ref: str) -> str | None:
+        try:
+            return read_ref(self.path, ref)
+        except (RefError, OSError) as exc:
+            raise RepositoryError(f"{self.path}: {exc}") from exc
+
+    def _query(
+        self,
+        *arguments: str,
+        timeout_s: float = _QUERY_TIMEOUT_S,
+        stdin: BinaryIO | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
+        found = self._run(*arguments, timeout_s=timeout_s, stdin=stdin, environment=environment)
+        if found.exit_status is None:
+            raise RepositoryError(
+                f"git {' '.join(arguments[:3])} took longer than {timeout_s:g} s in {self.path}"
+            )
+        if found.exit_status != 0:
+            raise RepositoryError(
+                f"git {' '.join(arguments[:3])} failed in {self.path}: {_last_line(found.stderr)}"
+            )
+        return found.stdout
+
+    def _run(
+        self,
+        *arguments: str,
+        timeout_s: float,
+        started: Callable[[int], object] = lambda group: None,
+        stdin: BinaryIO | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> Finished:
+        begun = time.monotonic()
+        handle = self._git.execute(
+            ["git", *arguments],
+            as_process=True,
+            start_new_session=True,
+            istream=stdin,
+            env={**self._environment, **environment},
+        )
+        process = handle.proc
+        assert process is not None  # noqa: S101 - narrows GitPython's type; it raises where there is none
+        started(process.pid)
+        try:
+            stdout, stderr = process.communicate(timeout=timeout_s)
+            exit_status: int | None = process.returncode
+        except subprocess.TimeoutExpired:
+            stdout, stderr = _end_group(process)
+            exit_status = None
+        except BaseException:
+            _end_group(process)
+            raise
+        return Finished(
+            exit_status=exit_status,
+            stdout=redact(stdout.decode("utf-8", "replace")),
+            stderr=redact(stderr.decode("utf-8", "replace")),
+            duration_s=time.monotonic() - begun,
+        )
+
+
+def _commit(values: list[str]) -> Commit:
+    name, parents, author, email, authored_at, message, trailers = values
+    return Commit(
+        hash=name,
+        parents=tuple(parents.split()),
+        author=(author, email),
+        authored_at=authored_at,
+        message=message.strip("\n"),
+        trailers={
+            key: value for key, _, value in (line.partition(": ") for line in trailers.splitlines()) if value
+        },
+    )
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """
+    End *process* and every child that stayed in its session; returns what it had said.
+    """
+    said = b"", b""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        signal_group(process.pid, number)
+        try:
+            said = process.communicate(timeout=_TERM_GRACE_S)
+            break
+        except subprocess.TimeoutExpired as exc:
+            said = exc.output or b"", exc.stderr or b""
+    else:
+        # Only a child that left the session can still hold the pipes: let them go.
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+    signal_group(process.pid, signal.SIGKILL)  # whoever outlived git without holding a pipe
+    return said
+
+
+def end_group(group: int) -> None:
+    """
+    End a process group that is not our child: SIGTERM, and SIGKILL if that is not enough.
+    """
+    signal_group(group, signal.SIGTERM)
+    deadline = time.monotonic() + _TERM_GRACE_S
+    while time.monotonic() < deadline and signal_group(group, 0):
+        time.sleep(0.02)
+    signal_group(group, signal.SIGKILL)
+
+
+def signal_group(group: int, number: int) -> bool:
+    """
+    Send a signal to a process group, 0 to send none; returns whether the group still exists.
+    """
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def ssh_command(environ: Mapping[str, str], *, key: Path | None, known_hosts: Path | None) -> str:
+    """
+    Return ``GIT_SSH_COMMAND`` as it is set, or one that never prompts and never hangs.
+
+    Args:
+        environ: The process's environment.
+        key: Private key to offer, and no other.
+        known_hosts: The only host keys that are trusted.
+    """
+    given = environ.get("GIT_SSH_COMMAND")
+    if given:
+        return given
+    options = ["BatchMode=yes", "ConnectTimeout=20", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
+    if key:
+        options += ["IdentitiesOnly=yes", f"IdentityFile={key}"]
+    if known_hosts:
+        options += ["StrictHostKeyChecking=yes", f"UserKnownHostsFile={known_hosts}"]
+    return shlex.join(["ssh", *(word for option in options for word in ("-o", option))])
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no message")

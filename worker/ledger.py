@@ -1,0 +1,213 @@
+"""
+What happened to each remote: one small file per remote, in the repository.
+
+git alone says what is pending. The ledger remembers what git cannot know: the
+attempts made, the retry that is due, the last error, the episode that somebody
+was paged for. It is written by whoever holds the remote's lock and by nobody
+else, replaced whole, and readable at any time by every process on the volume.
+
+It lives beside the commits and not in Redis, so that an emptied Redis neither
+pages twice nor forgets a backoff; see ``docs/decisions/0002-ledger-in-the-repository.md``.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from worker.atomic_json import read_json, write_json
+from worker.locks import FileLock
+from worker.logs import log
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """
+    Why the last attempt ended without the commit on the remote.
+
+    Attributes:
+        reason: One of ``failures.POLICIES``.
+        message: What git said, redacted.
+        hint: What an operator does next.
+        at: When, in seconds since the epoch.
+        attempt: Which attempt in a row it was, from 1.
+    """
+
+    reason: str
+    message: str
+    hint: str
+    at: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """
+    The ``git push`` that runs now, so that a successor can end one that lost its worker.
+
+    Attributes:
+        host: Name of the machine it runs on.
+        group: Its process group.
+        born: When the group's leader started, in the kernel's clock ticks: a
+            process number alone may have been given to somebody else since.
+    """
+
+    host: str
+    group: int
+    born: str
+
+    @classmethod
+    def here(cls, group: int) -> Running:
+        """
+        Describe a process group that this process has just started.
+        """
+        return cls(host=socket.gethostname(), group=group, born=_born(group) or "")
+
+    def is_alive_here(self) -> bool:
+        """
+        Whether that very process group's leader still runs, on this machine.
+        """
+        return bool(self.born) and self.host == socket.gethostname() and _born(self.group) == self.born
+
+
+def _born(process: int) -> str | None:
+    # Field 22, counted after the command's name, which may itself hold blanks and parentheses:
+    # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """
+    The ledger of one remote. Times are seconds since the epoch.
+
+    Attributes:
+        attempt: Failed attempts in a row.
+        chain: Task id of the one retry that is scheduled.
+        next_attempt_at: When that retry is due; None when none is scheduled.
+        backoff_s: How long it waits in all, in seconds.
+        last_attempt_at: When an attempt last began.
+        last_push_at: When a push last landed.
+        last_failure: The failure that no success has followed yet.
+        failing_since: When the first failure since then happened.
+        paged: The reasons that somebody was paged for since then.
+        running: The push that runs now, or was running when its worker died.
+        gave_up: Whether ``CFP_PUSH_MAX_RETRIES`` was reached.
+        outcomes: How many attempts ended how, ever: by reason, ``pushed``, or
+            ``landed_but_reported_failed`` for a push that only the remote knew of.
+    """
+
+    attempt: int = 0
+    chain: str | None = None
+    next_attempt_at: float | None = None
+    backoff_s: float | None = None
+    last_attempt_at: float | None = None
+    last_push_at: float | None = None
+    last_failure: Failure | None = None
+    failing_since: float | None = None
+    paged: tuple[str, ...] = ()
+    running: Running | None = None
+    gave_up: bool = False
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+    def waits(self, now: float) -> bool:
+        """
+        Whether a retry is scheduled for later than *now*.
+        """
+        return self.next_attempt_at is not None and now < self.next_attempt_at
+
+
+_NESTED = {"last_failure": Failure, "running": Running}
+
+
+@dataclass(slots=True)
+class Claim:
+    """
+    The right to push to one remote, held for a block; the only way to write its ledger.
+    """
+
+    ledger: Ledger
+    remote: str
+    entry: Entry = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.entry = self.ledger.read(self.remote)
+
+    def count(self, outcome: str) -> dict[str, int]:
+        """
+        Return the outcomes with one more of *outcome*, to be written with what else it changes.
+        """
+        outcomes = self.entry.outcomes
+        return {**outcomes, outcome: outcomes.get(outcome, 0) + 1}
+
+    def write(self, **changes: Any) -> Entry:
+        """
+        Change fields of the entry, on disk at once; returns the new entry.
+
+        A full disk must not keep commits from leaving it: what cannot be
+        written is logged, and known to this process alone.
+        """
+        self.entry = replace(self.entry, **changes)
+        try:
+            self.ledger._write(self.remote, self.entry)
+        except OSError as exc:
+            log().warning("ledger.write_failed", remote=self.remote, error=str(exc))
+        return self.entry
+
+
+class Ledger:
+    """
+    The entries of all remotes of one repository.
+
+    Args:
+        directory: Where they live; it exists.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def read(self, remote: str) -> Entry:
+        """
+        Return what is known of *remote*; an empty entry where nothing is.
+        """
+        try:
+            return _entry(read_json(self._directory / f"{remote}.json"))
+        except (TypeError, ValueError):
+            # Written by another version: what it knew is lost, and no commit with it.
+            return Entry()
+
+    @contextmanager
+    def claim(self, remote: str) -> Iterator[Claim | None]:
+        """
+        Claim *remote* for the block, or yield None at once if another push holds it.
+        """
+        with self._lock(remote).try_hold() as held:
+            yield Claim(self, remote) if held else None
+
+    def is_claimed(self, remote: str) -> bool:
+        """
+        Whether somebody pushes to *remote* at this moment.
+        """
+        return self._lock(remote).is_held()
+
+    def _lock(self, remote: str) -> FileLock:
+        return FileLock(self._directory / f"{remote}.lock")
+
+    def _write(self, remote: str, entry: Entry) -> None:
+        write_json(self._directory / f"{remote}.json", asdict(entry))
+
+
+def _entry(stored: dict[str, Any]) -> Entry:
+    known = {spec.name for spec in fields(Entry)}
+    values = {name: value for name, value in stored.items() if name in known}
+    for name, kind in _NESTED.items():
+        if values.get(name) is not None:
+            values[name] = kind(**values[name])
+    return Entry(**{**values, "paged": tuple(values.get("paged", ()))})

@@ -1,0 +1,85 @@
+"""
+Keeping the repository small by itself, while it is written and pushed.
+
+Every commit leaves loose objects, and git's own upkeep runs after git's own
+commands only. Here loose objects are packed whenever there are many, and packs
+are merged whenever there are many of those. Nothing is removed that has not
+been packed before, reachable or not: a running transaction or push loses
+nothing. The long steps need no lock; the short one takes its turn with the
+writers.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from worker.atomic_json import read_json, write_json
+from worker.errors import RepositoryError
+from worker.git import Repository
+from worker.locks import FileLock, LockTimeoutError
+from worker.logs import log
+
+# Under these a reader is as quick as in a repository that has just been packed.
+_MANY_LOOSE_OBJECTS = 2000
+_MANY_PACKS = 20
+_TIMEOUT_S = 3600.0
+_WRITE_LOCK_TIMEOUT_S = 60.0
+
+
+class Maintenance:
+    """
+    Packs one repository, one process at a time.
+
+    Args:
+        repository: The data repository.
+        directory: Where its lock and its record live.
+        write_lock: What every writer of the repository holds.
+    """
+
+    def __init__(self, repository: Repository, directory: Path, write_lock: FileLock) -> None:
+        self._repository = repository
+        self._write_lock = write_lock
+        self._lock = FileLock(directory / "maintenance.lock")
+        self._record = directory / "maintenance.json"
+
+    def is_due(self) -> bool:
+        """
+        Whether packing is worth its while.
+        """
+        return self._repository.loose_objects() >= _MANY_LOOSE_OBJECTS
+
+    def run(self) -> str:
+        """
+        Pack what is loose, unless that is under way already; returns what was done.
+
+        Raises:
+            RepositoryError: git could not pack; nothing was removed.
+        """
+        with self._lock.try_hold() as held:
+            if not held:
+                return "already under way"
+            begun = time.monotonic()
+            self._pack()
+            duration_s = round(time.monotonic() - begun, 3)
+            size = self._repository.size()
+            write_json(self._record, {"at": time.time(), "duration_s": duration_s})
+        log().info("maintenance.done", duration_ms=round(duration_s * 1000), **size)
+        return f"packed in {duration_s:.1f} s"
+
+    def last(self) -> dict[str, Any]:
+        """
+        Return when packing last ended (``at``, seconds since the epoch) and how long it took, if ever.
+        """
+        return read_json(self._record)
+
+    def _pack(self) -> None:
+        self._repository.pack_loose_objects(timeout_s=_TIMEOUT_S)
+        try:
+            with self._write_lock.hold(_WRITE_LOCK_TIMEOUT_S):
+                self._repository.prune_packed()
+        except LockTimeoutError as exc:
+            raise RepositoryError(str(exc)) from exc
+        if self._repository.packs() > _MANY_PACKS:
+            self._repository.merge_packs(timeout_s=_TIMEOUT_S)

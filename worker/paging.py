@@ -1,0 +1,97 @@
+"""
+Waking a person through Sentry: once per episode, with the way out.
+
+The integrations of sentry-sdk would each report a failed push in their own way
+and level; they are told to leave ours alone (``throws`` on the task, and
+``ignore_logger`` here), so that the event sent by ``page`` is the only one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sentry_sdk
+from sentry_sdk.integrations import Integration
+from sentry_sdk.integrations.logging import ignore_logger
+
+from worker.errors import PushError
+from worker.logs import LOGGER
+from worker.redaction import redact
+from worker.settings import Settings
+
+_FLUSH_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """
+    One reason to wake somebody.
+
+    Attributes:
+        error: What went wrong; its remote and reason make the fingerprint.
+        branch: The branch that does not reach the remote.
+        context: What the person who is woken needs to see.
+    """
+
+    error: PushError
+    branch: str
+    context: Mapping[str, Any]
+
+
+def configure(settings: Settings, *integrations: Integration) -> None:
+    """
+    Start Sentry if a DSN is set; without one nothing is ever sent.
+
+    Args:
+        integrations: For what this process runs. None is switched on by itself:
+            sentry-sdk would import Flask into the worker to see whether it is there.
+    """
+    if not settings.sentry_dsn:
+        return
+    ignore_logger(LOGGER)
+    sentry_sdk.init(
+        dsn=settings.sentry_dsn,
+        environment=settings.sentry_environment,
+        integrations=integrations,
+        auto_enabling_integrations=False,
+        send_default_pii=False,
+        include_local_variables=False,  # a frame's variables may hold a remote's URL
+        max_request_body_size="never",
+        before_send=_scrub,
+    )
+
+
+def page(wanted: Page) -> bool:
+    """
+    Send *wanted* at level ``fatal``; returns whether there was anywhere to send it.
+
+    Waits at most two seconds for Sentry to take it, so that a worker that stops
+    right after does not take the page with it.
+    """
+    if not sentry_sdk.is_initialized():
+        return False
+    error = wanted.error
+    with sentry_sdk.new_scope() as scope:
+        scope.set_level("fatal")
+        scope.set_tags({"remote": error.remote, "branch": wanted.branch, "reason": error.reason})
+        scope.fingerprint = ["ferry", "push", error.reason, error.remote, wanted.branch]
+        scope.set_context("push", dict(wanted.context))
+        sentry_sdk.capture_exception(error)
+    sentry_sdk.flush(timeout=_FLUSH_S)
+    return True
+
+
+def _scrub(event: Any, hint: Mapping[str, Any]) -> Any:
+    return _redact_all(event)
+
+
+def _redact_all(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {key: _redact_all(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_redact_all(item) for item in value]
+    return value

@@ -1,0 +1,115 @@
+"""
+Making sure, at the start, that the data repository can be written and pushed.
+
+The API and the worker both call ``prepare`` before they do anything else; it is
+safe to run at the same time in any number of processes.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import git
+
+from worker.errors import RepositoryError
+from worker.git import STATE_DIRECTORY
+from worker.locks import FileLock, LockTimeoutError
+from worker.settings import Settings
+
+_LOCK_TIMEOUT_S = 30.0
+
+
+def state_directory(repository: Path) -> Path:
+    """
+    Return where Ferry keeps its locks and the ledger: on the repository's own volume.
+    """
+    return repository / STATE_DIRECTORY
+
+
+def write_lock(repository: Path) -> FileLock:
+    """
+    Return the lock that every writer of the repository holds.
+    """
+    return FileLock(state_directory(repository) / "write.lock")
+
+
+def remotes_directory(repository: Path) -> Path:
+    """
+    Return where the ledger keeps one file and one lock per remote.
+    """
+    return state_directory(repository) / "remotes"
+
+
+def prepare(settings: Settings) -> str:
+    """
+    Check the data repository, point its remotes where the settings say, and return its identity.
+
+    The identity is made once and lives in the repository's configuration: it
+    names this repository's queue, so that several share one broker.
+
+    Raises:
+        RepositoryError: Naming what is wrong and the remedy.
+    """
+    path = settings.data_repo_path
+    _check(path)
+    state = state_directory(path)
+    try:
+        remotes_directory(path).mkdir(parents=True, exist_ok=True)
+        with FileLock(state / "prepare.lock").hold(_LOCK_TIMEOUT_S), git.Repo(path) as repo:
+            return _configure(repo, settings)
+    except (OSError, LockTimeoutError) as exc:
+        raise RepositoryError(f"cannot prepare {path}: {exc}") from exc
+
+
+def _check(path: Path) -> None:
+    if not path.exists():
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: there is no {path}; make it with: git clone --bare URL {path}"
+        )
+    if (path / ".git").exists():
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: {path} is a working clone, Ferry needs a bare repository; "
+            f"make one with: git clone --bare {path} {path}.git"
+        )
+    if not (path / "HEAD").is_file() or not (path / "objects").is_dir():
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: {path} is not a git repository; make one with: git clone --bare URL {path}"
+        )
+    if (path / "reftable").exists():
+        raise RepositoryError(
+            f"{path} keeps its refs as reftable, Ferry reads the files backend; "
+            "convert it with: git refs migrate --ref-format=files"
+        )
+    if (path / "shallow").exists():
+        raise RepositoryError(
+            f"{path} is a shallow clone, whose commits many servers refuse; "
+            f"complete it with: git -C {path} fetch --unshallow"
+        )
+
+
+def _configure(repo: git.Repo, settings: Settings) -> str:
+    config = repo.config_reader("repository")
+    if not config.get_value("core", "bare", default=False):
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: {repo.git_dir} is not bare; set it with: git config core.bare true"
+        )
+    identity = config.get("ferry", "id", fallback="") or uuid.uuid4().hex[:12]
+    wanted = {("ferry", "id"): identity}
+    for name, url in settings.remotes.items():
+        section = f'remote "{name}"'
+        if config.get_value(section, "mirror", default=False):
+            raise RepositoryError(
+                f"the remote {name} of {repo.git_dir} is a mirror, which pushes and deletes every ref; "
+                f"stop that with: git config --unset remote.{name}.mirror"
+            )
+        wanted[section, "url"] = url
+        # `git clone --bare` sets none, and without one no remote-tracking ref ever moves.
+        wanted[section, "fetch"] = f"+refs/heads/*:refs/remotes/{name}/*"
+    missing = {key: value for key, value in wanted.items() if config.get(*key, fallback="") != value}
+    if missing:
+        # In this process: a URL with a token on a command line would show in `ps`.
+        with repo.config_writer("repository") as writer:
+            for (section, option), value in missing.items():
+                writer.set_value(section, option, value)
+    return identity

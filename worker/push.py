@@ -1,0 +1,132 @@
+"""
+Whether to push: one claim, and nobody waits for it.
+
+Any number of tasks may ask for the same remote. At most one of them holds the
+claim and makes an ``Attempt``; the others hand over to it. Nothing is lost by
+that: the holder looks at the branch again after it has let go of the claim, and
+a commit is in the branch before its task can find the claim taken.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from worker.attempt import Attempt
+from worker.errors import PushDeferred, RepositoryError
+from worker.git import Repository
+from worker.ledger import Claim, Ledger
+from worker.settings import Settings
+
+ALREADY_THERE = "already there"
+HANDED_OVER = "handed over to the push that runs"
+BACKING_OFF = "left to the retry that is scheduled"
+SUPERSEDED = "another retry took over"
+NO_SUCH_REMOTE = "no such remote is configured"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """
+    What a task asks for.
+
+    Attributes:
+        remote: Name of the remote.
+        chain: The task's id; a retry keeps the id of the task that it retries.
+        is_retry: Whether this is such a retry.
+        out_of_turn: Whether to try at once although a retry is scheduled for
+            later: an operator asked, or a worker has just started.
+    """
+
+    remote: str
+    chain: str
+    is_retry: bool = False
+    out_of_turn: bool = False
+
+
+class Pusher:
+    """
+    Brings the remotes of one repository up to date.
+
+    Args:
+        settings: Timeouts, backoff and remotes.
+        repository: The data repository.
+        ledger: Where attempts are remembered.
+        clock: Seconds since the epoch.
+        jitter: A number in [0, 1), afresh at each call.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        repository: Repository,
+        ledger: Ledger,
+        *,
+        clock: Callable[[], float] = time.time,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._ledger = ledger
+        self._clock = clock
+        self._jitter = jitter
+
+    def push(self, request: Request) -> str:
+        """
+        Bring *request.remote* up to date, unless somebody else sees to it.
+
+        Returns:
+            What came of it, in a few words for whoever reads the task list.
+
+        Raises:
+            PushDeferred: It is too soon after the last attempt.
+            PushFailed: The attempt failed and is to be retried.
+            PushRefused: The attempt failed and a retry would not help.
+        """
+        if request.remote not in self._settings.remotes:
+            return NO_SUCH_REMOTE
+        outcome = ALREADY_THERE
+        while self._is_pending(request.remote):
+            entry = self._ledger.read(request.remote)
+            waits = entry.waits(self._clock())
+            if request.is_retry and entry.chain != request.chain:
+                return SUPERSEDED
+            if waits and not request.is_retry and not request.out_of_turn:
+                return BACKING_OFF
+            with self._ledger.claim(request.remote) as claim:
+                if claim is None:
+                    return HANDED_OVER
+                self._space(claim, request)
+                attempt = Attempt(
+                    claim,
+                    self._settings,
+                    self._repository,
+                    chain=None if request.out_of_turn and waits else request.chain,
+                    clock=self._clock,
+                    jitter=self._jitter,
+                )
+                outcome = attempt.make()
+        return outcome
+
+    def _space(self, claim: Claim, request: Request) -> None:
+        """
+        Put the attempt off while the last one is too recent, as the one retry that is scheduled.
+
+        Raises:
+            PushDeferred: It is.
+        """
+        last, now = claim.entry.last_attempt_at, self._clock()
+        if last is None or request.out_of_turn:
+            return
+        due = last + self._settings.push_min_interval_s
+        if now < due:
+            claim.write(chain=request.chain, next_attempt_at=due, backoff_s=None)
+            raise PushDeferred(due - now)
+
+    def _is_pending(self, remote: str) -> bool:
+        try:
+            return not self._repository.is_pushed(remote)
+        except RepositoryError:
+            return True  # an attempt will meet the same error, and report it

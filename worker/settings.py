@@ -1,0 +1,247 @@
+"""
+What the environment may say, typed and checked once at the start.
+
+Every ``CFP_*`` variable of Ferry is a field of ``Settings``, those of the API
+too: the processes share one environment, and a name that none of them knows is
+a typing error which would otherwise be a default that nobody chose.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from worker.errors import SettingsError
+
+PREFIX = "CFP_"
+ORIGIN = "origin"
+
+_REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+# https://git-scm.com/docs/git-check-ref-format, rules 1 to 10 but for a lone "@".
+_BAD_BRANCH = re.compile(r"^[-/.]|//|/\.|\.\.|@\{|[\x00-\x20\x7f~^:?*\[\\]|\.lock(/|$)|[/.]$|^@$|^$")
+
+
+def _path(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_absolute():
+        raise ValueError(f"must be an absolute path, got {text!r}")
+    return path
+
+
+def _branch(text: str) -> str:
+    if _BAD_BRANCH.search(text):
+        raise ValueError(f"{text!r} is not a name that git allows for a branch")
+    return text
+
+
+def _remote_url(text: str) -> str:
+    if not text.strip() or text.startswith("-") or any(c in text for c in "\r\n\0"):
+        raise ValueError("is not a git URL or a path")
+    return text
+
+
+def _mirrors(text: str) -> Mapping[str, str]:
+    mirrors: dict[str, str] = {}
+    for pair in text.split():
+        name, equals, url = pair.partition("=")
+        if not equals or not _REMOTE_NAME.fullmatch(name):
+            # Only the name is repeated: the URL may hold a password.
+            raise ValueError(f"expected name=url separated by spaces, got a pair named {name!r}")
+        if name == ORIGIN or name in mirrors:
+            raise ValueError(f"the remote {name!r} is named twice ({ORIGIN} is CFP_DATA_REMOTE)")
+        mirrors[name] = _remote_url(url)
+    return mirrors
+
+
+def _url_of(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if urlsplit(text).scheme not in schemes:
+            raise ValueError(f"must be a URL that begins with one of {', '.join(s + '://' for s in schemes)}")
+        return text
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise ValueError(f"must be a positive number of seconds, got {text!r}")
+    return value
+
+
+def _seconds_or_zero(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"must be a number of seconds, 0 or more, got {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"must be a number, got {text!r}") from None
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError(f"must be a whole number, 0 or more, got {text!r}")
+    return int(text)
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be one of {', '.join(words)}, got {text!r}")
+        return text
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    return _one_of("on", "off")(text) == "on"
+
+
+def _tokens(text: str) -> Mapping[str, str]:
+    tokens: dict[str, str] = {}
+    for number, pair in enumerate(re.split(r"[\s,]+", text.strip()), 1):
+        name, _, digest = pair.partition(":")
+        if not _TOKEN_NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+            # Neither part is repeated: what stands here may be the token itself.
+            raise ValueError(f"pair {number} is not name:sha256-hex (64 hexadecimal digits)")
+        if name in tokens:
+            raise ValueError(f"the name {name!r} stands twice")
+        tokens[name] = digest.lower()
+    return tokens
+
+
+def _from_env(
+    variable: str,
+    parse: Callable[[str], Any],
+    default: Any = None,
+    *,
+    factory: Callable[[], Any] | None = None,
+    secret: bool = False,
+) -> Any:
+    metadata = {"variable": variable, "parse": parse}
+    if factory:
+        return field(default_factory=factory, repr=not secret, metadata=metadata)
+    return field(default=default, repr=not secret, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """
+    One data repository, its remotes, and how patiently they are pushed to.
+
+    Attributes:
+        data_repo_path: The bare data repository that the API commits to.
+        data_remote: git URL of ``origin``; None keeps commits local.
+        data_branch: The one branch that is written and pushed.
+        data_mirrors: Further remotes, name to URL.
+        redis_url: Redis or Valkey: the broker, unless broker_url names another.
+        broker_url: Another Celery broker.
+        push_backoff_base_s: Seconds before the first retry, doubling from there.
+        push_backoff_cap_s: Longest wait between two retries, in seconds.
+        push_max_retries: Retries before a remote is left alone; None: for ever.
+        push_timeout_s: Seconds one ``git push`` may take before it is ended.
+        push_sweep_interval_s: Seconds between two sweeps.
+        push_min_interval_s: Least seconds between the starts of two pushes to one remote.
+        push_page_after_s: Seconds of transient failure before a page.
+        api_tokens: Name to SHA-256 (hexadecimal) of the tokens that may write.
+        admin_token: Bearer token of the operators' endpoints; None closes them.
+        ssh_key_path: Private key for the remotes, where GIT_SSH_COMMAND is unset.
+        ssh_known_hosts: Host keys of the remotes, likewise.
+        sentry_dsn: Where pages go; None turns Sentry off.
+        sentry_environment: Sentry's name for this deployment.
+    """
+
+    data_repo_path: Path = _from_env("CFP_DATA_REPO_PATH", _path)
+    data_remote: str | None = _from_env("CFP_DATA_REMOTE", _remote_url, secret=True)
+    data_branch: str = _from_env("CFP_DATA_BRANCH", _branch, "main")
+    data_mirrors: Mapping[str, str] = _from_env("CFP_DATA_MIRRORS", _mirrors, factory=dict, secret=True)
+    redis_url: str = _from_env("CFP_REDIS_URL", _url_of("redis", "rediss", "unix"), secret=True)
+    broker_url: str | None = _from_env(
+        "CFP_BROKER_URL", _url_of("redis", "rediss", "unix", "sentinel", "amqp", "amqps"), secret=True
+    )
+    push_backoff_base_s: float = _from_env("CFP_PUSH_BACKOFF_BASE", _seconds, 1.0)
+    push_backoff_cap_s: float = _from_env("CFP_PUSH_BACKOFF_CAP", _seconds, 3600.0)
+    push_max_retries: int | None = _from_env("CFP_PUSH_MAX_RETRIES", _count)
+    push_timeout_s: float = _from_env("CFP_PUSH_TIMEOUT", _seconds, 120.0)
+    push_sweep_interval_s: float = _from_env("CFP_PUSH_SWEEP_INTERVAL", _seconds, 15.0)
+    push_min_interval_s: float = _from_env("CFP_PUSH_MIN_INTERVAL", _seconds_or_zero, 0.0)
+    push_page_after_s: float = _from_env("CFP_PUSH_PAGE_AFTER", _seconds_or_zero, 3600.0)
+    api_tokens: Mapping[str, str] = _from_env("CFP_API_TOKENS", _tokens, factory=dict, secret=True)
+    admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", str, secret=True)
+    ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", _path)
+    ssh_known_hosts: Path | None = _from_env("CFP_SSH_KNOWN_HOSTS", _path)
+    sentry_dsn: str | None = _from_env("SENTRY_DSN", _url_of("http", "https"), secret=True)
+    sentry_environment: str = _from_env("SENTRY_ENVIRONMENT", str, "production")
+
+    @property
+    def remotes(self) -> Mapping[str, str]:
+        """
+        Every configured remote, name to URL, ``origin`` first.
+        """
+        origin = {ORIGIN: self.data_remote} if self.data_remote else {}
+        return {**origin, **self.data_mirrors}
+
+    @property
+    def push_longest_wait_s(self) -> float:
+        """
+        The longest countdown a retry is ever given, in seconds: a host's stated wait may be above the cap.
+        """
+        return max(self.push_backoff_cap_s, self.push_min_interval_s, 3600.0)
+
+    @property
+    def ref(self) -> str:
+        """
+        The branch's full name, such as ``refs/heads/main``.
+        """
+        return f"refs/heads/{self.data_branch}"
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """
+        Read the settings from environment variables; an empty one counts as unset.
+
+        Raises:
+            SettingsError: Naming every missing, wrong and unknown variable.
+        """
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        known = {spec.metadata["variable"]: spec for spec in fields(cls)}
+        for variable, spec in known.items():
+            text = env.get(variable, "")
+            if not text:
+                continue
+            try:
+                values[spec.name] = spec.metadata["parse"](text)
+            except ValueError as exc:
+                problems.append(f"{variable}: {exc}")
+        problems += [
+            f"{variable}: required"
+            for variable in ("CFP_DATA_REPO_PATH", "CFP_REDIS_URL")
+            if not env.get(variable)
+        ]
+        problems += [
+            _unknown(name, known) for name in sorted(env) if name.startswith(PREFIX) and name not in known
+        ]
+        base, cap = values.get("push_backoff_base_s", 1.0), values.get("push_backoff_cap_s", 3600.0)
+        if base > cap:
+            problems.append(f"CFP_PUSH_BACKOFF_BASE: {base:g} s is above CFP_PUSH_BACKOFF_CAP, {cap:g} s")
+        if problems:
+            raise SettingsError("; ".join(problems))
+        return cls(**values)
+
+
+def _unknown(name: str, known: Mapping[str, object]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f"{name}: unknown setting" + (f"; did you mean {nearest[0]}?" if nearest else "")

@@ -1,0 +1,63 @@
+"""
+Letting a push finish when the pool's processes are told to end with everybody else.
+
+A supervisor, or a terminal that closes, may signal the whole process group.
+Celery's main process then waits for its tasks, but SIGTERM would end the pool
+process that runs one at once. While a task runs, SIGTERM is put off.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from celery.signals import task_postrun, task_prerun
+
+_AFTER_S = 1.0  # long enough for a finished task's result to reach the main process
+
+
+class _PutOff:
+    """
+    SIGTERM in a process that runs a task: obeyed a moment after the task.
+    """
+
+    def __init__(self) -> None:
+        self._obey: Callable[[int, Any], Any] | int | None = signal.SIG_DFL
+        self._asked = False
+        self._busy = False
+
+    def begin(self, **_: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # another kind of pool, whose threads get no signals
+        self._busy = True
+        self._obey = signal.signal(signal.SIGTERM, self._remember)
+
+    def finish(self, **_: Any) -> None:
+        if not self._busy:
+            return
+        self._busy = False
+        signal.signal(signal.SIGTERM, self._obey)
+        if self._asked:
+            signal.signal(signal.SIGALRM, self._end)
+            signal.setitimer(signal.ITIMER_REAL, _AFTER_S)
+
+    def _remember(self, number: int, frame: Any) -> None:
+        self._asked = True
+
+    def _end(self, number: int, frame: Any) -> None:
+        if not self._busy:  # else it is put off again, by the task that has begun meanwhile
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+_put_off = _PutOff()
+
+
+def finish_tasks_first() -> None:
+    """
+    Put SIGTERM off while a task runs, in every process of the pool that is started from now on.
+    """
+    task_prerun.connect(_put_off.begin)
+    task_postrun.connect(_put_off.finish)

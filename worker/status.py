@@ -1,0 +1,146 @@
+"""
+Where each remote stands, computed from git at the time of asking.
+
+The ledger adds what git cannot know: attempts, backoff, the last error. Without
+it those are empty; what is pending is right all the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, cast, get_args
+
+from worker.failures import POLICIES, Reason
+from worker.git import Repository
+from worker.ledger import Entry, Ledger
+from worker.settings import ORIGIN, Settings
+
+State = Literal["disabled", "idle", "queued", "pushing", "retrying", "blocked"]
+STATES: tuple[State, ...] = get_args(State)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteStatus:
+    """
+    One remote at one moment.
+
+    Attributes:
+        state: In the one vocabulary of API, logs, metrics, page and docs.
+        branch: The branch's short name.
+        local_head: Where the branch stands here.
+        remote_head: Where it was last seen on the remote.
+        pending: The commits the remote lacks, newest first.
+        oldest_pending_at: When the oldest of them was made, seconds since the epoch.
+        entry: What the ledger knows.
+    """
+
+    state: State
+    branch: str
+    local_head: str | None
+    remote_head: str | None
+    pending: Sequence[str]
+    oldest_pending_at: float | None
+    entry: Entry
+
+    @property
+    def oldest_pending_age_s(self) -> float:
+        """
+        How long the oldest pending commit has waited, in seconds; 0 when none does.
+        """
+        return 0.0 if self.oldest_pending_at is None else max(0.0, time.time() - self.oldest_pending_at)
+
+    def as_json(self) -> dict[str, Any]:
+        """
+        Return the status in the shape of ``GET /api/_internal/push``.
+        """
+        entry, failure = self.entry, self.entry.last_failure
+        return {
+            "running": self.state != "disabled",
+            "state": self.state,
+            "branch": self.branch,
+            "local_head": self.local_head,
+            "remote_head": self.remote_head,
+            "pending_commits": len(self.pending),
+            "oldest_pending_at": timestamp(self.oldest_pending_at),
+            "last_push_at": timestamp(entry.last_push_at),
+            "last_error": failure
+            and {
+                "message": failure.message,
+                "at": timestamp(failure.at),
+                "attempt": failure.attempt,
+                "reason": failure.reason,
+                "hint": failure.hint,
+            },
+            "current_attempt": entry.attempt + 1 if self.pending and entry.attempt else None,
+            "current_backoff_ms": None if entry.backoff_s is None else round(entry.backoff_s * 1000),
+            "next_attempt_at": timestamp(entry.next_attempt_at),
+            "outcomes": dict(sorted(entry.outcomes.items())),
+        }
+
+
+def remote_statuses(settings: Settings, repository: Repository, ledger: Ledger) -> dict[str, RemoteStatus]:
+    """
+    Return the status of every remote by its name; ``origin`` alone, disabled, where none is configured.
+
+    Raises:
+        RepositoryError: The data repository cannot be read.
+    """
+    if not settings.remotes:
+        return {ORIGIN: _disabled(repository)}
+    return {remote: _status(remote, repository, ledger) for remote in settings.remotes}
+
+
+def _status(remote: str, repository: Repository, ledger: Ledger) -> RemoteStatus:
+    # The claim is looked at first: a push that ends meanwhile shows in what follows.
+    pushing, entry = ledger.is_claimed(remote), ledger.read(remote)
+    head, seen = repository.head(), repository.remote_head(remote)
+    pending = repository.commits_between(seen, head) if head and head != seen else []
+    return RemoteStatus(
+        state=state(entry, pending=bool(pending), pushing=pushing),
+        branch=repository.branch,
+        local_head=head,
+        remote_head=seen,
+        pending=pending,
+        oldest_pending_at=repository.commit_time(pending[-1]) if pending else None,
+        entry=entry,
+    )
+
+
+def _disabled(repository: Repository) -> RemoteStatus:
+    return RemoteStatus(
+        state="disabled",
+        branch=repository.branch,
+        local_head=repository.head(),
+        remote_head=None,
+        pending=[],
+        oldest_pending_at=None,
+        entry=Entry(),
+    )
+
+
+def state(entry: Entry, *, pending: bool, pushing: bool) -> State:
+    """
+    Name the state of a remote that is configured.
+    """
+    if not pending:
+        return "idle"
+    if pushing:
+        return "pushing"
+    failure = entry.last_failure
+    if failure is None:
+        return "queued"
+    if entry.next_attempt_at is not None:
+        return "retrying"
+    return "blocked" if entry.gave_up or not POLICIES[cast(Reason, failure.reason)].retried else "queued"
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """
+    Write seconds since the epoch as RFC 3339 in UTC, to the millisecond.
+    """
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

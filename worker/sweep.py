@@ -1,0 +1,105 @@
+"""
+Finding what nobody was told of: the reason why no message needs to be safe.
+
+git says what is pending. The sweep compares refs every few seconds and names
+the remotes that lack commits while no push and no retry is under way: after a
+lost message, an emptied Redis, a process that died between commit and enqueue,
+or a worker that took a countdown with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from worker.atomic_json import read_json, write_json
+from worker.errors import RepositoryError
+from worker.git import Repository
+from worker.ledger import Ledger
+from worker.logs import log
+from worker.settings import Settings
+
+_LATE_AFTER_SWEEPS = 3
+
+
+class Sweeper:
+    """
+    Compares the branch with every remote.
+
+    Args:
+        settings: Remotes and the sweep's interval.
+        repository: The data repository.
+        ledger: What is scheduled and what runs.
+        directory: Where the time of the last sweep is kept.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        repository: Repository,
+        ledger: Ledger,
+        directory: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._ledger = ledger
+        self._record = directory / "sweep.json"
+        self._clock = clock
+
+    def sweep(self, *, out_of_turn: bool = False) -> dict[str, str | None]:
+        """
+        Do what ``wanting`` says, and remember that a sweep took place.
+        """
+        try:
+            write_json(self._record, {"at": self._clock()})
+        except OSError as exc:
+            log().warning("sweep.not_recorded", error=str(exc))
+        return self.wanting(out_of_turn=out_of_turn)
+
+    def wanting(self, *, out_of_turn: bool = False) -> dict[str, str | None]:
+        """
+        Return the remotes that lack commits and that nobody sees to, with the commit they lack.
+
+        A retry is given one interval beyond its time before it counts as lost
+        with its message.
+
+        Args:
+            out_of_turn: Leave out of account that a retry is due later.
+        """
+        due_before = self._clock() - self._settings.push_sweep_interval_s
+        try:
+            head = self._repository.head()
+        except RepositoryError as exc:
+            log().error("sweep.failed", error=str(exc))
+            head = None  # an attempt will meet the same error, and page for it
+        return {
+            remote: head for remote in self._settings.remotes if self._wants(remote, due_before, out_of_turn)
+        }
+
+    def last_at(self) -> float | None:
+        """
+        Return when a sweep last took place, in seconds since the epoch, or None.
+        """
+        return read_json(self._record).get("at")
+
+    def is_late(self) -> bool:
+        """
+        Whether sweeps should have taken place and did not: beat, the broker or every worker is away.
+        """
+        last = self.last_at()
+        return (
+            last is None or self._clock() - last > _LATE_AFTER_SWEEPS * self._settings.push_sweep_interval_s
+        )
+
+    def _wants(self, remote: str, due_before: float, out_of_turn: bool) -> bool:
+        entry = self._ledger.read(remote)
+        if not out_of_turn and (entry.gave_up or entry.waits(due_before)):
+            return False
+        try:
+            return not self._repository.is_pushed(remote) and not self._ledger.is_claimed(remote)
+        except RepositoryError:
+            return True
