@@ -1,0 +1,40 @@
+"""
+The REST API over a gitsheets data repository.
+
+A write takes this way: ``api.records`` parses, authorises and answers;
+``transact`` makes one commit and queues one push; ``store`` turns records into
+git objects and is the only writer. From there the package ``worker`` takes over.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+
+def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = False) -> Flask:
+    """
+    Build the API, and queue what a start finds ahead of a remote.
+
+    Args:
+        env: Environment variables; default: the process's own.
+        open_access: Ask nobody for a token. Only for a server that listens on
+            loopback alone, as ``ferry dev`` does.
+
+    Raises:
+        SystemExit: With one line that names what is wrong with the environment
+            or the data repository.
+    """
+    from app.factory import build_app
+    from worker.errors import WorkerError
+
+    try:
+        return build_app(os.environ if env is None else env, open_access=open_access)
+    except WorkerError as exc:
+        # A traceback would bury the one line that names the wrong variable.
+        sys.exit(f"ferry: {exc}")

@@ -1,0 +1,3 @@
+"""
+The HTTP resources, one module each: parse, authorise, answer.
+"""

@@ -1,0 +1,68 @@
+"""
+The branch's commits, and which remotes have them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from app.api.paging import page_of
+from app.api.push import commit_states
+from app.problems import Problem
+from app.services import services
+from app.store import CommitNotFoundError
+from worker.git import Commit
+
+bp = Blueprint("commits", __name__, url_prefix="/api/commits")
+
+
+@bp.get("")
+def index() -> ResponseReturnValue:
+    """
+    List commits, newest first.
+    """
+    page = page_of(request.args)
+    repository = services().pipeline.repository
+    head = repository.head()
+    tip = page.commit or head
+    if not re.fullmatch("[0-9]{0,9}", page.after) or (
+        page.commit and not repository.contains(page.commit, head)
+    ):
+        raise Problem(
+            400, "cursor-invalid", "The cursor is not one of this list's.", "Start without a cursor."
+        )
+    skip = int(page.after or 0)
+    found = repository.log(tip, skip=skip, limit=page.limit + 1) if tip else []
+    more = len(found) > page.limit
+    return {
+        "commits": [_document(commit) for commit in found[: page.limit]],
+        "next_cursor": page.cursor(commit=tip, after=str(skip + page.limit)) if more else None,
+    }
+
+
+@bp.get("/<name>")
+def show(name: str) -> ResponseReturnValue:
+    """
+    Return one commit of the branch, by its full hash.
+    """
+    repository = services().pipeline.repository
+    if not re.fullmatch("[0-9a-f]{40}", name) or not repository.contains(name, repository.head()):
+        raise CommitNotFoundError(f"The branch has no commit {name!r}.")
+    return _document(repository.log(name, skip=0, limit=1)[0])
+
+
+def _document(commit: Commit) -> dict[str, Any]:
+    name, email = commit.author
+    return {
+        "hash": commit.hash,
+        "parents": list(commit.parents),
+        "author": {"name": name, "email": email},
+        "authored_at": commit.authored_at,
+        "message": commit.message,
+        "trailers": dict(commit.trailers),
+        "push": commit_states(commit.hash),
+    }

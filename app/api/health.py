@@ -1,0 +1,40 @@
+"""
+Whether this process is alive, and whether it can serve.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+
+from app.problems import Problem
+from app.services import services
+from worker.errors import RepositoryError
+
+bp = Blueprint("health", __name__, url_prefix="/api/health")
+
+
+@bp.get("")
+def alive() -> ResponseReturnValue:
+    """
+    Return 200 for as long as the process answers at all.
+    """
+    return {"status": "alive"}
+
+
+@bp.get("/ready")
+def ready() -> ResponseReturnValue:
+    """
+    Return 200 when the branch can be read; what Redis or a remote do is no matter.
+
+    Raises:
+        Problem: 503 when it cannot.
+    """
+    try:
+        head = services().pipeline.repository.head()
+    except RepositoryError as exc:
+        raise Problem(503, "not-ready", str(exc), "Look at the repository with: git fsck") from exc
+    if head is None:
+        branch = services().pipeline.settings.data_branch
+        raise Problem(503, "not-ready", f"The branch {branch!r} has no commits.", "Check CFP_DATA_BRANCH.")
+    return {"status": "ready", "commit": head}

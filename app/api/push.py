@@ -1,0 +1,73 @@
+"""
+Where the pushes stand, and pushing now: for operators.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+
+from app.access import operator
+from app.problems import Problem
+from app.services import services
+from worker.status import remote_statuses, timestamp
+
+bp = Blueprint("push", __name__, url_prefix="/api/_internal/push")
+
+
+@bp.before_request
+def _operators_only() -> None:
+    operator()
+
+
+@bp.get("")
+def show() -> ResponseReturnValue:
+    """
+    Return the status of every remote. Always 200: an unpushed commit is not an API error.
+    """
+    return _document()
+
+
+@bp.post("")
+def push_now() -> ResponseReturnValue:
+    """
+    Queue a push to every remote, ahead of any retry that is scheduled.
+
+    Raises:
+        Problem: 503 when the broker does not take it.
+    """
+    head = services().pipeline.repository.head()
+    if head and not services().push_queue.enqueue_push(head, out_of_turn=True):
+        raise Problem(
+            503,
+            "broker-unavailable",
+            "The broker did not take the push; it is tried when the broker is back.",
+            "Check Redis (CFP_REDIS_URL) and the worker.",
+        )
+    return _document(), 202
+
+
+def _document() -> dict[str, Any]:
+    pipeline = services().pipeline
+    remotes = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
+    return {
+        "remotes": {name: remote.as_json() for name, remote in remotes.items()},
+        "sweep": {"last_at": timestamp(pipeline.sweeper.last_at()), "late": pipeline.sweeper.is_late()},
+        "repository": {
+            "last_maintenance_at": timestamp(pipeline.maintenance.last().get("at")),
+            **pipeline.repository.size(),
+        },
+    }
+
+
+def commit_states(commit: str) -> dict[str, str]:
+    """
+    Return ``pushed`` or ``pending`` for *commit*, by remote.
+    """
+    pipeline = services().pipeline
+    return {
+        remote: "pushed" if pipeline.repository.is_pushed(remote, commit) else "pending"
+        for remote in pipeline.settings.remotes
+    }

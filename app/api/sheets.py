@@ -1,0 +1,30 @@
+"""
+The sheets that the data repository declares.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+
+from app.services import services
+
+bp = Blueprint("sheets", __name__, url_prefix="/api/sheets")
+
+
+@bp.get("")
+def index() -> ResponseReturnValue:
+    """
+    List the sheets.
+    """
+    return {"sheets": [{"name": name} for name in services().store.snapshot().sheet_names()]}
+
+
+@bp.get("/<sheet>")
+def show(sheet: str) -> ResponseReturnValue:
+    """
+    Return one sheet's configuration and the schema of its records.
+    """
+    found = services().store.snapshot().sheet(sheet)
+    config = {key: value for key, value in found.config.items() if key != "schema"}
+    return {"name": found.name, "config": config, "schema": found.schema}

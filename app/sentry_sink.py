@@ -1,0 +1,84 @@
+"""
+A place on loopback that takes what sentry-sdk sends, for the demo and the tests.
+
+Understands as much of the envelope protocol as an event needs
+(https://develop.sentry.dev/sdk/foundations/transport/envelopes/).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class SentrySink(ThreadingHTTPServer):
+    """
+    Collects events; ``dsn`` is what ``SENTRY_DSN`` is to be set to.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _EnvelopeHandler)
+        self.events: list[Event] = []
+
+    @property
+    def dsn(self) -> str:
+        """
+        The DSN of this sink's one project.
+        """
+        return f"http://demo@127.0.0.1:{self.server_address[1]}/1"
+
+
+class _EnvelopeHandler(BaseHTTPRequestHandler):
+    server: SentrySink
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        encoding = self.headers.get("Content-Encoding")
+        if encoding == "gzip":
+            body = gzip.decompress(body)
+        elif encoding == "deflate":
+            body = zlib.decompress(body)
+        self.server.events += _events(body)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def _events(envelope: bytes) -> Iterator[Event]:
+    rest = envelope.partition(b"\n")[2]
+    while rest.strip():
+        header_line, _, rest = rest.partition(b"\n")
+        header = json.loads(header_line)
+        length = header.get("length", rest.find(b"\n"))
+        payload, rest = rest[:length], rest[length:].removeprefix(b"\n")
+        if header.get("type") == "event":
+            yield json.loads(payload)
+
+
+@contextmanager
+def sentry_sink() -> Iterator[SentrySink]:
+    """
+    Run a sink for the block.
+    """
+    with SentrySink() as sink:
+        thread = threading.Thread(target=sink.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield sink
+        finally:
+            sink.shutdown()
+            thread.join(timeout=5)

@@ -1,0 +1,59 @@
+"""
+What the API's views work with, built once per process by ``create_app``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+
+from app.store import Store
+from worker.bootstrap import Pipeline, build
+from worker.enqueue import PushQueue
+
+EXTENSION = "ferry"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """
+    The parts of one API process.
+
+    Attributes:
+        pipeline: Settings, repository, ledger and Celery app.
+        store: Records to git and back.
+        push_queue: Where a commit's push is queued.
+        open_access: Whether nobody is asked for a token, as under ``ferry dev``.
+    """
+
+    pipeline: Pipeline
+    store: Store
+    push_queue: PushQueue
+    open_access: bool
+
+
+def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
+    """
+    Build the services from environment variables.
+
+    Raises:
+        SettingsError: The environment is wrong.
+        RepositoryError: The data repository is not usable.
+    """
+    pipeline = build(env, publisher=True)
+    return Services(
+        pipeline=pipeline,
+        store=Store(pipeline.repository),
+        push_queue=PushQueue(pipeline.celery, list(pipeline.settings.remotes)),
+        open_access=open_access,
+    )
+
+
+def services() -> Services:
+    """
+    Return the services of the app that handles this request.
+    """
+    return cast(Services, current_app.extensions[EXTENSION])

@@ -1,0 +1,40 @@
+"""
+One block, one commit, one push queued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from app.store import Store, Transaction
+from worker.enqueue import PushQueue
+
+
+@contextmanager
+def transact(
+    store: Store,
+    push_queue: PushQueue,
+    message: str,
+    *,
+    author: tuple[str, str],
+    trailers: Sequence[tuple[str, str]] = (),
+) -> Iterator[Transaction]:
+    """
+    Change records in one durable commit and, once it is on the branch, queue its push.
+
+    An exception in the block discards everything, and a block that changes
+    nothing makes no commit; neither queues anything.
+
+    Args:
+        message: The commit's message, without trailers.
+        author: Name and e-mail address.
+        trailers: Key and value of each trailer.
+
+    Raises:
+        StoreError: What the store refuses; see ``app.store``.
+    """
+    with store.commit(message, author=author, trailers=trailers) as transaction:
+        yield transaction
+    if transaction.commit is not None:
+        push_queue.enqueue_push(transaction.commit)
