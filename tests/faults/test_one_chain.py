@@ -1,0 +1,115 @@
+"""
+A thousand commits during an outage are one chain, not a thousand.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from tests.parts import wait_until
+
+
+@pytest.fixture
+def env(env):
+    return {**env, "CFP_PUSH_BACKOFF_BASE": "0.5", "CFP_PUSH_BACKOFF_CAP": "4"}
+
+
+def test_an_outage_with_a_thousand_commits_is_one_chain(
+    env, client, worker, beat, remote, tmp_path, valkey_port
+):
+    """
+    At most one running push and one scheduled retry at any time, attempts by the
+    backoff and not by the commit, and the backlog goes in one or a few pushes.
+    """
+    calls = tmp_path / "calls"
+    remote.hook("pre-receive", f"echo start >> {calls}; exit 0")
+    api, running = client(), worker()
+    beat()
+    wait_until(lambda: _status(api)["state"] == "idle")
+    away = remote.path.rename(tmp_path / "away.git")
+    watch = _Watch(running)
+
+    with watch:
+        commits = [_write(api, number) for number in range(1000)]
+        failed = running.events("push.failed")
+        assert _status(api)["pending_commits"] == 1000
+        away.rename(remote.path)
+        due_ms = _status(api)["current_backoff_ms"]
+        wait_until(lambda: remote.head() == commits[-1], timeout_s=due_ms / 1000 + 10, what="the backlog")
+
+    assert watch.most_scheduled == 1
+    assert 2 <= len(failed) <= 12  # 0.5, 1, 2, 4, 4 ... seconds: by the clock
+    assert [event["attempt"] for event in failed] == list(range(1, len(failed) + 1))
+    pushes = len(calls.read_text().splitlines())
+    assert pushes <= 4  # the first one, and the backlog in one or a few
+
+
+def test_push_now_brings_the_backlog_forward(env, client, worker, remote, tmp_path):
+    """
+    The retry is a minute away; an operator asks, and it happens at once.
+    """
+    env |= {"CFP_PUSH_BACKOFF_BASE": "60", "CFP_PUSH_BACKOFF_CAP": "60"}
+    away = remote.path.rename(tmp_path / "away.git")
+    api, running = client(), worker()
+    running.await_event("push.retry_scheduled")
+    commit = _write(api, 1)
+    scheduled = _status(api)["next_attempt_at"]
+
+    # In vain first: the one retry that is scheduled stays as it is.
+    failures = len(running.events("push.failed"))
+    assert api.post("/api/_internal/push").status_code == 202
+    running.await_event("push.failed", count=failures + 1)
+    wait_until(lambda: _status(api)["state"] == "retrying")
+    assert _status(api)["next_attempt_at"] == scheduled
+    assert len(running.events("push.retry_scheduled")) == 1
+
+    away.rename(remote.path)
+    assert api.post("/api/_internal/push").status_code == 202
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")
+    assert wait_until(lambda: _status(api)["next_attempt_at"] is None)
+
+
+class _Watch:
+    """
+    Asks the worker all the time how many retries of a push it holds.
+    """
+
+    def __init__(self, running):
+        self._running = running
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self.most_scheduled = 0
+
+    def __enter__(self):
+        self._thread.start()
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join(30)
+
+    def _look(self):
+        from worker.bootstrap import build
+
+        celery = build({**self._running.env}, publisher=True).celery
+        while not self._stop.is_set():
+            answer = celery.control.inspect(timeout=0.5).scheduled() or {}
+            held = [
+                entry
+                for entries in answer.values()
+                for entry in entries
+                if entry["request"]["name"] == "push"
+            ]
+            self.most_scheduled = max(self.most_scheduled, len(held))
+
+
+def _write(api, number):
+    slug = f"visitor-{number}"
+    response = api.post("/api/sheets/people/records", data=json.dumps({"slug": slug, "name": slug}))
+    return response.json["commit"]["hash"]
+
+
+def _status(api):
+    return api.get("/api/_internal/push").json["remotes"]["origin"]

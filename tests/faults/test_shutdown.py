@@ -1,0 +1,163 @@
+"""
+Signals to each process and to the whole group: pushes finish, requests finish, nothing is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import psutil
+import pytest
+
+from app.dev import free_port
+from tests.parts import Process, wait_until
+
+
+@pytest.fixture
+def held_push(client, worker, remote, tmp_path):
+    """
+    A worker in the middle of a push, held by a hook; yields it, the commit, and what lets the push go on.
+    """
+    started, go_on = tmp_path / "started", tmp_path / "go-on"
+    api, running = client(), worker()
+    wait_until(lambda: api.get("/api/_internal/push").json["remotes"]["origin"]["state"] == "idle")
+    remote.hook("pre-receive", f"touch {started}; while [ ! -e {go_on} ]; do sleep 0.05; done")
+    commit = api.post("/api/sheets/people/records", json={"slug": "jane", "name": "Jane"}).json["commit"][
+        "hash"
+    ]
+    wait_until(started.exists, what="a push in the middle")
+    return running, commit, go_on
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_push_that_runs_completes(held_push, remote, number, group):
+    running, commit, go_on = held_push
+
+    running.signal(number, group=group)
+    wait_until(lambda: running.logged("Warm shutdown"), what="a shutdown that has begun")
+    assert not running.ended()
+    go_on.touch()
+
+    # Celery's own: 1 for a shutdown by SIGINT.
+    assert running.wait() == (0 if number == signal.SIGTERM else 1)
+    assert remote.head() == commit
+    assert running.events("push.done")[-1]["commit"] == commit
+
+
+def test_a_pool_process_that_is_told_to_end_finishes_its_push_first(held_push, remote):
+    """
+    The worker goes on with a new one, and pushes what comes next.
+    """
+    running, commit, go_on = held_push
+    pool = psutil.Process(running.pid).children()
+    assert pool
+    for process in pool:
+        process.terminate()
+    go_on.touch()
+
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")
+    assert running.await_event("push.done", count=2)["commit"] == commit
+    assert not running.ended()
+
+
+def test_a_worker_killed_in_mid_push_is_succeeded_by_the_next_start(held_push, remote):
+    """
+    The push that lost its worker is ended before a new one starts: never two at a time.
+    """
+    running, commit, go_on = held_push
+    running.kill()
+    running.log_path.write_text("")
+    running.spawn()
+    running.await_event("push.orphan_ended")
+    go_on.touch()
+
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")
+    assert running.stop() == 0
+
+
+def test_a_countdown_survives_a_restart(env, client, worker, remote, tmp_path):
+    """
+    A worker that stops while a retry waits: the next one attempts at its start, and once more when it is due.
+    """
+    env |= {"CFP_PUSH_BACKOFF_BASE": "2", "CFP_PUSH_BACKOFF_CAP": "2"}
+    away = remote.path.rename(tmp_path / "away.git")
+    api, running = client(), worker()
+    commit = api.post("/api/sheets/people/records", json={"slug": "jane", "name": "Jane"}).json["commit"][
+        "hash"
+    ]
+    running.await_event("push.retry_scheduled", count=2)
+    assert running.stop() == 0
+
+    again = worker()
+    again.await_event("push.failed", count=2)
+    away.rename(remote.path)
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")
+
+
+def test_requests_in_flight_finish_when_the_api_stops(env, data, tmp_path):
+    """
+    Writers go on until the listener closes; whoever got an answer has a commit, and nobody's was cut off.
+    """
+    port = free_port()
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--workers",
+        "2",
+        "--threads",
+        "4",
+    ]
+    api = Process([*command, "app:create_app(open_access=True)"], env, tmp_path / "api.log")
+    api.spawn()
+    url = f"http://127.0.0.1:{port}/api/sheets/people/records"
+    wait_until(lambda: _answers(url), timeout_s=30, what="the API")
+    told, cut_off = [], []
+
+    def write(name):
+        for number in range(1000):
+            body = json.dumps({"slug": f"{name}-{number}", "name": name}).encode()
+            try:
+                with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=10) as response:
+                    told.append(json.load(response)["commit"]["hash"])
+            except urllib.error.URLError:
+                return  # refused: the listener is closed, as it should be
+            except OSError as exc:
+                cut_off.append(exc)
+                return
+
+    writers = [threading.Thread(target=write, args=(f"w{number}",)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    wait_until(lambda: len(told) > 20, what="writes under way")
+    api.signal(signal.SIGTERM)
+    assert api.wait() == 0
+    for writer in writers:
+        writer.join(20)
+
+    assert set(told) <= set(data.git("rev-list", "main").split())
+
+
+def _answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_beat_ends_with_status_0(beat, number):
+    running = beat()
+    wait_until(lambda: running.logged("beat: Starting"), what="beat")
+    running.signal(number)
+    assert running.wait() == 0
+    assert subprocess.run(["pgrep", "-g", str(running.pid)], check=False, capture_output=True).returncode == 1

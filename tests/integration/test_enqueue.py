@@ -1,0 +1,111 @@
+"""
+The request never waits for the queue: what a broker may do to a publisher, done to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+
+import pytest
+from structlog.testing import capture_logs
+
+from app import create_app
+from worker.enqueue import BUDGET_S
+
+JANE = {"slug": "jane", "name": "Jane"}
+# What a busy machine may add to the budget before a test calls it exceeded.
+_SLACK_S = 0.15
+
+
+@contextlib.contextmanager
+def _silent_server():
+    """
+    Accepts connections, as a hung server's kernel does, and never says a word.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _full_server():
+    """
+    Does not even accept: its queue of connections is full, as a black hole looks.
+    """
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _nobody():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    yield port
+
+
+def _measured_write(client, **fields):
+    begun = time.monotonic()
+    response = client.post("/api/sheets/people/records", json={**JANE, **fields})
+    return response, time.monotonic() - begun
+
+
+@pytest.mark.parametrize("broken", [_silent_server, _full_server, _nobody])
+def test_a_write_succeeds_in_time_whatever_the_broker_does(env, broken, tmp_path, data):
+    """
+    Two remotes, and still no more than the budget in all; each lost nudge is logged.
+    """
+    env["CFP_DATA_MIRRORS"] = f"backup={tmp_path / 'backup.git'}"
+    with broken() as port:
+        client = create_app(
+            {**env, "CFP_REDIS_URL": f"redis://127.0.0.1:{port}/0"}, open_access=True
+        ).test_client()
+        _measured_write(client, slug="warm-up")
+
+        with capture_logs() as logs:
+            response, took_s = _measured_write(client)
+
+    assert response.status_code == 201
+    assert response.json["commit"]["hash"] == data.head()
+    assert took_s < BUDGET_S + _SLACK_S
+    lost = [
+        (entry["remote"], entry["log_level"]) for entry in logs if entry["event"] == "push.enqueue_failed"
+    ]
+    assert lost == [("origin", "warning"), ("backup", "warning")]
+
+
+def test_a_name_that_does_not_resolve_costs_no_more(env, monkeypatch):
+    """
+    A look-up in the DNS has no timeout of its own that we could set.
+    """
+    looked_up = socket.getaddrinfo
+
+    def slow(host, *args, **kwargs):
+        if host == "redis.invalid":
+            time.sleep(2)  # a resolver that does not answer
+        return looked_up(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    client = create_app(
+        {**env, "CFP_REDIS_URL": "redis://redis.invalid:6379/0"}, open_access=True
+    ).test_client()
+
+    response, took_s = _measured_write(client)
+
+    assert response.status_code == 201
+    assert took_s < BUDGET_S + _SLACK_S
+
+
+def test_push_now_says_when_the_broker_is_away(env):
+    with _nobody() as port:
+        client = create_app(
+            {**env, "CFP_REDIS_URL": f"redis://127.0.0.1:{port}/0"}, open_access=True
+        ).test_client()
+        response = client.post("/api/_internal/push")
+
+    assert (response.status_code, response.json["code"]) == (503, "broker-unavailable")

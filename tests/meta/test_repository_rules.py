@@ -1,0 +1,237 @@
+"""
+What must hold for the repository as a whole, whatever its parts do.
+
+Each rule reads the files that git would commit (tracked, or new and not ignored), so that it says no
+before the commit does. What a single tool can check by itself is in ``pyproject.toml`` instead.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@cache
+def _files() -> tuple[Path, ...]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    # A tracked file that was just deleted is listed still.
+    paths = (ROOT / name for name in listed.stdout.split("\0") if name)
+    return tuple(path for path in paths if path.is_file())
+
+
+def _sources(*packages: str) -> Iterator[Path]:
+    return (path for path in _files() if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in packages)
+
+
+def _mentions(needles: list[str]) -> list[str]:
+    """
+    Return a line for each place where a file contains one of *needles*, in any case.
+    """
+    pattern = re.compile("|".join(map(re.escape, needles)).encode(), re.IGNORECASE)
+    return [
+        f"{path.relative_to(ROOT)}:{number}: {match[0].decode()}"
+        for path in _files()
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1)
+        for match in pattern.finditer(line)
+    ]
+
+
+# --- What no file says ---
+
+
+def test_no_file_names_a_package_registry():
+    """
+    Where packages come from is a matter of the machine's configuration, often a mirror.
+    """
+    # Put together here, or this file would name them.
+    hosts = [
+        ".".join(parts)
+        for parts in [
+            ("pypi", "org"),
+            ("pypi", "python", "org"),
+            ("pythonhosted", "org"),
+            ("npmjs", "org"),
+            ("npmjs", "com"),
+            ("yarnpkg", "com"),
+            ("deb", "debian", "org"),
+            ("archive", "ubuntu", "com"),
+            ("crates", "io"),
+            ("proxy", "golang", "org"),
+            ("rubygems", "org"),
+        ]
+    ]
+
+    assert _mentions(hosts) == []
+
+
+def test_no_file_points_outside_the_repository():
+    """
+    A reader has this repository and nothing beside it.
+    """
+    assert _mentions(["../" + "shared", "/work" + "/"]) == []
+
+
+# --- Who knows whom ---
+
+
+def test_the_worker_never_imports_the_app():
+    """
+    Also not inside a function, where only the day of the failure would show it.
+    """
+    imported = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in _sources("worker")
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        for name in _imported_names(node)
+        if name.split(".")[0] == "app"
+    ]
+
+    assert imported == []
+
+
+def _imported_names(node: ast.AST) -> list[str]:
+    match node:
+        case ast.Import(names=names):
+            return [alias.name for alias in names]
+        case ast.ImportFrom(module=str(module), level=0):
+            return [module]
+        case _:
+            return []
+
+
+def test_importing_the_worker_loads_no_flask_and_needs_no_settings():
+    """
+    The worker's processes carry no web framework, and nothing is built at import.
+    """
+    script = "import sys, worker; print(*sorted({'app', 'flask', 'werkzeug'} & set(sys.modules)))"
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("CFP_")}
+
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=bare, capture_output=True, text=True)
+
+    assert (run.returncode, run.stderr, run.stdout.strip()) == (0, "", "")
+
+
+# --- What is documented ---
+
+
+def test_every_setting_is_documented():
+    """
+    Each ``CFP_*`` name that the sources mention stands in the settings reference.
+    """
+    # "CFP_PUSH_*" and other beginnings of names are not names.
+    name = re.compile(r"\bCFP_[A-Z0-9]+(?:_[A-Z0-9]+)*(?![A-Z0-9_*])")
+    mentioned = {found for path in _sources("app", "worker") for found in name.findall(path.read_text())}
+    assert mentioned, "the sources mention no setting at all: has the prefix changed?"
+
+    reference = ROOT / "docs" / "reference" / "settings.md"
+    documented = set(name.findall(reference.read_text())) if reference.exists() else set()
+
+    assert mentioned - documented == set(), f"missing from {reference.relative_to(ROOT)}"
+
+
+def test_bare_make_explains_every_target():
+    # Flags of the make that runs this test are none of the inner one's business.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+
+    shown = subprocess.run(["make"], cwd=ROOT, env=env, check=True, capture_output=True, text=True).stdout
+
+    (targets,) = re.findall(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    explained = set(re.findall(r"^make (\S+) +\S", shown, re.MULTILINE))
+    assert explained == set(targets.split())
+
+
+# --- What is installed ---
+
+
+def _pins(name: str) -> dict[str, str]:
+    """
+    Return package to version, as ``requirements/NAME.txt`` pins them.
+    """
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    pins = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;]+)", text, re.MULTILINE)
+    return {canonicalize_name(package): version for package, version in pins}
+
+
+def test_deployments_run_the_versions_that_were_tested():
+    run, dev = _pins("run"), _pins("dev")
+
+    assert run
+    assert run.items() <= dev.items()
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0"])
+@pytest.mark.parametrize("pins", ["run", "dev"])
+def test_the_pins_are_complete_on_every_python(python: str, pins: str):
+    """
+    pip-compile sees only the Python that it runs on; ``--require-hashes`` refuses what it missed.
+
+    ``requirements/run.in`` is the place for what is missing.
+    """
+    there = _pins(pins)
+    environment = {
+        "python_version": python.rpartition(".")[0],
+        "python_full_version": python,
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+        "extra": "",
+    }
+
+    missing = {
+        f"{package} needs {requirement}"
+        for package in there
+        if _is_installed(package)
+        for requirement in map(Requirement, distribution(package).requires or [])
+        if requirement.marker is None or requirement.marker.evaluate(environment)
+        if canonicalize_name(requirement.name) not in there
+    }
+
+    assert missing == set()
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        distribution(package)
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("pins", "extras"),
+    [("run", []), ("dev", ["dev", "test"])],
+)
+def test_every_declared_dependency_is_pinned(pins: str, extras: list[str]):
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = [*pyproject["project"]["dependencies"]]
+    for extra in extras:
+        declared += pyproject["project"]["optional-dependencies"][extra]
+    if extras:  # `make` installs Ferry itself without build isolation
+        declared += pyproject["build-system"]["requires"]
+
+    there = _pins(pins)
+    unmet = [
+        text
+        for text in declared
+        for requirement in [Requirement(text)]
+        if not requirement.specifier.contains(there.get(canonicalize_name(requirement.name), "0"))
+    ]
+
+    assert unmet == [], "run make lock"

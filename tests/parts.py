@@ -1,0 +1,222 @@
+"""
+Real repositories and real processes, with what tests ask of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+CELERY = [sys.executable, "-m", "celery", "--quiet", "-A", "worker"]
+_POLL_S = 0.01
+_IDENTITY = {
+    "GIT_AUTHOR_NAME": "Stranger",
+    "GIT_AUTHOR_EMAIL": "stranger@example.org",
+    "GIT_COMMITTER_NAME": "Stranger",
+    "GIT_COMMITTER_EMAIL": "stranger@example.org",
+}
+
+
+def wait_until(happened: Callable[[], Any], *, timeout_s: float = 15.0, what: str = "") -> Any:
+    """
+    Poll until *happened* returns something true, and return that.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = happened()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s:g} s for {what or happened}")
+        time.sleep(_POLL_S)
+
+
+@dataclass(frozen=True)
+class Bare:
+    """
+    A bare repository on this disk.
+    """
+
+    path: Path
+
+    @classmethod
+    def init(cls, path: Path) -> Bare:
+        subprocess.run(["git", "init", "--quiet", "--bare", "-b", "main", str(path)], check=True)
+        return cls(path)
+
+    @classmethod
+    def copy(cls, source: Path, path: Path) -> Bare:
+        shutil.copytree(source, path)
+        return cls(path)
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(self.path), *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **_IDENTITY},
+        )
+        return done.stdout.strip()
+
+    def head(self) -> str | None:
+        done = subprocess.run(
+            ["git", "-C", str(self.path), "rev-parse", "--verify", "--quiet", "main"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout.strip() or None
+
+    def has(self, commit: str) -> bool:
+        done = subprocess.run(
+            ["git", "-C", str(self.path), "merge-base", "--is-ancestor", commit, "main"],
+            capture_output=True,
+            check=False,
+        )
+        return done.returncode == 0
+
+    def commit(self, message: str = "a commit") -> str:
+        """
+        Commit on top of ``main`` with nothing changed, as somebody else would.
+        """
+        commit = self.git("commit-tree", "-p", "main", "-m", message, "main^{tree}")
+        self.git("update-ref", "refs/heads/main", commit)
+        return commit
+
+    def hook(self, name: str, script: str) -> None:
+        path = self.path / "hooks" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+
+@dataclass
+class Process:
+    """
+    A real process of Ferry's and what it logs; it may be killed and started again.
+    """
+
+    command: list[str]
+    env: dict[str, str]
+    log_path: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def spawn(self) -> None:
+        with self.log_path.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.log_path.parent,
+                env={**clean_environment(), **self.env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def text(self) -> str:
+        return self.log_path.read_text("utf-8", "replace")
+
+    def logged(self, words: str) -> bool:
+        return words in self.text()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self._lines() if event.get("event") == name]
+
+    def await_event(self, name: str, *, count: int = 1, timeout_s: float = 15.0) -> dict[str, Any]:
+        """
+        Wait for the *count*-th event *name*, and return it.
+        """
+        try:
+            found = wait_until(
+                lambda: events if len(events := self.events(name)) >= count else None,
+                timeout_s=timeout_s,
+                what=f"{count} times {name}",
+            )
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}; the worker said:\n{self.text()[-4000:]}") from None
+        return dict(found[count - 1])
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        for line in self.text().splitlines():
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+    def signal(self, number: signal.Signals, *, group: bool = False) -> None:
+        (os.killpg if group else os.kill)(self.pid, number)
+
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def wait(self, timeout_s: float = 30.0) -> int:
+        assert self.process is not None
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """
+        Ask it to stop, as an init system does; returns its exit status.
+        """
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """
+        Kill it and its pool, without warning.
+        """
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait(10)
+
+
+class Worker(Process):
+    """
+    A real worker process.
+    """
+
+    @classmethod
+    def start(cls, env: dict[str, str], log_path: Path, *options: str) -> Worker:
+        worker = cls([*CELERY, "worker", "-l", "INFO", *options], env, log_path)
+        worker.spawn()
+        worker.await_ready()
+        return worker
+
+    def await_ready(self) -> None:
+        wait_until(lambda: self.logged("ready.") or self.ended(), timeout_s=30, what="the worker")
+        assert not self.ended(), self.text()
+
+
+def start_beat(env: dict[str, str], log_path: Path) -> Process:
+    """
+    Start ``celery -A worker beat``.
+    """
+    beat = Process([*CELERY, "beat"], env, log_path)
+    beat.spawn()
+    return beat
+
+
+def clean_environment() -> dict[str, str]:
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("CFP_", "SENTRY_", "GIT_"))
+    }
