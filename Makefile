@@ -10,6 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
+SOAK_ARGS ?= --seconds 600
 
 BIN := $(VENV)/bin
 PINS := $(VENV)/.pins-installed
@@ -17,7 +18,7 @@ READY := $(VENV)/.ferry-installed
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types lock clean
+.PHONY: help demo test soak lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +48,9 @@ lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for ne
 	$(PIP_COMPILE) --output-file requirements/run.txt pyproject.toml requirements/run.in
 	$(PIP_COMPILE) --output-file requirements/dev.txt --constraint requirements/run.txt \
 	    --extra dev --extra test pyproject.toml requirements/dev.in
+
+soak: $(READY) ## Ten minutes of writes while every part is killed; prints what was lost (SOAK_ARGS="--seconds 60")
+	$(BIN)/python -m tests.storm $(SOAK_ARGS)
 
 clean: ## Remove what the other targets made, the virtual environments too
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

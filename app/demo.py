@@ -17,7 +17,7 @@ from typing import Any
 import click
 import git
 
-from app.dev import Stack, broker, free_port, make_sample
+from app.dev import Stack, free_port, make_sample
 from app.sample import AUTHOR
 from app.sentry_sink import Event, SentrySink, sentry_sink
 
@@ -46,12 +46,11 @@ def run_demo() -> None:
         name: value for name, value in os.environ.items() if not name.startswith(("CFP_", "SENTRY_", "GIT_"))
     }
     try:
-        with log_path.open("wb") as output, sentry_sink() as sink, broker({}) as redis_url:
+        with log_path.open("wb") as output, sentry_sink() as sink:
             repository, remote = make_sample(directory)
             env |= {
                 "CFP_DATA_REPO_PATH": str(repository),
                 "CFP_DATA_REMOTE": str(remote),
-                "CFP_REDIS_URL": redis_url,
                 "CFP_PUSH_SWEEP_INTERVAL": "2",
                 "SENTRY_DSN": sink.dsn,
                 "SENTRY_ENVIRONMENT": "demo",

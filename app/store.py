@@ -128,6 +128,15 @@ class SheetConfigError(StoreError):
     hint = "Correct .gitsheets/NAME.toml in the data repository."
 
 
+class UnreadableRecordError(StoreError):
+    """
+    A file of the sheet is not what a record of it is.
+    """
+
+    code = "record-unreadable"
+    hint = "Correct the file in the data repository, with git."
+
+
 class BusyError(StoreError):
     """
     Another writer kept the repository for too long.
@@ -280,9 +289,10 @@ class Snapshot:
 
         Raises:
             RecordNotFoundError: There is none.
+            UnreadableRecordError: The file is no record.
         """
         version = self.version(sheet, path)
-        found = self._query(sheet, path, {}) if version else []
+        found = self._query(sheet, path) if version else []
         if not version or not found:
             raise RecordNotFoundError(f"The sheet {sheet.name!r} has no record {path!r}.")
         return StoredRecord(path=path, record=found[0]["record"], version=version)
@@ -296,24 +306,32 @@ class Snapshot:
         found = gitsheets.tree_entry_hash(self.git_dir, self.commit, sheet.file(path))
         return None if found is None else str(found)
 
-    def records(self, sheet: Sheet, where: Mapping[str, Any]) -> list[tuple[str, Record]]:
+    def records(self, sheet: Sheet) -> list[tuple[str, Record]]:
         """
-        Return path and fields of every record whose fields equal *where*, sorted by path.
+        Return path and fields of every record, sorted by path.
+
+        Raises:
+            UnreadableRecordError: One of the files is no record.
         """
-        found = self._query(sheet, sheet.path, dict(where)) if self.commit else []
+        found = self._query(sheet, sheet.path) if self.commit else []
         return [(row["path"], row["record"]) for row in found]
 
-    def _query(self, sheet: Sheet, template: str, where: Record) -> list[dict[str, Any]]:
-        return gitsheets.record_query(  # type: ignore[no-any-return]
-            self.git_dir,
-            self.commit,
-            sheet.root,
-            template,
-            where,
-            sheet.extension,
-            sheet.body_field,
-            sheet.title_field,
-        )
+    def _query(self, sheet: Sheet, template: str) -> list[dict[str, Any]]:
+        try:
+            return gitsheets.record_query(  # type: ignore[no-any-return]
+                self.git_dir,
+                self.commit,
+                sheet.root,
+                template,
+                {},
+                sheet.extension,
+                sheet.body_field,
+                sheet.title_field,
+            )
+        except gitsheets.ConfigError as exc:
+            raise UnreadableRecordError(
+                f"A record of the sheet {sheet.name!r} cannot be read: {exc}"
+            ) from exc
 
 
 class Transaction:
@@ -550,7 +568,7 @@ def _translated(git_dir: str, sheet_name: str = "") -> Iterator[None]:
         raise InvalidPathError(str(exc)) from exc
     except gitsheets.ConfigError as exc:
         raise SheetConfigError(f"The sheet {sheet_name!r} cannot be used: {exc}") from exc
-    except (OverflowError, UnicodeEncodeError, TypeError) as exc:
+    except (OverflowError, ValueError, TypeError) as exc:  # ValueError: bad Unicode, null in an array
         raise InvalidRecordError(f"The record holds what TOML cannot: {exc}") from exc
     except RefLockedError as exc:
         raise BusyError(str(exc)) from exc

@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from worker.backoff import delay_s
 from worker.errors import NonFastForward, PushError, PushFailed, PushRefused, RepositoryError
@@ -73,6 +73,7 @@ class Attempt:
         try:
             head = self._repository.head()
             if head is None or self._repository.is_pushed(self._remote, head):
+                self._succeeded()
                 return NOTHING_LEFT
             seen = self._repository.remote_head(self._remote)
             finished, verdict = self._push(head)
@@ -93,7 +94,7 @@ class Attempt:
             )
         finally:
             self._claim.write(running=None)
-        if finished.exit_status is None:
+        if finished.exit_status is None or finished.exit_status < 0:  # ended by us, or killed
             self._repository.clear_tracking_lock(self._remote)
         verdict = explain(finished.exit_status, finished.stdout, finished.stderr)
         if verdict.ambiguous and not verdict.landed:
@@ -123,22 +124,10 @@ class Attempt:
         return doubtful if repository.contains(tip, head) else replace(asked, reason="non-fast-forward")
 
     def _landed(self, seen: str | None, head: str, finished: Finished, verdict: Verdict) -> str:
-        entry, now = self._claim.entry, self._clock()
-        outcome = "landed_but_reported_failed" if verdict.rule == _ASKED else "pushed"
-        pushed = self._repository.commits_between(seen, head)
+        now, outcome = self._clock(), "landed_but_reported_failed" if verdict.rule == _ASKED else "pushed"
+        # Without a remote-tracking ref it only seemed that the remote lacked everything.
+        pushed = [] if verdict.reason == "up-to-date" else self._repository.commits_between(seen, head)
         oldest = pushed[-1] if seen and pushed else head
-        self._claim.write(
-            attempt=0,
-            chain=None,
-            next_attempt_at=None,
-            backoff_s=None,
-            last_push_at=now,
-            last_failure=None,
-            failing_since=None,
-            paged=(),
-            gave_up=False,
-            outcomes=self._claim.count(outcome),
-        )
         log().info(
             "push.done",
             remote=self._remote,
@@ -150,15 +139,33 @@ class Attempt:
             lag_ms=round((now - self._repository.commit_time(oldest)) * 1000),
             attempt=self._number,
         )
+        self._succeeded(last_push_at=now, outcomes=self._claim.count(outcome))
+        noun = "commit" if len(pushed) == 1 else "commits"
+        return f"pushed {len(pushed)} {noun} in {finished.duration_s * 1000:.0f} ms"
+
+    def _succeeded(self, **changes: Any) -> None:
+        """
+        Forget the failures that this success ends, and say how long they lasted.
+        """
+        entry = self._claim.entry
+        self._claim.write(
+            attempt=0,
+            chain=None,
+            next_attempt_at=None,
+            backoff_s=None,
+            last_failure=None,
+            failing_since=None,
+            paged=(),
+            gave_up=False,
+            **changes,
+        )
         if entry.last_failure and entry.failing_since is not None:
             log().info(
                 "push.recovered",
                 remote=self._remote,
                 reason=entry.last_failure.reason,
-                episode_seconds=round(now - entry.failing_since, 3),
+                episode_seconds=round(self._clock() - entry.failing_since, 3),
             )
-        noun = "commit" if len(pushed) == 1 else "commits"
-        return f"pushed {len(pushed)} {noun} in {finished.duration_s * 1000:.0f} ms"
 
     def _failed(self, head: str | None, verdict: Verdict, detail: str) -> PushError:
         """
@@ -191,7 +198,7 @@ class Attempt:
         }
         context: dict[str, object] = {"local_head": head}
         if isinstance(error, NonFastForward):
-            context |= self._dossier()
+            context |= self._dossier(head)
         if isinstance(error, PushFailed):
             log().warning("push.failed", **fields)
             self._schedule(error, head, verdict.retry_after_s)
@@ -238,13 +245,13 @@ class Attempt:
         ):
             self._claim.write(paged=(*entry.paged, error.reason))
 
-    def _dossier(self) -> dict[str, object]:
+    def _dossier(self, head: str | None) -> dict[str, object]:
         """
         Return where the remote stands and how far the branches went apart, as far as it tells.
         """
         try:
             remote_head = self._repository.fetch(self._remote, timeout_s=self._settings.push_timeout_s)
-            apart = self._repository.divergence(self._remote)
+            apart = self._repository.divergence(self._remote, head or self._repository.ref)
         except RepositoryError as exc:
             # The page matters more than its numbers.
             log().warning("push.divergence_unknown", remote=self._remote, error=str(exc))

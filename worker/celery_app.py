@@ -30,7 +30,7 @@ def build_celery(settings: Settings, *, identity: str, publisher: bool) -> Celer
     app = Celery("ferry", set_as_current=not publisher)
     queue = f"push.{identity}"
     app.conf.update(
-        broker_url=settings.broker_url or settings.redis_url,
+        broker_url=_url(settings).partition("#")[0],
         # The default gives up after 100 failures and ends the worker.
         broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,
@@ -66,11 +66,12 @@ def build_celery(settings: Settings, *, identity: str, publisher: bool) -> Celer
 
 
 def _transport_options(settings: Settings, queue: str, *, publisher: bool) -> dict[str, Any]:
-    url = settings.broker_url or settings.redis_url
+    url = _url(settings)
     if url.startswith("amqp"):
         return {"max_retries": 0} if publisher else {}
     timeout_s = PUBLISHER_SOCKET_TIMEOUT_S if publisher else _WORKER_SOCKET_TIMEOUT_S
     return {
+        **({"master_name": url.partition("#")[2]} if url.startswith("sentinel:") else {}),
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "socket_keepalive": True,
@@ -85,3 +86,7 @@ def _transport_options(settings: Settings, queue: str, *, publisher: bool) -> di
         "unacked_index_key": f"{queue}.unacked_index",
         "unacked_mutex_key": f"{queue}.unacked_mutex",
     }
+
+
+def _url(settings: Settings) -> str:
+    return settings.broker_url or settings.redis_url

@@ -9,11 +9,11 @@ nor waits when the broker is away.
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import time
 from collections.abc import Sequence
 
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from worker.logs import log
 
@@ -37,7 +37,9 @@ class PushQueue:
         self._budget_s = budget_s
         # Sockets have timeouts, name look-ups and TLS handshakes do not: the
         # sending is done elsewhere, and waited for as long as the budget lasts.
-        self._senders = concurrent.futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix="push-queue")
+        self._senders = _senders()
+        # Neither threads nor a connection survive a fork (gunicorn --preload).
+        os.register_at_fork(after_in_child=self._start_afresh)
 
     def enqueue_push(self, commit: str, *, out_of_turn: bool = False) -> bool:
         """
@@ -61,13 +63,18 @@ class PushQueue:
         except TimeoutError:
             sending.cancel()
             self._report(remote, commit, f"the broker did not answer within {self._budget_s:g} s")
-        except (OperationalError, OSError) as exc:
-            # The commit is durable already and the caller must be told so: an
-            # error here would invite a second write of the same record.
+        except Exception as exc:  # noqa: BLE001
+            # Whatever a broker's library raises: the commit is durable already and
+            # the caller must be told so. An error here would invite a second write
+            # of the same record.
             self._report(remote, commit, str(exc))
         else:
             return True
         return False
+
+    def _start_afresh(self) -> None:
+        self._senders = _senders()
+        self._celery._after_fork()
 
     def _send(self, remote: str, commit: str, out_of_turn: bool) -> None:
         self._celery.send_task(
@@ -80,3 +87,7 @@ class PushQueue:
 
     def _report(self, remote: str, commit: str, error: str) -> None:
         log().warning("push.enqueue_failed", remote=remote, commit=commit, error=error)
+
+
+def _senders() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix="push-queue")

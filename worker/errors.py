@@ -4,7 +4,7 @@ What can go wrong between a commit and its remote.
     WorkerError
     ├── SettingsError        the environment is wrong; refuse to start
     ├── RepositoryError      the data repository is not usable as it is
-    ├── PushDeferred         too soon after the last push; tried again in a moment
+    ├── PushDeferred         not now, although nothing failed; tried again in a moment
     └── PushError            an attempt ended without the commit on the remote
         ├── PushFailed       may pass by itself: retried after a delay
         └── PushRefused      will not pass by itself: not retried
@@ -40,10 +40,11 @@ class RepositoryError(WorkerError):
 
 class PushDeferred(WorkerError):
     """
-    The remote was pushed to a moment ago, and ``CFP_PUSH_MIN_INTERVAL`` is not over.
+    Another push is due, but not in this turn: ``CFP_PUSH_MIN_INTERVAL`` is not
+    over, or the task has been at it for so long that it starts anew.
 
     Attributes:
-        retry_in_s: Seconds until it is.
+        retry_in_s: Seconds until it is due.
     """
 
     def __init__(self, retry_in_s: float) -> None:
@@ -51,7 +52,7 @@ class PushDeferred(WorkerError):
         self.retry_in_s = retry_in_s
 
     def __str__(self) -> str:
-        return f"pushed a moment ago; the next push is due in {self.retry_in_s:.1f} s"
+        return f"the next push is due in {self.retry_in_s:.1f} s"
 
 
 class PushError(WorkerError):

@@ -153,7 +153,7 @@ _OWN_OBJECTS = (
 # (lib/gitlab/checks), Gerrit, hooks, and git's receive.maxInputSize and receive.fsckObjects.
 _POLICY = _rule("policy", "rejected", ANYONE,
     r"\bGH0\d\d\b|\bTF40(?:2455|1027|1289|246\d)\b|\bVS403\d{3}\b|prohibited by gerrit|protected branch",
-    r"repository rule violation|must use a pull request|through (?:pull|merge) requests|updates aborted by hook",
+    r"push declined due to|must use a pull request|through (?:pull|merge) requests|aborted by hook",
     r"exceeds (?:the )?max|exceed\w* .*(?:size|storage) limit|(?<!disk )quota exceeded|larger than",
     r"(?:object|pack|file) (?:too large|exceeds)|fsck error|lfs objects are missing|contain.* secrets?\b",
     _http("411|413|422"),
@@ -170,14 +170,14 @@ _BUSY = _rule("rate-limit", "rate-limited", ANYONE,
 _HOST_DISK = _rule("host-disk", "server", REMOTE,
     r"no space left|disk quota exceeded|read-only file system|input/output error|out of memory",
     r"too many open files|cannot allocate memory|insufficient permission for adding|cannot lock pack",
-    r"(?:unable|cannot|could not|failed) .*: permission denied|unable to (?:create temporary|migrate objects)",
+    r"(?:unable|cannot|could not|failed) .*: permission denied|unable to (?:create temp|migrate objects)",
 )  # fmt: skip
 _HOST_HOOK = _rule("host-hook", "server", ANYONE, r"hooks/\S+ died of signal|cannot (?:run|exec) '?\S*hooks/")
 _HOST_TROUBLE = _rule("host-trouble", "server", ANSWER,
     r"internal (?:server )?error|internal api (?:error|unreachable)|api is not accessible|failed to contact",
-    r"unable to contact|gitaly|rpc error: code|bad gateway|gateway time-?out|service unavailable",
-    r"heavy load|temporarily (?:unavailable|read-only)|maintenance|not available at this time|try again later",
-    r"timed out|connection refused|deadline exceeded|commit_refs|\bTF(?:400898|10216|246017)\b",
+    r"unable to contact|gitaly|rpc error: code|bad gateway|gateway time-?out|service unavailable|heavy load",
+    r"temporarily (?:unavailable|read-only)|maintenance|not available at this time|try again later",
+    r"timed out|connection refused|deadline exceeded|\bTF(?:400898|10216|246017)\b",
 )  # fmt: skip
 _READ_ONLY = _rule("read-only", "not-found", ANYONE,
     r"(?:was|is|been) archived|archived (?:so|project|repo)|project state does not permit write",
@@ -187,7 +187,7 @@ _READ_ONLY = _rule("read-only", "not-found", ANYONE,
 
 # There is a "!" line: the remote answered for the ref, or our git before it sent anything. Labels are
 # those of transport.c, builtin/receive-pack.c, refs.c and JGit's ReceivePack.
-_REFUSED = (
+REFUSED = (
     *_OWN_OBJECTS,
     _rule("diverged", "non-fast-forward", LABEL,
           r"rejected\] \((?:fetch first|non-fast[- ]forward|stale info|needs force|already exists)",
@@ -198,7 +198,6 @@ _REFUSED = (
           r"case-insensitive filesystem"),
     _READ_ONLY,
     _POLICY,
-    _rule("declined-by-rule", "rejected", LABEL, r"push declined due to"),
     _BUSY,
     _HOST_DISK,
     _HOST_HOOK,
@@ -224,9 +223,10 @@ _REFUSED = (
 # OpenSSH's sshconnect.c. A certificate that does not verify (libcurl on OpenSSL or GnuTLS) asks the same
 # question, whether this is the server we mean, and has the same answer: nobody may switch the check off.
 _HOST_KEY = _rule("server-unverified", "host-key", LOCAL,
-    r"host key verification failed|remote host identification has changed|host key is known|revoked host key",
-    r"no matching host key type|host key for .* has changed|ssh remote key was not ok|self[- ]signed certificate",
-    r"certificate (?:verif|problem|subject|has expired|is not|issuer)|alternative certificate|pinned|public key does",
+    r"host key verification failed|remote host identification has changed|host key is known",
+    r"revoked host key|no matching host key type|host key for .* has changed|ssh remote key was not ok",
+    r"certificate (?:verif|problem|subject|has expired|is not|issuer)|alternative certificate",
+    r"self[- ]signed certificate|pinned|public key does not match",
 )  # fmt: skip
 
 # Asked who we are (OpenSSH, credential.c, http.c, a proxy), or told that it does not suffice (the hosts).
@@ -234,25 +234,26 @@ _AUTH = _rule("access-denied", "auth", ANYONE,
     r"permission denied(?:,| \()|too many authentication failures|authentication (?:failed|required)|captcha",
     r"could not read (?:username|password)|prompts disabled|askpass|user interactivity has been disabled",
     r"(?:invalid|incorrect|bad|wrong) (?:\w+ ){0,2}(?:username|credential|password|token)|account passwords",
-    r"access denied|unauthori[sz]ed|not (?:been )?authori[sz]ed|password authentication|denied to |not granted",
-    r"not (?:allowed|permitted) to (?:push|upload|write|access)|over \w+ is not allowed|permission_denied",
-    r"not have (?:write|push) |permission denied for writing|\bTF400813\b|\bVS30063\b|saml sso|ip allow list",
-    r"account (?:is|has been|has) (?:suspended|blocked|locked|deactivated|expired)|rsa key with sha-1",
-    r"alert (?:certificate required|bad certificate|unknown ca)|key (?:has|is) expired|(?:response|http code) 407",
-    _http("401|402|403|407"),
+    r"access denied|unauthori[sz]ed(?! (?:access|use))|not (?:been )?authori[sz]ed|password authentication",
+    r"denied to |not granted|not (?:allowed|permitted) to (?:push|upload|write|access)|over \w+ is not allowed",
+    r"not have (?:write|push) |permission denied for writing|permission_denied|saml sso|ip allow list",
+    r"\bTF400813\b|\bVS30063\b|account (?:is|has been|has) (?:suspended|blocked|locked|deactivated|expired)",
+    r"rsa key with sha-1|key (?:has|is) expired|alert (?:certificate required|bad certificate|unknown ca)",
+    r"(?:response|http code) 407", _http("401|402|403|407"),
 )  # fmt: skip
 
 # There is no answer for the ref. Our own side comes first: it fails before it reaches anyone.
-_UNANSWERED = (
+UNANSWERED = (
     *_OWN_OBJECTS,
     _rule("own-setup", "local", LOCAL,
           r"not a git repository|refspec|not a full refname|no configured push destination|unknown option",
           r"bad (?:\w+ )?config|bad owner or permissions|expected git repo version|not a git command",
-          r"unable to find remote helper|transport '\w+' not allowed|(?:cannot|unable to) (?:run|exec|spawn|fork)",
-          r"ssh variant|ssh\S*: (?:command )?not found|unable to access 'PATH'|unable to create '",
-          r"cannot (?:open|change to|create|lock ref)|no space left|read-only file system|disk quota exceeded",
-          r"input/output error|out of memory|too many open files|cannot allocate memory",
-          r"error (?:setting certificate|reading x\.509)|(?:local|load|use) (?:\w+ )*client cert|set private key",
+          r"unable to find remote helper|transport '\w+' not allowed|ssh variant|unable to access 'PATH'",
+          r"(?:cannot|unable to) (?:run|exec|spawn|fork)|ssh\S*: (?:command )?not found|unable to create\b",
+          r"(?:cannot|could not) (?:open|change to|create|lock ref)|(?:bad|invalid|a valid) object",
+          r"no space left|read-only file system|quota exceeded|input/output error|out of memory",
+          r"too many open files|cannot allocate memory|alternates",
+          r"error (?:setting certificate|reading x\.509)|(?:load|use|local) .*client cert|set private key",
           r"url (?:rejected|using bad)|protocol .* not supported|unsupported proxy"),
     _rule("unsuited", "local", ANYONE,
           r"dubious ownership|receiving end does not support|mismatched algorithms"),
@@ -276,12 +277,12 @@ _UNANSWERED = (
     _rule("server-error", "server", LOCAL, _http(r"5\d\d")),
     # OpenSSH's connect and key exchange, libcurl's connection errors, connect.c; a proxy is network too.
     _rule("connection", "network", LOCAL,
-          r"could not resolve|unable to look up|ssh: connect to host|unable to connect|errno=|timed out|timeout",
-          r"(?:failed|couldn't|could not|can't) (?:to )?connect|connection refused|no route to host|broken pipe",
+          r"could not resolve|unable to look up|ssh: connect to host|unable to connect|errno=|timed out",
+          r"(?:failed|couldn't|could not|can't) (?:to )?connect|connection refused|no route to host|timeout",
           r"network is (?:unreachable|down)|operation too slow|(?:kex|ssh)_exchange_id|banner exchange",
           r"ssh_dispatch_run_fatal|unable to negotiate|connection (?:closed|reset|was reset|aborted)|socks",
-          r"(?:recv|send) failure|received disconnect|connect tunnel failed|after connect|proxy connect",
-          r"gnutls|ssl_|ssl routines|tls connection", _http("408")),
+          r"(?:recv|send) failure|broken pipe|received disconnect|connect tunnel failed|after connect",
+          r"proxy connect|gnutls|ssl_|ssl routines|tls connection", _http("408")),
     # The far end stopped in the middle (remote-curl.c, send-pack.c, sideband.c), or talks no git.
     _rule("cut-short", "server", ANYONE,
           r"rpc failed|unexpected disconnect|early eof|hung up|sideband|closed by remote host|empty reply",
@@ -310,7 +311,7 @@ _NOTHING_SENT = (
 # 124 is timeout(1)'s; the rest are SIGINT, SIGKILL and SIGTERM as a shell and as Python count them.
 _ENDED_FROM_OUTSIDE = frozenset({124, 130, 137, 143, -2, -9, -15})
 
-_LINE_LIMIT = 1000  # characters, so that patterns stay fast whatever a hook prints
+_WIDTH, _HEIGHT = 1000, 200  # so that a hook that prints megabytes costs no time; both ends are kept
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _REF_LINE = re.compile(r"([ +*=!-])\t\S*:\S*\t")
 _REFUSAL = re.compile(r"!\t\S*:\S*\t|\s*! \[")  # the second is how it looks without --porcelain
@@ -325,7 +326,8 @@ _SAYS_LITTLE = re.compile(
     r"(?:remote: ?)?(?:[^A-Za-z]*$|(?:Resolving|Counting|Compressing|Enumerating|Writing|Processing) )"
     r"|Please make sure you have|and the repository exists|Everything up-to-date"
 )
-_QUOTED = re.compile(r"'[^']*[/@][^']*'")  # a repository called "rate-limited" is not one that is
+# A repository or a host called "rate-limited" is not one that is.
+_NAMES = re.compile(r"'[^']*[/@][^']*'|\S+(?:://|@)\S+|(?<=to host )\S+|(?<=host: )\S+|(?<=hostname )\S+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,7 +351,7 @@ def explain(exit_status: int | None, stdout: str, stderr: str) -> Verdict:
     printed, said = _lines(stdout), _lines(stderr)
     flags = {match[1] for line in printed if (match := _REF_LINE.match(line))}
     refusals = [line for line in printed if _REFUSAL.match(line)]
-    if exit_status and not flags:
+    if exit_status and not printed:
         refusals += [line for line in said if _REFUSAL.match(line)]
     if refusals:
         return _refused([*_spoken(said), *map(_label, refusals)])
@@ -361,7 +363,7 @@ def explain(exit_status: int | None, stdout: str, stderr: str) -> Verdict:
 
 
 def _refused(lines: list[_Line]) -> Verdict:
-    rule, line = _first(_REFUSED, lines) or (_REFUSED[-1], lines[-1])
+    rule, line = _first(REFUSED, lines) or (REFUSED[-1], lines[-1])
     evidence = line.whole
     if rule.reason == "rejected" and line.speaker == "label":
         remote = (other.whole for other in lines if other.speaker == "remote")
@@ -375,12 +377,12 @@ def _unanswered(said: list[str], *, sent: bool) -> Verdict:
     if reason == "unknown":
         doubtful = not any(line.startswith(_NOTHING_SENT) for line in said)
     else:
-        doubtful = reason in _TRANSIENT and any(_MAYBE_SENT.search(line) for line in said)
+        doubtful = reason in _TRANSIENT and any(_MAYBE_SENT.search(line.text) for line in lines)
     return Verdict(reason, name, evidence, sent or doubtful, _stated_wait(reason, lines))
 
 
 def _why_unanswered(said: list[str], lines: list[_Line], *, sent: bool) -> tuple[Reason, str, str]:
-    if found := _first(_UNANSWERED, lines):
+    if found := _first(UNANSWERED, lines):
         return found[0].reason, found[0].name, found[1].whole
     telling = [line.whole for line in lines if not _SAYS_LITTLE.match(line.whole)]
     evidence = next(
@@ -406,8 +408,9 @@ def _first(rules: Iterable[Rule], lines: list[_Line]) -> tuple[Rule, _Line] | No
 
 
 def _lines(text: str) -> list[str]:
-    lines = (_COLOUR.sub("", line[:_LINE_LIMIT]).rstrip() for line in re.split(r"[\r\n]+", text))
-    return [line for line in lines if line]
+    lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+    kept = lines[:_HEIGHT] + lines[_HEIGHT:][-_HEIGHT:]
+    return [_COLOUR.sub("", line[:_WIDTH]).rstrip() for line in kept]
 
 
 def _label(line: str) -> _Line:
@@ -425,7 +428,7 @@ def _spoken(said: list[str]) -> list[_Line]:
     for whole in said:
         if _CHATTER.match(whole):
             continue
-        text = _QUOTED.sub(lambda quoted: "'URL'" if "://" in quoted[0] else "'PATH'", whole)
+        text = _NAMES.sub(lambda name: "'URL'" if "://" in name[0] else "'PATH'", whole)
         prefix = _REMOTE.match(text)
         speaker: Speaker = "remote" if prefix or whole.startswith(theirs) else "local"
         lines.append(_Line(speaker, text[prefix.end() if prefix else 0 :].strip(), whole.strip()))

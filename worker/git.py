@@ -192,12 +192,15 @@ class Repository:
         width = _LOG_FORMAT.count("%x00") + 1
         return [_commit(values[start : start + width]) for start in range(0, len(values) - width + 1, width)]
 
-    def divergence(self, remote: str) -> Divergence:
+    def divergence(self, remote: str, tip: str) -> Divergence:
         """
-        Count the commits on either side alone, by the remote-tracking ref.
+        Count the commits that *tip* and the branch on *remote*, as last seen, each have alone.
+
+        Raises:
+            RepositoryError: One of them is not known here.
         """
         counts = self._query(
-            "rev-list", "--left-right", "--count", f"{self.ref}...{self.tracking_ref(remote)}", "--"
+            "rev-list", "--left-right", "--count", f"{tip}...{self.tracking_ref(remote)}", "--"
         )
         ahead, behind = counts.split()
         return Divergence(ahead=int(ahead), behind=int(behind))

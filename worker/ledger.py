@@ -120,8 +120,13 @@ class Entry:
     def waits(self, now: float) -> bool:
         """
         Whether a retry is scheduled for later than *now*.
+
+        Not so where the clock was set back to before it was scheduled: that
+        retry might be days away.
         """
-        return self.next_attempt_at is not None and now < self.next_attempt_at
+        if self.next_attempt_at is None or self.last_attempt_at is None:
+            return False
+        return self.last_attempt_at <= now < self.next_attempt_at
 
 
 _NESTED = {"last_failure": Failure, "running": Running}

@@ -7,7 +7,9 @@ safe to run at the same time in any number of processes.
 
 from __future__ import annotations
 
+import os
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 import git
@@ -17,6 +19,7 @@ from worker.git import STATE_DIRECTORY
 from worker.locks import FileLock, LockTimeoutError
 from worker.settings import Settings
 
+_LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix"})
 _LOCK_TIMEOUT_S = 30.0
 
 
@@ -56,6 +59,7 @@ def prepare(settings: Settings) -> str:
     state = state_directory(path)
     try:
         remotes_directory(path).mkdir(parents=True, exist_ok=True)
+        _check_file_system(state)
         with FileLock(state / "prepare.lock").hold(_LOCK_TIMEOUT_S), git.Repo(path) as repo:
             return _configure(repo, settings)
     except (OSError, LockTimeoutError) as exc:
@@ -86,6 +90,59 @@ def _check(path: Path) -> None:
             f"{path} is a shallow clone, whose commits many servers refuse; "
             f"complete it with: git -C {path} fetch --unshallow"
         )
+
+
+def _check_file_system(state: Path) -> None:
+    """
+    Refuse a volume on which the locks would not be what they seem.
+
+    Raises:
+        RepositoryError: Naming the volume and what it lacks.
+    """
+    mount = _mount_of(state)
+    # https://man7.org/linux/man-pages/man5/nfs.5.html
+    if mount and mount.kind.startswith("nfs") and _LOCAL_LOCKS.intersection(mount.options):
+        raise RepositoryError(
+            f"{mount.point} is mounted with locks that no other host sees ({', '.join(mount.options)}); "
+            "mount it by NFS version 4, without nolock and local_lock"
+        )
+    probe = state / f"probe.{uuid.uuid4().hex}"
+    linked = probe.with_suffix(".linked")
+    try:
+        probe.touch()
+        os.link(probe, linked)
+    except OSError as exc:
+        raise RepositoryError(
+            f"{state} needs a file system with hard links that we may write to: {exc}"
+        ) from exc
+    finally:
+        probe.unlink(missing_ok=True)
+        linked.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mount:
+    point: str
+    kind: str
+    options: frozenset[str]
+
+
+def _mount_of(path: Path) -> _Mount | None:
+    """
+    Return the mount that *path* is on (https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
+    """
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    found = None
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        point, (kind, _, options) = before.split()[4], after.split(" ", 2)
+        covers = path.resolve().is_relative_to(point.replace("\\040", " "))
+        if covers and (found is None or len(point) >= len(found.point)):
+            found = _Mount(point=point, kind=kind, options=frozenset(options.split(",")))
+    return found
 
 
 def _configure(repo: git.Repo, settings: Settings) -> str:

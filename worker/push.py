@@ -20,6 +20,9 @@ from worker.git import Repository
 from worker.ledger import Claim, Ledger
 from worker.settings import Settings
 
+# A worker that is to stop waits for its tasks: under steady load one would never end.
+_TURN_S = 5.0
+
 ALREADY_THERE = "already there"
 HANDED_OVER = "handed over to the push that runs"
 BACKING_OFF = "left to the retry that is scheduled"
@@ -81,24 +84,24 @@ class Pusher:
             What came of it, in a few words for whoever reads the task list.
 
         Raises:
-            PushDeferred: It is too soon after the last attempt.
+            PushDeferred: It is too soon after the last attempt, or commits still arrive after some seconds.
             PushFailed: The attempt failed and is to be retried.
             PushRefused: The attempt failed and a retry would not help.
         """
         if request.remote not in self._settings.remotes:
             return NO_SUCH_REMOTE
-        outcome = ALREADY_THERE
-        while self._is_pending(request.remote):
+        outcome, is_retry, turn_ends = ALREADY_THERE, request.is_retry, time.monotonic() + _TURN_S
+        while self._has_work(request.remote):
             entry = self._ledger.read(request.remote)
             waits = entry.waits(self._clock())
-            if request.is_retry and entry.chain != request.chain:
+            if is_retry and entry.chain != request.chain:
                 return SUPERSEDED
-            if waits and not request.is_retry and not request.out_of_turn:
+            if waits and not is_retry and not request.out_of_turn:
                 return BACKING_OFF
             with self._ledger.claim(request.remote) as claim:
                 if claim is None:
                     return HANDED_OVER
-                self._space(claim, request)
+                self._put_off(claim, request, turn_is_over=time.monotonic() > turn_ends)
                 attempt = Attempt(
                     claim,
                     self._settings,
@@ -108,25 +111,30 @@ class Pusher:
                     jitter=self._jitter,
                 )
                 outcome = attempt.make()
+            is_retry = False  # what arrives from now on was handed over to us
         return outcome
 
-    def _space(self, claim: Claim, request: Request) -> None:
+    def _put_off(self, claim: Claim, request: Request, *, turn_is_over: bool) -> None:
         """
-        Put the attempt off while the last one is too recent, as the one retry that is scheduled.
+        Leave the attempt to the one retry that is scheduled, while the last attempt is too recent.
 
         Raises:
-            PushDeferred: It is.
+            PushDeferred: It is, or this task has had its turn.
         """
         last, now = claim.entry.last_attempt_at, self._clock()
-        if last is None or request.out_of_turn:
+        if last is None or last > now or request.out_of_turn:
             return
         due = last + self._settings.push_min_interval_s
-        if now < due:
+        if now < due or turn_is_over:
             claim.write(chain=request.chain, next_attempt_at=due, backoff_s=None)
-            raise PushDeferred(due - now)
+            raise PushDeferred(max(0.0, due - now))
 
-    def _is_pending(self, remote: str) -> bool:
+    def _has_work(self, remote: str) -> bool:
+        """
+        Whether *remote* lacks commits, or has them all and a failure is still on record.
+        """
         try:
-            return not self._repository.is_pushed(remote)
+            pending = not self._repository.is_pushed(remote)
         except RepositoryError:
             return True  # an attempt will meet the same error, and report it
+        return pending or self._ledger.read(remote).last_failure is not None

@@ -69,6 +69,13 @@ def _url_of(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _broker_url(text: str) -> str:
+    _url_of("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps")(text)
+    if text.startswith("sentinel:") and not urlsplit(text).fragment:
+        raise ValueError("a Sentinel URL ends with #NAME, the name of its master")
+    return text
+
+
 def _seconds(text: str) -> float:
     value = _number(text)
     if not 0 < value < math.inf:
@@ -167,10 +174,8 @@ class Settings:
     data_remote: str | None = _from_env("CFP_DATA_REMOTE", _remote_url, secret=True)
     data_branch: str = _from_env("CFP_DATA_BRANCH", _branch, "main")
     data_mirrors: Mapping[str, str] = _from_env("CFP_DATA_MIRRORS", _mirrors, factory=dict, secret=True)
-    redis_url: str = _from_env("CFP_REDIS_URL", _url_of("redis", "rediss", "unix"), secret=True)
-    broker_url: str | None = _from_env(
-        "CFP_BROKER_URL", _url_of("redis", "rediss", "unix", "sentinel", "amqp", "amqps"), secret=True
-    )
+    redis_url: str = _from_env("CFP_REDIS_URL", _url_of("redis", "rediss", "redis+socket"), secret=True)
+    broker_url: str | None = _from_env("CFP_BROKER_URL", _broker_url, secret=True)
     push_backoff_base_s: float = _from_env("CFP_PUSH_BACKOFF_BASE", _seconds, 1.0)
     push_backoff_cap_s: float = _from_env("CFP_PUSH_BACKOFF_CAP", _seconds, 3600.0)
     push_max_retries: int | None = _from_env("CFP_PUSH_MAX_RETRIES", _count)

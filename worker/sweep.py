@@ -99,7 +99,10 @@ class Sweeper:
         entry = self._ledger.read(remote)
         if not out_of_turn and (entry.gave_up or entry.waits(due_before)):
             return False
+        if self._ledger.is_claimed(remote):
+            return False
         try:
-            return not self._repository.is_pushed(remote) and not self._ledger.is_claimed(remote)
+            # A failure that outlives what was pending: somebody else has pushed.
+            return not self._repository.is_pushed(remote) or entry.last_failure is not None
         except RepositoryError:
             return True

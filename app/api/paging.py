@@ -57,7 +57,7 @@ def page_of(arguments: Mapping[str, str]) -> Page:
         commit, after = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if not isinstance(after, str) or not re.fullmatch("[0-9a-f]{40}", commit):
             raise TypeError("not a commit and a text")
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, RecursionError) as exc:
         raise Problem(
             400, "cursor-invalid", "The cursor is not one of ours.", "Give next_cursor as it was, or none."
         ) from exc

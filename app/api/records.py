@@ -39,7 +39,7 @@ def index(sheet: str) -> ResponseReturnValue:
     snapshot = _snapshot_of(page)
     matching = [
         (path, record)
-        for path, record in snapshot.records(snapshot.sheet(sheet), {})
+        for path, record in snapshot.records(snapshot.sheet(sheet))
         if path > page.after and all(_text(record, name) in values for name, values in wanted.items())
     ]
     shown = matching[: page.limit]

@@ -185,7 +185,7 @@ def test_stopping_and_starting_loses_nothing(dev, tmp_path):
 def test_wrong_settings_end_the_start_with_one_clear_line(tmp_path):
     for env, arguments, words in (
         ({"CFP_PUSH_TIMOUT": "3"}, [], "CFP_PUSH_TIMOUT: unknown setting; did you mean CFP_PUSH_TIMEOUT?"),
-        ({}, [str(tmp_path)], "is not a bare git repository"),
+        ({}, [str(tmp_path)], "is not a git repository"),
     ):
         done = subprocess.run(
             [FERRY, "dev", "--port", "0", "--flower-port", "0", *arguments],

