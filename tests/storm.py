@@ -53,9 +53,10 @@ class Report:
     lost_on_remote: list[str] = field(default_factory=list)
     out_of_order: int = 0
     duplicates: int = 0
-    longest_gap_s: float = 0.0
     slowest_write_s: float = 0.0
     broken: list[str] = field(default_factory=list)
+    timeline: list[tuple[float, float, str]] = field(default_factory=list)
+    longest_gap: tuple[float, float] = (0.0, 0.0)  # from the commit to its arrival
 
     @property
     def is_clean(self) -> bool:
@@ -72,11 +73,18 @@ class Report:
             ("commits lost", len(self.lost_in_branch) + len(self.lost_on_remote)),
             ("commits out of order", self.out_of_order),
             ("duplicates pushed", self.duplicates),
-            ("longest gap from commit to remote", f"{self.longest_gap_s:.1f} s"),
+            ("longest gap from commit to remote", f"{self.longest_gap[1] - self.longest_gap[0]:.1f} s"),
             ("slowest write that was answered", f"{self.slowest_write_s:.2f} s"),
             ("found broken afterwards", "; ".join(self.broken) or "nothing"),
         ]
-        return "\n".join(f"{name:<36}{value}" for name, value in rows)
+        since, until = self.longest_gap
+        meanwhile = [
+            f"  {begun - since:+.1f} s to {ended - since:+.1f} s: {name}"
+            for begun, ended, name in self.timeline
+            if begun < until and ended > since - 5
+        ]
+        lines = [f"{name:<36}{value}" for name, value in rows]
+        return "\n".join([*lines, "during the longest gap, from its commit on:", *meanwhile])
 
 
 class Storm:
@@ -169,8 +177,11 @@ class Storm:
         ]
         while time.monotonic() < until:
             fault = self._random.choice(faults)
+            name = fault.__name__.strip("_").replace("_", " ")
+            begun = time.monotonic()
             fault()
-            self.report.faults[fault.__name__.strip("_").replace("_", " ")] += 1
+            self.report.faults[name] += 1
+            self.report.timeline.append((begun, time.monotonic(), name))
             self._pause()
 
     def _pause(self) -> None:
@@ -328,7 +339,7 @@ class Storm:
             report.out_of_order += sum(early > late for early, late in itertools.pairwise(places))
         touched = Counter(self.data.git("log", "--format=", "--name-only", f"{self._first}..main").split())
         report.duplicates = sum(count - 1 for count in touched.values())
-        report.longest_gap_s = self._longest_gap_s(place)
+        report.longest_gap = self._longest_gap(place)
         for name, bare in (("the data repository", self.data), ("the remote", self.remote)):
             try:
                 bare.git("fsck", "--strict")
@@ -337,17 +348,17 @@ class Storm:
             locks = [str(lock.relative_to(bare.path)) for lock in bare.path.glob("refs/**/*.lock")]
             report.broken += [f"{lock} left in {name}" for lock in locks]
 
-    def _longest_gap_s(self, place: dict[str, int]) -> float:
+    def _longest_gap(self, place: dict[str, int]) -> tuple[float, float]:
         arrivals = [(place[head], at) for at, head in self._seen_at if head in place]
-        longest = 0.0
+        longest = (0.0, 0.0)
         for told in self._told:
             waiting = iter(arrivals)
             arrived = next(waiting, None)
             for commit, at in told:
                 while arrived and arrived[0] < place.get(commit, 0):
                     arrived = next(waiting, None)
-                if arrived:
-                    longest = max(longest, arrived[1] - at)
+                if arrived and arrived[1] - at > longest[1] - longest[0]:
+                    longest = (at, arrived[1])
         return longest
 
 

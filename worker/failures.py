@@ -235,8 +235,8 @@ _AUTH = _rule("access-denied", "auth", ANYONE,
     r"could not read (?:username|password)|prompts disabled|askpass|user interactivity has been disabled",
     r"(?:invalid|incorrect|bad|wrong) (?:\w+ ){0,2}(?:username|credential|password|token)|account passwords",
     r"access denied|unauthori[sz]ed(?! (?:access|use))|not (?:been )?authori[sz]ed|password authentication",
-    r"denied to |not granted|not (?:allowed|permitted) to (?:push|upload|write|access)|over \w+ is not allowed",
-    r"not have (?:write|push) |permission denied for writing|permission_denied|saml sso|ip allow list",
+    r"denied to |not granted|not (?:allowed|permitted) to (?:push|upload|write|access)|saml sso",
+    r"over \w+ is not allowed|not have (?:write|push) |permission_denied|ip allow list",
     r"\bTF400813\b|\bVS30063\b|account (?:is|has been|has) (?:suspended|blocked|locked|deactivated|expired)",
     r"rsa key with sha-1|key (?:has|is) expired|alert (?:certificate required|bad certificate|unknown ca)",
     r"(?:response|http code) 407", _http("401|402|403|407"),
@@ -327,7 +327,9 @@ _SAYS_LITTLE = re.compile(
     r"|Please make sure you have|and the repository exists|Everything up-to-date"
 )
 # A repository or a host called "rate-limited" is not one that is.
-_NAMES = re.compile(r"'[^']*[/@][^']*'|\S+(?:://|@)\S+|(?<=to host )\S+|(?<=host: )\S+|(?<=hostname )\S+")
+_NAMES = re.compile(
+    r"(?<!\w)'[^']*[/@][^']*'(?!\w)|\S+(?:://|@)\S+|(?<=to host )\S+|(?<=host: )\S+|(?<=hostname )\S+"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +365,7 @@ def explain(exit_status: int | None, stdout: str, stderr: str) -> Verdict:
 
 
 def _refused(lines: list[_Line]) -> Verdict:
-    rule, line = _first(REFUSED, lines) or (REFUSED[-1], lines[-1])
+    rule, line = _first(REFUSED, lines) or (REFUSED[-1], lines[-1])  # its last rule takes any label
     evidence = line.whole
     if rule.reason == "rejected" and line.speaker == "label":
         remote = (other.whole for other in lines if other.speaker == "remote")
