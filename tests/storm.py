@@ -35,7 +35,8 @@ from app.sample import make_sample_repository
 from tests.parts import CELERY, Bare, Process, wait_until
 
 _WRITERS = 4
-_PAUSE_S = (0.3, 1.5)  # between two faults
+_BETWEEN_S = (0.5, 3.0)  # from one fault to the next
+_LASTING_S = (0.3, 1.5)  # for as long as a fault lasts
 _SETTLE_S = 90.0
 _REQUEST_TIMEOUT_S = 10.0
 
@@ -182,11 +183,21 @@ class Storm:
             fault()
             self.report.faults[name] += 1
             self.report.timeline.append((begun, time.monotonic(), name))
-            self._pause()
+            self._pause(_BETWEEN_S)
 
-    def _pause(self) -> None:
-        # The storm's own clock: how long a fault lasts, and the time between two.
-        self._stop_watching.wait(self._random.uniform(*_PAUSE_S))
+    def _pause(self, range_s: tuple[float, float] = _LASTING_S) -> None:
+        until = time.monotonic() + self._random.uniform(*range_s)
+        while time.monotonic() < until:
+            self._supervise()
+            self._stop_watching.wait(0.1)
+
+    def _supervise(self) -> None:
+        """
+        Start again what has ended, as compose or Kubernetes would.
+        """
+        for part in self.parts.values():
+            if part.ended():
+                part.spawn()
 
     def _kill_api(self) -> None:
         self._restart("api")
@@ -315,14 +326,14 @@ class Storm:
 
     def _settle(self) -> None:
         try:
-            wait_until(
-                lambda: self.remote.head() == self.data.head(),
-                timeout_s=_SETTLE_S,
-                what="everything on the remote",
-            )
+            wait_until(self._has_settled, timeout_s=_SETTLE_S, what="everything on the remote")
         except AssertionError as exc:
             self.report.broken.append(str(exc))
         self._stop_watching.wait(0.1)
+
+    def _has_settled(self) -> bool:
+        self._supervise()
+        return self.remote.head() == self.data.head()
 
     def _judge(self) -> None:
         report = self.report

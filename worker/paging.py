@@ -56,7 +56,6 @@ def configure(settings: Settings, *integrations: Integration) -> None:
         environment=settings.sentry_environment,
         integrations=integrations,
         auto_enabling_integrations=False,
-        send_default_pii=False,
         include_local_variables=False,  # a frame's variables may hold a remote's URL
         max_request_body_size="never",
         before_send=_scrub,

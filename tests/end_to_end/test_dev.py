@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -55,9 +56,12 @@ def dev(tmp_path):
 
     yield start
     for process in started:
-        for child in _tree(process.pid):
-            child.kill()
-        process.wait(10)
+        everybody = _tree(process.pid)
+        process.terminate()  # or its Valkey, a daemon, would be left behind
+        psutil.wait_procs(everybody, timeout=30)
+        for each in everybody:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def _tree(pid):

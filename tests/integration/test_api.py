@@ -8,8 +8,10 @@ import hashlib
 import subprocess
 
 import pytest
+import sentry_sdk
 
 from app import create_app
+from tests.parts import wait_until
 
 JANE = {"slug": "jane", "name": "Jane"}
 RECORDS = "/api/sheets/people/records"
@@ -172,6 +174,7 @@ def test_lists_filter_and_page_over_one_commit(api):
         ("limit=x", "limit-invalid"),
         ("cursor=x", "cursor-invalid"),
         ("cursor=WzEsMl0", "cursor-invalid"),
+        pytest.param(f"cursor={'W1tb' * 5000}", "cursor-invalid", id="a cursor that is nested deeply"),
     ],
 )
 def test_bad_pages_are_named(api, query, code):
@@ -215,6 +218,9 @@ def test_commits(api, data):
         (b'{"slug": "jane", "name": 1}', 422, "validation-failed"),
         (b'{"slug": "jane", "name": "Jane", "n": 9223372036854775808}', 422, "validation-failed"),
         (b'{"slug": "jane", "name": "\\ud800"}', 422, "validation-failed"),
+        (b'{"slug": "jane", "name": "Jane", "list": [1, null]}', 422, "validation-failed"),
+        (b'{"slug": "jane", "name": "Jane", "n": 1e400}', 400, "json-invalid"),
+        (b'{"slug": "jane", "name": "Jane", "deep": ' + b"[" * 40 + b"]" * 40 + b"}", 400, "json-invalid"),
     ],
 )
 def test_bad_bodies_are_refused_and_the_repository_is_untouched(api, data, body, status, code):
@@ -264,6 +270,46 @@ def _make_tree(data, listing):
     return subprocess.run(
         ["git", "-C", data.path, "mktree"], input=listing, capture_output=True, text=True, check=True
     ).stdout.strip()
+
+
+def test_a_record_as_deep_as_is_accepted_can_be_read_again(api):
+    deep = "value"
+    for _ in range(31):
+        deep = [deep]
+    assert api.post(RECORDS, json={**JANE, "deep": deep}).status_code == 201
+    assert api.get(f"{RECORDS}/jane").json["record"]["deep"] == deep
+
+
+def test_a_file_that_is_no_record_is_named(env, data):
+    """
+    Somebody committed it with git; the other sheets are served all the same.
+    """
+    blob = _write_blob(data, "not = = toml")
+    tree = data.git("rev-parse", "main:people")
+    people = _make_tree(data, data.git("ls-tree", tree) + f"\n100644 blob {blob}\tbroken.toml\n")
+    root = _make_tree(data, data.git("ls-tree", "main").replace(tree, people) + "\n")
+    data.git("update-ref", "refs/heads/main", data.git("commit-tree", "-p", "main", "-m", "broken", root))
+    client = create_app({**env, "CFP_REDIS_URL": "redis://127.0.0.1:1/0"}, open_access=True).test_client()
+
+    _problem(client.get(f"{RECORDS}/broken"), 500, "record-unreadable")
+    _problem(client.get(RECORDS), 500, "record-unreadable")
+    assert client.get(f"{RECORDS}/ada-quill").status_code == 200
+    assert client.get("/api/sheets/places/records").status_code == 200
+
+
+def test_an_error_of_our_own_reaches_sentry_and_tells_the_client_nothing(env, sentry, monkeypatch):
+    client = create_app({**env, "SENTRY_DSN": sentry.dsn}, open_access=True).test_client()
+
+    def fail(*_):
+        raise ZeroDivisionError("a secret cause")
+
+    monkeypatch.setattr("app.store.Snapshot.sheet_names", fail)
+    problem = _problem(client.get("/api/sheets"), 500, "internal-error")
+    sentry_sdk.flush(5)
+
+    assert "secret" not in str(problem)
+    (event,) = wait_until(lambda: sentry.events)
+    assert event["exception"]["values"][-1]["type"] == "ZeroDivisionError"
 
 
 def test_a_body_that_is_too_large_is_refused(api):

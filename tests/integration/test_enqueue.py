@@ -5,13 +5,16 @@ The request never waits for the queue: what a broker may do to a publisher, done
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from app import create_app
+from tests.parts import Bare, wait_until
 from worker.enqueue import BUDGET_S
 
 JANE = {"slug": "jane", "name": "Jane"}
@@ -99,6 +102,34 @@ def test_a_name_that_does_not_resolve_costs_no_more(env, monkeypatch):
 
     assert response.status_code == 201
     assert took_s < BUDGET_S + _SLACK_S
+
+
+def test_a_forked_process_sends_over_a_connection_of_its_own(env, worker, remote):
+    """
+    What gunicorn --preload does: the app is built, and sends, before the fork.
+    """
+    running = worker()
+    app = create_app(env, open_access=True)
+    with capture_logs() as logs:
+        assert _measured_write(app.test_client(), slug="parent")[0].status_code == 201
+        child = os.fork()
+        if child == 0:  # pragma: no cover
+            response, took_s = _measured_write(app.test_client(), slug="child")
+            sent = not any(entry["event"] == "push.enqueue_failed" for entry in logs)
+            os._exit(0 if response.status_code == 201 and sent and took_s < BUDGET_S else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    wait_until(lambda: remote.head() == Bare(Path(env["CFP_DATA_REPO_PATH"])).head(), what="both commits")
+    assert not running.ended()
+
+
+def test_a_broker_url_that_no_library_knows_fails_no_write(env):
+    """
+    Whatever a broker's library raises, and it is not always an error of its own.
+    """
+    broken = {**env, "CFP_BROKER_URL": "sentinel://127.0.0.1:1#mymaster"}
+    client = create_app(broken, open_access=True).test_client()
+    assert _measured_write(client)[0].status_code == 201
 
 
 def test_push_now_says_when_the_broker_is_away(env):

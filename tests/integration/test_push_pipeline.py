@@ -234,6 +234,30 @@ def test_a_task_hands_over_to_the_push_that_runs_and_its_commit_still_goes(clien
     assert running.await_event("push.done", count=3)["commits"] == 5
 
 
+def test_an_episode_that_somebody_else_ended_is_closed(client, worker, beat, remote, data, sentry):
+    """
+    An operator pushes by hand what was refused: the failure is forgotten, and the next divergence pages anew.
+    """
+    api, running = client(), worker(SENTRY_DSN=sentry.dsn)
+    beat()
+    wait_until(lambda: _status(api)["state"] == "idle")
+    ours = remote.head()
+    remote.commit("theirs")
+    commit = _write(api)
+    running.await_event("push.blocked")
+    wait_until(lambda: sentry.events, what="the page")
+
+    remote.git("update-ref", "refs/heads/main", ours)
+    data.git("push", "-q", str(remote.path), "main")
+    data.git("update-ref", "refs/remotes/origin/main", commit)
+
+    assert running.await_event("push.recovered")["reason"] == "non-fast-forward"
+    wait_until(lambda: _status(api)["last_error"] is None)
+    remote.commit("theirs again")
+    _write(api, slug="joan")
+    wait_until(lambda: len(sentry.events) == 2, what="a second page")
+
+
 def test_without_a_remote_commits_stay_local_and_the_log_says_so(client, worker, env):
     del env["CFP_DATA_REMOTE"]
     api, running = client(), worker()
