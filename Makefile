@@ -18,7 +18,7 @@ READY := $(VENV)/.ferry-installed
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format types lock clean
+.PHONY: help demo test soak bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for ne
 
 soak: $(READY) ## Ten minutes of writes while every part is killed; prints what was lost (SOAK_ARGS="--seconds 60")
 	$(BIN)/python -m tests.storm $(SOAK_ARGS)
+
+bench: $(READY) ## Measure; each figure beside a floor taken in the same run
+	$(BIN)/python -m benchmarks.growth
 
 clean: ## Remove what the other targets made, the virtual environments too
 	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -77,12 +77,12 @@ class Attempt:
                 return NOTHING_LEFT
             seen = self._repository.remote_head(self._remote)
             finished, verdict = self._push(head)
+            if verdict.landed:
+                return self._landed(seen, head, finished, verdict)
         except RepositoryError as exc:
             verdict = Verdict(reason="local", rule="our-repository", evidence=str(exc), ambiguous=False)
             raise self._failed(head, verdict, str(exc)) from exc
-        if not verdict.landed:
-            raise self._failed(head, verdict, _detail(finished, verdict))
-        return self._landed(seen, head, finished, verdict)
+        raise self._failed(head, verdict, _detail(finished, verdict))
 
     def _push(self, head: str) -> tuple[Finished, Verdict]:
         try:

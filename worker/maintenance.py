@@ -23,7 +23,7 @@ from worker.logs import log
 
 # Under these a reader is as quick as in a repository that has just been packed.
 _MANY_LOOSE_OBJECTS = 2000
-_MANY_PACKS = 20
+_MANY_PACKS = 4
 _TIMEOUT_S = 3600.0
 _WRITE_LOCK_TIMEOUT_S = 60.0
 

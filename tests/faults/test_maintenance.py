@@ -75,7 +75,7 @@ def test_packing_takes_turns_with_a_writer(data, repository):
     maintenance.run()
     size = repository.size()
     assert size["loose_objects"] == 0
-    assert size["packs"] <= 25
+    assert size["packs"] <= 8
 
 
 def test_a_discarded_transaction_and_an_unreferenced_commit_are_not_pruned(data, repository):
