@@ -21,7 +21,7 @@ from worker.ledger import Claim, Ledger
 from worker.settings import Settings
 
 # A worker that is to stop waits for its tasks: under steady load one would never end.
-_TURN_S = 5.0
+_TURN_S = 2.0
 
 ALREADY_THERE = "already there"
 HANDED_OVER = "handed over to the push that runs"

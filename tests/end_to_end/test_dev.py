@@ -58,10 +58,12 @@ def dev(tmp_path):
     for process in started:
         everybody = _tree(process.pid)
         process.terminate()  # or its Valkey, a daemon, would be left behind
-        psutil.wait_procs(everybody, timeout=30)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
         for each in everybody:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
+        process.wait(10)
 
 
 def _tree(pid):

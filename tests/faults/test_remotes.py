@@ -219,6 +219,7 @@ def test_pushes_are_spaced_but_the_first_after_a_pause_is_not_delayed(env, clien
     wait_until(lambda: remote.has(last), what="the last commit")
     assert time.monotonic() - written < interval_s + 1
 
+    running.await_event("push.done", count=3)
     starts = running.events("push.done")
     assert len(starts) == 3
     assert starts[-1]["commits"] == 10
