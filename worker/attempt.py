@@ -173,7 +173,8 @@ class Attempt:
         """
         reason, now = cast(Reason, verdict.reason), self._clock()
         policy, limit = POLICIES[reason], self._settings.push_max_retries
-        gave_up = policy.retried and limit is not None and self._number > limit
+        is_last = limit is not None and self._number > limit and self._chain is not None
+        gave_up = policy.retried and is_last
         kind = NonFastForward if reason == "non-fast-forward" else PushRefused
         error = (PushFailed if policy.retried and not gave_up else kind)(
             self._remote, reason, detail, policy.hint

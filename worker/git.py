@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from worker.redaction import redact
 from worker.refs import RefError, move_ref, read_ref
 
 STATE_DIRECTORY = "ferry"  # Ferry's own files, inside the bare repository beside git's
+_OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _QUERY_TIMEOUT_S = 30.0  # for git commands that stay on this machine
 # The writers and the pushes have the other cores.
 _ONE_THREAD = ("-c", "pack.threads=1")
@@ -220,7 +222,7 @@ class Repository:
         Raises:
             RepositoryError: *commit* is not a commit of this repository.
         """
-        header = gitsheets.blob_header(str(self.path), commit) if commit else None
+        header = gitsheets.blob_header(str(self.path), commit) if _OBJECT_NAME.fullmatch(commit) else None
         if not header or header["kind"] != "commit":
             raise RepositoryError(f"{commit!r} is not a commit of {self.path}")
         return self._run(
@@ -488,10 +490,17 @@ def ssh_command(environ: Mapping[str, str], *, key: Path | None, known_hosts: Pa
         return given
     options = ["BatchMode=yes", "ConnectTimeout=20", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
     if key:
-        options += ["IdentitiesOnly=yes", f"IdentityFile={key}"]
+        options += ["IdentitiesOnly=yes", f"IdentityFile={_ssh_value(key)}"]
     if known_hosts:
-        options += ["StrictHostKeyChecking=yes", f"UserKnownHostsFile={known_hosts}"]
+        options += ["StrictHostKeyChecking=yes", f"UserKnownHostsFile={_ssh_value(known_hosts)}"]
     return shlex.join(["ssh", *(word for option in options for word in ("-o", option))])
+
+
+def _ssh_value(path: Path) -> str:
+    """
+    Quote *path* as ssh reads an option's value: it splits at blanks and expands percent signs.
+    """
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
 
 
 def _last_line(text: str) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +117,16 @@ class Entry:
     gave_up: bool = False
     outcomes: dict[str, int] = field(default_factory=dict)
 
-    def waits(self, now: float) -> bool:
+    def waits(self, now: float, *, grace_s: float = 0.0) -> bool:
         """
-        Whether a retry is scheduled for later than *now*.
+        Whether a retry is scheduled for later than *now*, or *grace_s* seconds before it.
 
         Not so where the clock was set back to before it was scheduled: that
         retry might be days away.
         """
         if self.next_attempt_at is None or self.last_attempt_at is None:
             return False
-        return self.last_attempt_at <= now < self.next_attempt_at
+        return self.last_attempt_at <= now < self.next_attempt_at + grace_s
 
 
 _NESTED = {"last_failure": Failure, "running": Running}
@@ -209,10 +209,28 @@ class Ledger:
         write_json(self._directory / f"{remote}.json", asdict(entry))
 
 
+_NUMBER = (int, float)
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "attempt": int,
+    "chain": str,
+    "next_attempt_at": _NUMBER,
+    "backoff_s": _NUMBER,
+    "last_attempt_at": _NUMBER,
+    "last_push_at": _NUMBER,
+    "last_failure": dict,
+    "failing_since": _NUMBER,
+    "paged": list,
+    "running": dict,
+    "gave_up": bool,
+    "outcomes": dict,
+}
+
+
 def _entry(stored: dict[str, Any]) -> Entry:
-    known = {spec.name for spec in fields(Entry)}
-    values = {name: value for name, value in stored.items() if name in known}
+    values = {name: value for name, value in stored.items() if name in _KINDS and value is not None}
+    if not all(isinstance(value, _KINDS[name]) for name, value in values.items()):
+        raise TypeError("a field of another type")
     for name, kind in _NESTED.items():
-        if values.get(name) is not None:
+        if name in values:
             values[name] = kind(**values[name])
     return Entry(**{**values, "paged": tuple(values.get("paged", ()))})

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from worker.redaction import redact
+from worker.redaction import redact_all
 
 LOGGER = "ferry"
 
@@ -66,4 +66,5 @@ def configure(level: int = logging.INFO) -> None:
 
 
 def _redact_values(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    return {name: redact(value) if isinstance(value, str) else value for name, value in event.items()}
+    # The two underscored ones are how structlog and logging hand a foreign record on.
+    return {name: value if name.startswith("_") else redact_all(value) for name, value in event.items()}

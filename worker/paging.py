@@ -18,7 +18,7 @@ from sentry_sdk.integrations.logging import ignore_logger
 
 from worker.errors import PushError
 from worker.logs import LOGGER
-from worker.redaction import redact
+from worker.redaction import redact_all
 from worker.settings import Settings
 
 _FLUSH_S = 2.0
@@ -83,14 +83,4 @@ def page(wanted: Page) -> bool:
 
 
 def _scrub(event: Any, hint: Mapping[str, Any]) -> Any:
-    return _redact_all(event)
-
-
-def _redact_all(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, dict):
-        return {key: _redact_all(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_redact_all(item) for item in value]
-    return value
+    return redact_all(event)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from worker.attempt import Attempt
 from worker.errors import PushDeferred, RepositoryError
 from worker.git import Repository
-from worker.ledger import Claim, Ledger
+from worker.ledger import Claim, Entry, Ledger
 from worker.settings import Settings
 
 # A worker that is to stop waits for its tasks: under steady load one would never end.
@@ -93,14 +93,16 @@ class Pusher:
         outcome, is_retry, turn_ends = ALREADY_THERE, request.is_retry, time.monotonic() + _TURN_S
         while self._has_work(request.remote):
             entry = self._ledger.read(request.remote)
-            waits = entry.waits(self._clock())
             if is_retry and entry.chain != request.chain:
                 return SUPERSEDED
-            if waits and not is_retry and not request.out_of_turn:
+            if self._must_wait(entry, request, is_retry=is_retry):
                 return BACKING_OFF
             with self._ledger.claim(request.remote) as claim:
                 if claim is None:
                     return HANDED_OVER
+                waits = claim.entry.waits(self._clock())
+                if self._must_wait(claim.entry, request, is_retry=is_retry):
+                    continue  # another attempt failed since we looked; and look again, without the claim
                 self._put_off(claim, request, turn_is_over=time.monotonic() > turn_ends)
                 attempt = Attempt(
                     claim,
@@ -113,6 +115,9 @@ class Pusher:
                 outcome = attempt.make()
             is_retry = False  # what arrives from now on was handed over to us
         return outcome
+
+    def _must_wait(self, entry: Entry, request: Request, *, is_retry: bool) -> bool:
+        return not is_retry and not request.out_of_turn and entry.waits(self._clock())
 
     def _put_off(self, claim: Claim, request: Request, *, turn_is_over: bool) -> None:
         """

@@ -10,27 +10,31 @@ stores or raises it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 HIDDEN = "***"
 
-# The user of an ssh URL is an account such as "git", not a secret; anywhere
-# else what stands before the "@" may be a token.
-_URL_USER = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^\s/@'\"]+(?:@[^\s/@'\"]+)*)@", re.IGNORECASE
-)
+# Bounds on every repetition keep a long line from costing the square of its length. NUL separates fields.
+# A password may hold any of '/@ unescaped where somebody typed it so; what looks like a port is none.
+_USER = r"[^\s/:@\0]{0,200}:(?!\d{1,5}/)[^\s\0]{0,1000}|[^\s/\0]{0,1000}"
+_URL_USER = re.compile(rf"\b(?P<scheme>[a-z][a-z0-9+.-]{{1,20}})://(?P<user>{_USER})@", re.IGNORECASE)
 _HEADER = re.compile(
-    r"(?P<name>(?:proxy-)?authorization:\s*(?:basic|bearer|token|digest)?\s*)[^\s'\"]+", re.IGNORECASE
+    r"(?P<name>\b(?:(?:proxy-)?authorization|(?:set-)?cookie|(?:private|job|deploy|x-[\w-]{1,30})-(?:token|key)):)"
+    r"[^\r\n\0]*",
+    re.IGNORECASE,
 )
 _QUERY = re.compile(
-    r"(?P<name>[?&](?:access_token|private_token|token|password|api_key|key)=)[^&\s'\"]+", re.IGNORECASE
+    r"(?P<name>[?&](?:access_token|private_token|token|password|api_key|key)=)[^&\s'\"\0]+", re.IGNORECASE
 )
-# The shapes that hosts document for their own tokens, so that secret scanners can find them:
-# GitHub (ghp_ gho_ ghu_ ghs_ ghr_ github_pat_), GitLab (glpat- gldt- glrt- glcbt-), Bitbucket (ATBB ATCTT).
+_CURL_USER = re.compile(r"(?P<name>\bauth using \w{1,20} with user )'[^\r\n\0]*'")
+# The shapes that hosts document for their own tokens, so that secret scanners can find them: GitHub
+# (ghp_ gho_ ghu_ ghs_ ghr_ github_pat_), GitLab (glpat- gldt- glrt- glcbt-), Atlassian (ATBB ATCTT ATATT).
 _TOKEN = re.compile(
-    r"\b(?:gh[pousr]_\w{16,}|github_pat_\w{16,}|gl(?:pat|dt|rt|cbt)-[\w.-]{16,}|AT(?:BB|CTT)\w{16,})"
+    r"\b(?:gh[pousr]_\w{16,}|github_pat_\w{16,}|gl(?:pat|dt|rt|cbt)-[\w.-]{16,}|AT(?:BB|CTT|ATT)[\w=-]{16,})"
 )
 _PRIVATE_KEY = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^\0]*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|(?=\0)|\Z)"
 )
 
 
@@ -40,13 +44,29 @@ def redact(text: str) -> str:
     """
     text = _PRIVATE_KEY.sub(HIDDEN, text)
     text = _URL_USER.sub(_redact_url_user, text)
-    text = _HEADER.sub(rf"\g<name>{HIDDEN}", text)
+    text = _HEADER.sub(rf"\g<name> {HIDDEN}", text)
+    text = _CURL_USER.sub(rf"\g<name>'{HIDDEN}'", text)
     text = _QUERY.sub(rf"\g<name>{HIDDEN}", text)
     return _TOKEN.sub(HIDDEN, text)
 
 
+def redact_all(value: Any) -> Any:
+    """
+    Return *value* with every text in it redacted, however deep; what is no JSON becomes text first.
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: redact_all(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [redact_all(item) for item in value]
+    return redact(str(value))
+
+
 def _redact_url_user(match: re.Match[str]) -> str:
     scheme, user = match["scheme"], match["user"]
+    # The user of an ssh URL is an account such as "git", not a secret; anywhere
+    # else what stands before the "@" may be a token.
     if "ssh" in scheme.lower():
         account, password, _ = user.partition(":")
         return f"{scheme}://{account}{password and ':' + HIDDEN}@"

@@ -9,7 +9,6 @@ a typing error which would otherwise be a default that nobody chose.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -22,14 +21,19 @@ from worker.errors import SettingsError
 PREFIX = "CFP_"
 ORIGIN = "origin"
 
+_LONGEST_S = 20 * 24 * 3600.0  # poll(2) counts milliseconds in 31 bits, which is 24 days
+
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # https://git-scm.com/docs/git-check-ref-format, rules 1 to 10 but for a lone "@".
-_BAD_BRANCH = re.compile(r"^[-/.]|//|/\.|\.\.|@\{|[\x00-\x20\x7f~^:?*\[\\]|\.lock(/|$)|[/.]$|^@$|^$")
+_BAD_BRANCH = re.compile(r"^[-/.]|//|/\.|\.\.|@\{|[\x00-\x20\x7f~^:?*\[\\]|\.lock(/|$)|[/.]$|^(@|HEAD)?$")
 
 
 def _path(text: str) -> Path:
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # nobody of that name
+        path = Path(text)
     if not path.is_absolute():
         raise ValueError(f"must be an absolute path, got {text!r}")
     return path
@@ -49,20 +53,27 @@ def _remote_url(text: str) -> str:
 
 def _mirrors(text: str) -> Mapping[str, str]:
     mirrors: dict[str, str] = {}
-    for pair in text.split():
+    for number, pair in enumerate(text.split(), 1):
         name, equals, url = pair.partition("=")
-        if not equals or not _REMOTE_NAME.fullmatch(name):
-            # Only the name is repeated: the URL may hold a password.
-            raise ValueError(f"expected name=url separated by spaces, got a pair named {name!r}")
+        if not equals or not _REMOTE_NAME.fullmatch(name) or _BAD_BRANCH.search(name):
+            # Nothing of it is repeated: what stands here may be a password.
+            raise ValueError(f"pair {number} is not name=url; pairs are separated by spaces")
         if name == ORIGIN or name in mirrors:
             raise ValueError(f"the remote {name!r} is named twice ({ORIGIN} is CFP_DATA_REMOTE)")
         mirrors[name] = _remote_url(url)
     return mirrors
 
 
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:
+        return ""  # what urllib says of a bad URL repeats it
+
+
 def _url_of(*schemes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        if urlsplit(text).scheme not in schemes:
+        if _scheme(text) not in schemes:
             raise ValueError(f"must be a URL that begins with one of {', '.join(s + '://' for s in schemes)}")
         return text
 
@@ -78,15 +89,15 @@ def _broker_url(text: str) -> str:
 
 def _seconds(text: str) -> float:
     value = _number(text)
-    if not 0 < value < math.inf:
-        raise ValueError(f"must be a positive number of seconds, got {text!r}")
+    if not 0 < value <= _LONGEST_S:
+        raise ValueError(f"must be a positive number of seconds, at most 20 days, got {text!r}")
     return value
 
 
 def _seconds_or_zero(text: str) -> float:
     value = _number(text)
-    if not 0 <= value < math.inf:
-        raise ValueError(f"must be a number of seconds, 0 or more, got {text!r}")
+    if not 0 <= value <= _LONGEST_S:
+        raise ValueError(f"must be a number of seconds, from 0 to 20 days, got {text!r}")
     return value
 
 

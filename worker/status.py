@@ -134,7 +134,8 @@ def state(entry: Entry, *, pending: bool, pushing: bool) -> State:
         return "queued"
     if entry.next_attempt_at is not None:
         return "retrying"
-    return "blocked" if entry.gave_up or not POLICIES[cast(Reason, failure.reason)].retried else "queued"
+    policy = POLICIES.get(cast(Reason, failure.reason))  # None: another version's reason
+    return "blocked" if entry.gave_up or (policy and not policy.retried) else "queued"
 
 
 def timestamp(seconds: float | None) -> str | None:

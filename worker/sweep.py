@@ -70,14 +70,13 @@ class Sweeper:
         Args:
             out_of_turn: Leave out of account that a retry is due later.
         """
-        due_before = self._clock() - self._settings.push_sweep_interval_s
         try:
             head = self._repository.head()
         except RepositoryError as exc:
             log().error("sweep.failed", error=str(exc))
             head = None  # an attempt will meet the same error, and page for it
         return {
-            remote: head for remote in self._settings.remotes if self._wants(remote, due_before, out_of_turn)
+            remote: head for remote in self._settings.remotes if self._wants(remote, out_of_turn=out_of_turn)
         }
 
     def last_at(self) -> float | None:
@@ -95,9 +94,10 @@ class Sweeper:
             last is None or self._clock() - last > _LATE_AFTER_SWEEPS * self._settings.push_sweep_interval_s
         )
 
-    def _wants(self, remote: str, due_before: float, out_of_turn: bool) -> bool:
+    def _wants(self, remote: str, *, out_of_turn: bool) -> bool:
         entry = self._ledger.read(remote)
-        if not out_of_turn and (entry.gave_up or entry.waits(due_before)):
+        waits = entry.waits(self._clock(), grace_s=self._settings.push_sweep_interval_s)
+        if not out_of_turn and (entry.gave_up or waits):
             return False
         if self._ledger.is_claimed(remote):
             return False
