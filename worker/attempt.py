@@ -5,6 +5,7 @@ One attempt to push, made under a claim: run git, believe it or ask, remember.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -22,6 +23,7 @@ _ASKED = "asked-the-remote"
 _ASK_TIMEOUT_S = 30.0
 
 NOTHING_LEFT = "another push had just brought everything"
+STILL_DIVERGED = "looked: the remote still holds commits that we lack"
 
 
 class Attempt:
@@ -32,6 +34,8 @@ class Attempt:
         claim: The right to push to the remote, held for as long as this lives.
         chain: Task that will retry if this fails; None where the attempt is made
             out of turn and the retry that is scheduled stays the only one.
+        look_first: Whether to fetch before the push where the last one met a
+            divergence, and to be quiet where that lasts.
         clock: Seconds since the epoch.
         jitter: A number in [0, 1), afresh at each call.
     """
@@ -43,6 +47,7 @@ class Attempt:
         repository: Repository,
         *,
         chain: str | None,
+        look_first: bool,
         clock: Callable[[], float],
         jitter: Callable[[], float],
     ) -> None:
@@ -51,6 +56,7 @@ class Attempt:
         self._settings = settings
         self._repository = repository
         self._chain = chain
+        self._look_first = look_first
         self._clock = clock
         self._jitter = jitter
         self._number = 1 if claim.entry.gave_up else claim.entry.attempt + 1
@@ -75,6 +81,9 @@ class Attempt:
             if head is None or self._repository.is_pushed(self._remote, head):
                 self._succeeded()
                 return NOTHING_LEFT
+            if self._look_first and self._has_diverged() and not self._can_be_fast_forwarded(head):
+                self._rescue(head)
+                return STILL_DIVERGED
             seen = self._repository.remote_head(self._remote)
             finished, verdict = self._push(head)
             if verdict.landed:
@@ -83,6 +92,40 @@ class Attempt:
             verdict = Verdict(reason="local", rule="our-repository", evidence=str(exc), ambiguous=False)
             raise self._failed(head, verdict, str(exc)) from exc
         raise self._failed(head, verdict, _detail(finished, verdict))
+
+    def _has_diverged(self) -> bool:
+        failure = self._claim.entry.last_failure
+        return failure is not None and failure.reason == "non-fast-forward"
+
+    def _can_be_fast_forwarded(self, head: str) -> bool:
+        """
+        Fetch the branch, and tell whether all that it holds is in ours.
+        """
+        try:
+            tip = self._repository.fetch(self._remote, timeout_s=self._settings.push_timeout_s)
+        except RepositoryError:
+            return True  # gone, or out of reach: a push will say which
+        return tip is None or self._repository.contains(tip, head)
+
+    def _rescue(self, head: str) -> None:
+        """
+        Put *head* on a branch of its own on the remote, or bring that branch forward to it. Never forced.
+        """
+        entry = self._claim.entry
+        if not self._settings.push_rescue or entry.rescued == head:
+            return
+        name = entry.rescue or f"rescue/{self._repository.branch}-{_utc(self._clock())}"
+        finished = self._repository.push(
+            self._remote, head, branch=name, timeout_s=self._settings.push_timeout_s
+        )
+        verdict = explain(finished.exit_status, finished.stdout, finished.stderr)
+        if verdict.landed:
+            self._claim.write(rescue=name, rescued=head)
+            log().info("push.rescued", remote=self._remote, branch=name, commit=head)
+        else:
+            # Of no consequence to the commits: they wait here as well.
+            detail = _detail(finished, verdict)
+            log().warning("push.rescue_failed", remote=self._remote, branch=name, commit=head, error=detail)
 
     def _push(self, head: str) -> tuple[Finished, Verdict]:
         try:
@@ -157,6 +200,8 @@ class Attempt:
             failing_since=None,
             paged=(),
             gave_up=False,
+            rescue=None,
+            rescued=None,
             **changes,
         )
         if entry.last_failure and entry.failing_since is not None:
@@ -200,6 +245,9 @@ class Attempt:
         context: dict[str, object] = {"local_head": head}
         if isinstance(error, NonFastForward):
             context |= self._dossier(head)
+            if head is not None:
+                self._rescue(head)
+            context["rescue_branch"] = self._claim.entry.rescue
         if isinstance(error, PushFailed):
             log().warning("push.failed", **fields)
             self._schedule(error, head, verdict.retry_after_s)
@@ -270,6 +318,10 @@ class Attempt:
         if running and running.host == socket.gethostname():
             self._repository.clear_tracking_lock(self._remote)
             self._claim.write(running=None)
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
 
 
 def _detail(finished: Finished, verdict: Verdict) -> str:

@@ -208,15 +208,22 @@ class Repository:
         return Divergence(ahead=int(ahead), behind=int(behind))
 
     def push(
-        self, remote: str, commit: str, *, timeout_s: float, started: Callable[[int], object]
+        self,
+        remote: str,
+        commit: str,
+        *,
+        timeout_s: float,
+        branch: str | None = None,
+        started: Callable[[int], object] = lambda group: None,
     ) -> Finished:
         """
-        Push *commit* to the branch on *remote*, by fast-forward only.
+        Push *commit* to a branch on *remote*, by fast-forward only.
 
         Args:
             commit: A full object name. An empty one would make git delete the
                 branch, so it is resolved and checked here.
             timeout_s: Seconds until the push and all its children are ended.
+            branch: Short name of the branch there; default: the same as here.
             started: Called with the process group as soon as it exists.
 
         Raises:
@@ -225,9 +232,8 @@ class Repository:
         header = gitsheets.blob_header(str(self.path), commit) if _OBJECT_NAME.fullmatch(commit) else None
         if not header or header["kind"] != "commit":
             raise RepositoryError(f"{commit!r} is not a commit of {self.path}")
-        return self._run(
-            "push", "--porcelain", remote, f"{commit}:{self.ref}", timeout_s=timeout_s, started=started
-        )
+        refspec = f"{commit}:refs/heads/{branch or self.branch}"
+        return self._run("push", "--porcelain", remote, refspec, timeout_s=timeout_s, started=started)
 
     def ask(self, remote: str, *, timeout_s: float) -> str | None:
         """

@@ -98,6 +98,8 @@ class Entry:
         last_failure: The failure that no success has followed yet.
         failing_since: When the first failure since then happened.
         paged: The reasons that somebody was paged for since then.
+        rescue: The branch on the remote that keeps our head safe during a divergence.
+        rescued: The commit it holds.
         running: The push that runs now, or was running when its worker died.
         gave_up: Whether ``CFP_PUSH_MAX_RETRIES`` was reached.
         outcomes: How many attempts ended how, ever: by reason, ``pushed``, or
@@ -113,6 +115,8 @@ class Entry:
     last_failure: Failure | None = None
     failing_since: float | None = None
     paged: tuple[str, ...] = ()
+    rescue: str | None = None
+    rescued: str | None = None
     running: Running | None = None
     gave_up: bool = False
     outcomes: dict[str, int] = field(default_factory=dict)
@@ -220,6 +224,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "last_failure": dict,
     "failing_since": _NUMBER,
     "paged": list,
+    "rescue": str,
+    "rescued": str,
     "running": dict,
     "gave_up": bool,
     "outcomes": dict,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from worker.attempt import Attempt
+from worker.attempt import STILL_DIVERGED, Attempt
 from worker.errors import PushDeferred, RepositoryError
 from worker.git import Repository
 from worker.ledger import Claim, Entry, Ledger
@@ -39,6 +39,8 @@ class Request:
         remote: Name of the remote.
         chain: The task's id; a retry keeps the id of the task that it retries.
         is_retry: Whether this is such a retry.
+        look_first: Whether nothing new is known, as at a sweep: a divergence is
+            then looked at before it is pushed at.
         out_of_turn: Whether to try at once although a retry is scheduled for
             later: an operator asked, or a worker has just started.
     """
@@ -46,6 +48,7 @@ class Request:
     remote: str
     chain: str
     is_retry: bool = False
+    look_first: bool = False
     out_of_turn: bool = False
 
 
@@ -109,10 +112,13 @@ class Pusher:
                     self._settings,
                     self._repository,
                     chain=None if request.out_of_turn and waits else request.chain,
+                    look_first=request.look_first,
                     clock=self._clock,
                     jitter=self._jitter,
                 )
                 outcome = attempt.make()
+                if outcome == STILL_DIVERGED:
+                    return outcome
             is_retry = False  # what arrives from now on was handed over to us
         return outcome
 

@@ -172,6 +172,7 @@ class Settings:
         push_timeout_s: Seconds one ``git push`` may take before it is ended.
         push_sweep_interval_s: Seconds between two sweeps.
         push_min_interval_s: Least seconds between the starts of two pushes to one remote.
+        push_rescue: Whether a divergence puts the local head on a new branch of the remote.
         push_page_after_s: Seconds of transient failure before a page.
         api_tokens: Name to SHA-256 (hexadecimal) of the tokens that may write.
         admin_token: Bearer token of the operators' endpoints; None closes them.
@@ -193,6 +194,7 @@ class Settings:
     push_timeout_s: float = _from_env("CFP_PUSH_TIMEOUT", _seconds, 120.0)
     push_sweep_interval_s: float = _from_env("CFP_PUSH_SWEEP_INTERVAL", _seconds, 15.0)
     push_min_interval_s: float = _from_env("CFP_PUSH_MIN_INTERVAL", _seconds_or_zero, 0.0)
+    push_rescue: bool = _from_env("CFP_PUSH_RESCUE", _switch, True)
     push_page_after_s: float = _from_env("CFP_PUSH_PAGE_AFTER", _seconds_or_zero, 3600.0)
     api_tokens: Mapping[str, str] = _from_env("CFP_API_TOKENS", _tokens, factory=dict, secret=True)
     admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", str, secret=True)

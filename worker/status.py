@@ -77,6 +77,7 @@ class RemoteStatus:
             "current_attempt": entry.attempt + 1 if self.pending and entry.attempt else None,
             "current_backoff_ms": None if entry.backoff_s is None else round(entry.backoff_s * 1000),
             "next_attempt_at": timestamp(entry.next_attempt_at),
+            "rescue_branch": entry.rescue,
             "outcomes": dict(sorted(entry.outcomes.items())),
         }
 

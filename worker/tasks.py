@@ -54,7 +54,9 @@ def register(app: Celery, pusher: Pusher, sweeper: Sweeper, maintenance: Mainten
         # its own; Flower shows the task as failed all the same.
         throws=(PushError,),
     )
-    def push(self: Task, remote: str, commit: str, out_of_turn: bool = False) -> str:
+    def push(
+        self: Task, remote: str, commit: str, out_of_turn: bool = False, look_first: bool = False
+    ) -> str:
         """
         Bring *remote* up to date with the branch, and with it *commit*.
 
@@ -68,6 +70,7 @@ def register(app: Celery, pusher: Pusher, sweeper: Sweeper, maintenance: Mainten
                 chain=self.request.id,
                 is_retry=self.request.retries > 0,
                 out_of_turn=out_of_turn,
+                look_first=look_first,
             )
         )
 
@@ -81,7 +84,7 @@ def register(app: Celery, pusher: Pusher, sweeper: Sweeper, maintenance: Mainten
         """
         wanting = sweeper.sweep(out_of_turn=out_of_turn)
         for remote, head in wanting.items():
-            push.delay(remote, head, out_of_turn=out_of_turn)
+            push.delay(remote, head, out_of_turn=out_of_turn, look_first=not out_of_turn)
         if maintenance.is_due():
             maintain.delay()
         return f"queued {', '.join(wanting)}" if wanting else "nothing to do"

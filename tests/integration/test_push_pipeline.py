@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import signal
 import stat
@@ -234,6 +235,49 @@ def test_a_task_hands_over_to_the_push_that_runs_and_its_commit_still_goes(clien
     assert running.await_event("push.done", count=3)["commits"] == 5
 
 
+def test_a_divergence_keeps_our_commits_safe_on_a_rescue_branch(client, worker, beat, remote, sentry):
+    """
+    The local head goes to a new branch of the remote and is brought forward with later commits;
+    sweeps look without pushing at the branch, and pushing resumes when it can be fast-forwarded.
+    """
+    api, running = client(), worker(SENTRY_DSN=sentry.dsn, CFP_PUSH_SWEEP_INTERVAL="1")
+    wait_until(lambda: _status(api)["state"] == "idle")
+    ours = remote.head()
+    theirs = remote.commit("theirs")
+
+    first = _write(api)
+    rescued = running.await_event("push.rescued")
+    assert re.fullmatch(r"rescue/main-\d{8}T\d{6}Z", rescued["branch"])
+    assert remote.git("rev-parse", rescued["branch"]) == first
+    wait_until(lambda: sentry.events, what="the page")
+    assert sentry.events[0]["contexts"]["push"]["rescue_branch"] == rescued["branch"]
+    wait_until(lambda: running.logged("raised expected"), what="the end of the failed task")
+    second = _write(api, slug="joan")
+    wait_until(lambda: remote.git("rev-parse", rescued["branch"]) == second, what="the rescue branch")
+    assert _status(api)["rescue_branch"] == rescued["branch"]
+
+    blocked = len(running.events("push.blocked"))
+    beat(CFP_PUSH_SWEEP_INTERVAL="1")
+    wait_until(lambda: running.text().count("looked: ") >= 2, what="two looks")
+    assert remote.head() == theirs
+    assert len(running.events("push.blocked")) == blocked
+
+    remote.git("update-ref", "refs/heads/main", ours)
+    wait_until(lambda: remote.head() == second, what="everything on the remote")
+    wait_until(lambda: _status(api)["rescue_branch"] is None)
+    assert len(sentry.events) == 1
+
+
+def test_no_rescue_branch_where_it_is_turned_off(client, worker, env, remote):
+    env["CFP_PUSH_RESCUE"] = "off"
+    api, running = client(), worker()
+    wait_until(lambda: _status(api)["state"] == "idle")
+    remote.commit("theirs")
+    _write(api)
+    running.await_event("push.blocked")
+    assert remote.git("for-each-ref", "--format=%(refname)") == "refs/heads/main"
+
+
 def test_an_episode_that_somebody_else_ended_is_closed(client, worker, beat, remote, data, sentry):
     """
     An operator pushes by hand what was refused: the failure is forgotten, and the next divergence pages anew.
@@ -278,7 +322,8 @@ def test_a_mirror_is_pushed_beside_origin(client, worker, env, remote, tmp_path)
     commit = _write(api)
 
     wait_until(lambda: remote.head() == mirror.head() == commit, what="the commit on both remotes")
-    assert api.get(f"/api/commits/{commit}").json["push"] == {"origin": "pushed", "backup": "pushed"}
+    both = {"origin": "pushed", "backup": "pushed"}
+    wait_until(lambda: api.get(f"/api/commits/{commit}").json["push"] == both, what="a commit that is pushed")
 
 
 def _spy_on_git(directory: Path, calls: Path) -> None:
