@@ -43,6 +43,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
         log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
     if not settings.api_tokens and not open_access:
         log().warning("api.read_only", hint="CFP_API_TOKENS is not set: every write is refused")
+    built.pipeline.watchdog.watch()
     if built.pipeline.sweeper.wanting() and (head := built.pipeline.repository.head()):
         built.push_queue.enqueue_push(head)
     return app

@@ -20,6 +20,7 @@ from app.sample import make_sample_repository
 from app.sentry_sink import SentrySink, sentry_sink
 from tests.git_http import GitHttpServer, git_http_server
 from tests.parts import Bare, Process, Worker, start_beat
+from worker.watchdog import Watchdog
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +67,24 @@ def env(data: Bare, remote: Bare, valkey_port: int) -> dict[str, str]:
         "CFP_PUSH_SWEEP_INTERVAL": "2",
         "CFP_PUSH_TIMEOUT": "20",
     }
+
+
+@pytest.fixture(autouse=True)
+def _watchdogs_end_with_their_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """
+    An app that a test builds in this process would go on watching, and page into the next test's Sentry.
+    """
+    watching: list[Watchdog] = []
+    watch = Watchdog.watch
+
+    def watch_for_now(watchdog: Watchdog) -> None:
+        watching.append(watchdog)
+        watch(watchdog)
+
+    monkeypatch.setattr(Watchdog, "watch", watch_for_now)
+    yield
+    for watchdog in watching:
+        watchdog.stop()
 
 
 @pytest.fixture

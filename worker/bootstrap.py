@@ -23,6 +23,7 @@ from worker.settings import Settings
 from worker.shutdown import finish_tasks_first
 from worker.sweep import Sweeper
 from worker.tasks import register
+from worker.watchdog import Watchdog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,7 @@ class Pipeline:
     repository: Repository
     ledger: Ledger
     sweeper: Sweeper
+    watchdog: Watchdog
     maintenance: Maintenance
     celery: Celery
 
@@ -62,14 +64,16 @@ def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
     state = state_directory(settings.data_repo_path)
     ledger = Ledger(remotes_directory(settings.data_repo_path))
     sweeper = Sweeper(settings, repository, ledger, state)
+    watchdog = Watchdog(settings, repository, ledger)
     maintenance = Maintenance(repository, state, write_lock(settings.data_repo_path))
     celery = build_celery(settings, identity=identity, publisher=publisher)
-    register(celery, Pusher(settings, repository, ledger), sweeper, maintenance)
+    register(celery, Pusher(settings, repository, ledger), sweeper, watchdog, maintenance)
     return Pipeline(
         settings=settings,
         repository=repository,
         ledger=ledger,
         sweeper=sweeper,
+        watchdog=watchdog,
         maintenance=maintenance,
         celery=celery,
     )

@@ -12,6 +12,7 @@ from worker.errors import PushDeferred, PushError, PushFailed, PushRefused
 from worker.maintenance import Maintenance
 from worker.push import Pusher, Request
 from worker.sweep import Sweeper
+from worker.watchdog import Watchdog
 
 
 class PushTask(Task):  # type: ignore[misc]  # Celery ships no types
@@ -38,7 +39,9 @@ class PushTask(Task):  # type: ignore[misc]  # Celery ships no types
         return super().retry(*args, exc=exc, **options)
 
 
-def register(app: Celery, pusher: Pusher, sweeper: Sweeper, maintenance: Maintenance) -> None:
+def register(
+    app: Celery, pusher: Pusher, sweeper: Sweeper, watchdog: Watchdog, maintenance: Maintenance
+) -> None:
     """
     Register the tasks ``push``, ``sweep`` and ``maintain`` with *app*.
     """
@@ -82,6 +85,7 @@ def register(app: Celery, pusher: Pusher, sweeper: Sweeper, maintenance: Mainten
         Args:
             out_of_turn: Queue one also where a retry is scheduled for later.
         """
+        watchdog.check()
         wanting = sweeper.sweep(out_of_turn=out_of_turn)
         for remote, head in wanting.items():
             push.delay(remote, head, out_of_turn=out_of_turn, look_first=not out_of_turn)

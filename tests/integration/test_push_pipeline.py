@@ -278,6 +278,27 @@ def test_no_rescue_branch_where_it_is_turned_off(client, worker, env, remote):
     assert remote.git("for-each-ref", "--format=%(refname)") == "refs/heads/main"
 
 
+def test_a_pipeline_without_a_worker_is_paged_for_by_the_api_once(client, worker, env, remote, sentry):
+    """
+    Two API processes look, one page is sent; the worker's first push ends the episode.
+    """
+    env |= {"CFP_PUSH_SWEEP_INTERVAL": "0.5", "SENTRY_DSN": sentry.dsn}
+    api, _another = client(), client()
+    commit = _write(api)
+
+    wait_until(lambda: sentry.events, what="the page")
+    (page,) = sentry.events
+    assert (page["level"], page["tags"]["reason"], page["tags"]["remote"]) == ("fatal", "stalled", "origin")
+    status = _status(api)
+    assert status["last_error"]["reason"] == "stalled"
+    assert status["pending_commits"] == 3
+
+    running = worker()
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")
+    assert running.await_event("push.recovered")["reason"] == "stalled"
+    assert len(sentry.events) == 1
+
+
 def test_an_episode_that_somebody_else_ended_is_closed(client, worker, beat, remote, data, sentry):
     """
     An operator pushes by hand what was refused: the failure is forgotten, and the next divergence pages anew.
