@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     Raises:
         OSError: The disk refused; the old file is still there.
     """
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         fresh.write_text(json.dumps(value), "utf-8")
         os.replace(fresh, path)

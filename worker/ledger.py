@@ -15,11 +15,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from worker.atomic_json import read_json, write_json
+from worker.git import signal_group
 from worker.locks import FileLock
 from worker.logs import log
 
@@ -69,9 +71,15 @@ class Running:
 
     def is_alive_here(self) -> bool:
         """
-        Whether that very process group's leader still runs, on this machine.
+        Whether anything of that very process group still runs, on this machine.
+
+        The kernel gives no new process the number of a group that has members,
+        so a group without its leader is still the same.
         """
-        return bool(self.born) and self.host == socket.gethostname() and _born(self.group) == self.born
+        if not self.born or self.host != socket.gethostname():
+            return False
+        leader = _born(self.group)
+        return leader == self.born or (leader is None and signal_group(self.group, 0))
 
 
 def _born(process: int) -> str | None:
@@ -131,9 +139,6 @@ class Entry:
         if self.next_attempt_at is None or self.last_attempt_at is None:
             return False
         return self.last_attempt_at <= now < self.next_attempt_at + grace_s
-
-
-_NESTED = {"last_failure": Failure, "running": Running}
 
 
 @dataclass(slots=True)
@@ -213,30 +218,30 @@ class Ledger:
         write_json(self._directory / f"{remote}.json", asdict(entry))
 
 
-_NUMBER = (int, float)
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "attempt": int,
-    "chain": str,
-    "next_attempt_at": _NUMBER,
-    "backoff_s": _NUMBER,
-    "last_attempt_at": _NUMBER,
-    "last_push_at": _NUMBER,
-    "last_failure": dict,
-    "failing_since": _NUMBER,
-    "paged": list,
-    "rescue": str,
-    "rescued": str,
-    "running": dict,
-    "gave_up": bool,
-    "outcomes": dict,
-}
-
-
 def _entry(stored: dict[str, Any]) -> Entry:
-    values = {name: value for name, value in stored.items() if name in _KINDS and value is not None}
-    if not all(isinstance(value, _KINDS[name]) for name, value in values.items()):
-        raise TypeError("a field of another type")
-    for name, kind in _NESTED.items():
-        if name in values:
-            values[name] = kind(**values[name])
-    return Entry(**{**values, "paged": tuple(values.get("paged", ()))})
+    return cast(Entry, _read(Entry, stored))
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """
+    Return *value*, which came from JSON, as *kind*: a class of this module, or the type of a field of one.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if is_dataclass(kind) and isinstance(value, dict):
+        known = get_type_hints(kind)
+        fields = {name: _read(known[name], item) for name, item in value.items() if name in known}
+        return cast(type, kind)(**fields)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return None if value is None else _read(arguments[0], value)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_read(arguments[0], item) for item in value)
+    if origin is dict and isinstance(value, dict):
+        return {_read(arguments[0], name): _read(arguments[1], item) for name, item in value.items()}
+    if isinstance(value, bool) is not (kind is bool) or not isinstance(
+        value, (int, float) if kind is float else kind
+    ):
+        raise TypeError(f"{value!r} is no {kind}")
+    return value

@@ -95,17 +95,16 @@ class Pusher:
             return NO_SUCH_REMOTE
         outcome, is_retry, turn_ends = ALREADY_THERE, request.is_retry, time.monotonic() + _TURN_S
         while self._has_work(request.remote):
-            entry = self._ledger.read(request.remote)
-            if is_retry and entry.chain != request.chain:
-                return SUPERSEDED
-            if self._must_wait(entry, request, is_retry=is_retry):
-                return BACKING_OFF
+            if declined := self._declines(self._ledger.read(request.remote), request, is_retry=is_retry):
+                return declined
             with self._ledger.claim(request.remote) as claim:
                 if claim is None:
                     return HANDED_OVER
+                if self._declines(claim.entry, request, is_retry=is_retry):
+                    # Somebody was quicker. Look again without the claim: whoever met it
+                    # meanwhile has handed over to us.
+                    continue
                 waits = claim.entry.waits(self._clock())
-                if self._must_wait(claim.entry, request, is_retry=is_retry):
-                    continue  # another attempt failed since we looked; and look again, without the claim
                 self._put_off(claim, request, turn_is_over=time.monotonic() > turn_ends)
                 attempt = Attempt(
                     claim,
@@ -122,8 +121,15 @@ class Pusher:
             is_retry = False  # what arrives from now on was handed over to us
         return outcome
 
-    def _must_wait(self, entry: Entry, request: Request, *, is_retry: bool) -> bool:
-        return not is_retry and not request.out_of_turn and entry.waits(self._clock())
+    def _declines(self, entry: Entry, request: Request, *, is_retry: bool) -> str | None:
+        """
+        Return why it is not this task's turn, in a few words; None if it is.
+        """
+        if is_retry and entry.chain != request.chain:
+            return SUPERSEDED
+        if not is_retry and not request.out_of_turn and entry.waits(self._clock()):
+            return BACKING_OFF
+        return None
 
     def _put_off(self, claim: Claim, request: Request, *, turn_is_over: bool) -> None:
         """

@@ -16,11 +16,10 @@ from typing import Any
 HIDDEN = "***"
 
 # Bounds on every repetition keep a long line from costing the square of its length. NUL separates fields.
-# A password may hold any of '/@ unescaped where somebody typed it so; what looks like a port is none.
-_USER = r"[^\s/:@\0]{0,200}:(?!\d{1,5}/)[^\s\0]{0,1000}|[^\s/\0]{0,1000}"
-_URL_USER = re.compile(rf"\b(?P<scheme>[a-z][a-z0-9+.-]{{1,20}})://(?P<user>{_USER})@", re.IGNORECASE)
+_WORD = re.compile(r"[^\s\0]+")
+_PORT = re.compile(r"[0-9]{1,5}")
 _HEADER = re.compile(
-    r"(?P<name>\b(?:(?:proxy-)?authorization|(?:set-)?cookie|(?:private|job|deploy|x-[\w-]{1,30})-(?:token|key)):)"
+    r"(?P<name>(?:(?:proxy-)?authorization|(?:set-)?cookie|(?:private|job|deploy|x-[\w-]{1,30})-(?:token|key)):)"
     r"[^\r\n\0]*",
     re.IGNORECASE,
 )
@@ -43,7 +42,7 @@ def redact(text: str) -> str:
     Return *text* with whatever looks like a secret replaced by ``***``.
     """
     text = _PRIVATE_KEY.sub(HIDDEN, text)
-    text = _URL_USER.sub(_redact_url_user, text)
+    text = _WORD.sub(_redact_urls, text)
     text = _HEADER.sub(rf"\g<name> {HIDDEN}", text)
     text = _CURL_USER.sub(rf"\g<name>'{HIDDEN}'", text)
     text = _QUERY.sub(rf"\g<name>{HIDDEN}", text)
@@ -63,11 +62,28 @@ def redact_all(value: Any) -> Any:
     return redact(str(value))
 
 
-def _redact_url_user(match: re.Match[str]) -> str:
-    scheme, user = match["scheme"], match["user"]
+def _redact_urls(word: re.Match[str]) -> str:
+    if "://" not in word[0] or "@" not in word[0]:
+        return word[0]
+    before, *addresses = word[0].split("://")
+    redacted = [before]
+    for address in addresses:
+        redacted.append(_redact_user(address, is_ssh=redacted[-1].lower().endswith("ssh")))
+    return "://".join(redacted)
+
+
+def _redact_user(address: str, *, is_ssh: bool) -> str:
+    """
+    Hide what stands before the host of *address*, which begins after a URL's ``://``.
+    """
+    authority, _, _ = address.partition("/")
+    name, colon, rest = authority.partition(":")
+    at = authority.rfind("@")
+    if at < 0 and colon and not _PORT.fullmatch(rest):
+        at = address.rfind("@")  # a password with a slash in it, typed as it is
+    if at < 0:
+        return address
     # The user of an ssh URL is an account such as "git", not a secret; anywhere
     # else what stands before the "@" may be a token.
-    if "ssh" in scheme.lower():
-        account, password, _ = user.partition(":")
-        return f"{scheme}://{account}{password and ':' + HIDDEN}@"
-    return f"{scheme}://{HIDDEN}@"
+    shown = name.partition("@")[0] + (f":{HIDDEN}" if colon and len(name) < at else "") if is_ssh else HIDDEN
+    return f"{shown}{address[at:]}"

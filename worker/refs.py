@@ -85,7 +85,8 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None, draft: Path)
     Raises:
         RefMovedError: The ref stands elsewhere.
         RefLockedError: Somebody else's ``REF.lock`` exists and did not go away within a second.
-        OSError: The disk refused; the ref stands where it stood.
+        OSError: The disk refused. The ref stands where it stood, or, where only the
+            last flush failed, at *new* without the certainty that it will stay there.
     """
     path = git_dir / ref
     path.parent.mkdir(parents=True, exist_ok=True)

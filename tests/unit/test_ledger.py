@@ -1,0 +1,405 @@
+"""
+That what is known of a remote survives, and that what does not survive costs no commit.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from tests.parts import wait_until
+from worker.ledger import Entry, Failure, Ledger, Running
+
+ROOT = Path(__file__).resolve().parents[2]
+FULL = Entry(
+    attempt=3,
+    chain="task-7",
+    next_attempt_at=1_800_000_004.5,
+    backoff_s=4.5,
+    last_attempt_at=1_800_000_000.0,
+    last_push_at=1_799_999_000.25,
+    last_failure=Failure(reason="network", message="no route", hint="wait", at=1_800_000_000.1, attempt=3),
+    failing_since=1_799_999_500.0,
+    paged=("network", "auth"),
+    running=Running(host="here", group=4711, born="123456"),
+    gave_up=True,
+    outcomes={"network": 3, "pushed": 12},
+)
+
+_CLAIM = """
+import sys
+from pathlib import Path
+from worker.ledger import Ledger
+with Ledger(Path(sys.argv[1])).claim("origin") as claim:
+    print("claimed" if claim else "handed over", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def ledger(directory: Path) -> Ledger:
+    return Ledger(directory)
+
+
+@pytest.fixture
+def stored(ledger: Ledger, directory: Path) -> Path:
+    """
+    The file that FULL was written to as the ledger of origin.
+    """
+    _write(ledger, FULL)
+    return directory / "origin.json"
+
+
+def _write(ledger: Ledger, entry: Entry) -> None:
+    with ledger.claim("origin") as claim:
+        assert claim
+        claim.write(**{name: getattr(entry, name) for name in get_type_hints(Entry)})
+
+
+# --- What is written is read ---
+
+
+def _values(hint: Any) -> st.SearchStrategy[Any]:
+    if hint is float:
+        return st.floats(min_value=0, max_value=4e9)
+    if isinstance(hint, UnionType):
+        return st.one_of(*map(_values, get_args(hint)))
+    if is_dataclass(hint):
+        return st.builds(hint, **{name: _values(inner) for name, inner in get_type_hints(hint).items()})
+    return st.from_type(hint)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(entry=_values(Entry))
+def test_every_field_is_read_as_it_was_written(ledger: Ledger, entry: Entry):
+    """
+    By another process too, which is what a new ``Ledger`` is.
+    """
+    _write(ledger, entry)
+    assert ledger.read("origin") == entry
+
+
+def test_nothing_is_known_of_a_remote_that_nothing_was_written_of(ledger: Ledger, stored: Path):
+    assert ledger.read("backup") == Entry()
+
+
+def test_a_change_leaves_the_other_fields_alone(ledger: Ledger, stored: Path):
+    with ledger.claim("origin") as claim:
+        assert claim
+        assert claim.entry == FULL
+        assert claim.write(attempt=4) == claim.entry == ledger.read("origin") == replace(FULL, attempt=4)
+
+
+def test_outcomes_are_counted_by_name(ledger: Ledger):
+    with ledger.claim("origin") as claim:
+        assert claim
+        for outcome in ("pushed", "network", "pushed"):
+            claim.write(outcomes=claim.count(outcome))
+
+    assert ledger.read("origin").outcomes == {"pushed": 2, "network": 1}
+
+
+# --- What is damaged is empty ---
+
+
+def test_a_file_cut_short_anywhere_reads_as_empty(ledger: Ledger, stored: Path):
+    """
+    It is not flushed to disk, so a power loss may leave any beginning of it.
+    """
+    whole = stored.read_bytes()
+    for length in range(len(whole)):
+        stored.write_bytes(whole[:length])
+        assert ledger.read("origin") == Entry(), whole[:length]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\0" * 300,
+        b"\xff\xfe{}",
+        b"null",
+        b"7",
+        b'"idle"',
+        b"[]",
+        b'{"last_failure": {"why": "?"}}',
+        b'{"last_failure": {"reason": "network"}}',
+        b'{"last_failure": "network"}',
+        b'{"running": []}',
+        b'{"running": {"pid": 1}}',
+        b'{"paged": 5}',
+    ],
+)
+def test_what_another_version_or_a_bad_disk_wrote_reads_as_empty(ledger, stored: Path, content: bytes):
+    stored.write_bytes(content)
+    assert ledger.read("origin") == Entry()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"attempt": "3"}',
+        '{"outcomes": null}',
+        '{"outcomes": {"pushed": "often"}}',
+        '{"next_attempt_at": "soon"}',
+        '{"paged": "auth"}',
+        '{"last_failure": {"reason": "auth", "message": "", "hint": "", "at": "now", "attempt": 1}}',
+        '{"running": {"host": "here", "group": "4711", "born": "1"}}',
+    ],
+)
+def test_a_value_of_another_type_reads_as_empty(ledger: Ledger, stored: Path, content: str):
+    """
+    It would otherwise end each attempt in a TypeError, for ever.
+    """
+    stored.write_text(content)
+    assert ledger.read("origin") == Entry()
+
+
+def test_a_field_of_a_later_version_is_passed_over(ledger: Ledger, stored: Path):
+    stored.write_text(json.dumps({**json.loads(stored.read_text()), "mood": {"at": 1}}))
+    assert ledger.read("origin") == FULL
+
+
+def test_a_damaged_file_is_mended_by_the_next_write(ledger: Ledger, stored: Path):
+    stored.write_bytes(b"{")
+    _write(ledger, FULL)
+    assert ledger.read("origin") == FULL
+
+
+# --- Replaced whole ---
+
+
+def test_a_reader_sees_the_old_entry_or_the_new_one(ledger: Ledger):
+    """
+    However often it looks while it is written, and however long the entries are.
+    """
+    failure = FULL.last_failure
+    assert failure
+    entries = [
+        replace(FULL, attempt=n, last_failure=replace(failure, message=str(n) * 20_000)) for n in range(2)
+    ]
+    _write(ledger, entries[0])
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [_write(ledger, entries[n % 2]) for n in range(200)])
+        seen = []
+        while not writing.done():
+            seen.append(ledger.read("origin"))
+        writing.result()
+
+    assert all(entry in entries for entry in seen)
+
+
+def test_nothing_is_left_beside_the_entry(ledger: Ledger, directory: Path):
+    _write(ledger, FULL)
+    assert {path.name for path in directory.iterdir()} == {"origin.json", "origin.lock"}
+
+
+# --- A full disk ---
+
+
+@contextmanager
+def _no_room() -> Iterator[None]:
+    """
+    Let every write of this process to a file fail, as on a full disk.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_full_disk_is_logged_and_keeps_nothing_from_being_pushed(ledger: Ledger, stored: Path):
+    """
+    Commits must be able to leave a full disk. This process remembers; the others see the old entry.
+    """
+    with capture_logs() as logged, ledger.claim("origin") as claim:
+        assert claim
+        with _no_room():
+            written = claim.write(attempt=4)
+
+        assert written == claim.entry == replace(FULL, attempt=4)
+        assert ledger.read("origin") == FULL
+        assert sorted(path.name for path in stored.parent.iterdir()) == ["origin.json", "origin.lock"]
+
+        claim.write(gave_up=False)  # there is room again
+    assert ledger.read("origin") == replace(FULL, attempt=4, gave_up=False)
+
+    (line,) = logged
+    assert (line["event"], line["log_level"], line["remote"]) == ("ledger.write_failed", "warning", "origin")
+    assert os.strerror(errno.EFBIG) in line["error"]
+
+
+# --- One claim ---
+
+
+@pytest.fixture
+def claimant(directory: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[str], str]]]:
+    """
+    Start another process that claims origin; returns it and what it says of that.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-c", _CLAIM, str(directory)]
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        assert process.stdout
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.kill()
+        with process:
+            process.wait(10)
+
+
+def test_a_remote_is_claimed_once(ledger: Ledger):
+    with ledger.claim("origin") as first, ledger.claim("origin") as second:
+        assert first
+        assert second is None
+        assert ledger.is_claimed("origin")
+
+    assert not ledger.is_claimed("origin")
+
+
+def test_each_remote_has_a_claim_of_its_own(ledger: Ledger):
+    with ledger.claim("origin"), ledger.claim("backup") as backup:
+        assert backup
+
+
+def test_a_claim_holds_against_other_processes(ledger: Ledger, claimant):
+    _, said = claimant()
+    assert said == "claimed"
+
+    assert ledger.is_claimed("origin")
+    with ledger.claim("origin") as claim:
+        assert claim is None
+
+
+def test_other_processes_respect_our_claim(ledger: Ledger, claimant):
+    with ledger.claim("origin"):
+        assert claimant()[1] == "handed over"
+
+
+def test_a_claim_ends_with_the_life_of_its_holder(ledger: Ledger, claimant):
+    process, _ = claimant()
+
+    process.kill()
+    wait_until(lambda: not ledger.is_claimed("origin"), what="a free claim")
+
+    with ledger.claim("origin") as claim:
+        assert claim
+
+
+def test_a_claim_begins_with_what_the_last_holder_wrote(ledger: Ledger, stored: Path):
+    with ledger.claim("origin") as claim:
+        assert claim
+        assert claim.entry == FULL
+
+
+# --- The push that runs ---
+
+
+@pytest.fixture
+def sleeper(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """
+    A process whose name holds what also separates the fields of /proc/PID/stat.
+    """
+    program = directory / ") R 1 (a b"
+    program.symlink_to("/bin/sleep")
+    process = subprocess.Popen([str(program), "60"], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_push_that_runs_is_known_to_run(ledger: Ledger, sleeper: subprocess.Popen[bytes]):
+    """
+    Also by whoever only reads of it later.
+    """
+    _write(ledger, Entry(running=Running.here(sleeper.pid)))
+
+    running = ledger.read("origin").running
+    assert running
+    assert (running.group, running.host) == (sleeper.pid, socket.gethostname())
+    assert running.is_alive_here()
+
+
+def test_a_push_that_has_ended_is_known_to_have_ended(sleeper: subprocess.Popen[bytes]):
+    running = Running.here(sleeper.pid)
+    sleeper.kill()
+    sleeper.wait()
+
+    assert not running.is_alive_here()
+
+
+def test_a_stranger_with_the_same_number_is_not_the_push(sleeper: subprocess.Popen[bytes]):
+    """
+    The number was given away again after a restart of the machine, or a long time: it must not be ended.
+    """
+    running = Running.here(sleeper.pid)
+    assert not replace(running, born=str(int(running.born) - 1)).is_alive_here()
+
+
+def test_a_push_on_another_machine_is_none_of_ours(sleeper: subprocess.Popen[bytes]):
+    assert not replace(Running.here(sleeper.pid), host="elsewhere").is_alive_here()
+
+
+def test_a_push_that_ended_before_it_could_be_described_is_not_alive():
+    """
+    There is no start time to know it by, and a stranger may have its number by now.
+    """
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+
+    assert not Running.here(ended.pid).is_alive_here()
+    assert not replace(Running.here(os.getpid()), born="").is_alive_here()
+
+
+# --- Waiting ---
+
+
+@pytest.mark.parametrize(
+    ("now", "waits"),
+    [(999, False), (1000, True), (1009.9, True), (1010, False), (5000, False)],
+    ids=["clock set back", "at once", "just before", "due", "overdue"],
+)
+def test_a_retry_waits_from_the_attempt_until_it_is_due(now: float, waits: bool):
+    """
+    Not so where the clock was set back: the retry might be days away.
+    """
+    assert Entry(last_attempt_at=1000, next_attempt_at=1010).waits(now) is waits
+
+
+def test_where_nothing_is_scheduled_nothing_waits():
+    assert not Entry(last_attempt_at=1000).waits(1000)
+    assert not Entry().waits(0)

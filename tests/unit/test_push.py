@@ -1,0 +1,771 @@
+"""
+Who pushes, who leaves it to whom, and what is remembered of it: real repositories, no queue, no waiting.
+
+The clock stands still until a test moves it, and the dice always fall in the middle.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from structlog.testing import capture_logs
+
+from app.sentry_sink import SentrySink
+from tests.parts import Bare, wait_until
+from tests.unit.conftest import Deployment
+from worker import paging
+from worker.backoff import delay_s
+from worker.errors import NonFastForward, PushDeferred, PushError, PushFailed, PushRefused
+from worker.git import Repository
+from worker.ledger import Entry, Ledger, Running
+from worker.prepare import state_directory
+from worker.push import (
+    ALREADY_THERE,
+    BACKING_OFF,
+    HANDED_OVER,
+    NO_SUCH_REMOTE,
+    SUPERSEDED,
+    Pusher,
+    Request,
+)
+from worker.settings import Settings
+from worker.sweep import Sweeper
+
+ROOT = Path(__file__).resolve().parents[2]
+JITTER = 0.5
+
+_PUSH = """
+import sys
+from worker.git import Repository
+from worker.ledger import Ledger
+from worker.prepare import remotes_directory
+from worker.push import Pusher, Request
+from worker.settings import Settings
+settings = Settings.from_env(dict(word.split("=", 1) for word in sys.argv[1:]))
+path = settings.data_repo_path
+repository = Repository(path, branch=settings.data_branch)
+Pusher(settings, repository, Ledger(remotes_directory(path))).push(Request(remote="origin", chain="killed"))
+"""
+
+
+class Clock:
+    """
+    A clock that is wound by hand.
+    """
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wind(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class Line:
+    """
+    The way from a repository to its remote, with what a worker and a sweep do to it.
+    """
+
+    settings: Settings
+    repository: Repository
+    ledger: Ledger
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def entry(self) -> Entry:
+        return self.ledger.read("origin")
+
+    def push(self, chain: str = "first", **request: Any) -> str:
+        """
+        Do what a task with the id *chain* does.
+        """
+        pusher = Pusher(self.settings, self.repository, self.ledger, clock=self.clock, jitter=lambda: JITTER)
+        return pusher.push(Request(**{"remote": "origin", "chain": chain, **request}))
+
+    def fail(self, chain: str = "first", **request: Any) -> PushFailed:
+        """
+        The same, where it is to fail and be retried.
+        """
+        with pytest.raises(PushFailed) as failed:
+            self.push(chain, **request)
+        return failed.value
+
+    def wanting(self, **options: bool) -> dict[str, str | None]:
+        directory = state_directory(self.settings.data_repo_path)
+        sweeper = Sweeper(self.settings, self.repository, self.ledger, directory, clock=self.clock)
+        return sweeper.wanting(**options)
+
+    def attempts(self) -> int:
+        return sum(self.entry.outcomes.values())
+
+
+@pytest.fixture
+def line_with(deploy: Callable[..., Deployment]) -> Callable[..., Line]:
+    def line(**env: str) -> Line:
+        deployed = deploy(**{"CFP_PUSH_BACKOFF_BASE": "100", "CFP_PUSH_BACKOFF_CAP": "1000", **env})
+        return Line(deployed.settings, deployed.repository, deployed.ledger)
+
+    return line
+
+
+@pytest.fixture
+def line(line_with: Callable[..., Line]) -> Line:
+    """
+    The first wait is 75 s, the sweep comes every 15 s.
+    """
+    return line_with()
+
+
+@contextmanager
+def _away(remote: Bare) -> Iterator[None]:
+    """
+    Let there be no remote for the block.
+    """
+    elsewhere = remote.path.rename(remote.path.with_suffix(".away"))
+    yield
+    elsewhere.rename(remote.path)
+
+
+def _refuse(remote: Bare) -> None:
+    remote.hook("pre-receive", "echo not today >&2; exit 1")
+
+
+def _event(logged: list[Any], name: str) -> dict[str, Any]:
+    (found,) = [event for event in logged if event["event"] == name]
+    return dict(found)
+
+
+# --- Nobody in the way ---
+
+
+def test_a_push_brings_the_branch(line: Line, data: Bare, remote: Bare):
+    with capture_logs() as logged:
+        assert line.push().startswith("pushed 2 commits")
+
+    assert remote.head() == data.head()
+    assert line.entry.outcomes == {"pushed": 1}
+    assert line.entry.last_push_at == line.clock()
+    done = _event(logged, "push.done")
+    assert (done["commit"], done["commits"], done["attempt"]) == (data.head(), 2, 1)
+
+
+def test_what_is_there_already_costs_no_process(line: Line, monkeypatch: pytest.MonkeyPatch):
+    """
+    A thousand queued tasks whose commits went with the first one are nearly free.
+    """
+    line.push()
+    monkeypatch.setenv("PATH", "")
+
+    assert line.push("second") == ALREADY_THERE
+    assert line.push("second", out_of_turn=True) == ALREADY_THERE
+    assert line.attempts() == 1
+
+
+def test_a_task_for_a_remote_that_is_no_longer_configured_ends(line: Line):
+    """
+    It may have waited in the queue while the settings changed.
+    """
+    assert line.push(remote="backup") == NO_SUCH_REMOTE
+
+
+def test_what_is_committed_during_a_push_goes_with_the_same_task(
+    line: Line, data: Bare, remote: Bare, tmp_path
+):
+    """
+    Its own task found the claim taken and has ended by then.
+    """
+    later = data.git("commit-tree", "-p", "main", "-m", "later", "main^{tree}")
+    move = f"env -i PATH=$PATH git -C {data.path} update-ref refs/heads/main {later}"
+    remote.hook("post-receive", f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; {move}; }}")
+
+    assert line.push().startswith("pushed 1 commit ")
+
+    assert remote.head() == later == data.head()
+    assert line.entry.outcomes == {"pushed": 2}
+
+
+def test_what_is_committed_during_a_retry_goes_with_it_too(line: Line, data: Bare, remote: Bare, tmp_path):
+    """
+    The retry was the only one that was scheduled, and is none any more once it has begun.
+    """
+    with _away(remote):
+        line.clock.wind(line.fail("first").retry_in_s)
+    later = data.git("commit-tree", "-p", "main", "-m", "later", "main^{tree}")
+    move = f"env -i PATH=$PATH git -C {data.path} update-ref refs/heads/main {later}"
+    remote.hook("post-receive", f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; {move}; }}")
+
+    line.push("first", is_retry=True)
+
+    assert remote.head() == later
+
+
+def test_a_turn_has_an_end_and_its_retry_takes_over(line, data, remote, tmp_path, monkeypatch):
+    """
+    A worker that is to stop waits for its tasks; under steady load one would never end.
+    """
+    monkeypatch.setattr("worker.push._TURN_S", 0.0)
+    later = data.git("commit-tree", "-p", "main", "-m", "later", "main^{tree}")
+    remote.hook(
+        "post-receive", f"env -i PATH=$PATH git -C {data.path} update-ref refs/heads/main {later} || true"
+    )
+
+    with pytest.raises(PushDeferred) as deferred:
+        line.push("first")
+
+    assert deferred.value.retry_in_s == 0
+    assert remote.head() != later
+    monkeypatch.setattr("worker.push._TURN_S", 5.0)
+    line.push("first", is_retry=True)
+    assert remote.head() == later
+
+
+# --- Somebody in the way ---
+
+
+def test_a_task_hands_over_to_the_push_that_runs(line: Line, remote: Bare):
+    with line.ledger.claim("origin"):
+        before = line.entry
+        assert line.push("second") == HANDED_OVER
+        assert line.push("second", out_of_turn=True) == HANDED_OVER
+        assert line.entry == before
+
+    assert remote.head() is None
+
+
+def test_a_task_leaves_its_commit_to_the_retry_that_is_scheduled(line: Line, data: Bare, remote: Bare):
+    """
+    However many commits wait, there is one chain of retries.
+    """
+    with _away(remote):
+        line.fail("first")
+    before = line.entry
+
+    for number in range(3):
+        data.commit(f"later {number}")
+        assert line.push(f"later-{number}") == BACKING_OFF
+
+    assert line.entry == before
+    assert remote.head() is None
+
+
+def test_the_retry_brings_what_was_left_to_it(line: Line, data: Bare, remote: Bare):
+    with _away(remote):
+        failed = line.fail("first")
+    later = data.commit("later")
+    line.clock.wind(failed.retry_in_s)
+
+    line.push("first", is_retry=True)
+
+    assert remote.head() == later
+
+
+def test_a_retry_that_comes_early_is_made(line: Line, data: Bare, remote: Bare):
+    """
+    The broker counts in its own time; whose turn it is, the ledger says.
+    """
+    with _away(remote):
+        line.fail("first")
+    line.clock.wind(74)
+    line.push("first", is_retry=True)
+    assert remote.head() == data.head()
+
+
+def test_a_retry_that_another_has_replaced_does_nothing(line: Line, remote: Bare):
+    """
+    It was taken for lost and the sweep queued a push, which failed and is to be retried itself.
+    """
+    with _away(remote):
+        line.clock.wind(line.fail("first").retry_in_s + 16)
+        line.fail("second")
+    before = line.entry
+    assert before.chain == "second"
+
+    assert line.push("first", is_retry=True) == SUPERSEDED
+
+    assert line.entry == before
+    assert remote.head() is None
+
+
+def test_a_failure_between_a_look_and_the_claim_is_waited_for(line: Line, remote: Bare, monkeypatch):
+    """
+    The first task fails at the very moment at which the second has seen that nothing is scheduled.
+    """
+    claim = line.ledger.claim
+
+    def claim_after_another(name: str) -> Any:
+        monkeypatch.setattr(line.ledger, "claim", claim)
+        line.fail("first")
+        return claim(name)
+
+    monkeypatch.setattr(line.ledger, "claim", claim_after_another)
+    with _away(remote):
+        assert line.push("second") == BACKING_OFF
+    assert (line.entry.chain, line.attempts()) == ("first", 1)
+
+
+def test_a_retry_that_is_replaced_between_a_look_and_the_claim_does_nothing(
+    line: Line, remote: Bare, monkeypatch
+):
+    """
+    The sweep took it for lost, and what it queued fails just before the late retry has its claim.
+    """
+    claim = line.ledger.claim
+
+    def claim_after_another(name: str) -> Any:
+        monkeypatch.setattr(line.ledger, "claim", claim)
+        line.fail("second")
+        return claim(name)
+
+    with _away(remote):
+        line.clock.wind(line.fail("first").retry_in_s)
+        monkeypatch.setattr(line.ledger, "claim", claim_after_another)
+        assert line.push("first", is_retry=True) == SUPERSEDED
+    assert (line.entry.chain, line.attempts()) == ("second", 2)
+
+
+def test_a_clock_that_was_set_back_makes_nobody_wait_for_days(line: Line, data: Bare, remote: Bare):
+    with _away(remote):
+        line.fail("first")
+    line.clock.wind(-86400)
+
+    line.push("second")
+
+    assert remote.head() == data.head()
+
+
+# --- Failing and retrying ---
+
+
+def test_the_error_and_the_ledger_say_the_same_wait_as_the_backoff(line: Line, remote: Bare):
+    """
+    Attempt after attempt, up to the cap.
+    """
+    with _away(remote):
+        for number in range(1, 8):
+            failed = line.fail("first", is_retry=number > 1)
+
+            expected = delay_s(number, base_s=100, cap_s=1000, jitter=JITTER)
+            assert failed.retry_in_s == line.entry.backoff_s == expected
+            assert line.entry.next_attempt_at == line.clock() + expected
+            assert (line.entry.chain, line.entry.attempt) == ("first", number)
+            line.clock.wind(expected)
+
+    assert expected == delay_s(1, base_s=1000, cap_s=1000, jitter=JITTER)
+
+
+def test_a_failure_is_remembered_as_it_was_logged(line: Line, data: Bare, remote: Bare):
+    with capture_logs() as logged, _away(remote):
+        error = line.fail()
+
+    failure = line.entry.last_failure
+    assert failure
+    failed = _event(logged, "push.failed")
+    assert error.reason == failure.reason == failed["reason"] == "not-found"
+    assert error.detail == failure.message == failed["error"]
+    assert (failed["commit"], failed["attempt"]) == (data.head(), failure.attempt) == (data.head(), 1)
+    assert failure.at == line.entry.failing_since == line.clock()
+    scheduled = _event(logged, "push.retry_scheduled")
+    assert scheduled["next_delay_ms"] == round((error.retry_in_s or 0) * 1000)
+
+
+def test_a_stated_wait_is_honoured(line: Line, remote: Bare):
+    remote.hook("pre-receive", "echo 'rate limit exceeded, retry after 600 seconds' >&2; exit 1")
+    assert line.fail().retry_in_s == 600
+
+
+def test_a_success_forgets_the_failures_before_it_and_says_how_long_they_lasted(line: Line, remote: Bare):
+    with _away(remote):
+        line.clock.wind(line.fail().retry_in_s)
+        line.clock.wind(line.fail(is_retry=True).retry_in_s)
+
+    with capture_logs() as logged:
+        line.push(is_retry=True)
+
+    entry = line.entry
+    assert (entry.attempt, entry.paged, entry.gave_up) == (0, (), False)
+    assert entry.chain is entry.next_attempt_at is entry.backoff_s is None
+    assert entry.last_failure is entry.failing_since is entry.running is None
+    assert entry.outcomes == {"not-found": 2, "pushed": 1}
+    assert _event(logged, "push.done")["attempt"] == 3
+    recovered = _event(logged, "push.recovered")
+    assert (recovered["reason"], recovered["episode_seconds"]) == ("not-found", 75 + 150)
+
+
+def test_a_failure_that_somebody_elses_push_has_ended_is_forgotten(line: Line, data: Bare, remote: Bare):
+    """
+    Nothing is pending any more, and nobody of ours brought it there.
+    """
+    with _away(remote):
+        line.fail()
+    data.git("push", "--quiet", "origin", "main")
+    line.clock.wind(3600)
+    assert line.wanting() == {"origin": data.head()}
+
+    with capture_logs() as logged:
+        line.push("swept")
+
+    assert line.entry.last_failure is None
+    assert _event(logged, "push.recovered")["episode_seconds"] == 3600
+    assert line.wanting() == {}
+
+
+# --- Out of turn ---
+
+
+def test_an_operator_does_not_have_to_wait(line: Line, data: Bare, remote: Bare):
+    with _away(remote):
+        line.fail("first")
+
+    line.push("operator", out_of_turn=True)
+
+    assert remote.head() == data.head()
+    assert line.entry.next_attempt_at is None
+    assert line.push("first", is_retry=True) == ALREADY_THERE
+
+
+def test_an_attempt_out_of_turn_that_fails_neither_schedules_nor_counts(line: Line, remote: Bare):
+    """
+    The retry that stands stays the only one, at its time, and no later for the operator's trouble.
+    """
+    with _away(remote):
+        line.fail("first")
+        before = line.entry
+        line.clock.wind(10)
+
+        failed = line.fail("operator", out_of_turn=True)
+
+        after = line.entry
+        assert failed.retry_in_s is None
+        assert (after.chain, after.attempt) == (before.chain, before.attempt) == ("first", 1)
+        assert (after.next_attempt_at, after.backoff_s) == (before.next_attempt_at, before.backoff_s)
+        assert after.failing_since == before.failing_since
+        assert after.outcomes == {"not-found": 2}
+        assert after.last_failure
+        assert after.last_failure.at == line.clock()
+
+        line.clock.wind(65)
+        assert line.fail("first", is_retry=True).retry_in_s == 150
+
+
+def test_out_of_turn_where_nothing_is_scheduled_is_an_attempt_like_any_other(line: Line, remote: Bare):
+    with _away(remote):
+        assert line.fail("operator", out_of_turn=True).retry_in_s == 75
+    assert (line.entry.chain, line.entry.attempt) == ("operator", 1)
+
+
+def test_an_attempt_out_of_turn_uses_up_no_retry(line_with: Callable[..., Line], remote: Bare):
+    line = line_with(CFP_PUSH_MAX_RETRIES="1")
+    with _away(remote):
+        line.fail("first")
+
+        with pytest.raises(PushFailed):
+            line.push("operator", out_of_turn=True)
+
+        assert not line.entry.gave_up
+        line.clock.wind(75)
+        with pytest.raises(PushRefused):
+            line.push("first", is_retry=True)
+
+
+# --- Not retried ---
+
+
+def test_a_refusal_is_not_retried_and_the_next_commit_tries_afresh(line: Line, data: Bare, remote: Bare):
+    _refuse(remote)
+
+    with pytest.raises(PushRefused) as refused, capture_logs() as logged:
+        line.push("first")
+
+    assert not isinstance(refused.value, NonFastForward)
+    assert refused.value.reason == "rejected"
+    assert line.entry.chain is line.entry.next_attempt_at is None
+    blocked = _event(logged, "push.blocked")
+    assert (blocked["hint"], blocked["local_head"]) == (refused.value.hint, data.head())
+    with pytest.raises(PushRefused):
+        line.push("second")
+    remote.hook("pre-receive", "exit 0")
+    line.push("third")
+    assert remote.head() == data.head()
+
+
+def test_a_divergence_is_told_in_numbers_and_changes_nothing_there(line: Line, data: Bare, remote: Bare):
+    line.push()
+    theirs = [remote.commit("theirs"), remote.commit("theirs too")][-1]
+    ours = data.commit("ours")
+
+    with pytest.raises(NonFastForward), capture_logs() as logged:
+        line.push("second")
+
+    blocked = _event(logged, "push.blocked")
+    assert (blocked["ahead"], blocked["behind"]) == (1, 2)
+    assert (blocked["local_head"], blocked["remote_head"]) == (ours, theirs)
+    assert remote.head() == theirs
+    assert data.head() == ours
+    assert line.entry.next_attempt_at is None
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_retries_end_where_the_settings_say_and_begin_anew_with_the_next_commit(
+    line_with, remote, retries: int
+):
+    line = line_with(CFP_PUSH_MAX_RETRIES=str(retries))
+    with _away(remote):
+        for number in range(retries):
+            line.clock.wind(line.fail("first", is_retry=number > 0).retry_in_s or 0)
+        with pytest.raises(PushRefused) as refused:
+            line.push("first", is_retry=retries > 0)
+
+        assert refused.value.reason == "not-found"
+        assert line.entry.gave_up
+        assert line.entry.next_attempt_at is None
+        line.clock.wind(10 * 86400)
+        assert line.wanting() == {}, "the sweep leaves alone what was given up"
+        assert line.wanting(out_of_turn=True), "but not a worker that has just started"
+
+        with pytest.raises(PushError) as afresh:
+            line.push("second")
+        assert isinstance(afresh.value, PushFailed) is (retries > 0)
+        failure = line.entry.last_failure
+        assert failure
+        assert failure.attempt == 1
+
+
+# --- The sweep ---
+
+
+def test_the_sweep_wants_what_is_pending(line: Line, data: Bare):
+    assert line.wanting() == {"origin": data.head()}
+    line.push()
+    assert line.wanting() == {}
+    commit = data.commit("later")
+    assert line.wanting() == {"origin": commit}
+
+
+def test_the_sweep_leaves_a_push_that_runs_alone(line: Line):
+    with line.ledger.claim("origin"):
+        assert line.wanting() == {}
+        assert line.wanting(out_of_turn=True) == {}
+
+
+def test_a_retry_that_is_overdue_by_more_than_a_sweep_counts_as_lost(line: Line, data: Bare, remote: Bare):
+    """
+    A worker that was killed took its countdown with it.
+    """
+    with _away(remote):
+        due_in_s = line.fail("lost").retry_in_s or 0
+
+    line.clock.wind(due_in_s + 14)
+    assert line.wanting() == {}, "it may be about to begin"
+    line.clock.wind(2)
+    assert line.wanting() == {"origin": data.head()}
+
+    line.push("swept")
+    assert remote.head() == data.head()
+
+
+def test_the_sweep_leaves_a_retry_that_has_just_been_scheduled_alone(line: Line, remote: Bare):
+    with _away(remote):
+        line.fail()
+    line.clock.wind(1)
+    assert line.wanting() == {}
+
+
+def test_a_start_does_not_wait_for_a_retry(line: Line, data: Bare, remote: Bare):
+    with _away(remote):
+        line.fail()
+    line.clock.wind(20)
+
+    assert line.wanting() == {}
+    assert line.wanting(out_of_turn=True) == {"origin": data.head()}
+
+
+def test_the_sweep_tries_a_blocked_remote_each_time(line: Line, data: Bare, remote: Bare):
+    """
+    So that pushing resumes by itself when somebody has made room.
+    """
+    _refuse(remote)
+    with pytest.raises(PushRefused):
+        line.push()
+    line.clock.wind(15)
+    assert line.wanting() == {"origin": data.head()}
+
+
+def test_a_branch_that_cannot_be_read_is_swept_so_that_an_attempt_says_so(line: Line, data: Bare):
+    (data.path / "refs" / "heads" / "main").write_text("damaged")
+
+    with capture_logs() as logged:
+        assert line.wanting() == {"origin": None}
+
+    assert _event(logged, "sweep.failed")["log_level"] == "error"
+    assert line.fail("swept").reason == "local"
+
+
+# --- Not too often ---
+
+
+def test_pushes_keep_their_distance(line_with: Callable[..., Line], data: Bare, remote: Bare):
+    """
+    The first after a pause is not delayed; then one waits, and the others leave their commits to it.
+    """
+    line = line_with(CFP_PUSH_MIN_INTERVAL="10")
+    line.push("first")
+    line.clock.wind(3)
+    data.commit("soon")
+
+    with pytest.raises(PushDeferred) as deferred:
+        line.push("second")
+    assert deferred.value.retry_in_s == pytest.approx(7)
+    latest = data.commit("sooner")
+    assert line.push("third") == BACKING_OFF
+    assert line.attempts() == 1
+
+    line.clock.wind(7)
+    line.push("second", is_retry=True)
+    assert remote.head() == latest
+
+    line.clock.wind(60)
+    later = data.commit("after a pause")
+    line.push("fourth")
+    assert remote.head() == later
+
+
+def test_an_operator_passes_the_distance_over(line_with: Callable[..., Line], data: Bare, remote: Bare):
+    line = line_with(CFP_PUSH_MIN_INTERVAL="10")
+    line.push("first")
+    soon = data.commit("soon")
+    line.push("operator", out_of_turn=True)
+    assert remote.head() == soon
+
+
+# --- After a crash ---
+
+
+@pytest.fixture
+def orphan(line: Line, remote: Bare, tmp_path: Path) -> Iterator[psutil.Process]:
+    """
+    The ``git push`` of a worker that was killed with -9 while the remote's hook hung.
+    """
+    started = tmp_path / "started"
+    remote.hook("pre-receive", f"touch {started}; sleep 600")
+    env = {
+        "CFP_DATA_REPO_PATH": str(line.settings.data_repo_path),
+        "CFP_DATA_REMOTE": str(remote.path),
+        "CFP_REDIS_URL": line.settings.redis_url,
+    }
+    words = [f"{name}={value}" for name, value in env.items()]
+    with subprocess.Popen([sys.executable, "-c", _PUSH, *words], cwd=ROOT) as worker:
+        wait_until(started.exists, what="a push in the middle")
+        worker.kill()
+    running = line.entry.running
+    assert running
+    yield psutil.Process(running.group)
+    try:
+        os.killpg(running.group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def test_a_push_that_lost_its_worker_is_ended_before_the_next_attempt(
+    line, data, remote, orphan: psutil.Process
+):
+    """
+    It would run on with nobody to mind its timeout, and be a second push beside ours.
+    """
+    assert orphan.is_running()
+    remote.hook("pre-receive", "exit 0")
+
+    with capture_logs() as logged:
+        line.push("next")
+
+    assert remote.head() == data.head()
+    assert _event(logged, "push.orphan_ended")["group"] == orphan.pid
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+    assert line.entry.running is None
+
+
+def test_what_a_dead_push_left_locked_is_unlocked(line: Line, data: Bare, remote: Bare):
+    """
+    git, killed while it moved the remote-tracking ref, would otherwise keep every later push from moving it.
+    """
+    ended = subprocess.Popen(["true"], start_new_session=True)
+    ended.wait()
+    with line.ledger.claim("origin") as claim:
+        assert claim
+        claim.write(running=Running.here(ended.pid))
+    lock = data.path / "refs" / "remotes" / "origin" / "main.lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+
+    line.push()
+
+    assert line.repository.remote_head("origin") == remote.head() == data.head()
+    assert not lock.exists()
+
+
+# --- Paging ---
+
+
+def test_one_episode_pages_once_and_the_next_one_again(
+    line: Line, data: Bare, remote: Bare, sentry: SentrySink
+):
+    """
+    However often it is tried, and in whichever process: the ledger knows.
+    """
+    paging.configure(_paging_to(line, sentry))
+    _refuse(remote)
+    for chain in ("first", "second", "third"):
+        with pytest.raises(PushRefused):
+            line.push(chain)
+    assert len(sentry.events) == 1
+
+    remote.hook("pre-receive", "exit 0")
+    line.push("fourth")
+    data.commit("later")
+    _refuse(remote)
+    with pytest.raises(PushRefused):
+        line.push("fifth")
+
+    assert len(sentry.events) == 2
+    assert {event["tags"]["reason"] for event in sentry.events} == {"rejected"}
+
+
+def test_what_may_pass_by_itself_pages_after_a_while(line_with, remote: Bare, sentry: SentrySink):
+    line = line_with(CFP_PUSH_PAGE_AFTER="200")
+    paging.configure(_paging_to(line, sentry))
+    remote.hook("pre-receive", "echo 'rate limit exceeded' >&2; exit 1")
+
+    line.clock.wind(line.fail().retry_in_s)
+    line.clock.wind(line.fail(is_retry=True).retry_in_s)
+    assert sentry.events == []
+    line.fail(is_retry=True)
+
+    (event,) = sentry.events
+    assert event["contexts"]["push"]["failing_seconds"] == 75 + 150
+    assert event["contexts"]["push"]["attempts"] == 3
+
+
+def _paging_to(line: Line, sentry: SentrySink) -> Settings:
+    """
+    Return the settings of *line* with a place to page to.
+    """
+    return Settings.from_env(
+        {
+            "CFP_DATA_REPO_PATH": str(line.settings.data_repo_path),
+            "CFP_REDIS_URL": line.settings.redis_url,
+            "SENTRY_DSN": sentry.dsn,
+        }
+    )
