@@ -127,7 +127,7 @@ class Stack:
         for part in self._parts:
             self._spawn(part)
             if part.name == "valkey":
-                self._await("valkey", lambda: _accepts(redis_port))
+                self._await("valkey", lambda: accepts(redis_port))
         waits: dict[str, Callable[[], bool]] = {
             "api": lambda: _answers(f"{self.url}/api/health"),
             "flower": lambda: _answers(self.flower_url),
@@ -218,7 +218,10 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
+    """
+    Whether anything listens on *port* of loopback.
+    """
     with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
         return True
     return False
