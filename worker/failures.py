@@ -44,7 +44,7 @@ class Policy:
 
 POLICIES: Mapping[Reason, Policy] = MappingProxyType({
     "non-fast-forward": Policy(False, "at-once",
-        "Follow docs/how-to/reconcile-a-diverged-remote.md: see what each side holds, then join them by hand."),
+        "Follow docs/how-to/reconcile-a-diverged-remote.md: see what each side holds and join it."),
     "rejected": Policy(False, "at-once",
         "Change the remote's rule, or the commit that breaks it: every later commit waits behind it."),
     "auth": Policy(True, "at-once",
@@ -64,7 +64,7 @@ POLICIES: Mapping[Reason, Policy] = MappingProxyType({
     "rate-limited": Policy(True, "after-a-while",
         "Raise CFP_PUSH_MIN_INTERVAL, or ask the host for a higher limit."),
     "local": Policy(True, "at-once",
-        "Run `git fsck` here and look at disk, permissions and git's configuration: our own side is at fault."),
+        "Run `git fsck` here and look at disk, permissions and git's configuration: our side is at fault."),
     "stalled": Policy(True, "at-once",
         "Start the worker and beat, or restart them if they hang."),
     "unknown": Policy(True, "after-a-while",
