@@ -167,7 +167,10 @@ class Attempt:
         return doubtful if repository.contains(tip, head) else replace(asked, reason="non-fast-forward")
 
     def _landed(self, seen: str | None, head: str, finished: Finished, verdict: Verdict) -> str:
-        now, outcome = self._clock(), "landed_but_reported_failed" if verdict.rule == _ASKED else "pushed"
+        now, outcome = (
+            self._clock(),
+            "landed_but_reported_failed" if verdict.rule == _ASKED else verdict.reason,
+        )
         # Without a remote-tracking ref it only seemed that the remote lacked everything.
         pushed = [] if verdict.reason == "up-to-date" else self._repository.commits_between(seen, head)
         oldest = pushed[-1] if seen and pushed else head

@@ -110,7 +110,8 @@ class Entry:
         rescued: The commit it holds.
         running: The push that runs now, or was running when its worker died.
         gave_up: Whether ``CFP_PUSH_MAX_RETRIES`` was reached.
-        outcomes: How many attempts ended how, ever: by reason, ``pushed``, or
+        outcomes: How many attempts ended how, ever: by reason, ``pushed``,
+            ``up-to-date`` where the remote had everything already, or
             ``landed_but_reported_failed`` for a push that only the remote knew of.
     """
 

@@ -169,4 +169,7 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
         with repo.config_writer("repository") as writer:
             for (section, option), value in missing.items():
                 writer.set_value(section, option, value)
+        # A remote's URL may hold a token.
+        config_file = Path(repo.git_dir) / "config"
+        config_file.chmod(config_file.stat().st_mode & 0o770)
     return identity
