@@ -11,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -161,4 +160,3 @@ def git_http_server(root: Path) -> Iterator[GitHttpServer]:
             server.closing.set()
             server.shutdown()
             thread.join(5)
-            time.sleep(0)

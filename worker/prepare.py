@@ -7,7 +7,9 @@ safe to run at the same time in any number of processes.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,12 @@ import git
 from worker.errors import RepositoryError
 from worker.git import STATE_DIRECTORY
 from worker.locks import FileLock, LockTimeoutError
+from worker.logs import log
 from worker.settings import Settings
 
 _LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix"})
 _LOCK_TIMEOUT_S = 30.0
+_LOCK_IS_OLD_S = 60.0  # git holds one for milliseconds
 
 
 def state_directory(repository: Path) -> Path:
@@ -56,6 +60,7 @@ def prepare(settings: Settings) -> str:
     """
     path = settings.data_repo_path
     _check(path)
+    _report_locks(path)
     state = state_directory(path)
     try:
         remotes_directory(path).mkdir(parents=True, exist_ok=True)
@@ -90,6 +95,20 @@ def _check(path: Path) -> None:
             f"{path} is a shallow clone, whose commits many servers refuse; "
             f"complete it with: git -C {path} fetch --unshallow"
         )
+
+
+def _report_locks(path: Path) -> None:
+    """
+    Log the lock files of git's that look left over; only who made one may say that it is.
+
+    Ferry's own are known by their inode and cleared where they are in the way, see ``worker.refs``.
+    """
+    for lock in (*path.glob("*.lock"), *(path / "refs").rglob("*.lock")):
+        with contextlib.suppress(FileNotFoundError):
+            age_s = time.time() - lock.stat().st_mtime
+            if age_s > _LOCK_IS_OLD_S:
+                hint = "if no git process runs on this repository, remove that file"
+                log().warning("repository.lock_found", path=str(lock), age_seconds=round(age_s), hint=hint)
 
 
 def _check_file_system(state: Path) -> None:

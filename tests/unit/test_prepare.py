@@ -1,0 +1,75 @@
+"""
+The data repository at the start: what is refused, what is set, what is reported.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.parts import Bare
+from worker.errors import RepositoryError
+from worker.prepare import prepare
+from worker.settings import Settings
+
+
+@pytest.fixture
+def start(data, remote):
+    def start(**env):
+        settings = {"CFP_DATA_REPO_PATH": str(data.path), "CFP_DATA_REMOTE": str(remote.path)}
+        return prepare(Settings.from_env({**settings, "CFP_REDIS_URL": "redis://127.0.0.1:1/0", **env}))
+
+    return start
+
+
+def test_the_identity_is_made_once(start):
+    assert start() == start() != ""
+
+
+def test_remotes_stand_where_the_settings_say(start, data, tmp_path):
+    start(CFP_DATA_MIRRORS="backup=/srv/one.git")
+    start(CFP_DATA_MIRRORS=f"backup={tmp_path}/it's two.git".replace(" ", "-"))
+    assert data.git("config", "remote.backup.url") == f"{tmp_path}/it's-two.git"
+    assert data.git("config", "remote.origin.fetch") == "+refs/heads/*:refs/remotes/origin/*"
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "there is no"),
+        (lambda path: path.mkdir(), "is not a git repository"),
+        (lambda path: (path / ".git").mkdir(parents=True), "is a working clone"),
+        (lambda path: (Bare.init(path).path / "shallow").touch(), "git -C .* fetch --unshallow"),
+        (lambda path: (Bare.init(path).path / "reftable").mkdir(), "git refs migrate"),
+        (lambda path: Bare.init(path).git("config", "core.bare", "false"), "is not bare"),
+        (lambda path: Bare.init(path).git("config", "remote.origin.mirror", "true"), "is a mirror"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_with_the_remedy(start, tmp_path, make, words):
+    path = tmp_path / "other.git"
+    make(path)
+    with pytest.raises(RepositoryError, match=words):
+        start(CFP_DATA_REPO_PATH=str(path))
+
+
+def test_an_old_lock_file_is_reported_and_left_alone(start, data):
+    """
+    A fresh one is at work; an old one may be dead, which nobody but its maker can say.
+    """
+    old, fresh = data.path / "packed-refs.lock", data.path / "refs/heads/main.lock"
+    old.touch()
+    fresh.touch()
+    os.utime(old, (time.time() - 600, time.time() - 600))
+
+    with capture_logs() as logs:
+        start()
+
+    (found,) = [entry for entry in logs if entry["event"] == "repository.lock_found"]
+    assert found["path"] == str(old)
+    assert found["age_seconds"] >= 600
+    assert "remove that file" in found["hint"]
+    assert old.exists()
+    assert fresh.exists()
