@@ -250,9 +250,12 @@ class Storm:
         self._redis.client().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     def _take_the_remote_away(self) -> None:
-        away = self.remote.path.rename(self.remote.path.with_suffix(".away"))
+        # Without HEAD it is no repository any more. To pull the whole directory from
+        # under a git that writes there leaves git's locks in it, for ever.
+        head = self.remote.path / "HEAD"
+        away = head.rename(head.with_name("HEAD.away"))
         self._pause()
-        away.rename(self.remote.path)
+        away.rename(head)
 
     def _lock_the_remote(self) -> None:
         lock = self.remote.path / "refs/heads/main.lock"
