@@ -144,6 +144,9 @@ class Storm:
                 for writer in writers:
                     writer.join(60)
                 self._settle()
+                # git fsck cannot bear that objects move into packs while it reads.
+                self.parts["beat"].stop()
+                self.parts["worker"].stop()
             finally:
                 self._stop_writing.set()
                 self._stop_watching.set()
@@ -357,7 +360,7 @@ class Storm:
         for name, bare in (("the data repository", self.data), ("the remote", self.remote)):
             try:
                 bare.git("fsck", "--strict")
-            except OSError as exc:
+            except subprocess.SubprocessError as exc:
                 report.broken.append(f"git fsck of {name}: {exc}")
             locks = [str(lock.relative_to(bare.path)) for lock in bare.path.glob("refs/**/*.lock")]
             report.broken += [f"{lock} left in {name}" for lock in locks]

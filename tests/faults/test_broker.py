@@ -139,6 +139,7 @@ def test_a_missing_beat_shows_in_status_and_metrics_and_two_do_no_harm(deploymen
     wait_until(lambda: writer.status()["sweep"]["last_at"] > before, timeout_s=20, what="a sweep")
     writer.write()
     wait_until(lambda: remote.head() == writer.commits[-1], what="the commit on the remote")
+    running.await_event("push.done", count=3)
     assert len(running.events("push.done")) == 3  # backlog, first, this one: none twice
     assert "ferry_sweep_late 0.0" in client().get("/metrics").text
 

@@ -92,7 +92,7 @@ def test_it_runs_by_itself_and_shows_in_the_status(client, worker, beat, data, r
     Enough loose objects, and the next sweep has them packed while commits go on to the remote.
     """
     api = client()
-    worker(), beat()
+    running, _ = worker(), beat()
     assert api.get("/api/_internal/push").json["repository"]["last_maintenance_at"] is None
     store = Store(Repository(data.path, branch="main"))
     for number in range(700):
@@ -103,9 +103,10 @@ def test_it_runs_by_itself_and_shows_in_the_status(client, worker, beat, data, r
         return repository if repository["last_maintenance_at"] else None
 
     repository = wait_until(packed, timeout_s=40, what="maintenance")
-    assert repository["loose_objects"] < 1000
+    assert repository["packed_objects"] > 1000
     assert "ferry_last_maintenance_timestamp_seconds" in api.get("/metrics").text
     wait_until(lambda: remote.head() == data.head(), what="everything on the remote")
+    running.stop()  # git fsck itself cannot bear that objects move into packs while it reads
     data.git("fsck", "--strict")
 
 

@@ -157,7 +157,7 @@ def _answers(url):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_beat_ends_with_status_0(beat, number):
     running = beat()
-    wait_until(lambda: running.logged("beat: Starting"), what="beat")
+    wait_until(lambda: running.logged("Sending due task sweep"), what="beat at work")
     running.signal(number)
     assert running.wait() == 0
     assert subprocess.run(["pgrep", "-g", str(running.pid)], check=False, capture_output=True).returncode == 1
