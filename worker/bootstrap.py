@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from celery import Celery
-from celery.signals import setup_logging, worker_ready
+from celery.signals import setup_logging, worker_ready, worker_shutdown
 from sentry_sdk.integrations.celery import CeleryIntegration
 
 from worker import logs, paging, redis_transport
 from worker.celery_app import build_celery
-from worker.git import Repository, ssh_command
+from worker.credentials import Credentials
+from worker.git import Repository
 from worker.ledger import Ledger
 from worker.maintenance import Maintenance
 from worker.prepare import prepare, remotes_directory, state_directory, write_lock
@@ -59,7 +60,7 @@ def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
     repository = Repository(
         settings.data_repo_path,
         branch=settings.data_branch,
-        ssh_command=ssh_command(env, key=settings.ssh_key_path, known_hosts=settings.ssh_known_hosts),
+        credentials=Credentials.from_settings(settings, env),
     )
     state = state_directory(settings.data_repo_path)
     ledger = Ledger(remotes_directory(settings.data_repo_path))
@@ -90,6 +91,7 @@ def start_worker() -> Celery:
     paging.configure(pipeline.settings, CeleryIntegration())
     finish_tasks_first()
     redis_transport.mend()
+    worker_shutdown.connect(lambda **_: pipeline.repository.hang_up(), weak=False)
     worker_ready.connect(lambda **_: push_backlog(pipeline), weak=False)
     return pipeline.celery
 

@@ -12,12 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +25,7 @@ from typing import BinaryIO, cast
 import git
 import gitsheets
 
+from worker.credentials import Credentials
 from worker.errors import RepositoryError
 from worker.redaction import redact
 from worker.refs import RefError, move_ref, read_ref
@@ -35,6 +35,7 @@ _OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _QUERY_TIMEOUT_S = 30.0  # for git commands that stay on this machine
 # The writers and the pushes have the other cores.
 _ONE_THREAD = ("-c", "pack.threads=1")
+_HANG_UP_TIMEOUT_S = 5.0
 _TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
 
 
@@ -101,10 +102,10 @@ class Repository:
     Args:
         path: The bare repository's directory.
         branch: The branch's short name.
-        ssh_command: What git is given as ``GIT_SSH_COMMAND``.
+        credentials: What lets git in at the remotes.
     """
 
-    def __init__(self, path: Path, *, branch: str, ssh_command: str | None = None) -> None:
+    def __init__(self, path: Path, *, branch: str, credentials: Credentials | None = None) -> None:
         self.path = path
         self.branch = branch
         self.ref = f"refs/heads/{branch}"
@@ -115,8 +116,8 @@ class Repository:
             "GIT_DIR": str(path),
             "GIT_TERMINAL_PROMPT": "0",
             "LC_ALL": "C",
-            **({"GIT_SSH_COMMAND": ssh_command} if ssh_command else {}),
         }
+        self._credentials = credentials or Credentials(remotes={})
 
     def head(self) -> str | None:
         """
@@ -233,7 +234,9 @@ class Repository:
         if not header or header["kind"] != "commit":
             raise RepositoryError(f"{commit!r} is not a commit of {self.path}")
         refspec = f"{commit}:refs/heads/{branch or self.branch}"
-        return self._run("push", "--porcelain", remote, refspec, timeout_s=timeout_s, started=started)
+        return self._visit(
+            remote, "push", "--porcelain", remote, refspec, timeout_s=timeout_s, started=started
+        )
 
     def ask(self, remote: str, *, timeout_s: float) -> str | None:
         """
@@ -242,7 +245,7 @@ class Repository:
         Raises:
             RepositoryError: The remote did not answer.
         """
-        found = self._run("ls-remote", remote, self.ref, timeout_s=timeout_s)
+        found = self._visit(remote, "ls-remote", remote, self.ref, timeout_s=timeout_s)
         if found.exit_status != 0:
             raise RepositoryError(
                 f"{remote} did not say where {self.branch} stands: {_last_line(found.stderr)}"
@@ -259,7 +262,9 @@ class Repository:
             RepositoryError: It could not be fetched.
         """
         refspec = f"+{self.ref}:{self.tracking_ref(remote)}"
-        found = self._run("fetch", "--no-tags", "--no-auto-maintenance", remote, refspec, timeout_s=timeout_s)
+        found = self._visit(
+            remote, "fetch", "--no-tags", "--no-auto-maintenance", remote, refspec, timeout_s=timeout_s
+        )
         if found.exit_status != 0:
             raise RepositoryError(f"cannot fetch {self.branch} from {remote}: {_last_line(found.stderr)}")
         return self.remote_head(remote)
@@ -365,6 +370,35 @@ class Repository:
         lock = self.path / f"{self.tracking_ref(remote)}.lock"
         lock.unlink(missing_ok=True)
 
+    def hang_up(self, *remotes: str) -> None:
+        """
+        End the ssh connections to *remotes* (default: to all) that are kept for the next push.
+        """
+        for remote in remotes or self._credentials.remotes:
+            if command := self._credentials.hang_up_command(remote):
+                self._execute(command, timeout_s=_HANG_UP_TIMEOUT_S)
+
+    def _visit(
+        self,
+        remote: str,
+        *arguments: str,
+        timeout_s: float,
+        started: Callable[[int], object] = lambda group: None,
+    ) -> Finished:
+        """
+        Run a git command that talks to *remote*.
+        """
+        found = self._run(
+            *arguments,
+            timeout_s=timeout_s,
+            started=started,
+            environment=self._credentials.environment(remote),
+        )
+        if found.exit_status is None:
+            # What it waited for may be a shared connection, which the next one would wait for as well.
+            self.hang_up(remote)
+        return found
+
     def _read(self, ref: str) -> str | None:
         try:
             return read_ref(self.path, ref)
@@ -397,9 +431,22 @@ class Repository:
         stdin: BinaryIO | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> Finished:
+        return self._execute(
+            ["git", *arguments], timeout_s=timeout_s, started=started, stdin=stdin, environment=environment
+        )
+
+    def _execute(
+        self,
+        command: Sequence[str],
+        *,
+        timeout_s: float,
+        started: Callable[[int], object] = lambda group: None,
+        stdin: BinaryIO | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> Finished:
         begun = time.monotonic()
         handle = self._git.execute(
-            ["git", *arguments],
+            list(command),
             as_process=True,
             start_new_session=True,
             istream=stdin,
@@ -480,33 +527,6 @@ def signal_group(group: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def ssh_command(environ: Mapping[str, str], *, key: Path | None, known_hosts: Path | None) -> str:
-    """
-    Return ``GIT_SSH_COMMAND`` as it is set, or one that never prompts and never hangs.
-
-    Args:
-        environ: The process's environment.
-        key: Private key to offer, and no other.
-        known_hosts: The only host keys that are trusted.
-    """
-    given = environ.get("GIT_SSH_COMMAND")
-    if given:
-        return given
-    options = ["BatchMode=yes", "ConnectTimeout=20", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
-    if key:
-        options += ["IdentitiesOnly=yes", f"IdentityFile={_ssh_value(key)}"]
-    if known_hosts:
-        options += ["StrictHostKeyChecking=yes", f"UserKnownHostsFile={_ssh_value(known_hosts)}"]
-    return shlex.join(["ssh", *(word for option in options for word in ("-o", option))])
-
-
-def _ssh_value(path: Path) -> str:
-    """
-    Quote *path* as ssh reads an option's value: it splits at blanks and expands percent signs.
-    """
-    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
 
 
 def _last_line(text: str) -> str:

@@ -178,6 +178,7 @@ class Settings:
         admin_token: Bearer token of the operators' endpoints; None closes them.
         ssh_key_path: Private key for the remotes, where GIT_SSH_COMMAND is unset.
         ssh_known_hosts: Host keys of the remotes, likewise.
+        https_token_path: File with the token for ``origin``'s HTTP host, read at each push.
         sentry_dsn: Where pages go; None turns Sentry off.
         sentry_environment: Sentry's name for this deployment.
     """
@@ -200,6 +201,7 @@ class Settings:
     admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", str, secret=True)
     ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", _path)
     ssh_known_hosts: Path | None = _from_env("CFP_SSH_KNOWN_HOSTS", _path)
+    https_token_path: Path | None = _from_env("CFP_HTTPS_TOKEN_PATH", _path)
     sentry_dsn: str | None = _from_env("SENTRY_DSN", _url_of("http", "https"), secret=True)
     sentry_environment: str = _from_env("SENTRY_ENVIRONMENT", str, "production")
 
@@ -255,6 +257,8 @@ class Settings:
         base, cap = values.get("push_backoff_base_s", 1.0), values.get("push_backoff_cap_s", 3600.0)
         if base > cap:
             problems.append(f"CFP_PUSH_BACKOFF_BASE: {base:g} s is above CFP_PUSH_BACKOFF_CAP, {cap:g} s")
+        if "https_token_path" in values and _scheme(values.get("data_remote", "")) not in ("http", "https"):
+            problems.append("CFP_HTTPS_TOKEN_PATH: is of no use where CFP_DATA_REMOTE is no https:// URL")
         if problems:
             raise SettingsError("; ".join(problems))
         return cls(**values)

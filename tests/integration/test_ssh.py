@@ -8,9 +8,11 @@ import getpass
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from app.dev import accepts, free_port
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.skipif(
 class Server:
     port: int
     directory: Path
+    pid: int = 0
 
     @property
     def key(self):
@@ -36,6 +39,9 @@ class Server:
     @property
     def known_hosts(self):
         return self.directory / "known_hosts"
+
+    def logins(self):
+        return (self.directory / "log").read_text().count("Accepted publickey")
 
     def url(self, bare):
         return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}{bare.path}"
@@ -61,7 +67,7 @@ def server(tmp_path):
     config.write_text(
         f'HostKey "{directory}/host-key"\nAuthorizedKeysFile "{directory}/authorized_keys"\nPidFile none\n'
         "ListenAddress 127.0.0.1\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-        "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n"
+        "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nLogLevel VERBOSE\n"
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where sshd drops its privileges
@@ -69,7 +75,7 @@ def server(tmp_path):
         process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config), "-p", str(running.port)], stderr=log)
     try:
         wait_until(lambda: accepts(running.port), what="sshd")
-        yield running
+        yield replace(running, pid=process.pid)
     finally:
         process.terminate()
         process.wait(10)
@@ -77,18 +83,19 @@ def server(tmp_path):
 
 @pytest.fixture
 def env(env, server, remote):
-    return {
-        **env,
-        "CFP_DATA_REMOTE": server.url(remote),
-        "CFP_SSH_KEY_PATH": str(server.key),
-        "CFP_SSH_KNOWN_HOSTS": str(server.known_hosts),
-    }
+    with tempfile.TemporaryDirectory(prefix="f") as short:  # a socket's path has no room for pytest's
+        yield {
+            **env,
+            "TMPDIR": short,
+            "CFP_DATA_REMOTE": server.url(remote),
+            "CFP_SSH_KEY_PATH": str(server.key),
+            "CFP_SSH_KNOWN_HOSTS": str(server.known_hosts),
+        }
 
 
-def _write(api):
-    return api.post("/api/sheets/people/records", json={"slug": "jane", "name": "Jane"}).json["commit"][
-        "hash"
-    ]
+def _write(api, slug="jane"):
+    answer = api.post("/api/sheets/people/records", json={"slug": slug, "name": "Jane"})
+    return answer.json["commit"]["hash"]
 
 
 def test_a_commit_arrives_over_ssh(client, worker, remote):
@@ -128,3 +135,51 @@ def test_a_repository_that_is_not_there_is_named(client, worker, server, env, tm
     env["CFP_DATA_REMOTE"] = server.url(Bare(tmp_path / "nowhere.git"))
     client()
     assert worker().await_event("push.failed")["reason"] == "not-found"
+
+
+def _ssh_processes(env):
+    """
+    Return the ssh processes that share a connection of this deployment's.
+    """
+    place = f"{env['TMPDIR']}/ferry-"
+    return [process for process in psutil.process_iter(["cmdline"]) if place in str(process.info["cmdline"])]
+
+
+def test_pushes_share_one_connection_which_ends_with_the_worker(client, worker, server, remote, env):
+    api, running = client(), worker()
+    for slug in ("ann", "bob", "cyd"):
+        commit = _write(api, slug)
+        wait_until(lambda: remote.head() == commit, what="the commit on the remote")  # noqa: B023
+    assert server.logins() == 1
+
+    running.stop()
+    wait_until(lambda: not _ssh_processes(env), what="the end of the shared connection")
+
+
+def test_a_shared_connection_that_freezes_hangs_one_push_and_no_other(client, worker, server, remote, env):
+    env["CFP_PUSH_TIMEOUT"] = "2"
+    api, running = client(), worker()
+    first = _write(api, "ann")
+    wait_until(lambda: remote.head() == first, what="the first commit on the remote")
+    serving = psutil.Process(server.pid).children(recursive=True)
+    for process in serving:
+        process.suspend()
+
+    commit = _write(api, "bob")
+    assert running.await_event("push.failed")["reason"] == "timeout"
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")
+    assert len(running.events("push.failed")) == 1
+    assert server.logins() == 2
+    for process in serving:
+        process.kill()
+
+
+def test_a_key_that_others_may_read_works_all_the_same(client, worker, server, remote):
+    """
+    A Kubernetes secret is mounted so; ssh alone would refuse it.
+    """
+    server.key.chmod(0o644)
+    api = client()
+    worker()
+    commit = _write(api)
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")

@@ -5,8 +5,6 @@ What the pipeline asks of git, with real repositories on both sides.
 from __future__ import annotations
 
 import os
-import re
-import shlex
 import signal
 import subprocess
 import time
@@ -21,7 +19,7 @@ from tests.git_http import GitHttpServer
 from tests.parts import Bare, wait_until
 from tests.unit.conftest import Deployment
 from worker.errors import RepositoryError
-from worker.git import Finished, Repository, end_group, ssh_command
+from worker.git import Finished, Repository, end_group
 
 SECRET = "s3cr3t-w0rd"
 
@@ -598,68 +596,3 @@ def test_git_speaks_english(repository: Repository, remote: Bare, monkeypatch: p
     _push(repository)
 
     assert told.read_text() == "C\n"
-
-
-# --- ssh ---
-
-
-def _effective(command: str, *, host: str = "git.town.example") -> dict[str, list[str]]:
-    """
-    Return what ssh itself makes of the options in *command*.
-    """
-    shown = subprocess.run(["sh", "-c", f"{command} -G {host}"], capture_output=True, text=True, check=False)
-    assert shown.returncode == 0, shown.stderr
-    options: dict[str, list[str]] = {}
-    for line in shown.stdout.splitlines():
-        name, _, value = line.partition(" ")
-        options.setdefault(name, []).append(value)
-    return options
-
-
-def test_an_ssh_command_that_is_set_is_used_as_it_is():
-    given = "ssh -F '/etc/ferry config' -v"
-    assert ssh_command({"GIT_SSH_COMMAND": given}, key=Path("/key"), known_hosts=Path("/hosts")) == given
-
-
-@pytest.mark.parametrize("environ", [{}, {"GIT_SSH_COMMAND": ""}], ids=["unset", "empty"])
-def test_ssh_neither_prompts_nor_hangs(environ: dict[str, str]):
-    command = ssh_command(environ, key=None, known_hosts=None)
-
-    assert shlex.split(command)[0] == "ssh"
-    options = _effective(command)
-    assert options["batchmode"] == ["yes"]
-    assert 0 < int(options["connecttimeout"][0]) <= 60
-    assert 0 < int(options["serveraliveinterval"][0]) * int(options["serveralivecountmax"][0]) <= 60
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/run/ferry/key",
-        "/run/ferry files/key",
-        "/run/it's/key",
-    ],
-)
-def test_ssh_offers_that_key_and_trusts_those_hosts_and_no_others(path: str):
-    options = _effective(ssh_command({}, key=Path(path), known_hosts=Path(f"{path}.hosts")))
-
-    assert options["identityfile"] == [path]
-    assert options["identitiesonly"] == ["yes"]
-    assert options["userknownhostsfile"] == [f"{path}.hosts"]
-    assert options["stricthostkeychecking"] in (["yes"], ["true"])
-
-
-def test_git_uses_the_ssh_command_it_was_given(data: Bare, deploy: Callable[..., Deployment], tmp_path: Path):
-    deployed = deploy(CFP_DATA_REMOTE="ssh://git@127.0.0.1/data.git")
-    called = tmp_path / "called"
-    fake = tmp_path / "ssh.sh"
-    fake.write_text(f'#!/bin/sh\necho "$@" > {called}\nexit 255\n')
-    fake.chmod(0o755)
-    repository = Repository(
-        deployed.settings.data_repo_path, branch="main", ssh_command=f"{fake} -o Marker=yes"
-    )
-
-    finished = _push(repository)
-
-    assert finished.exit_status == 128
-    assert re.search(r"Marker=yes.*git@127\.0\.0\.1 git-receive-pack '/data\.git'", called.read_text())
