@@ -59,6 +59,24 @@ def operator() -> None:
         raise _unauthorised("The token is not the admin token.")
 
 
+def reloader() -> None:
+    """
+    Let only pass who may have the repository reloaded: the remote's webhook.
+
+    Raises:
+        Problem: 401 without the secret, 503 where none is set.
+    """
+    if services().open_access:
+        return
+    known = services().pipeline.settings.data_reload_secret
+    if known is None:
+        raise Problem(
+            503, "reload-closed", "The reload webhook is closed.", "Set CFP_DATA_RELOAD_SECRET to open it."
+        )
+    if not hmac.compare_digest(known.encode(), _bearer().encode()):
+        raise _unauthorised("The token is not the reload secret.")
+
+
 def _bearer() -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():

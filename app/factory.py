@@ -10,7 +10,7 @@ from flask import Flask
 from sentry_sdk.integrations.flask import FlaskIntegration
 
 from app import problems
-from app.api import commits, health, metrics, push, records, sheets
+from app.api import commits, health, metrics, push, records, reload, sheets
 from app.json_form import RecordJsonProvider
 from app.services import EXTENSION, build_services
 from worker import logs, paging
@@ -37,7 +37,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.extensions[EXTENSION] = built
     problems.register(app)
-    for blueprint in (health.bp, sheets.bp, records.bp, commits.bp, push.bp, metrics.bp):
+    for blueprint in (health.bp, sheets.bp, records.bp, commits.bp, push.bp, reload.bp, metrics.bp):
         app.register_blueprint(blueprint)
     if not settings.remotes:
         log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")

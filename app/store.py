@@ -10,7 +10,6 @@ flushed, and only then the branch is moved, by compare and swap.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import time
@@ -26,8 +25,8 @@ import gitsheets
 from worker.errors import RepositoryError
 from worker.git import Repository
 from worker.locks import LockTimeoutError
-from worker.prepare import state_directory, write_lock
-from worker.refs import RefError, RefLockedError, move_ref
+from worker.prepare import branch_draft, write_lock
+from worker.refs import RefError, RefLockedError, flush, move_ref
 
 Record = dict[str, Any]
 
@@ -490,7 +489,7 @@ class Store:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._lock = write_lock(repository.path)
-        self._draft = state_directory(repository.path) / "write.ref"
+        self._draft = branch_draft(repository.path)
 
     def snapshot(self) -> Snapshot:
         """
@@ -538,7 +537,7 @@ class Store:
         """
         Put *commit* on the branch, so that no crash can take it off again.
         """
-        _flush(self._repository.path)
+        flush(self._repository.path)
         move_ref(self._repository.path, self._repository.ref, new=commit, old=parent, draft=self._draft)
         if self._repository.head() != commit:
             raise RepositoryError(f"{self._repository.ref} moved away from {commit} under the write lock")
@@ -631,25 +630,3 @@ def _parse_sheet(name: str, content: bytes) -> Sheet:
     return Sheet(
         name=name, root=config.get("root", "."), path=path, schema=config.get("schema"), config=config
     )
-
-
-def _flush(directory: Path) -> None:
-    """
-    Put everything written to *directory*'s file system on disk.
-
-    One ``syncfs`` costs half a millisecond where an ``fsync`` of each new object
-    and its directory costs several; Python has no name for it
-    (https://man7.org/linux/man-pages/man2/syncfs.2.html).
-    """
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if _libc().syncfs(fd) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(directory))
-    finally:
-        os.close(fd)
-
-
-@lru_cache(maxsize=1)
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

@@ -11,19 +11,22 @@ from dataclasses import replace
 from typing import Any, cast
 
 from worker.backoff import delay_s
-from worker.errors import NonFastForward, PushError, PushFailed, PushRefused, RepositoryError
+from worker.dossier import dossier
+from worker.errors import NonFastForward, PushError, PushFailed, PushRefused, RepositoryError, WorkerError
 from worker.failures import POLICIES, Reason, Verdict, explain
 from worker.git import Finished, Repository, end_group
 from worker.ledger import Claim, Failure, Running
 from worker.logs import log
 from worker.paging import Page, page
-from worker.settings import Settings
+from worker.reconcile import Reconciler
+from worker.settings import ORIGIN, Settings
 
 _ASKED = "asked-the-remote"
 _ASK_TIMEOUT_S = 30.0
 
 NOTHING_LEFT = "another push had just brought everything"
 STILL_DIVERGED = "looked: the remote still holds commits that we lack"
+RECONCILED = "joined our branch with the remote's"
 
 
 class Attempt:
@@ -45,6 +48,7 @@ class Attempt:
         claim: Claim,
         settings: Settings,
         repository: Repository,
+        reconciler: Reconciler,
         *,
         chain: str | None,
         look_first: bool,
@@ -55,6 +59,7 @@ class Attempt:
         self._remote = claim.remote
         self._settings = settings
         self._repository = repository
+        self._reconciler = reconciler
         self._chain = chain
         self._look_first = look_first
         self._clock = clock
@@ -82,16 +87,20 @@ class Attempt:
                 self._succeeded()
                 return NOTHING_LEFT
             if self._look_first and self._has_diverged() and not self._can_be_fast_forwarded(head):
+                if self._joined():
+                    return RECONCILED
                 self._rescue(head)
                 return STILL_DIVERGED
             seen = self._repository.remote_head(self._remote)
             finished, verdict = self._push(head)
             if verdict.landed:
                 return self._landed(seen, head, finished, verdict)
+            if verdict.reason == "non-fast-forward" and self._joined():
+                return RECONCILED
         except RepositoryError as exc:
             verdict = Verdict(reason="local", rule="our-repository", evidence=str(exc), ambiguous=False)
             raise self._failed(head, verdict, str(exc)) from exc
-        raise self._failed(head, verdict, _detail(finished, verdict))
+        raise self._failed(head, verdict, _detail(finished, verdict), finished.stdout + finished.stderr)
 
     def _has_diverged(self) -> bool:
         failure = self._claim.entry.last_failure
@@ -106,6 +115,18 @@ class Attempt:
         except RepositoryError:
             return True  # gone, or out of reach: a push will say which
         return tip is None or self._repository.contains(tip, head)
+
+    def _joined(self) -> bool:
+        """
+        Merge with what the remote holds, where the settings say so; returns whether it takes a push now.
+        """
+        if self._settings.data_reconcile != "auto" or self._remote != ORIGIN:
+            return False
+        try:
+            return self._reconciler.join(self._remote, "merge").is_joined
+        except WorkerError as exc:
+            log().warning("reconcile.failed", remote=self._remote, error=str(exc))
+            return False
 
     def _rescue(self, head: str) -> None:
         """
@@ -215,7 +236,7 @@ class Attempt:
                 episode_seconds=round(self._clock() - entry.failing_since, 3),
             )
 
-    def _failed(self, head: str | None, verdict: Verdict, detail: str) -> PushError:
+    def _failed(self, head: str | None, verdict: Verdict, detail: str, said: str = "") -> PushError:
         """
         Remember a failure, log it and page for it; returns the exception to raise.
         """
@@ -238,6 +259,10 @@ class Attempt:
             gave_up=gave_up,
             outcomes=self._claim.count(reason),
         )
+        if isinstance(error, NonFastForward):
+            self._fetch()
+            if head is not None:
+                self._rescue(head)
         fields = {
             "remote": self._remote,
             "commit": head,
@@ -245,18 +270,16 @@ class Attempt:
             "reason": reason,
             "error": detail,
         }
-        context: dict[str, object] = {"local_head": head}
-        if isinstance(error, NonFastForward):
-            context |= self._dossier(head)
-            if head is not None:
-                self._rescue(head)
-            context["rescue_branch"] = self._claim.entry.rescue
+        is_due = self._is_page_due(error, at_once=policy.page == "at-once" or gave_up)
         if isinstance(error, PushFailed):
             log().warning("push.failed", **fields)
             self._schedule(error, head, verdict.retry_after_s)
-        else:
-            log().error("push.blocked", **fields, hint=error.hint, **context)
-        self._page(error, context, at_once=policy.page == "at-once" or gave_up)
+        if is_due or not isinstance(error, PushFailed):
+            context = dossier(self._repository, error, self._claim.entry, said=said, now=now)
+            if not isinstance(error, PushFailed):
+                log().error("push.blocked", **fields, hint=error.hint, **_heads(context))
+            if is_due and page(Page(error=error, branch=self._repository.branch, context=context)):
+                self._claim.write(paged=(*self._claim.entry.paged, error.reason))
         return error
 
     def _schedule(self, error: PushFailed, head: str | None, stated_wait_s: float | None) -> None:
@@ -281,34 +304,19 @@ class Attempt:
             reason=error.reason,
         )
 
-    def _page(self, error: PushError, context: dict[str, object], *, at_once: bool) -> None:
+    def _is_page_due(self, error: PushError, *, at_once: bool) -> bool:
         entry = self._claim.entry
         failing_s = self._clock() - (entry.failing_since or self._clock())
-        if error.reason in entry.paged or not (at_once or failing_s >= self._settings.push_page_after_s):
-            return
-        dossier = {
-            **context,
-            "attempts": self._number,
-            "failing_seconds": round(failing_s),
-            "what_git_said": error.detail,
-        }
-        if page(
-            Page(error=error, branch=self._repository.branch, context={**dossier, "way_out": error.hint})
-        ):
-            self._claim.write(paged=(*entry.paged, error.reason))
+        return error.reason not in entry.paged and (at_once or failing_s >= self._settings.push_page_after_s)
 
-    def _dossier(self, head: str | None) -> dict[str, object]:
+    def _fetch(self) -> None:
         """
-        Return where the remote stands and how far the branches went apart, as far as it tells.
+        See where the remote stands now, as far as it tells.
         """
         try:
-            remote_head = self._repository.fetch(self._remote, timeout_s=self._settings.push_timeout_s)
-            apart = self._repository.divergence(self._remote, head or self._repository.ref)
+            self._repository.fetch(self._remote, timeout_s=self._settings.push_timeout_s)
         except RepositoryError as exc:
-            # The page matters more than its numbers.
             log().warning("push.divergence_unknown", remote=self._remote, error=str(exc))
-            return {"remote_head": None, "ahead": None, "behind": None}
-        return {"remote_head": remote_head, "ahead": apart.ahead, "behind": apart.behind}
 
     def _end_orphan(self) -> None:
         """
@@ -321,6 +329,12 @@ class Attempt:
         if running and running.host == socket.gethostname():
             self._repository.clear_tracking_lock(self._remote)
             self._claim.write(running=None)
+
+
+def _heads(context: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: context.get(name) for name in ("local_head", "remote_head", "ahead", "behind", "rescue_branch")
+    }
 
 
 def _utc(seconds: float) -> str:

@@ -20,6 +20,7 @@ from worker.ledger import Ledger
 from worker.maintenance import Maintenance
 from worker.prepare import prepare, remotes_directory, state_directory, write_lock
 from worker.push import Pusher
+from worker.reconcile import Reconciler
 from worker.settings import Settings
 from worker.shutdown import finish_tasks_first
 from worker.sweep import Sweeper
@@ -39,6 +40,7 @@ class Pipeline:
     sweeper: Sweeper
     watchdog: Watchdog
     maintenance: Maintenance
+    reconciler: Reconciler
     celery: Celery
 
 
@@ -66,9 +68,13 @@ def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
     ledger = Ledger(remotes_directory(settings.data_repo_path))
     sweeper = Sweeper(settings, repository, ledger, state)
     watchdog = Watchdog(settings, repository, ledger)
-    maintenance = Maintenance(repository, state, write_lock(settings.data_repo_path))
+    lock = write_lock(settings.data_repo_path)
+    reconciler = Reconciler(settings, repository, ledger, lock)
+    maintenance = Maintenance(repository, state, lock)
     celery = build_celery(settings, identity=identity, publisher=publisher)
-    register(celery, Pusher(settings, repository, ledger), sweeper, watchdog, maintenance)
+    register(
+        celery, Pusher(settings, repository, ledger, reconciler), sweeper, watchdog, maintenance, reconciler
+    )
     return Pipeline(
         settings=settings,
         repository=repository,
@@ -76,6 +82,7 @@ def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
         sweeper=sweeper,
         watchdog=watchdog,
         maintenance=maintenance,
+        reconciler=reconciler,
         celery=celery,
     )
 
@@ -102,7 +109,7 @@ def push_backlog(pipeline: Pipeline) -> None:
     """
     if not pipeline.settings.remotes:
         logs.log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
-    pipeline.celery.send_task("sweep", kwargs={"out_of_turn": True})
+    pipeline.celery.send_task("sweep", kwargs={"out_of_turn": True, "at_start": True})
 
 
 def _configure_logging(**_: object) -> None:

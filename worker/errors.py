@@ -4,6 +4,7 @@ What can go wrong between a commit and its remote.
     WorkerError
     ├── SettingsError        the environment is wrong; refuse to start
     ├── RepositoryError      the data repository is not usable as it is
+    ├── ReconcileError       the branch and a remote were not joined; nothing was changed
     ├── PushDeferred         not now, although nothing failed; tried again in a moment
     └── PushError            an attempt ended without the commit on the remote
         ├── PushFailed       may pass by itself: retried after a delay
@@ -35,6 +36,12 @@ class SettingsError(WorkerError):
 class RepositoryError(WorkerError):
     """
     The data repository is missing, not bare, or otherwise not usable.
+    """
+
+
+class ReconcileError(WorkerError):
+    """
+    The branch and a remote could not be joined, and nothing was changed.
     """
 
 

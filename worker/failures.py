@@ -35,40 +35,58 @@ class Policy:
         retried: Whether the same push is tried again by itself.
         page: When a person is told; ``after-a-while`` is CFP_PUSH_PAGE_AFTER of failing.
         hint: What an operator does next, in one sentence.
+        commands: What to type for that, in order, each with ``{repository}``, ``{remote}`` and
+            ``{branch}`` to be filled in.
     """
 
     retried: bool
     page: Literal["at-once", "after-a-while"]
     hint: str
+    commands: tuple[str, ...]
 
+
+_LOOK, _TRY = "ferry push status", "ferry push now --remote {remote}"
 
 POLICIES: Mapping[Reason, Policy] = MappingProxyType({
     "non-fast-forward": Policy(False, "at-once",
-        "Follow docs/how-to/reconcile-a-diverged-remote.md: see what each side holds and join it."),
+        "See what each side holds and join it: docs/operations/runbook.md#non-fast-forward.",
+        ("ferry reconcile --remote {remote} --dry-run", "ferry reconcile --remote {remote}", _LOOK)),
     "rejected": Policy(False, "at-once",
-        "Change the remote's rule, or the commit that breaks it: every later commit waits behind it."),
+        "Change the remote's rule, or the commit that breaks it: every later commit waits behind it.",
+        ("ferry push explain --find --remote {remote}", _TRY, _LOOK)),
     "auth": Policy(True, "at-once",
-        "Renew the key or token, or give it the right to write; the next attempt reads it afresh."),
+        "Renew the key or token, or give it the right to write; the next attempt reads it afresh.",
+        ("ferry doctor", _TRY, _LOOK)),
     "host-key": Policy(True, "at-once",
-        "Compare the server's key or certificate with what its owner publishes: this may be an attack."),
+        "Compare the server's key or certificate with what its owner publishes: this may be an attack.",
+        ("ferry doctor", _TRY, _LOOK)),
     "not-found": Policy(True, "at-once",
-        "Check the URL, and that the repository exists, is writable (not archived) and visible to us."),
+        "Check the URL, and that the repository exists, is writable (not archived) and visible to us.",
+        ("git -C {repository} remote get-url {remote}", _TRY, _LOOK)),
     "locked": Policy(True, "after-a-while",
-        "Wait; if it lasts, remove the stale lock file that a dead git left in the remote repository."),
+        "Wait; if it lasts, remove the stale lock file that a dead git left in the remote repository.",
+        (_LOOK, _TRY)),
     "network": Policy(True, "after-a-while",
-        "Check DNS, firewall, proxy and the route to the remote; pushing resumes by itself."),
+        "Check DNS, firewall, proxy and the route to the remote; pushing resumes by itself.",
+        ("ferry doctor", _TRY, _LOOK)),
     "timeout": Policy(True, "after-a-while",
-        "See whether the remote or the way to it hangs; raise CFP_PUSH_TIMEOUT if a push needs longer."),
+        "See whether the remote or the way to it hangs; raise CFP_PUSH_TIMEOUT if a push needs longer.",
+        ("ferry doctor", _TRY, _LOOK)),
     "server": Policy(True, "after-a-while",
-        "Check the host's status page, or its logs and disk if it is yours; pushing resumes by itself."),
+        "Check the host's status page, or its logs and disk if it is yours; pushing resumes by itself.",
+        (_LOOK, _TRY)),
     "rate-limited": Policy(True, "after-a-while",
-        "Raise CFP_PUSH_MIN_INTERVAL, or ask the host for a higher limit."),
+        "Raise CFP_PUSH_MIN_INTERVAL, or ask the host for a higher limit.",
+        (_LOOK,)),
     "local": Policy(True, "at-once",
-        "Run `git fsck` here and look at disk, permissions and git's configuration: our side is at fault."),
+        "Look at the repository, its disk and its permissions: our side is at fault.",
+        ("ferry doctor", "git -C {repository} fsck", "df -h {repository}", _TRY)),
     "stalled": Policy(True, "at-once",
-        "Start the worker and beat, or restart them if they hang."),
+        "Start the worker and beat, or restart them if they hang.",
+        (_LOOK, "celery -A worker inspect ping", _TRY)),
     "unknown": Policy(True, "after-a-while",
-        "Act on what git said, and add a rule for it to worker/failures.py."),
+        "Act on what git said, and add a rule for it to worker/failures.py.",
+        (_LOOK, _TRY)),
 })  # fmt: skip
 
 

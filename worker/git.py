@@ -58,16 +58,6 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Divergence:
-    """
-    How far a branch and its remote went apart, in commits.
-    """
-
-    ahead: int
-    behind: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
     """
     One commit, as its author and message tell it.
@@ -179,34 +169,54 @@ class Repository:
         except FileNotFoundError:
             return float(self._query("show", "--no-patch", "--format=%ct", commit, "--"))
 
-    def log(self, tip: str, *, skip: int, limit: int) -> list[Commit]:
+    def log(self, tip: str, *, limit: int, skip: int = 0, without: str | None = None) -> list[Commit]:
         """
         Return commits that are in *tip*, newest first.
 
         Args:
             tip: Full object name of a commit.
-            skip: How many to leave out first.
             limit: How many to return at most.
+            skip: How many to leave out first.
+            without: Leave out what this commit contains.
         """
         text = self._query(
-            "log", "-z", f"--format={_LOG_FORMAT}", f"--skip={skip}", f"--max-count={limit}", tip, "--"
-        )
+            "log", "-z", f"--format={_LOG_FORMAT}", f"--skip={skip}", f"--max-count={limit}",
+            tip, *([f"^{without}"] if without else []), "--",
+        )  # fmt: skip
         values = text.split("\0")[: -1 if text.endswith("\0") else None]
         width = _LOG_FORMAT.count("%x00") + 1
         return [_commit(values[start : start + width]) for start in range(0, len(values) - width + 1, width)]
 
-    def divergence(self, remote: str, tip: str) -> Divergence:
+    def count_between(self, old: str, new: str) -> int:
         """
-        Count the commits that *tip* and the branch on *remote*, as last seen, each have alone.
+        Count the commits that are in *new* and not in *old*.
 
         Raises:
             RepositoryError: One of them is not known here.
         """
-        counts = self._query(
-            "rev-list", "--left-right", "--count", f"{tip}...{self.tracking_ref(remote)}", "--"
-        )
-        ahead, behind = counts.split()
-        return Divergence(ahead=int(ahead), behind=int(behind))
+        return int(self._query("rev-list", "--count", new, f"^{old}", "--"))
+
+    def merge_base(self, one: str, other: str) -> str | None:
+        """
+        Return the best commit that is in both, or None where they share no history.
+
+        Raises:
+            RepositoryError: One of them is not known here.
+        """
+        found = self._run("merge-base", one, other, timeout_s=_QUERY_TIMEOUT_S)
+        if found.exit_status == 1 and not found.stderr:
+            return None
+        return self._answer(found, "merge-base", one, other).strip()
+
+    def files_changed(self, old: str, new: str) -> list[str]:
+        """
+        Return the paths of the files in which the trees of two commits differ, sorted.
+
+        Raises:
+            RepositoryError: One of them is not known here.
+        """
+        changed = self._query("diff-tree", "-r", "-z", "--name-only", "--no-renames", old, new, "--")
+        return sorted(filter(None, changed.split("\0")))
 
     def push(
         self,
@@ -413,9 +423,12 @@ class Repository:
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> str:
         found = self._run(*arguments, timeout_s=timeout_s, stdin=stdin, environment=environment)
+        return self._answer(found, *arguments)
+
+    def _answer(self, found: Finished, *arguments: str) -> str:
         if found.exit_status is None:
             raise RepositoryError(
-                f"git {' '.join(arguments[:3])} took longer than {timeout_s:g} s in {self.path}"
+                f"git {' '.join(arguments[:3])} took longer than {found.duration_s:.0f} s in {self.path}"
             )
         if found.exit_status != 0:
             raise RepositoryError(

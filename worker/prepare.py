@@ -41,6 +41,13 @@ def write_lock(repository: Path) -> FileLock:
     return FileLock(state_directory(repository) / "write.lock")
 
 
+def branch_draft(repository: Path) -> Path:
+    """
+    Return the draft with which the holder of the write lock moves the branch, see ``worker.refs``.
+    """
+    return state_directory(repository) / "write.ref"
+
+
 def remotes_directory(repository: Path) -> Path:
     """
     Return where the ledger keeps one file and one lock per remote.

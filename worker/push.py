@@ -18,6 +18,7 @@ from worker.attempt import STILL_DIVERGED, Attempt
 from worker.errors import PushDeferred, RepositoryError
 from worker.git import Repository
 from worker.ledger import Claim, Entry, Ledger
+from worker.reconcile import Reconciler
 from worker.settings import Settings
 
 # A worker that is to stop waits for its tasks: under steady load one would never end.
@@ -60,6 +61,7 @@ class Pusher:
         settings: Timeouts, backoff and remotes.
         repository: The data repository.
         ledger: Where attempts are remembered.
+        reconciler: What joins the branch with origin's, where the settings say so.
         clock: Seconds since the epoch.
         jitter: A number in [0, 1), afresh at each call.
     """
@@ -69,6 +71,7 @@ class Pusher:
         settings: Settings,
         repository: Repository,
         ledger: Ledger,
+        reconciler: Reconciler,
         *,
         clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -76,6 +79,7 @@ class Pusher:
         self._settings = settings
         self._repository = repository
         self._ledger = ledger
+        self._reconciler = reconciler
         self._clock = clock
         self._jitter = jitter
 
@@ -110,6 +114,7 @@ class Pusher:
                     claim,
                     self._settings,
                     self._repository,
+                    self._reconciler,
                     chain=None if request.out_of_turn and waits else request.chain,
                     look_first=request.look_first,
                     clock=self._clock,

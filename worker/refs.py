@@ -10,9 +10,11 @@ one repository at the same time.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import time
+from functools import lru_cache
 from pathlib import Path
 
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -66,6 +68,28 @@ def _read_packed(git_dir: Path, ref: str) -> str | None:
         return None
     line = re.search(rf"^([0-9a-f]{{40,64}}) {re.escape(ref)}$", text, re.MULTILINE)
     return line[1] if line else None
+
+
+def flush(directory: Path) -> None:
+    """
+    Put everything written to *directory*'s file system on disk, before a ref names it.
+
+    One ``syncfs`` costs half a millisecond where an ``fsync`` of each new object
+    and its directory costs several; Python has no name for it
+    (https://man7.org/linux/man-pages/man2/syncfs.2.html).
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc().syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(directory))
+    finally:
+        os.close(fd)
+
+
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None, draft: Path) -> None:

@@ -164,6 +164,8 @@ class Settings:
         data_remote: git URL of ``origin``; None keeps commits local.
         data_branch: The one branch that is written and pushed.
         data_mirrors: Further remotes, name to URL.
+        data_reconcile: When the branch is joined with origin's without being asked:
+            ``manual`` never, ``boot`` at a start, ``auto`` also after a divergence.
         redis_url: Redis or Valkey: the broker, unless broker_url names another.
         broker_url: Another Celery broker.
         push_backoff_base_s: Seconds before the first retry, doubling from there.
@@ -176,6 +178,7 @@ class Settings:
         push_page_after_s: Seconds of transient failure before a page.
         api_tokens: Name to SHA-256 (hexadecimal) of the tokens that may write.
         admin_token: Bearer token of the operators' endpoints; None closes them.
+        data_reload_secret: Bearer token of the reload webhook; None closes it.
         ssh_key_path: Private key for the remotes, where GIT_SSH_COMMAND is unset.
         ssh_known_hosts: Host keys of the remotes, likewise.
         https_token_path: File with the token for ``origin``'s HTTP host, read at each push.
@@ -187,6 +190,7 @@ class Settings:
     data_remote: str | None = _from_env("CFP_DATA_REMOTE", _remote_url, secret=True)
     data_branch: str = _from_env("CFP_DATA_BRANCH", _branch, "main")
     data_mirrors: Mapping[str, str] = _from_env("CFP_DATA_MIRRORS", _mirrors, factory=dict, secret=True)
+    data_reconcile: str = _from_env("CFP_DATA_RECONCILE", _one_of("manual", "boot", "auto"), "manual")
     redis_url: str = _from_env("CFP_REDIS_URL", _url_of("redis", "rediss", "redis+socket"), secret=True)
     broker_url: str | None = _from_env("CFP_BROKER_URL", _broker_url, secret=True)
     push_backoff_base_s: float = _from_env("CFP_PUSH_BACKOFF_BASE", _seconds, 1.0)
@@ -199,6 +203,7 @@ class Settings:
     push_page_after_s: float = _from_env("CFP_PUSH_PAGE_AFTER", _seconds_or_zero, 3600.0)
     api_tokens: Mapping[str, str] = _from_env("CFP_API_TOKENS", _tokens, factory=dict, secret=True)
     admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", str, secret=True)
+    data_reload_secret: str | None = _from_env("CFP_DATA_RELOAD_SECRET", str, secret=True)
     ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", _path)
     ssh_known_hosts: Path | None = _from_env("CFP_SSH_KNOWN_HOSTS", _path)
     https_token_path: Path | None = _from_env("CFP_HTTPS_TOKEN_PATH", _path)

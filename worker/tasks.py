@@ -11,6 +11,7 @@ from celery import Celery, Task
 from worker.errors import PushDeferred, PushError, PushFailed, PushRefused
 from worker.maintenance import Maintenance
 from worker.push import Pusher, Request
+from worker.reconcile import Reconciler
 from worker.sweep import Sweeper
 from worker.watchdog import Watchdog
 
@@ -40,7 +41,12 @@ class PushTask(Task):  # type: ignore[misc]  # Celery ships no types
 
 
 def register(
-    app: Celery, pusher: Pusher, sweeper: Sweeper, watchdog: Watchdog, maintenance: Maintenance
+    app: Celery,
+    pusher: Pusher,
+    sweeper: Sweeper,
+    watchdog: Watchdog,
+    maintenance: Maintenance,
+    reconciler: Reconciler,
 ) -> None:
     """
     Register the tasks ``push``, ``sweep`` and ``maintain`` with *app*.
@@ -78,13 +84,16 @@ def register(
         )
 
     @app.task(name="sweep")  # type: ignore[untyped-decorator]
-    def sweep(out_of_turn: bool = False) -> str:
+    def sweep(out_of_turn: bool = False, at_start: bool = False) -> str:
         """
         Queue a push for each remote that lacks commits and that nobody sees to.
 
         Args:
             out_of_turn: Queue one also where a retry is scheduled for later.
+            at_start: Whether a worker has just started.
         """
+        if at_start:
+            reconciler.at_start()
         watchdog.check()
         wanting = sweeper.sweep(out_of_turn=out_of_turn)
         for remote, head in wanting.items():

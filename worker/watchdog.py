@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from worker.dossier import dossier
 from worker.errors import PushFailed, RepositoryError
 from worker.failures import POLICIES
 from worker.git import Repository
@@ -118,7 +119,11 @@ class Watchdog:
             error=message,
             hint=hint,
         )
-        context = {"local_head": head, "idle_seconds": idle_s, "last_attempt": _last(entry), "way_out": hint}
+        context = {
+            **dossier(self._repository, error, entry, said="", now=now),
+            "idle_seconds": idle_s,
+            "last_attempt": _last(entry),
+        }
         page(Page(error=error, branch=self._repository.branch, context=context))
         claim.write(
             last_failure=Failure(reason=_REASON, message=message, hint=hint, at=now, attempt=entry.attempt),

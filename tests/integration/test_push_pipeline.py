@@ -256,6 +256,7 @@ def test_a_divergence_keeps_our_commits_safe_on_a_rescue_branch(client, worker, 
     wait_until(lambda: remote.git("rev-parse", rescued["branch"]) == second, what="the rescue branch")
     assert _status(api)["rescue_branch"] == rescued["branch"]
 
+    running.await_event("push.blocked", count=2)
     blocked = len(running.events("push.blocked"))
     beat(CFP_PUSH_SWEEP_INTERVAL="1")
     wait_until(lambda: running.text().count("looked: ") >= 2, what="two looks")

@@ -265,16 +265,18 @@ def test_a_remote_that_does_not_answer_is_an_error(repository: Repository, remot
         repository.fetch("origin", timeout_s=20)
 
 
-def test_fetching_tells_how_far_the_branches_went_apart(repository: Repository, data: Bare, remote: Bare):
+def test_fetching_shows_what_each_side_has_alone(repository: Repository, data: Bare, remote: Bare):
     _push(repository)
+    base = data.head()
     theirs = [remote.commit(f"theirs {n}") for n in range(3)]
     ours = [data.commit(f"ours {n}") for n in range(2)]
 
     assert repository.fetch("origin", timeout_s=20) == theirs[-1] == repository.remote_head("origin")
 
-    apart = repository.divergence("origin", ours[-1])
-    assert (apart.ahead, apart.behind) == (2, 3)
-    assert repository.divergence("origin", theirs[0]).behind == 2
+    assert repository.merge_base(ours[-1], theirs[-1]) == base
+    assert repository.count_between(theirs[-1], ours[-1]) == 2
+    assert repository.count_between(ours[-1], theirs[-1]) == 3
+    assert [commit.hash for commit in repository.log(theirs[-1], limit=9, without=ours[-1])] == theirs[::-1]
     assert repository.head() == ours[-1], "fetching moves no branch of ours"
     assert repository.contains(theirs[0], theirs[-1])
 
@@ -287,9 +289,17 @@ def test_a_remote_that_was_rewritten_can_still_be_fetched(repository: Repository
     assert repository.fetch("origin", timeout_s=20) == orphan
 
 
-def test_divergence_from_a_remote_never_seen_is_an_error(repository: Repository):
-    with pytest.raises(RepositoryError, match="rev-list"):
-        repository.divergence("origin", repository.head() or "")
+def test_what_is_not_known_here_cannot_be_compared(repository: Repository):
+    head, unknown = repository.head() or "", "1" * 40
+    for compare in (repository.merge_base, repository.count_between, repository.files_changed):
+        with pytest.raises(RepositoryError):
+            compare(head, unknown)
+
+
+def test_commits_without_a_common_history_have_no_merge_base(repository: Repository, data: Bare):
+    orphan = data.git("commit-tree", "-m", "a new beginning", "main^{tree}")
+    assert repository.merge_base(repository.head() or "", orphan) is None
+    assert repository.files_changed(repository.head() or "", orphan) == []
 
 
 # --- Who has what ---

@@ -29,7 +29,7 @@ from worker.backoff import delay_s
 from worker.errors import NonFastForward, PushDeferred, PushError, PushFailed, PushRefused
 from worker.git import Repository
 from worker.ledger import Entry, Ledger, Running
-from worker.prepare import state_directory
+from worker.prepare import state_directory, write_lock
 from worker.push import (
     ALREADY_THERE,
     BACKING_OFF,
@@ -39,6 +39,7 @@ from worker.push import (
     Pusher,
     Request,
 )
+from worker.reconcile import Reconciler
 from worker.settings import Settings
 from worker.sweep import Sweeper
 
@@ -49,13 +50,16 @@ _PUSH = """
 import sys
 from worker.git import Repository
 from worker.ledger import Ledger
-from worker.prepare import remotes_directory
+from worker.prepare import remotes_directory, write_lock
 from worker.push import Pusher, Request
+from worker.reconcile import Reconciler
 from worker.settings import Settings
 settings = Settings.from_env(dict(word.split("=", 1) for word in sys.argv[1:]))
 path = settings.data_repo_path
 repository = Repository(path, branch=settings.data_branch)
-Pusher(settings, repository, Ledger(remotes_directory(path))).push(Request(remote="origin", chain="killed"))
+ledger = Ledger(remotes_directory(path))
+reconciler = Reconciler(settings, repository, ledger, write_lock(path))
+Pusher(settings, repository, ledger, reconciler).push(Request(remote="origin", chain="killed"))
 """
 
 
@@ -93,7 +97,11 @@ class Line:
         """
         Do what a task with the id *chain* does.
         """
-        pusher = Pusher(self.settings, self.repository, self.ledger, clock=self.clock, jitter=lambda: JITTER)
+        lock = write_lock(self.settings.data_repo_path)
+        reconciler = Reconciler(self.settings, self.repository, self.ledger, lock, clock=self.clock)
+        pusher = Pusher(
+            self.settings, self.repository, self.ledger, reconciler, clock=self.clock, jitter=lambda: JITTER
+        )
         return pusher.push(Request(**{"remote": "origin", "chain": chain, **request}))
 
     def fail(self, chain: str = "first", **request: Any) -> PushFailed:

@@ -1,0 +1,109 @@
+"""
+Taking over what somebody pushed to the remote: the webhook that the remote's host calls.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from app.access import reloader
+from app.problems import Problem
+from app.services import services
+from worker.errors import ReconcileError
+from worker.reconcile import Outcome, Strategy
+from worker.settings import ORIGIN
+
+bp = Blueprint("reload", __name__, url_prefix="/api/_internal/reload-data")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    branch: str
+    commit: str | None
+
+
+@bp.post("")
+def reload_data() -> ResponseReturnValue:
+    """
+    Bring the branch forward to what origin holds; reads see it at once, in every process.
+
+    Answers ``{"state", "branch", "local_head", "remote_head"}``. By fast-forward only, unless
+    CFP_DATA_RECONCILE is ``auto``.
+
+    Raises:
+        Problem: 400 where the body is wrong, 409 where the branches went apart or no remote is
+            configured, 502 where origin did not answer, 503 while a push or a write takes long.
+    """
+    reloader()
+    wish = _wish(request.get_json(silent=True) if request.data else {})
+    pipeline = services().pipeline
+    repository, settings = pipeline.repository, pipeline.settings
+    if wish.branch != repository.branch:
+        return _answer("ignored", wish.branch)
+    if wish.commit and repository.contains(wish.commit, repository.head()):
+        return _answer("in-sync", wish.branch)
+    if ORIGIN not in settings.remotes:
+        raise Problem(409, "no-remote", "There is no remote to reload from.", "Set CFP_DATA_REMOTE.")
+    strategy: Strategy = "merge" if settings.data_reconcile == "auto" else "fast-forward"
+    try:
+        outcome = pipeline.reconciler.reconcile(ORIGIN, strategy)
+    except ReconcileError as exc:
+        raise Problem(
+            503, "repository-busy", str(exc), "Repeat the request.", headers={"Retry-After": "5"}
+        ) from exc
+    if not outcome.is_joined:
+        raise _problem(outcome)
+    if outcome.after:
+        services().push_queue.enqueue_push(outcome.after)  # the mirrors lack it, and a merge origin too
+    return _answer(outcome.state, wish.branch)
+
+
+def _wish(body: Any) -> _Wish:
+    if not isinstance(body, dict):
+        raise _bad("The body is not a JSON object.")
+    branch, commit = body.get("branch"), body.get("commit_hash")
+    if branch is not None and (not isinstance(branch, str) or not branch):
+        raise _bad("branch is not the name of a branch.")
+    if commit is not None and not (isinstance(commit, str) and re.fullmatch("[0-9a-f]{40}", commit)):
+        raise _bad("commit_hash is not a full commit hash.")
+    ours = services().pipeline.repository.branch
+    return _Wish(branch=(branch or ours).removeprefix("refs/heads/"), commit=commit)
+
+
+def _bad(detail: str) -> Problem:
+    return Problem(
+        400, "body-invalid", detail, 'Send {"branch": "main", "commit_hash": "…"}, or an empty object.'
+    )
+
+
+def _problem(outcome: Outcome) -> Problem:
+    if outcome.state == "fetch-failed":
+        return Problem(
+            502,
+            "fetch-failed",
+            outcome.detail,
+            "Repeat the request when the remote answers.",
+            state=outcome.state,
+        )
+    return Problem(
+        409,
+        "diverged",
+        f"The branch was not brought forward: {outcome.detail}.",
+        "An operator joins both sides with: ferry reconcile",
+        **outcome.as_json(),
+    )
+
+
+def _answer(state: str, branch: str) -> dict[str, Any]:
+    repository = services().pipeline.repository
+    return {
+        "state": state,
+        "branch": branch,
+        "local_head": repository.head(),
+        "remote_head": repository.remote_head(ORIGIN),
+    }

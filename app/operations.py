@@ -1,0 +1,226 @@
+"""
+The operator's hands: commands that look at the pushes and act on them.
+
+Each reads the settings from the environment, as every process of Ferry's does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
+
+import click
+
+from worker import logs
+from worker.bootstrap import Pipeline, build
+from worker.enqueue import PushQueue
+from worker.errors import WorkerError
+from worker.failures import POLICIES, Reason, Verdict, explain
+from worker.reconcile import Outcome, Strategy
+from worker.redaction import redact
+from worker.settings import ORIGIN
+from worker.status import RemoteStatus, remote_statuses
+
+_ENQUEUE_BUDGET_S = 5.0  # nobody's request waits
+_SHOWN = 10
+
+
+@contextmanager
+def _pipeline() -> Iterator[Pipeline]:
+    """
+    Build the pipeline for one command; what is wrong ends it with one line and status 1.
+    """
+    logs.configure()
+    try:
+        yield build(os.environ, publisher=True)
+    except WorkerError as exc:
+        sys.exit(f"ferry: {exc}")
+
+
+@click.group()
+def push() -> None:
+    """
+    Look at the pushes, and act on them.
+    """
+
+
+@push.command("explain")
+@click.option("--exit-status", type=int, help="git push's exit status. Default: what the output speaks for.")
+@click.option(
+    "--stdout", type=click.File(errors="replace"), help="File with what it wrote to standard output."
+)
+@click.option(
+    "--stderr", type=click.File(errors="replace"), help="File with what it wrote to standard error."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain_push(
+    exit_status: int | None, stdout: TextIO | None, stderr: TextIO | None, as_json: bool
+) -> None:
+    """
+    Say why a push failed, from git's own output.
+
+    Without --stdout and --stderr, reads all of it from standard input, such as
+    `git push 2>&1 | ferry push explain`.
+    """
+    if stdout or stderr:
+        printed, said = (file.read() if file else "" for file in (stdout, stderr))
+    else:
+        printed, said = _apart(sys.stdin.buffer.read().decode("utf-8", "replace"))
+    if exit_status is None:
+        exit_status = _likely_status(printed, said)
+    answer = _explanation(explain(exit_status, redact(printed), redact(said)))
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for name, value in answer.items():
+        click.echo(f"{name + ':':<11}{'yes' if value is True else 'no' if value is False else value or '-'}")
+
+
+def _explanation(verdict: Verdict) -> dict[str, Any]:
+    policy = None if verdict.landed else POLICIES[cast(Reason, verdict.reason)]
+    return {
+        "reason": verdict.reason,
+        "retried": policy.retried if policy else False,
+        "page": policy.page if policy else None,
+        "ambiguous": verdict.ambiguous,
+        "rule": verdict.rule,
+        "evidence": verdict.evidence,
+        "hint": policy.hint if policy else "Nothing: the remote has the commit.",
+    }
+
+
+# What `git push --porcelain` writes to standard output; all else goes to standard error.
+_PORCELAIN = re.compile(r"[ +*=!-]\t\S*:\S*\t|Done$")
+
+
+def _apart(text: str) -> tuple[str, str]:
+    lines = text.splitlines(keepends=True)
+    printed = [line for line in lines if _PORCELAIN.match(line)]
+    return "".join(printed), "".join(line for line in lines if not _PORCELAIN.match(line))
+
+
+def _likely_status(printed: str, said: str) -> int:
+    if re.search(r"^!\t|^ ! \[|^error:", printed + said, re.MULTILINE):
+        return 1
+    if re.search(r"^(?:fatal|ssh|ERROR|remote: ERROR):|Permission denied", said, re.MULTILINE):
+        return 128
+    return 0 if re.search(r"^[ +*=-]\t|->|^Everything up-to-date", printed + said, re.MULTILINE) else 1
+
+
+@push.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /api/_internal/push answers.")
+def show_status(as_json: bool) -> None:
+    """
+    Show where every remote stands. Needs no worker and no Redis.
+
+    Status 0 where everything is on every remote or on its way, 1 where a person is needed.
+    """
+    with _pipeline() as pipeline:
+        statuses = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
+    if as_json:
+        click.echo(json.dumps({"remotes": {name: status.as_json() for name, status in statuses.items()}}))
+    else:
+        for name, status in statuses.items():
+            _print_status(name, status)
+    if any(status.state == "blocked" for status in statuses.values()):
+        sys.exit(1)
+
+
+def _print_status(name: str, status: RemoteStatus) -> None:
+    facts = status.as_json()
+    click.echo(f"{name}: {facts['state']}")
+    click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote at {facts['remote_head']}")
+    if facts["pending_commits"]:
+        click.echo(f"  {facts['pending_commits']} pending, the oldest since {facts['oldest_pending_at']}")
+    if error := facts["last_error"]:
+        click.echo(f"  attempt {error['attempt']} at {error['at']}: {error['reason']}: {error['message']}")
+        click.echo(f"  {error['hint']}")
+    if facts["next_attempt_at"]:
+        click.echo(f"  next attempt at {facts['next_attempt_at']}")
+
+
+@push.command("now")
+@click.option("--remote", help="Only this remote. Default: all.")
+def push_now(remote: str | None) -> None:
+    """
+    Queue a push to every remote, ahead of any retry that is scheduled.
+    """
+    with _pipeline() as pipeline:
+        remotes = [_known(pipeline, remote)] if remote else list(pipeline.settings.remotes)
+        head = pipeline.repository.head()
+    if not head or not remotes:
+        click.echo("nothing to push" if remotes else "no remote is configured: set CFP_DATA_REMOTE")
+        return
+    if not PushQueue(pipeline.celery, remotes, budget_s=_ENQUEUE_BUDGET_S).enqueue_push(
+        head, out_of_turn=True
+    ):
+        sys.exit("ferry: the broker did not take the push; check Redis (CFP_REDIS_URL)")
+    click.echo(f"queued {', '.join(remotes)}; see: ferry push status")
+
+
+@click.command()
+@click.option("--remote", default=ORIGIN, show_default=True, help="The remote to join the branch with.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["merge", "rebase", "preserve"]),
+    default="merge",
+    show_default=True,
+    help="merge: one commit that holds both sides. rebase: ours anew on top of theirs. "
+    "preserve: rebase, and where that conflicts take theirs and set ours aside.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show what each side has and what would happen; change nothing."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def reconcile(remote: str, strategy: Strategy, dry_run: bool, as_json: bool) -> None:
+    """
+    Join the branch with a remote that holds commits which it lacks.
+
+    No side is lost: what the branch no longer holds is kept as conflicts/UTC, here and on
+    the remote. Status 0 where the remote can take the branch now, 1 on a conflict or where
+    it could not be fetched.
+    """
+    with _pipeline() as pipeline:
+        outcome = pipeline.reconciler.reconcile(_known(pipeline, remote), strategy, dry_run=dry_run)
+        if as_json:
+            click.echo(json.dumps({**outcome.as_json(), "dry_run": dry_run}))
+        else:
+            _print_outcome(outcome, dry_run=dry_run)
+        if outcome.after and not dry_run and outcome.state != "fetch-failed":
+            queue = PushQueue(pipeline.celery, list(pipeline.settings.remotes), budget_s=_ENQUEUE_BUDGET_S)
+            queue.enqueue_push(outcome.after, out_of_turn=True)
+    if not outcome.is_joined:
+        sys.exit(1)
+
+
+def _print_outcome(outcome: Outcome, *, dry_run: bool) -> None:
+    click.echo(f"{'would be ' if dry_run else ''}{outcome.state}: {outcome.branch} and {outcome.remote}")
+    if apart := outcome.divergence:
+        click.echo(f"  both have {apart.base or 'no commit in common'}")
+        for title, side in (("only here", apart.ours), (f"only on {outcome.remote}", apart.theirs)):
+            click.echo(f"  {title}: {side.count}, by {', '.join(side.authors)}")
+            for commit in side.commits[:_SHOWN]:
+                click.echo(f"    {commit.hash[:12]} {commit.message.partition(chr(10))[0]}")
+            for path in sorted(side.files)[:_SHOWN]:
+                click.echo(f"    changes {path}")
+        for path in apart.touched_by_both:
+            click.echo(f"  changed by both: {path}")
+    for conflict in outcome.conflicts:
+        click.echo(f"  conflict: {conflict}")
+    if outcome.kept_as:
+        click.echo(f"  our commits as they were: {outcome.kept_as}")
+    if outcome.detail:
+        click.echo(f"  {outcome.detail}")
+    click.echo(f"  {outcome.branch}: {outcome.before} -> {outcome.after}")
+
+
+def _known(pipeline: Pipeline, remote: str) -> str:
+    if remote not in pipeline.settings.remotes:
+        known = ", ".join(pipeline.settings.remotes) or "none; set CFP_DATA_REMOTE"
+        sys.exit(f"ferry: no remote {remote!r} is configured; there is: {known}")
+    return remote

@@ -1,0 +1,93 @@
+"""
+What somebody who is woken at night needs to see on one screen.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from worker.divergence import survey
+from worker.errors import PushError, RepositoryError
+from worker.failures import POLICIES, Reason
+from worker.git import Repository
+from worker.ledger import Entry
+from worker.logs import log
+
+_SHOWN = 20
+# The end is where git says what went wrong; Sentry cuts longer texts anyhow.
+_SAID_CHARACTERS = 2000
+
+
+def dossier(
+    repository: Repository, error: PushError, entry: Entry, *, said: str, now: float
+) -> dict[str, Any]:
+    """
+    Return the context of a page.
+
+    A fact that cannot be read is left out: the page matters more than its numbers.
+
+    Args:
+        repository: The data repository.
+        error: Why somebody is woken.
+        entry: What the ledger knows of the remote.
+        said: All that git said, redacted, or "" where nobody asked it.
+        now: Seconds since the epoch.
+    """
+    since = entry.failing_since if entry.failing_since is not None else now
+    return {
+        "reason": error.reason,
+        **_standing(repository, error.remote, now=now),
+        **({"rescue_branch": entry.rescue} if entry.rescue else {}),
+        "attempts": entry.attempt,
+        "failing_seconds": round(now - since),
+        "what_git_said": said[-_SAID_CHARACTERS:] or error.detail,
+        "way_out": error.hint,
+        "commands": commands(error.reason, repository, error.remote),
+    }
+
+
+def commands(reason: str, repository: Repository, remote: str) -> list[str]:
+    """
+    Return what to type after a failure with *reason*, in order.
+    """
+    names = {"repository": str(repository.path), "remote": remote, "branch": repository.branch}
+    return [command.format(**names) for command in POLICIES[cast(Reason, reason)].commands]
+
+
+def _standing(repository: Repository, remote: str, *, now: float) -> dict[str, Any]:
+    """
+    Return where both sides stand, as last seen, and what waits.
+    """
+    facts: dict[str, Any] = {}
+    try:
+        head, seen = repository.head(), repository.remote_head(remote)
+        facts |= {"local_head": head, "remote_head": seen}
+        if head is None:
+            return facts
+        pending = repository.commits_between(seen, head)
+        facts |= {"ahead": len(pending), "behind": repository.count_between(head, seen) if seen else 0}
+        if pending:
+            facts |= {
+                "oldest_pending_commit": pending[-1],
+                "oldest_pending_seconds": round(now - repository.commit_time(pending[-1])),
+            }
+        if seen and facts["behind"]:
+            facts |= _apart(repository, head, seen)
+    except RepositoryError as exc:
+        log().warning("push.dossier_incomplete", remote=remote, error=str(exc))
+    return facts
+
+
+def _apart(repository: Repository, head: str, seen: str) -> dict[str, Any]:
+    apart = survey(repository, head, seen)
+    both = apart.touched_by_both
+    return {
+        "merge_base": apart.base,
+        "foreign_authors": apart.theirs.authors[:_SHOWN],
+        "foreign_commits": [
+            f"{commit.hash[:12]} {commit.message.partition(chr(10))[0]}"
+            for commit in apart.theirs.commits[:_SHOWN]
+        ],
+        "touched_by_both": both[:_SHOWN],
+        "touched_by_both_count": len(both),
+    }
