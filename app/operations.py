@@ -16,14 +16,15 @@ from typing import Any, TextIO, cast
 
 import click
 
-from worker import logs
+from worker import clone, logs, poison
 from worker.bootstrap import Pipeline, build
+from worker.credentials import Credentials
 from worker.enqueue import PushQueue
 from worker.errors import WorkerError
 from worker.failures import POLICIES, Reason, Verdict, explain
 from worker.reconcile import Outcome, Strategy
 from worker.redaction import redact
-from worker.settings import ORIGIN
+from worker.settings import ORIGIN, Settings
 from worker.status import RemoteStatus, remote_statuses
 
 _ENQUEUE_BUDGET_S = 5.0  # nobody's request waits
@@ -57,9 +58,21 @@ def push() -> None:
 @click.option(
     "--stderr", type=click.File(errors="replace"), help="File with what it wrote to standard error."
 )
+@click.option(
+    "--find",
+    "search",
+    is_flag=True,
+    help="Ask the remote which pending commit it refuses, on a scratch branch.",
+)
+@click.option("--remote", default=ORIGIN, show_default=True, help="With --find: the remote to ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain_push(
-    exit_status: int | None, stdout: TextIO | None, stderr: TextIO | None, as_json: bool
+    exit_status: int | None,
+    stdout: TextIO | None,
+    stderr: TextIO | None,
+    search: bool,
+    remote: str,
+    as_json: bool,
 ) -> None:
     """
     Say why a push failed, from git's own output.
@@ -67,6 +80,9 @@ def explain_push(
     Without --stdout and --stderr, reads all of it from standard input, such as
     `git push 2>&1 | ferry push explain`.
     """
+    if search:
+        _find(remote, as_json=as_json)
+        return
     if stdout or stderr:
         printed, said = (file.read() if file else "" for file in (stdout, stderr))
     else:
@@ -79,6 +95,30 @@ def explain_push(
         return
     for name, value in answer.items():
         click.echo(f"{name + ':':<11}{'yes' if value is True else 'no' if value is False else value or '-'}")
+
+
+def _find(remote: str, *, as_json: bool) -> None:
+    with _pipeline() as pipeline:
+        timeout_s = pipeline.settings.push_timeout_s
+        with pipeline.ledger.claim_within(_known(pipeline, remote), timeout_s):
+            found = poison.find(pipeline.repository, remote, timeout_s=timeout_s)
+    if as_json:
+        click.echo(json.dumps(found and found.as_json()))
+    elif found is None:
+        click.echo(f"nothing is pending for {remote}")
+    elif found.commit is None:
+        click.echo(f"{remote} refuses none of the {found.pending} pending commits on another branch:")
+        click.echo(
+            "  its rule is about the branch itself, such as a protection; what it said: ferry push status"
+        )
+    else:
+        commit = found.commit
+        click.echo(f"{commit.hash} is the first that {remote} refuses; {found.behind} more wait behind it")
+        click.echo(f"  {commit.author[0]} <{commit.author[1]}>, {commit.authored_at}")
+        click.echo(f"  {commit.message.partition(chr(10))[0]}")
+        for path in found.files:
+            click.echo(f"  changes {path}")
+        click.echo(f"  {found.verdict.reason}: {found.verdict.evidence}")
 
 
 def _explanation(verdict: Verdict) -> dict[str, Any]:
@@ -161,6 +201,34 @@ def push_now(remote: str | None) -> None:
     ):
         sys.exit("ferry: the broker did not take the push; check Redis (CFP_REDIS_URL)")
     click.echo(f"queued {', '.join(remotes)}; see: ferry push status")
+
+
+@click.command()
+def init() -> None:
+    """
+    Prepare the data repository for a start; safe to repeat, and to run in several places at once.
+
+    Where CFP_DATA_REPO_PATH is empty, fetches the branch and its whole history from
+    CFP_DATA_REMOTE. Sets the remotes' URLs and fetch refspecs, checks the repository and,
+    where CFP_DATA_RECONCILE is boot or auto, joins the branch with origin's.
+    """
+    logs.configure()
+    try:
+        settings = Settings.from_env(os.environ)
+        made = clone.make(settings, Credentials.from_settings(settings, os.environ))
+        pipeline = build(os.environ, publisher=True)
+        warnings = clone.check(settings, pipeline.repository)
+        pipeline.reconciler.at_start()
+    except WorkerError as exc:
+        sys.exit(f"ferry: {exc}")
+    for warning in warnings:
+        click.echo(f"ferry: {warning}", err=True)
+    path, head = settings.data_repo_path, pipeline.repository.head()
+    click.echo(f"{path} was {'made from origin' if made else 'there'}; {settings.data_branch} is at {head}")
+    waiting = [remote for remote in settings.remotes if head and not pipeline.repository.is_pushed(remote)]
+    if waiting and head:
+        PushQueue(pipeline.celery, waiting, budget_s=_ENQUEUE_BUDGET_S).enqueue_push(head)
+        click.echo(f"commits wait for {', '.join(waiting)}; a worker pushes them at its start")
 
 
 @click.command()

@@ -4,6 +4,7 @@ What can go wrong between a commit and its remote.
     WorkerError
     ├── SettingsError        the environment is wrong; refuse to start
     ├── RepositoryError      the data repository is not usable as it is
+    ├── RemoteBusyError      a push keeps its remote for too long
     ├── ReconcileError       the branch and a remote were not joined; nothing was changed
     ├── PushDeferred         not now, although nothing failed; tried again in a moment
     └── PushError            an attempt ended without the commit on the remote
@@ -36,6 +37,12 @@ class SettingsError(WorkerError):
 class RepositoryError(WorkerError):
     """
     The data repository is missing, not bare, or otherwise not usable.
+    """
+
+
+class RemoteBusyError(WorkerError):
+    """
+    A push has kept its remote to itself for longer than somebody could wait.
     """
 
 

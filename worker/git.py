@@ -35,6 +35,7 @@ _OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _QUERY_TIMEOUT_S = 30.0  # for git commands that stay on this machine
 # The writers and the pushes have the other cores.
 _ONE_THREAD = ("-c", "pack.threads=1")
+_WALK_TIMEOUT_S = 300.0  # for those that read a whole history
 _HANG_UP_TIMEOUT_S = 5.0
 _TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
 
@@ -148,14 +149,18 @@ class Repository:
         commit = commit or self.head()
         return commit is None or self.contains(commit, self.remote_head(remote))
 
-    def commits_between(self, old: str | None, new: str) -> list[str]:
+    def commits_between(self, old: str | None, new: str, *, first_parents: bool = False) -> list[str]:
         """
         Return the commits that are in *new* and not in *old*, newest first.
+
+        Args:
+            first_parents: Only those that *new* itself went through, and not what they merged.
 
         Raises:
             RepositoryError: git could not tell.
         """
-        return self._query("rev-list", new, *([f"^{old}"] if old else []), "--").split()
+        options = ["--first-parent"] if first_parents else []
+        return self._query("rev-list", *options, new, *([f"^{old}"] if old else []), "--").split()
 
     def commit_time(self, commit: str) -> float:
         """
@@ -218,6 +223,26 @@ class Repository:
         changed = self._query("diff-tree", "-r", "-z", "--name-only", "--no-renames", old, new, "--")
         return sorted(filter(None, changed.split("\0")))
 
+    def files_of(self, commit: str) -> list[str]:
+        """
+        Return the paths of the files that *commit* changes against its first parent, sorted.
+
+        Raises:
+            RepositoryError: git could not.
+        """
+        changed = self._query(
+            "diff-tree", "-r", "-z", "--root", "--name-only", "--no-renames", "--no-commit-id",
+            "-m", "--first-parent", commit, "--",
+        )  # fmt: skip
+        return sorted(filter(None, changed.split("\0")))
+
+    def is_whole(self, commit: str) -> bool:
+        """
+        Whether every object of *commit* and of all before it is here, as far as five minutes tell.
+        """
+        found = self._run("rev-list", "--objects", "--quiet", commit, "--", timeout_s=_WALK_TIMEOUT_S)
+        return found.exit_status in (0, None)
+
     def push(
         self,
         remote: str,
@@ -248,20 +273,30 @@ class Repository:
             remote, "push", "--porcelain", remote, refspec, timeout_s=timeout_s, started=started
         )
 
-    def ask(self, remote: str, *, timeout_s: float) -> str | None:
+    def remove_branch(self, remote: str, branch: str, *, expected: str, timeout_s: float) -> Finished:
         """
-        Ask *remote* where its branch stands now; None where it has none.
+        Remove *branch* on *remote*, if it stands at *expected* there. Only for branches that Ferry made.
+        """
+        lease = f"--force-with-lease=refs/heads/{branch}:{expected}"
+        return self._visit(
+            remote, "push", "--porcelain", lease, remote, f":refs/heads/{branch}", timeout_s=timeout_s
+        )
+
+    def ask(self, remote: str, *, timeout_s: float, branch: str | None = None) -> str | None:
+        """
+        Ask *remote* where a branch (default: ours) stands now; None where it has none.
 
         Raises:
             RepositoryError: The remote did not answer.
         """
-        found = self._visit(remote, "ls-remote", remote, self.ref, timeout_s=timeout_s)
+        ref = f"refs/heads/{branch or self.branch}"
+        found = self._visit(remote, "ls-remote", remote, ref, timeout_s=timeout_s)
         if found.exit_status != 0:
             raise RepositoryError(
-                f"{remote} did not say where {self.branch} stands: {_last_line(found.stderr)}"
+                f"{remote} did not say where {branch or self.branch} stands: {_last_line(found.stderr)}"
             )
         return next(
-            (line.split()[0] for line in found.stdout.splitlines() if line.endswith(f"\t{self.ref}")), None
+            (line.split()[0] for line in found.stdout.splitlines() if line.endswith(f"\t{ref}")), None
         )
 
     def fetch(self, remote: str, *, timeout_s: float) -> str | None:

@@ -13,6 +13,7 @@ pages twice nor forgets a backoff; see ``docs/decisions/0002-ledger-in-the-repos
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
@@ -21,9 +22,12 @@ from types import UnionType
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from worker.atomic_json import read_json, write_json
+from worker.errors import RemoteBusyError
 from worker.git import signal_group
 from worker.locks import FileLock
 from worker.logs import log
+
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +209,26 @@ class Ledger:
         """
         with self._lock(remote).try_hold() as held:
             yield Claim(self, remote) if held else None
+
+    @contextmanager
+    def claim_within(self, remote: str, timeout_s: float) -> Iterator[Claim]:
+        """
+        Claim *remote* for the block, once the push that runs has ended.
+
+        Raises:
+            RemoteBusyError: It has not ended within *timeout_s* seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self.claim(remote) as claim:
+                if claim is not None:
+                    yield claim
+                    return
+            if time.monotonic() > deadline:
+                raise RemoteBusyError(
+                    f"a push to {remote} has not ended in {timeout_s:g} s; repeat this later"
+                )
+            time.sleep(_POLL_S)
 
     def is_claimed(self, remote: str) -> bool:
         """

@@ -22,6 +22,7 @@ from worker.locks import FileLock, LockTimeoutError
 from worker.logs import log
 from worker.settings import Settings
 
+COMMITTER = ("Ferry", "ferry@localhost")
 _LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix"})
 _LOCK_TIMEOUT_S = 30.0
 _LOCK_IS_OLD_S = 60.0  # git holds one for milliseconds
@@ -80,9 +81,7 @@ def prepare(settings: Settings) -> str:
 
 def _check(path: Path) -> None:
     if not path.exists():
-        raise RepositoryError(
-            f"CFP_DATA_REPO_PATH: there is no {path}; make it with: git clone --bare URL {path}"
-        )
+        raise RepositoryError(f"CFP_DATA_REPO_PATH: there is no {path}; make it with: ferry init")
     if (path / ".git").exists():
         raise RepositoryError(
             f"CFP_DATA_REPO_PATH: {path} is a working clone, Ferry needs a bare repository; "
@@ -90,8 +89,15 @@ def _check(path: Path) -> None:
         )
     if not (path / "HEAD").is_file() or not (path / "objects").is_dir():
         raise RepositoryError(
-            f"CFP_DATA_REPO_PATH: {path} is not a git repository; make one with: git clone --bare URL {path}"
+            f"CFP_DATA_REPO_PATH: {path} is not a git repository, or one that was only half made; "
+            f"move away what is there and make one from CFP_DATA_REMOTE with: ferry init"
         )
+    for part in (path, path / "objects", path / "refs"):
+        if part.is_dir() and not os.access(part, os.R_OK | os.W_OK | os.X_OK):
+            raise RepositoryError(
+                f"{part} cannot be written by user {os.getuid()}, whom Ferry runs as; "
+                f"give it the repository with: chown -R {os.getuid()}:{os.getgid()} {path}"
+            )
     if (path / "reftable").exists():
         raise RepositoryError(
             f"{path} keeps its refs as reftable, Ferry reads the files backend; "
@@ -179,6 +185,10 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
         )
     identity = config.get("ferry", "id", fallback="") or uuid.uuid4().hex[:12]
     wanted = {("ferry", "id"): identity}
+    # For the commits that git itself makes here, by an operator's hand; records have authors of their own.
+    for option, value in (("name", COMMITTER[0]), ("email", COMMITTER[1])):
+        if not config.get("user", option, fallback=""):
+            wanted["user", option] = value
     for name, url in settings.remotes.items():
         section = f'remote "{name}"'
         if config.get_value(section, "mirror", default=False):

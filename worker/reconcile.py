@@ -26,16 +26,14 @@ from worker.git import Repository
 from worker.ledger import Ledger
 from worker.locks import FileLock, LockTimeoutError
 from worker.logs import log
-from worker.prepare import branch_draft, state_directory
+from worker.prepare import COMMITTER, branch_draft, state_directory
 from worker.refs import RefError, flush, move_ref
 from worker.settings import ORIGIN, Settings
 
 State = Literal["in-sync", "fast-forwarded", "ahead", "rebased", "merged", "conflict", "fetch-failed"]
 Strategy = Literal["fast-forward", "merge", "rebase", "preserve"]
 
-COMMITTER = ("Ferry", "ferry@localhost")
 _SCRATCH = "refs/ferry/reconcile"
-_POLL_S = 0.05
 _WRITE_LOCK_TIMEOUT_S = 30.0
 # A writer waits half a minute for the lock; what is done under it must take less.
 _PRESERVE_TIMEOUT_S = 20.0
@@ -158,11 +156,12 @@ class Reconciler:
             dry_run: Only say what would come of it.
 
         Raises:
-            ReconcileError: The push, or a writer, did not end in time; or what would be
-                replaced could not be put on the remote first. Nothing was changed.
+            RemoteBusyError: The push did not end in time.
+            ReconcileError: A writer did not end in time; or what would be replaced could not be
+                put on the remote first. Nothing was changed.
             RepositoryError: git could not.
         """
-        with self._claimed(remote):
+        with self._ledger.claim_within(remote, self._timeout_s):
             return self.join(remote, strategy, dry_run=dry_run)
 
     def at_start(self) -> None:
@@ -192,7 +191,7 @@ class Reconciler:
             ours = self._repository.head()
             outcome = replace(outcome, before=ours, after=ours, remote_head=theirs)
             outcome = self._join(outcome, ours, theirs, strategy, dry_run=dry_run)
-        if not dry_run:
+        if not dry_run and outcome.state not in ("in-sync", "ahead"):
             log().info(
                 "reconcile.done",
                 remote=remote,
@@ -315,20 +314,6 @@ class Reconciler:
             move_ref(self._repository.path, ref, new=new, old=old, draft=draft)
         except (RefError, OSError) as exc:
             _fail(exc)
-
-    @contextmanager
-    def _claimed(self, remote: str) -> Iterator[None]:
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            with self._ledger.claim(remote) as claim:
-                if claim is not None:
-                    yield
-                    return
-            if time.monotonic() > deadline:
-                raise ReconcileError(
-                    f"a push to {remote} has not ended in {self._timeout_s:g} s; repeat this later"
-                )
-            time.sleep(_POLL_S)
 
     @contextmanager
     def _alone(self, remote: str) -> Iterator[None]:

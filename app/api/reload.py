@@ -14,7 +14,7 @@ from flask.typing import ResponseReturnValue
 from app.access import reloader
 from app.problems import Problem
 from app.services import services
-from worker.errors import ReconcileError
+from worker.errors import ReconcileError, RemoteBusyError
 from worker.reconcile import Outcome, Strategy
 from worker.settings import ORIGIN
 
@@ -52,7 +52,7 @@ def reload_data() -> ResponseReturnValue:
     strategy: Strategy = "merge" if settings.data_reconcile == "auto" else "fast-forward"
     try:
         outcome = pipeline.reconciler.reconcile(ORIGIN, strategy)
-    except ReconcileError as exc:
+    except (ReconcileError, RemoteBusyError) as exc:
         raise Problem(
             503, "repository-busy", str(exc), "Repeat the request.", headers={"Retry-After": "5"}
         ) from exc
@@ -95,7 +95,7 @@ def _problem(outcome: Outcome) -> Problem:
         "diverged",
         f"The branch was not brought forward: {outcome.detail}.",
         "An operator joins both sides with: ferry reconcile",
-        **outcome.as_json(),
+        **{name: value for name, value in outcome.as_json().items() if name != "detail"},
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from app.store import Store
 from tests.parts import Bare
 from tests.unit.conftest import Deployment
-from worker.errors import ReconcileError
+from worker.errors import ReconcileError, RemoteBusyError
 from worker.prepare import write_lock
 from worker.reconcile import Conflict, Outcome, Reconciler
 
@@ -229,7 +229,7 @@ def test_a_push_that_runs_is_waited_for_and_a_writer_too(two: Two, deploy: Calla
     deployment = deploy(CFP_PUSH_TIMEOUT="0.3")
     lock = write_lock(two.data.path)
     reconciler = Reconciler(deployment.settings, deployment.repository, deployment.ledger, lock)
-    with deployment.ledger.claim("origin"), pytest.raises(ReconcileError, match="a push to origin"):
+    with deployment.ledger.claim("origin"), pytest.raises(RemoteBusyError, match="a push to origin"):
         reconciler.reconcile("origin", "merge")
 
 
