@@ -279,6 +279,7 @@ class Attempt:
             if not isinstance(error, PushFailed):
                 log().error("push.blocked", **fields, hint=error.hint, **_heads(context))
             if is_due and page(Page(error=error, branch=self._repository.branch, context=context)):
+                error.paged = True
                 self._claim.write(paged=(*self._claim.entry.paged, error.reason))
         return error
 

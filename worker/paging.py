@@ -15,6 +15,7 @@ from typing import Any
 import sentry_sdk
 from sentry_sdk.integrations import Integration
 from sentry_sdk.integrations.logging import ignore_logger
+from sentry_sdk.transport import HttpTransport
 
 from worker.errors import PushError
 from worker.logs import LOGGER
@@ -59,15 +60,15 @@ def configure(settings: Settings, *integrations: Integration) -> None:
         include_local_variables=False,  # a frame's variables may hold a remote's URL
         max_request_body_size="never",
         before_send=_scrub,
+        transport=_Courier,
     )
 
 
 def page(wanted: Page) -> bool:
     """
-    Send *wanted* at level ``fatal``; returns whether there was anywhere to send it.
+    Hand *wanted* to Sentry at level ``fatal``; returns whether there is a Sentry to hand it to.
 
-    Waits at most two seconds for Sentry to take it, so that a worker that stops
-    right after does not take the page with it.
+    Does not wait: whoever pages holds a claim that others need. ``deliver`` does, after that.
     """
     if not sentry_sdk.is_initialized():
         return False
@@ -78,8 +79,39 @@ def page(wanted: Page) -> bool:
         scope.fingerprint = ["ferry", "push", error.reason, error.remote, wanted.branch]
         scope.set_context("push", dict(wanted.context))
         sentry_sdk.capture_exception(error)
-    sentry_sdk.flush(timeout=_FLUSH_S)
     return True
+
+
+def deliver() -> bool:
+    """
+    Give Sentry two seconds to take what ``page`` has handed to it; returns False where it was lost.
+
+    A worker that stops right after takes no page with it then. What a slow Sentry
+    has not taken by that time is still on its way, and counts as sent.
+    """
+    sentry_sdk.flush(timeout=_FLUSH_S)
+    courier = sentry_sdk.get_client().transport
+    if not isinstance(courier, _Courier):
+        return True
+    lost, courier.lost = courier.lost, 0
+    return lost == 0
+
+
+class _Courier(HttpTransport):
+    """
+    Sentry's own transport, which also says what it could not deliver.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__(options)
+        self.lost = 0
+
+    def record_lost_event(self, reason: str, *args: Any, **options: Any) -> None:
+        """
+        Count what is lost, for whatever reason: no network, an error of Sentry's, a quota.
+        """
+        self.lost += 1
+        super().record_lost_event(reason, *args, **options)
 
 
 def _scrub(event: Any, hint: Mapping[str, Any]) -> Any:

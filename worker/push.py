@@ -15,9 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.attempt import STILL_DIVERGED, Attempt
-from worker.errors import PushDeferred, RepositoryError
+from worker.errors import PushDeferred, PushError, RepositoryError
 from worker.git import Repository
 from worker.ledger import Claim, Entry, Ledger
+from worker.logs import log
+from worker.paging import deliver
 from worker.reconcile import Reconciler
 from worker.settings import Settings
 
@@ -97,6 +99,23 @@ class Pusher:
         """
         if request.remote not in self._settings.remotes:
             return NO_SUCH_REMOTE
+        try:
+            return self._push(request)
+        except PushError as error:
+            if error.paged and not deliver():
+                self._page_again(error)
+            raise
+
+    def _page_again(self, error: PushError) -> None:
+        """
+        Let the next failure page, because Sentry did not take this one's page.
+        """
+        log().warning("page.lost", remote=error.remote, reason=error.reason)
+        with self._ledger.claim(error.remote) as claim:
+            if claim is not None:
+                claim.write(paged=tuple(reason for reason in claim.entry.paged if reason != error.reason))
+
+    def _push(self, request: Request) -> str:
         outcome, is_retry, turn_ends = ALREADY_THERE, request.is_retry, time.monotonic() + _TURN_S
         while self._has_work(request.remote):
             if declined := self._declines(self._ledger.read(request.remote), request, is_retry=is_retry):

@@ -19,7 +19,7 @@ from worker.failures import POLICIES
 from worker.git import Repository
 from worker.ledger import Claim, Entry, Failure, Ledger
 from worker.logs import log
-from worker.paging import Page, page
+from worker.paging import Page, deliver, page
 from worker.settings import Settings
 
 _REASON = "stalled"
@@ -102,7 +102,8 @@ class Watchdog:
             if claim is None or _REASON in claim.entry.paged:
                 return False
             self._page(claim)
-            return True
+        deliver()
+        return True
 
     def _page(self, claim: Claim) -> None:
         entry, now, hint = claim.entry, self._clock(), POLICIES["stalled"].hint

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -777,3 +778,41 @@ def _paging_to(line: Line, sentry: SentrySink) -> Settings:
             "SENTRY_DSN": sentry.dsn,
         }
     )
+
+
+def test_a_page_that_sentry_did_not_take_is_sent_with_the_next_failure(
+    line, remote: Bare, sentry: SentrySink
+):
+    remote.hook("pre-receive", "exit 1")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        away = f"http://key@127.0.0.1:{nobody.getsockname()[1]}/1"
+        paging.configure(replace(line.settings, sentry_dsn=away))
+        with pytest.raises(PushRefused):
+            line.push()
+    assert line.entry.paged == ()
+
+    paging.configure(replace(line.settings, sentry_dsn=sentry.dsn))
+    for _ in range(2):
+        with pytest.raises(PushRefused):
+            line.push()
+    assert line.entry.paged == ("rejected",)
+    assert len(sentry.events) == 1
+
+
+def test_nobody_waits_for_sentry_to_take_a_page(line: Line, remote: Bare, sentry: SentrySink, monkeypatch):
+    """
+    The claim is let go of before: with Sentry slow, the next push goes its way.
+    """
+    seen = []
+
+    def slow() -> bool:
+        seen.append(line.ledger.is_claimed("origin"))
+        return True
+
+    monkeypatch.setattr("worker.push.deliver", slow)
+    paging.configure(replace(line.settings, sentry_dsn=sentry.dsn))
+    remote.hook("pre-receive", "exit 1")
+    with pytest.raises(PushRefused):
+        line.push()
+    assert seen == [False]
