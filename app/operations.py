@@ -19,6 +19,7 @@ import click
 from worker import clone, logs, poison
 from worker.bootstrap import Pipeline, build
 from worker.credentials import Credentials
+from worker.doctor import examine
 from worker.enqueue import PushQueue
 from worker.errors import WorkerError
 from worker.failures import POLICIES, Reason, Verdict, explain
@@ -201,6 +202,29 @@ def push_now(remote: str | None) -> None:
     ):
         sys.exit("ferry: the broker did not take the push; check Redis (CFP_REDIS_URL)")
     click.echo(f"queued {', '.join(remotes)}; see: ferry push status")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
+def doctor(as_json: bool) -> None:
+    """
+    Look at everything that a push needs, and say what to do where something is wrong.
+
+    Asks git, the repository, the broker, the workers and every remote (by a dry run); changes
+    nothing. Status 1 where something has failed.
+    """
+    failed = False
+    with _pipeline() as pipeline:
+        for finding in examine(pipeline):
+            failed = failed or finding.state == "failed"
+            if as_json:
+                click.echo(json.dumps(finding.as_json()))
+                continue
+            click.echo(f"{finding.state:<8} {finding.name}: {finding.detail}")
+            if finding.remedy:
+                click.echo(f"{'':<8} {finding.remedy}")
+    if failed:
+        sys.exit(1)
 
 
 @click.command()

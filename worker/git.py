@@ -250,6 +250,7 @@ class Repository:
         *,
         timeout_s: float,
         branch: str | None = None,
+        dry_run: bool = False,
         started: Callable[[int], object] = lambda group: None,
     ) -> Finished:
         """
@@ -260,6 +261,7 @@ class Repository:
                 branch, so it is resolved and checked here.
             timeout_s: Seconds until the push and all its children are ended.
             branch: Short name of the branch there; default: the same as here.
+            dry_run: Do everything but send and move something. No hook is asked.
             started: Called with the process group as soon as it exists.
 
         Raises:
@@ -269,8 +271,9 @@ class Repository:
         if not header or header["kind"] != "commit":
             raise RepositoryError(f"{commit!r} is not a commit of {self.path}")
         refspec = f"{commit}:refs/heads/{branch or self.branch}"
+        options = ["--dry-run"] if dry_run else []
         return self._visit(
-            remote, "push", "--porcelain", remote, refspec, timeout_s=timeout_s, started=started
+            remote, "push", "--porcelain", *options, remote, refspec, timeout_s=timeout_s, started=started
         )
 
     def remove_branch(self, remote: str, branch: str, *, expected: str, timeout_s: float) -> Finished:
@@ -414,6 +417,12 @@ class Repository:
         """
         lock = self.path / f"{self.tracking_ref(remote)}.lock"
         lock.unlink(missing_ok=True)
+
+    def git_version(self) -> str:
+        """
+        Return what ``git version`` says, such as ``git version 2.39.5``.
+        """
+        return self._query("version").strip()
 
     def hang_up(self, *remotes: str) -> None:
         """

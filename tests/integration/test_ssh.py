@@ -4,81 +4,21 @@ Pushing over real ssh: a deploy key, a host key that is known, and both wrong.
 
 from __future__ import annotations
 
-import getpass
-import os
-import shutil
-import subprocess
 import tempfile
-from dataclasses import dataclass, replace
-from pathlib import Path
 
 import psutil
 import pytest
 
-from app.dev import accepts, free_port
 from tests.parts import Bare, wait_until
+from tests.ssh_server import IS_MISSING, REASON, make_key, ssh_server
 
-SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-
-pytestmark = pytest.mark.skipif(
-    SSHD is None and not os.environ.get("CI"),
-    reason="needs sshd, which PyPI does not carry: apt install openssh-server",
-)
-
-
-@dataclass(frozen=True)
-class Server:
-    port: int
-    directory: Path
-    pid: int = 0
-
-    @property
-    def key(self):
-        return self.directory / "deploy-key"
-
-    @property
-    def known_hosts(self):
-        return self.directory / "known_hosts"
-
-    def logins(self):
-        return (self.directory / "log").read_text().count("Accepted publickey")
-
-    def url(self, bare):
-        return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}{bare.path}"
-
-
-def _make_key(path):
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
-    return path.with_suffix(".pub").read_text()
+pytestmark = pytest.mark.skipif(IS_MISSING, reason=REASON)
 
 
 @pytest.fixture
 def server(tmp_path):
-    """
-    An sshd of our own, on loopback, that takes one key and nothing else.
-    """
-    directory = tmp_path / "ssh files"  # a blank in the path, as people have them
-    directory.mkdir(mode=0o700)
-    host_key = _make_key(directory / "host-key")
-    (directory / "authorized_keys").write_text(_make_key(directory / "deploy-key"))
-    running = Server(free_port(), directory)
-    running.known_hosts.write_text(f"[127.0.0.1]:{running.port} {host_key}")
-    config = directory / "sshd_config"
-    config.write_text(
-        f'HostKey "{directory}/host-key"\nAuthorizedKeysFile "{directory}/authorized_keys"\nPidFile none\n'
-        "ListenAddress 127.0.0.1\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-        "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nLogLevel VERBOSE\n"
-    )
-    if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where sshd drops its privileges
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config), "-p", str(running.port)], stderr=log)
-    try:
-        wait_until(lambda: accepts(running.port), what="sshd")
-        yield replace(running, pid=process.pid)
-    finally:
-        process.terminate()
-        process.wait(10)
+    with ssh_server(tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
@@ -106,7 +46,7 @@ def test_a_commit_arrives_over_ssh(client, worker, remote):
 
 
 def test_a_host_key_that_is_not_known_is_refused_and_never_learnt(client, worker, server, remote, sentry):
-    server.known_hosts.write_text(f"[127.0.0.1]:{server.port} {_make_key(server.directory / 'another')}")
+    server.known_hosts.write_text(f"[127.0.0.1]:{server.port} {make_key(server.directory / 'another')}")
     before = server.known_hosts.read_text()
     client()
     running = worker(SENTRY_DSN=sentry.dsn)

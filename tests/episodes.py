@@ -1,0 +1,247 @@
+"""
+One real failure for each reason, and the page that it leads to.
+
+The tests hold each of them to the table; ``python -m tests.episodes`` writes what an
+operator sees of them to ``docs/operations/pages.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sentry_sdk
+
+from app.sample import make_sample_repository
+from app.sentry_sink import Event, sentry_sink
+from app.store import Store
+from tests.git_http import git_http_server
+from tests.parts import Bare
+from tests.ssh_server import make_key, ssh_server
+from worker import paging
+from worker.credentials import Credentials
+from worker.errors import PushError
+from worker.git import Repository
+from worker.ledger import Ledger
+from worker.prepare import prepare, remotes_directory, write_lock
+from worker.push import Pusher, Request
+from worker.reconcile import Reconciler
+from worker.settings import Settings
+from worker.watchdog import Watchdog
+
+PAGES = Path(__file__).resolve().parents[1] / "docs" / "operations" / "pages.md"
+
+
+@dataclass
+class Place:
+    """
+    Where one episode takes place: a data repository, its remote, and what undoes what was done to them.
+    """
+
+    directory: Path
+    data: Bare
+    remote: Bare
+    env: dict[str, str]
+    undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+
+Break = Callable[[Place], None]
+
+
+def _non_fast_forward(place: Place) -> None:
+    copy = Bare.copy(place.remote.path, place.directory / "elsewhere.git")
+    (copy.path / "ferry").mkdir()
+    elsewhere = Store(Repository(copy.path, branch="main"))
+    with elsewhere.commit("Correct an address by hand", author=("Sam", "sam@example.org")) as transaction:
+        transaction.put("people", "jane", {"slug": "jane", "name": "Jane Roe"})
+    place.remote.git("fetch", "-q", elsewhere.snapshot().git_dir, "main:main")
+
+
+def _rejected(place: Place) -> None:
+    place.remote.hook("pre-receive", 'echo "push rule: people need an e-mail address" >&2; exit 1')
+
+
+def _over_http(status: int | None, *, password: str = "") -> Break:
+    def answer(place: Place) -> None:
+        root = place.remote.path.parent
+        place.remote.git("config", "http.receivepack", "true")
+        server = place.undo.enter_context(git_http_server(root))
+        server.fault, server.password = status, password or None
+        place.env["CFP_DATA_REMOTE"] = server.url(place.remote.path.name)
+
+    return answer
+
+
+def _host_key(place: Place) -> None:
+    server = place.undo.enter_context(ssh_server(place.directory))
+    server.known_hosts.write_text(f"[127.0.0.1]:{server.port} {make_key(place.directory / 'another')}")
+    place.env["CFP_DATA_REMOTE"] = server.url(place.remote)
+    place.env["CFP_SSH_KEY_PATH"], place.env["CFP_SSH_KNOWN_HOSTS"] = str(server.key), str(server.known_hosts)
+
+
+def _not_found(place: Place) -> None:
+    place.remote.path.rename(place.directory / "moved.git")
+
+
+def _locked(place: Place) -> None:
+    (place.remote.path / "refs" / "heads" / "main.lock").touch()
+
+
+def _network(place: Place) -> None:
+    unused = place.undo.enter_context(socket.socket())
+    unused.bind(("127.0.0.1", 0))
+    place.env["CFP_DATA_REMOTE"] = f"git://127.0.0.1:{unused.getsockname()[1]}/data.git"
+
+
+def _timeout(place: Place) -> None:
+    place.remote.hook("pre-receive", "sleep 30")
+    place.env["CFP_PUSH_TIMEOUT"] = "1"
+
+
+def _local(place: Place) -> None:
+    blob = place.data.git("rev-parse", "main:people/jane.toml")
+    path = place.data.path / "objects" / blob[:2] / blob[2:]
+    path.chmod(0o644)
+    path.write_bytes(b"")
+
+
+def _stalled(place: Place) -> None:
+    place.env["CFP_PUSH_SWEEP_INTERVAL"] = "15"
+
+
+def _unknown(place: Place) -> None:
+    helper = place.directory / "git-remote-pigeon"
+    helper.write_text("#!/bin/sh\necho 'the pigeon flew away' >&2\nexit 1\n")
+    helper.chmod(0o755)
+    os.environ["PATH"] = f"{place.directory}:{os.environ['PATH']}"
+    place.undo.callback(os.environ.__setitem__, "PATH", os.environ["PATH"].partition(":")[2])
+    place.env["CFP_DATA_REMOTE"] = "pigeon://roof/data"
+
+
+EPISODES: Mapping[str, Break] = {
+    "non-fast-forward": _non_fast_forward,
+    "rejected": _rejected,
+    "auth": _over_http(None, password="renewed"),
+    "host-key": _host_key,
+    "not-found": _not_found,
+    "locked": _locked,
+    "network": _network,
+    "timeout": _timeout,
+    "server": _over_http(503),
+    "rate-limited": _over_http(429),
+    "local": _local,
+    "stalled": _stalled,
+    "unknown": _unknown,
+}
+
+
+@contextlib.contextmanager
+def episode(directory: Path, reason: str) -> Iterator[tuple[PushError | None, list[Event]]]:
+    """
+    Let one attempt to push fail with *reason*; yields its error and the pages that Sentry received.
+    """
+    data, remote = Bare(directory / "data.git"), Bare.init(directory / "remote.git")
+    make_sample_repository(data.path)
+    env = {
+        "CFP_DATA_REPO_PATH": str(data.path),
+        "CFP_DATA_REMOTE": str(remote.path),
+        "CFP_REDIS_URL": "redis://redis.invalid",
+        "CFP_PUSH_PAGE_AFTER": "0",
+    }
+    data.git("push", "-q", str(remote.path), "main")
+    place = Place(directory, data, remote, env)
+    with place.undo, sentry_sink() as sentry:
+        prepare(Settings.from_env(env))
+        data.git("fetch", "-q", "origin")
+        store = Store(Repository(data.path, branch="main"))
+        with store.commit("PUT /people/jane", author=("ana", "ana@example.org")) as transaction:
+            transaction.put("people", "jane", {"slug": "jane", "name": "Jane Doe"})
+        EPISODES[reason](place)
+        yield _attempt(place, sentry.dsn, watch=reason == "stalled"), sentry.events
+
+
+def _attempt(place: Place, dsn: str, *, watch: bool) -> PushError | None:
+    settings = Settings.from_env({**place.env, "SENTRY_DSN": dsn})
+    prepare(settings)
+    path = settings.data_repo_path
+    repository = Repository(path, branch="main", credentials=Credentials.from_settings(settings, {}))
+    ledger = Ledger(remotes_directory(path))
+    reconciler = Reconciler(settings, repository, ledger, write_lock(path))
+    paging.configure(settings)
+    try:
+        if watch:
+            now = time.time()
+            watchdog = Watchdog(settings, repository, ledger, clock=lambda: now)
+            now += 60
+            assert watchdog.check() == ["origin"]
+            return None
+        Pusher(settings, repository, ledger, reconciler).push(Request(remote="origin", chain="episode"))
+    except PushError as error:
+        return error
+    finally:
+        sentry_sdk.flush(5)
+        sentry_sdk.init()
+    raise AssertionError("the push landed")
+
+
+def screen(page: Event) -> str:
+    """
+    Return a page as an operator sees it: title, tags, context.
+    """
+    error = page["exception"]["values"][0]
+    tags = " ".join(f"{name}={page['tags'][name]}" for name in ("remote", "branch", "reason"))
+    lines = [f"{page['level'].upper()}  {error['type']}  {tags}", ""]
+    for name, value in page["contexts"]["push"].items():
+        if name != "type":
+            lines += _lines(name, value)
+    return "\n".join(lines)
+
+
+def _lines(name: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [f"{name}:", *(f"    {item}" for item in value)]
+    text = str(value).strip()
+    if "\n" in text:
+        return [f"{name}:", *(f"    {line.rstrip()}" for line in text.splitlines())]
+    return [f"{name}: {text}"]
+
+
+_HEAD = """# Pages
+
+What each page looks like: one Sentry event of level `fatal` per episode, that is per remote and reason,
+until a push lands. What to do about each is in the [runbook](runbook.md). `python -m tests.episodes` makes
+these from real failures, and the tests hold every reason to its page.
+"""
+
+
+def main() -> None:
+    """
+    Write ``docs/operations/pages.md``.
+    """
+    parts = [_HEAD]
+    for reason in EPISODES:
+        directory = Path(tempfile.mkdtemp(prefix="ferry-"))
+        try:
+            with episode(directory, reason) as (_, pages):
+                text = screen(pages[0]).replace(str(directory), "/srv/ferry")
+        finally:
+            shutil.rmtree(directory)
+        text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:3000", text)
+        parts.append(f"## {reason}\n\n```text\n{text}\n```\n")
+        sys.stderr.write(f"{reason}\n")
+    PAGES.parent.mkdir(exist_ok=True)
+    PAGES.write_text("\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""
+Looking at everything a push needs, one thing at a time, with a remedy for each.
+
+What a push would only say when it fails is asked beforehand, with the same
+credentials and the same words.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, cast
+
+from worker import clone
+from worker.bootstrap import Pipeline
+from worker.errors import RepositoryError
+from worker.failures import POLICIES, Reason, explain
+
+_BROKER_TIMEOUT_S = 3.0
+_PING_TIMEOUT_S = 2.0
+_OLDEST_GIT = (2, 34)  # Ubuntu 22.04's; `repack --geometric` came with 2.33
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """
+    What came of one look.
+
+    Attributes:
+        name: What was looked at.
+        state: ``ok``, ``warning`` or ``failed``.
+        detail: What was found.
+        remedy: What to do about it, or "".
+    """
+
+    name: str
+    state: Literal["ok", "warning", "failed"]
+    detail: str
+    remedy: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """
+        Return the finding as plain data.
+        """
+        return asdict(self)
+
+
+def examine(pipeline: Pipeline) -> Iterator[Finding]:
+    """
+    Look at one thing after another; none hangs, and none changes anything.
+    """
+    yield _git(pipeline)
+    yield from _repository(pipeline)
+    yield _broker(pipeline)
+    yield _workers(pipeline)
+    yield _sweeps(pipeline)
+    for remote in pipeline.settings.remotes:
+        yield _remote(pipeline, remote)
+    yield from _unset(pipeline)
+
+
+def _ok(name: str, detail: str) -> Finding:
+    return Finding(name=name, state="ok", detail=detail)
+
+
+def _git(pipeline: Pipeline) -> Finding:
+    version = pipeline.repository.git_version()
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
+    if numbers < _OLDEST_GIT:
+        wanted = ".".join(map(str, _OLDEST_GIT))
+        return Finding(name="git", state="failed", detail=version, remedy=f"Install git {wanted} or newer.")
+    return _ok("git", version)
+
+
+def _repository(pipeline: Pipeline) -> Iterator[Finding]:
+    repository = pipeline.repository
+    try:
+        warnings = clone.check(pipeline.settings, repository)
+        head, size = repository.head(), repository.size()
+    except RepositoryError as exc:
+        yield Finding(name="repository", state="failed", detail=str(exc), remedy=POLICIES["local"].hint)
+        return
+    disk = os.statvfs(repository.path)
+    free_mib = disk.f_bavail * disk.f_frsize >> 20
+    yield _ok(
+        "repository",
+        f"{repository.path}: {repository.branch} is at {head}; {size['bytes'] >> 20} MiB in "
+        f"{size['packs']} packs and {size['loose_objects']} loose objects; {free_mib} MiB free",
+    )
+    for warning in warnings:
+        detail, _, remedy = warning.partition("; ")
+        yield Finding(name="repository", state="warning", detail=detail, remedy=remedy)
+
+
+def _broker(pipeline: Pipeline) -> Finding:
+    try:
+        with pipeline.celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=_BROKER_TIMEOUT_S)
+    except Exception as exc:  # noqa: BLE001 - every broker's library has errors of its own
+        return Finding(
+            name="broker",
+            state="failed",
+            detail=str(exc),
+            remedy="Check CFP_REDIS_URL (or CFP_BROKER_URL), and that the server runs and can be reached.",
+        )
+    return _ok("broker", "answers")
+
+
+def _workers(pipeline: Pipeline) -> Finding:
+    remedy = "Start one with: celery -A worker worker"
+    try:
+        answers = pipeline.celery.control.ping(timeout=_PING_TIMEOUT_S)
+    except Exception as exc:  # noqa: BLE001 - as above
+        return Finding(name="worker", state="failed", detail=f"cannot be asked: {exc}", remedy=remedy)
+    names = sorted(name for answer in answers for name in answer)
+    if not names:
+        return Finding(name="worker", state="failed", detail="none answers", remedy=remedy)
+    return _ok("worker", ", ".join(names))
+
+
+def _sweeps(pipeline: Pipeline) -> Finding:
+    last = pipeline.sweeper.last_at()
+    if pipeline.sweeper.is_late():
+        return Finding(
+            name="sweep",
+            state="failed",
+            detail="never" if last is None else "late",
+            remedy="Start beat with: celery -A worker beat",
+        )
+    return _ok("sweep", "on time")
+
+
+def _remote(pipeline: Pipeline, remote: str) -> Finding:
+    """
+    Ask as a push would, short of pushing: a hook's refusal alone cannot be foreseen.
+    """
+    name, repository = f"remote {remote}", pipeline.repository
+    try:
+        head = repository.head()
+        if head is None:
+            return Finding(name=name, state="warning", detail="there is no commit to push yet")
+        finished = repository.push(remote, head, timeout_s=pipeline.settings.push_timeout_s, dry_run=True)
+    except RepositoryError as exc:
+        return Finding(name=name, state="failed", detail=f"local: {exc}", remedy=POLICIES["local"].hint)
+    verdict = explain(finished.exit_status, finished.stdout, finished.stderr)
+    if verdict.landed:
+        return _ok(
+            name, "lets us in; everything is there" if verdict.reason == "up-to-date" else "would take a push"
+        )
+    return Finding(
+        name=name,
+        state="failed",
+        detail=f"{verdict.reason}: {verdict.evidence}",
+        remedy=POLICIES[cast(Reason, verdict.reason)].hint,
+    )
+
+
+def _unset(pipeline: Pipeline) -> Iterator[Finding]:
+    settings = pipeline.settings
+    wanting: tuple[tuple[bool, str, str], ...] = (
+        (not settings.remotes, "CFP_DATA_REMOTE", "commits stay on this machine"),
+        (settings.sentry_dsn is None, "SENTRY_DSN", "nobody is paged"),
+        (not settings.api_tokens, "CFP_API_TOKENS", "every write is refused"),
+        (settings.admin_token is None, "CFP_ADMIN_TOKEN", "the operators' endpoints are closed"),
+    )
+    for is_unset, variable, consequence in wanting:
+        if is_unset:
+            yield Finding(name="settings", state="warning", detail=f"{variable} is not set: {consequence}")
