@@ -19,6 +19,7 @@ import click
 from worker import clone, logs, poison
 from worker.bootstrap import Pipeline, build
 from worker.credentials import Credentials
+from worker.divergence import Divergence
 from worker.doctor import examine
 from worker.enqueue import PushQueue
 from worker.errors import WorkerError
@@ -291,24 +292,33 @@ def reconcile(remote: str, strategy: Strategy, dry_run: bool, as_json: bool) -> 
 
 
 def _print_outcome(outcome: Outcome, *, dry_run: bool) -> None:
-    click.echo(f"{'would be ' if dry_run else ''}{outcome.state}: {outcome.branch} and {outcome.remote}")
-    if apart := outcome.divergence:
-        click.echo(f"  both have {apart.base or 'no commit in common'}")
-        for title, side in (("only here", apart.ours), (f"only on {outcome.remote}", apart.theirs)):
-            click.echo(f"  {title}: {side.count}, by {', '.join(side.authors)}")
-            for commit in side.commits[:_SHOWN]:
-                click.echo(f"    {commit.hash[:12]} {commit.message.partition(chr(10))[0]}")
-            for path in sorted(side.files)[:_SHOWN]:
-                click.echo(f"    changes {path}")
-        for path in apart.touched_by_both:
-            click.echo(f"  changed by both: {path}")
+    note = " (a dry run: nothing was changed)" if dry_run else ""
+    click.echo(f"{outcome.state}: {outcome.branch} and {outcome.remote}{note}")
+    if outcome.divergence:
+        _print_divergence(outcome.divergence, outcome.remote)
     for conflict in outcome.conflicts:
         click.echo(f"  conflict: {conflict}")
     if outcome.kept_as:
         click.echo(f"  our commits as they were: {outcome.kept_as}")
     if outcome.detail:
         click.echo(f"  {outcome.detail}")
-    click.echo(f"  {outcome.branch}: {outcome.before} -> {outcome.after}")
+    if outcome.before != outcome.after:
+        click.echo(f"  {outcome.branch}: {outcome.before} -> {outcome.after}")
+    elif outcome.state == "conflict":
+        click.echo("  join them by hand (docs/how-to/reconcile-a-diverged-remote.md), or take theirs and")
+        click.echo(f"  set ours aside: ferry reconcile --remote {outcome.remote} --strategy preserve")
+
+
+def _print_divergence(apart: Divergence, remote: str) -> None:
+    click.echo(f"  both have {apart.base or 'no commit in common'}")
+    for title, side in (("only here", apart.ours), (f"only on {remote}", apart.theirs)):
+        click.echo(f"  {title}: {side.count}, by {', '.join(side.authors)}")
+        for commit in side.commits[:_SHOWN]:
+            click.echo(f"    {commit.hash[:12]} {commit.message.partition(chr(10))[0]}")
+        for path in sorted(side.files)[:_SHOWN]:
+            click.echo(f"    changes {path}")
+    for path in apart.touched_by_both:
+        click.echo(f"  changed by both: {path}")
 
 
 def _known(pipeline: Pipeline, remote: str) -> str:

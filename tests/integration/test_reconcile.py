@@ -88,7 +88,7 @@ def test_an_operator_joins_both_sides_while_all_runs(client, worker, remote, els
 
     planned = ferry("reconcile", "--dry-run")
     assert planned.returncode == 0, planned.stderr
-    assert planned.stdout.startswith("would be merged")
+    assert planned.stdout.startswith("merged: main and origin (a dry run")
     assert "Stranger <stranger@example.org>" in planned.stdout
     done = ferry("reconcile", "--json")
     assert done.returncode == 0, done.stderr
