@@ -13,22 +13,22 @@ import sentry_sdk
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from app import store
+from app import errors
 from worker.errors import RepositoryError
 from worker.logs import log
 
-_STATUS_OF: Mapping[type[store.StoreError], int] = {
-    store.SheetNotFoundError: 404,
-    store.RecordNotFoundError: 404,
-    store.CommitNotFoundError: 404,
-    store.RecordExistsError: 409,
-    store.PreconditionError: 412,
-    store.InvalidPathError: 422,
-    store.InvalidRecordError: 422,
-    store.SheetConfigError: 500,
-    store.UnreadableRecordError: 500,
-    store.BusyError: 503,
-    store.DiskFullError: 507,
+_STATUS_OF: Mapping[type[errors.StoreError], int] = {
+    errors.SheetNotFoundError: 404,
+    errors.RecordNotFoundError: 404,
+    errors.CommitNotFoundError: 404,
+    errors.RecordExistsError: 409,
+    errors.PreconditionError: 412,
+    errors.InvalidPathError: 422,
+    errors.InvalidRecordError: 422,
+    errors.SheetConfigError: 500,
+    errors.UnreadableRecordError: 500,
+    errors.BusyError: 503,
+    errors.DiskFullError: 507,
 }
 _RETRY_AFTER_S = 1
 _CODES = {
@@ -94,16 +94,16 @@ def register(app: Flask) -> None:
     Answer every error of *app* as a problem document.
     """
     app.register_error_handler(Problem, Problem.response)
-    app.register_error_handler(store.StoreError, _store_error)
+    app.register_error_handler(errors.StoreError, _store_error)
     app.register_error_handler(RepositoryError, _repository_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected)
 
 
-def _store_error(error: store.StoreError) -> Response:
+def _store_error(error: errors.StoreError) -> Response:
     status = _STATUS_OF[type(error)]
     headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
-    members = {"errors": error.errors} if isinstance(error, store.InvalidRecordError) else {}
+    members = {"errors": error.errors} if isinstance(error, errors.InvalidRecordError) else {}
     return Problem(status, error.code, str(error), error.hint, headers=headers, **members).response()
 
 

@@ -12,9 +12,9 @@ from flask.typing import ResponseReturnValue
 
 from app.api.paging import page_of
 from app.api.push import commit_states
+from app.errors import CommitNotFoundError
 from app.problems import Problem
 from app.services import services
-from app.store import CommitNotFoundError
 from worker.git import Commit
 
 bp = Blueprint("commits", __name__, url_prefix="/api/commits")

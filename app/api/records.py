@@ -18,7 +18,8 @@ from app.api.push import commit_states
 from app.json_form import read_record, to_json
 from app.problems import Problem
 from app.services import services
-from app.store import Record, Snapshot, Transaction, Written
+from app.snapshot import Record, Snapshot
+from app.store import Transaction, Written
 from app.transact import transact
 
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")

@@ -303,7 +303,7 @@ def test_an_error_of_our_own_reaches_sentry_and_tells_the_client_nothing(env, se
     def fail(*_):
         raise ZeroDivisionError("a secret cause")
 
-    monkeypatch.setattr("app.store.Snapshot.sheet_names", fail)
+    monkeypatch.setattr("app.snapshot.Snapshot.sheet_names", fail)
     problem = _problem(client.get("/api/sheets"), 500, "internal-error")
     sentry_sdk.flush(5)
 

@@ -10,7 +10,8 @@ import textwrap
 
 import pytest
 
-from app.store import BusyError, Store
+from app.errors import BusyError
+from app.store import Store
 from app.transact import transact
 from worker.git import Repository
 

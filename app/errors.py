@@ -1,0 +1,133 @@
+"""
+What the store refuses, with a stable code and a hint for each.
+
+    StoreError
+    ├── SheetNotFoundError, RecordNotFoundError, CommitNotFoundError, AttachmentNotFoundError
+    ├── RecordExistsError, PreconditionError      the state is not what the caller expects
+    ├── InvalidPathError, InvalidRecordError      the record cannot be stored
+    ├── SheetConfigError, UnreadableRecordError   the repository itself is wrong
+    └── BusyError, DiskFullError                  not now
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class StoreError(Exception):
+    """
+    A read or write that the store refuses.
+
+    Attributes:
+        code: Stable name, part of the HTTP contract.
+        hint: What the caller does next.
+    """
+
+    code = "store-error"
+    hint = ""
+
+
+class SheetNotFoundError(StoreError):
+    """
+    No ``.gitsheets/NAME.toml`` declares such a sheet.
+    """
+
+    code = "sheet-not-found"
+    hint = "GET /api/sheets lists the sheets."
+
+
+class RecordNotFoundError(StoreError):
+    """
+    The sheet holds no record at that path.
+    """
+
+    code = "record-not-found"
+    hint = "GET /api/sheets/{sheet}/records lists the records."
+
+
+class CommitNotFoundError(StoreError):
+    """
+    The branch has no such commit.
+    """
+
+    code = "commit-not-found"
+    hint = "GET /api/commits lists the branch's commits; give the full hash."
+
+
+class RecordExistsError(StoreError):
+    """
+    A record stands at the path that a new one would have.
+    """
+
+    code = "record-exists"
+    hint = "PUT replaces a record; to create another one change the fields that make its path."
+
+
+class PreconditionError(StoreError):
+    """
+    The record is not in the state that ``If-Match`` or ``If-None-Match`` names.
+    """
+
+    code = "precondition-failed"
+    hint = "GET the record again and repeat the change on what it is now."
+
+
+class InvalidPathError(StoreError):
+    """
+    A record's fields render to a path that cannot be stored safely.
+    """
+
+    code = "path-invalid"
+    hint = "Change the fields that the sheet's path template names."
+
+
+class InvalidRecordError(StoreError):
+    """
+    A record breaks its sheet's schema, or holds what TOML cannot.
+
+    Attributes:
+        errors: One ``{"field", "message"}`` for each offence.
+    """
+
+    code = "validation-failed"
+    hint = "Correct the fields in `errors`; GET /api/sheets/{sheet} shows the schema."
+
+    def __init__(self, detail: str, errors: Sequence[Mapping[str, str]] = ()) -> None:
+        super().__init__(detail)
+        self.errors = list(errors)
+
+
+class SheetConfigError(StoreError):
+    """
+    A sheet's declaration cannot be used.
+    """
+
+    code = "sheet-misconfigured"
+    hint = "Correct .gitsheets/NAME.toml in the data repository."
+
+
+class UnreadableRecordError(StoreError):
+    """
+    A file of the sheet is not what a record of it is.
+    """
+
+    code = "record-unreadable"
+    hint = "Correct the file in the data repository, with git."
+
+
+class BusyError(StoreError):
+    """
+    Another writer kept the repository for too long.
+    """
+
+    code = "repository-busy"
+    hint = "Repeat the request."
+
+
+class DiskFullError(StoreError):
+    """
+    The repository's disk has no room; nothing was written.
+    """
+
+    code = "disk-full"
+    hint = "Free space on the volume of the data repository, then repeat the request."

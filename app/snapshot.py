@@ -1,0 +1,205 @@
+"""
+The repository as one commit has it: what is read here never changes.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import gitsheets
+
+from app.errors import RecordNotFoundError, SheetConfigError, SheetNotFoundError, UnreadableRecordError
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """
+    A sheet as ``.gitsheets/NAME.toml`` declares it.
+
+    Attributes:
+        name: The sheet's name.
+        root: Directory of its records in the tree.
+        path: Path template, such as ``${{ slug }}``.
+        schema: JSON Schema of a record, or None.
+        config: The whole ``[gitsheet]`` table.
+    """
+
+    name: str
+    root: str
+    path: str
+    schema: Mapping[str, Any] | None
+    config: Mapping[str, Any]
+
+    @property
+    def config_path(self) -> str:
+        """
+        Where the declaration stands in the tree.
+        """
+        return f".gitsheets/{self.name}.toml"
+
+    @property
+    def extension(self) -> str:
+        """
+        The records' file name extension, with its dot.
+        """
+        return {"markdown": ".md", "mdx": ".mdx"}.get(self._format.get("type", "toml"), ".toml")
+
+    @property
+    def body_field(self) -> str | None:
+        """
+        The field that holds a markdown record's text; None for TOML records.
+        """
+        return self._format.get("body") if self.extension != ".toml" else None
+
+    @property
+    def title_field(self) -> str | None:
+        """
+        The field that repeats a markdown record's first heading, if any.
+        """
+        return self._format.get("title") if self.extension != ".toml" else None
+
+    @property
+    def _format(self) -> Mapping[str, Any]:
+        return self.config.get("format", {})  # type: ignore[no-any-return]
+
+    def file(self, path: str) -> str:
+        """
+        Return where the record *path* stands in the tree.
+        """
+        return (
+            f"{self.root}/{path}{self.extension}" if self.root not in ("", ".") else f"{path}{self.extension}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRecord:
+    """
+    A record where it stands.
+
+    Attributes:
+        path: Its path within the sheet, without extension.
+        record: Its fields.
+        version: Object name of its blob: the same bytes, the same version.
+    """
+
+    path: str
+    record: Record
+    version: str
+
+
+class Snapshot:
+    """
+    The repository as one commit has it; what is read here never changes.
+
+    Args:
+        git_dir: The bare repository.
+        commit: Full object name, or None for a branch without commits.
+    """
+
+    def __init__(self, git_dir: Path, commit: str | None) -> None:
+        self.git_dir = str(git_dir)
+        self.commit = commit
+
+    def sheet_names(self) -> list[str]:
+        """
+        Return the names of the declared sheets, sorted.
+        """
+        return gitsheets.core_discover_sheets(self.git_dir, self.commit, ".") if self.commit else []
+
+    def sheet(self, name: str) -> Sheet:
+        """
+        Return the sheet *name*.
+
+        Raises:
+            SheetNotFoundError: It is not declared.
+            SheetConfigError: Its declaration cannot be used.
+        """
+        blob = None
+        if self.commit and is_plain(name) and "/" not in name:
+            blob = gitsheets.tree_read_blob(self.git_dir, self.commit, f".gitsheets/{name}.toml")
+        if blob is None:
+            raise SheetNotFoundError(f"There is no sheet {name!r}.")
+        return _parse_sheet(name, blob["content"])
+
+    def record(self, sheet: Sheet, path: str) -> StoredRecord:
+        """
+        Return the record at *path*.
+
+        Raises:
+            RecordNotFoundError: There is none.
+            UnreadableRecordError: The file is no record.
+        """
+        version = self.version(sheet, path)
+        found = self._query(sheet, path) if version else []
+        if not version or not found:
+            raise RecordNotFoundError(f"The sheet {sheet.name!r} has no record {path!r}.")
+        return StoredRecord(path=path, record=found[0]["record"], version=version)
+
+    def version(self, sheet: Sheet, path: str) -> str | None:
+        """
+        Return the version of the record at *path*, or None where there is none.
+        """
+        if not self.commit or not is_plain(path):
+            return None
+        found = gitsheets.tree_entry_hash(self.git_dir, self.commit, sheet.file(path))
+        return None if found is None else str(found)
+
+    def records(self, sheet: Sheet) -> list[tuple[str, Record]]:
+        """
+        Return path and fields of every record, sorted by path.
+
+        Raises:
+            UnreadableRecordError: One of the files is no record.
+        """
+        found = self._query(sheet, sheet.path) if self.commit else []
+        return [(row["path"], row["record"]) for row in found]
+
+    def _query(self, sheet: Sheet, template: str) -> list[dict[str, Any]]:
+        try:
+            return gitsheets.record_query(  # type: ignore[no-any-return]
+                self.git_dir,
+                self.commit,
+                sheet.root,
+                template,
+                {},
+                sheet.extension,
+                sheet.body_field,
+                sheet.title_field,
+            )
+        except gitsheets.ConfigError as exc:
+            raise UnreadableRecordError(
+                f"A record of the sheet {sheet.name!r} cannot be read: {exc}"
+            ) from exc
+
+
+def is_plain(path: str) -> bool:
+    """
+    Whether *path* names something below where it starts, and nothing else.
+    """
+    return (
+        all(part not in ("", ".", "..") for part in path.split("/"))
+        and path.isprintable()
+        and "${{" not in path
+        and not any(part.lower() == ".git" for part in path.split("/"))
+    )
+
+
+@lru_cache(maxsize=1024)
+def _parse_sheet(name: str, content: bytes) -> Sheet:
+    try:
+        config = tomllib.loads(content.decode("utf-8"))["gitsheet"]
+        path = config["path"]
+        if not isinstance(path, str) or not isinstance(config.get("root", "."), str):
+            raise TypeError("path and root are strings")
+    except (ValueError, KeyError, TypeError) as exc:
+        raise SheetConfigError(f"The sheet {name!r} cannot be used: .gitsheets/{name}.toml: {exc!r}") from exc
+    return Sheet(
+        name=name, root=config.get("root", "."), path=path, schema=config.get("schema"), config=config
+    )
