@@ -11,34 +11,70 @@ from flask import request
 
 from app.problems import Problem
 from app.services import services
+from worker.settings import Token
 
 ANYBODY = "dev"
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="ferry"'}
 
 
-def writer() -> str:
+def reader() -> None:
     """
-    Return the name of whoever sends this request, who may write.
+    Let only pass who may read: anybody, unless CFP_API_READ asks for a token.
 
     Raises:
-        Problem: 401 without a known token, 403 where nobody may write.
+        Problem: 401 without a known token.
+    """
+    if services().pipeline.settings.api_read == "token" and not services().open_access:
+        _known()
+
+
+def writer(*sheets: str) -> str:
+    """
+    Return the name of whoever sends this request, who may write *sheets*.
+
+    Raises:
+        Problem: 401 without a known token, 403 where nobody may write, or not to one of them.
     """
     if services().open_access:
         return ANYBODY
-    tokens = services().pipeline.settings.api_tokens
-    if not tokens:
+    if not services().pipeline.settings.api_tokens:
         raise Problem(
             403,
             "writes-closed",
             "This server takes no writes.",
             "An operator names writers in CFP_API_TOKENS.",
         )
+    name, token = _known()
+    refused = sorted(set(sheets) - token.sheets) if token.sheets is not None else []
+    if refused:
+        raise Problem(
+            403,
+            "scope-missing",
+            f"The token of {name} may not write the sheet {refused[0]!r}.",
+            f"It may write {', '.join(sorted(token.sheets or ()))}; an operator grants more.",
+        )
+    return name
+
+
+def caller() -> str:
+    """
+    Return what tells one client from another: its token's hash, or else its address.
+    """
+    given = request.headers.get("Authorization", "")
+    return hashlib.sha256(given.encode()).hexdigest() if given else request.remote_addr or "unknown"
+
+
+def _known() -> tuple[str, Token]:
     digest = hashlib.sha256(_bearer().encode()).hexdigest()
     # Every digest is compared, so that the time taken names nobody.
-    names = [name for name, known in tokens.items() if hmac.compare_digest(known, digest)]
-    if not names:
+    found = [
+        (name, token)
+        for name, token in services().pipeline.settings.api_tokens.items()
+        if hmac.compare_digest(token.digest, digest)
+    ]
+    if not found:
         raise _unauthorised("The token is not known.")
-    return names[0]
+    return found[0]
 
 
 def operator() -> None:

@@ -65,5 +65,5 @@ def demo() -> None:
         sys.exit(130)
 
 
-for command in (operations.doctor, operations.init, operations.push, operations.reconcile):
+for command in (operations.doctor, operations.init, operations.push, operations.reconcile, operations.token):
     main.add_command(command)

@@ -45,6 +45,15 @@ class RecordNotFoundError(StoreError):
     hint = "GET /api/sheets/{sheet}/records lists the records."
 
 
+class AttachmentNotFoundError(StoreError):
+    """
+    The record has no attachment of that name.
+    """
+
+    code = "attachment-not-found"
+    hint = "GET /api/sheets/{sheet}/records/{path}/attachments lists them."
+
+
 class CommitNotFoundError(StoreError):
     """
     The branch has no such commit.

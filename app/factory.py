@@ -6,17 +6,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flask import Flask
+from flask import Flask, Response, request
+from flask_cors import CORS
+from flask_limiter import Limiter
 from sentry_sdk.integrations.flask import FlaskIntegration
 
 from app import problems
-from app.api import commits, health, metrics, push, records, reload, sheets
+from app.access import caller, reader
+from app.api import (
+    attachments,
+    commits,
+    docs,
+    events,
+    health,
+    metrics,
+    push,
+    records,
+    reload,
+    sheets,
+    transactions,
+)
 from app.json_form import RecordJsonProvider
+from app.provenance import request_id
 from app.services import EXTENSION, build_services
 from worker import logs, paging
 from worker.logs import log
+from worker.settings import Settings
 
-MAX_BODY_BYTES = 1024 * 1024
+_READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
+_GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp)
+_EXPOSED = ("ETag", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After")
 
 
 def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
@@ -34,11 +53,16 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     app = Flask("app", static_folder=None)
     app.json = RecordJsonProvider(app)
     app.url_map.merge_slashes = False  # a path with an empty part is no record's; no need to redirect
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = settings.api_max_body_bytes
     app.extensions[EXTENSION] = built
     problems.register(app)
-    for blueprint in (health.bp, sheets.bp, records.bp, commits.bp, push.bp, reload.bp, metrics.bp):
+    for blueprint in _READABLE:
         app.register_blueprint(blueprint)
+    for blueprint in _GUARDED_OTHERWISE:
+        app.register_blueprint(blueprint)
+    app.before_request(_let_in)
+    app.after_request(_finish)
+    _limit(app, settings)
     if not settings.remotes:
         log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
     if not settings.api_tokens and not open_access:
@@ -47,3 +71,37 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     if built.pipeline.sweeper.wanting() and (head := built.pipeline.repository.head()):
         built.push_queue.enqueue_push(head)
     return app
+
+
+def _let_in() -> None:
+    if request.blueprint in {blueprint.name for blueprint in _READABLE} and request.method in ("GET", "HEAD"):
+        reader()
+
+
+def _finish(response: Response) -> Response:
+    """
+    Name the request, and answer 304 to whoever has this already.
+    """
+    response.headers["X-Request-Id"] = request_id()
+    if request.method in ("GET", "HEAD") and response.status_code == 200 and not response.is_streamed:
+        if "ETag" not in response.headers:
+            response.add_etag()
+        response.make_conditional(request)
+    return response
+
+
+def _limit(app: Flask, settings: Settings) -> None:
+    if settings.api_cors_origins:
+        CORS(app, origins=list(settings.api_cors_origins), expose_headers=list(_EXPOSED), max_age=600)
+    if settings.api_rate_limit:
+        # Counted in this process's memory: a Redis that hangs must not keep a request waiting.
+        limiter = Limiter(
+            caller,
+            default_limits=[settings.api_rate_limit],
+            storage_uri="memory://",
+            headers_enabled=True,
+            strategy="moving-window",
+        )
+        for blueprint in (health.bp, metrics.bp):
+            limiter.exempt(blueprint)
+        limiter.init_app(app)

@@ -1,9 +1,10 @@
 """
 Records as JSON and back.
 
-TOML knows dates and times and JSON does not: they are written as RFC 3339
-strings. TOML also knows ``nan`` and ``inf``, which JSON has no number for: they
-are written as the strings ``"nan"``, ``"inf"`` and ``"-inf"``.
+TOML knows dates and JSON does not: they are written as RFC 3339 strings. TOML
+also knows ``nan`` and ``inf``, for which JSON has no number: they are written as
+the strings ``"nan"``, ``"inf"`` and ``"-inf"``. ``app.kinds`` gives what comes
+back its kind again.
 """
 
 from __future__ import annotations

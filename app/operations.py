@@ -6,9 +6,11 @@ Each reads the settings from the environment, as every process of Ferry's does.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ from worker.errors import WorkerError
 from worker.failures import POLICIES, Reason, Verdict, explain
 from worker.reconcile import Outcome, Strategy
 from worker.redaction import redact
-from worker.settings import ORIGIN, Settings
+from worker.settings import ORIGIN, Settings, parse_tokens
 from worker.status import RemoteStatus, remote_statuses
 
 _ENQUEUE_BUDGET_S = 5.0  # nobody's request waits
@@ -203,6 +205,37 @@ def push_now(remote: str | None) -> None:
     ):
         sys.exit("ferry: the broker did not take the push; check Redis (CFP_REDIS_URL)")
     click.echo(f"queued {', '.join(remotes)}; see: ferry push status")
+
+
+@click.group()
+def token() -> None:
+    """
+    Make tokens for those who write.
+    """
+
+
+@token.command("new")
+@click.argument("name")
+@click.option(
+    "--sheet", "sheets", multiple=True, help="A sheet that it may write; may be repeated. Default: all."
+)
+def new_token(name: str, sheets: tuple[str, ...]) -> None:
+    """
+    Make a token for NAME, and print it with what is to be added to CFP_API_TOKENS.
+
+    Only its hash is kept, so it is shown this once.
+    """
+    made = f"ferry_{secrets.token_urlsafe(32)}"
+    digest = hashlib.sha256(made.encode()).hexdigest()
+    pair = ":".join([name, digest, *(["+".join(sheets)] if sheets else [])])
+    try:
+        parse_tokens(pair)
+    except ValueError:
+        sys.exit(
+            f"ferry: {name!r} is no name for a token; letters, digits, '.', '_' and '-', at most 63 of them"
+        )
+    click.echo(f"token:          {made}")
+    click.echo(f"CFP_API_TOKENS: {pair}")
 
 
 @click.command()

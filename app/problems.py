@@ -20,6 +20,7 @@ from worker.logs import log
 _STATUS_OF: Mapping[type[errors.StoreError], int] = {
     errors.SheetNotFoundError: 404,
     errors.RecordNotFoundError: 404,
+    errors.AttachmentNotFoundError: 404,
     errors.CommitNotFoundError: 404,
     errors.RecordExistsError: 409,
     errors.PreconditionError: 412,
@@ -36,11 +37,13 @@ _CODES = {
     404: "not-found",
     405: "method-not-allowed",
     413: "body-too-large",
+    429: "rate-limited",
 }
 _HINTS = {
     404: "GET /api/sheets lists what there is.",
     405: "The Allow header lists the methods of this resource.",
     413: "Send a smaller body.",
+    429: "Wait as long as Retry-After says.",
 }
 
 
@@ -100,11 +103,18 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _unexpected)
 
 
-def _store_error(error: errors.StoreError) -> Response:
+def store_problem(error: errors.StoreError, **more: Any) -> Problem:
+    """
+    Return what a client is told of *error*.
+    """
     status = _STATUS_OF[type(error)]
     headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
-    members = {"errors": error.errors} if isinstance(error, errors.InvalidRecordError) else {}
-    return Problem(status, error.code, str(error), error.hint, headers=headers, **members).response()
+    members: dict[str, Any] = {"errors": error.errors} if isinstance(error, errors.InvalidRecordError) else {}
+    return Problem(status, error.code, str(error), error.hint, headers=headers, **members, **more)
+
+
+def _store_error(error: errors.StoreError) -> Response:
+    return store_problem(error).response()
 
 
 def _repository_error(error: RepositoryError) -> Response:

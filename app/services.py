@@ -10,6 +10,9 @@ from typing import cast
 
 from flask import current_app
 
+from app.arrivals import Arrivals
+from app.idempotency import Answers
+from app.listing import Listing
 from app.store import Store
 from worker.bootstrap import Pipeline, build
 from worker.enqueue import PushQueue
@@ -26,12 +29,18 @@ class Services:
         pipeline: Settings, repository, ledger and Celery app.
         store: Records to git and back.
         push_queue: Where a commit's push is queued.
+        listing: Parsed records of whole sheets.
+        answers: What requests with an Idempotency-Key were answered.
+        arrivals: Wakes whoever waits for a commit to arrive.
         open_access: Whether nobody is asked for a token, as under ``ferry dev``.
     """
 
     pipeline: Pipeline
     store: Store
     push_queue: PushQueue
+    listing: Listing
+    answers: Answers
+    arrivals: Arrivals
     open_access: bool
 
 
@@ -48,6 +57,9 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
         pipeline=pipeline,
         store=Store(pipeline.repository),
         push_queue=PushQueue(pipeline.celery, list(pipeline.settings.remotes)),
+        listing=Listing(),
+        answers=Answers(pipeline.repository),
+        arrivals=Arrivals(pipeline.repository),
         open_access=open_access,
     )
 

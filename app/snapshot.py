@@ -18,7 +18,7 @@ from app.errors import RecordNotFoundError, SheetConfigError, SheetNotFoundError
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sheet:
     """
     A sheet as ``.gitsheets/NAME.toml`` declares it.
@@ -69,13 +69,17 @@ class Sheet:
     def _format(self) -> Mapping[str, Any]:
         return self.config.get("format", {})  # type: ignore[no-any-return]
 
+    def directory(self, path: str) -> str:
+        """
+        Return where the attachments of the record *path* stand in the tree.
+        """
+        return f"{self.root}/{path}" if self.root not in ("", ".") else path
+
     def file(self, path: str) -> str:
         """
         Return where the record *path* stands in the tree.
         """
-        return (
-            f"{self.root}/{path}{self.extension}" if self.root not in ("", ".") else f"{path}{self.extension}"
-        )
+        return self.directory(path) + self.extension
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +154,32 @@ class Snapshot:
             return None
         found = gitsheets.tree_entry_hash(self.git_dir, self.commit, sheet.file(path))
         return None if found is None else str(found)
+
+    def attachments(self, sheet: Sheet, path: str) -> dict[str, str]:
+        """
+        Return the names of a record's attachments, with the object names of their blobs.
+        """
+        if not self.commit or not is_plain(path):
+            return {}
+        entries = gitsheets.tree_list(self.git_dir, self.commit, sheet.directory(path)) or []
+        records = sheet.extension
+        return {
+            entry["name"]: entry["hash"]
+            for entry in entries
+            if entry["type"] == "blob" and not entry["name"].endswith(records)
+        }
+
+    def tree(self, sheet: Sheet) -> str | None:
+        """
+        Return what names the sheet's files as they are: the same name, the same files.
+        """
+        if not self.commit:
+            return None
+        if sheet.root in ("", "."):
+            return self.commit
+        parent, _, name = sheet.root.strip("/").rpartition("/")
+        entries = gitsheets.tree_list(self.git_dir, self.commit, parent or ".") or []
+        return next((entry["hash"] for entry in entries if entry["name"] == name), None)
 
     def records(self, sheet: Sheet) -> list[tuple[str, Record]]:
         """

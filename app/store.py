@@ -20,6 +20,7 @@ from typing import Any
 import gitsheets
 
 from app.errors import (
+    AttachmentNotFoundError,
     BusyError,
     DiskFullError,
     InvalidPathError,
@@ -30,6 +31,7 @@ from app.errors import (
     SheetConfigError,
     SheetNotFoundError,
 )
+from app.kinds import adopt, merge_patch
 from app.snapshot import Record, Sheet, Snapshot, is_plain
 from worker.errors import RepositoryError
 from worker.git import Repository
@@ -73,6 +75,7 @@ class Transaction:
         self._before = before
         self._open: set[str] = set()
         self._staged: dict[tuple[str, str], str | None] = {}
+        self._records: dict[tuple[str, str], Record | None] = {}
         self.commit: str | None = None
         # No branch is named: gitsheets would move it before the objects are on
         # disk. And nothing else may hold the core, see ``close``.
@@ -111,6 +114,65 @@ class Transaction:
         """
         return self._upsert(sheet_name, record, replaces=path)
 
+    def upsert(self, sheet_name: str, record: Record) -> Written:
+        """
+        Stage *record* at the path that its fields make, whether or not one stands there.
+
+        Raises:
+            InvalidRecordError, InvalidPathError, SheetNotFoundError, SheetConfigError: As named.
+        """
+        return self._upsert(sheet_name, record)
+
+    def patch(self, sheet_name: str, path: str, patch: Record) -> Written:
+        """
+        Stage the record at *path* with a JSON merge patch (RFC 7396) applied.
+
+        Raises:
+            RecordNotFoundError: There is none.
+            RecordExistsError, InvalidRecordError, InvalidPathError, SheetNotFoundError, SheetConfigError:
+                As for ``put``.
+        """
+        sheet = self._sheet(sheet_name)
+        before = self._record(sheet, path)
+        if before is None:
+            raise RecordNotFoundError(f"The sheet {sheet_name!r} has no record {path!r}.")
+        return self._upsert(sheet_name, merge_patch(before, patch, sheet.schema), replaces=path)
+
+    def attach(self, sheet_name: str, path: str, name: str, content: bytes) -> tuple[str, bool]:
+        """
+        Stage an attachment of the record at *path*; returns its blob's object name, and whether it is new.
+
+        Raises:
+            RecordNotFoundError: There is no such record.
+            InvalidPathError: The attachment cannot have that name.
+        """
+        sheet = self._sheet(sheet_name)
+        if self.version(sheet, path) is None:
+            raise RecordNotFoundError(f"The sheet {sheet_name!r} has no record {path!r}.")
+        if "/" in name or not is_plain(name) or name.endswith(sheet.extension):
+            raise InvalidPathError(
+                f"An attachment cannot be named {name!r}: no slash, and no ending {sheet.extension}."
+            )
+        _check_path(f"{path}/{name}", sheet)
+        with _translated(self._before.git_dir, sheet_name):
+            is_new = self._core.get_attachment(sheet_name, path, name) is None
+            blob: str = gitsheets.write_blob(self._before.git_dir, content)
+            self._core.set_attachment(sheet_name, path, name, blob)
+        return blob, is_new
+
+    def detach(self, sheet_name: str, path: str, name: str) -> None:
+        """
+        Stage the removal of an attachment.
+
+        Raises:
+            AttachmentNotFoundError: There is none of that name.
+        """
+        self._sheet(sheet_name)
+        with _translated(self._before.git_dir, sheet_name):
+            if self._core.get_attachment(sheet_name, path, name) is None:
+                raise AttachmentNotFoundError(f"The record {path!r} has no attachment {name!r}.")
+            self._core.delete_attachment(sheet_name, path, name)
+
     def delete(self, sheet_name: str, path: str) -> None:
         """
         Stage the removal of the record at *path*.
@@ -122,8 +184,11 @@ class Transaction:
         if self.version(sheet, path) is None:
             raise RecordNotFoundError(f"The sheet {sheet_name!r} has no record {path!r}.")
         with _translated(self._before.git_dir, sheet_name):
+            # One by one: the directory may hold records of another sheet beside them.
+            for name in self._attachments(sheet, path):
+                self._core.delete_attachment(sheet_name, path, name)
             self._core.delete(sheet_name, path)
-        self._staged[sheet_name, path] = None
+        self._stage(sheet_name, path, None, None)
 
     def version(self, sheet: Sheet, path: str) -> str | None:
         """
@@ -133,22 +198,49 @@ class Transaction:
             return self._staged[sheet.name, path]
         return self._before.version(sheet, path)
 
-    def require(self, sheet_name: str, path: str, *, one_of: Sequence[str] | None, absent: bool) -> None:
+    def record_version(self, sheet_name: str, path: str) -> str | None:
+        """
+        Return the version of the record at *path* with the changes so far, or None.
+
+        Raises:
+            SheetNotFoundError: The sheet is not declared.
+        """
+        return self.version(self._sheet(sheet_name), path)
+
+    @staticmethod
+    def require(version: str | None, what: str, *, one_of: Sequence[str] | None, absent: bool) -> None:
         """
         Check what a conditional request asks for.
 
         Args:
+            version: The version that stands there, or None.
+            what: What it is a version of.
             one_of: Versions of which the record must have one; ``*`` is any; None: no matter.
             absent: Whether there must be no record.
 
         Raises:
             PreconditionError: It is not so.
         """
-        version = self.version(self._sheet(sheet_name), path)
         if absent and version is not None:
-            raise PreconditionError(f"The record {path!r} exists already.")
+            raise PreconditionError(f"{what} exists already.")
         if one_of is not None and (version is None or not ("*" in one_of or version in one_of)):
-            raise PreconditionError(f"The record {path!r} is not the version that If-Match names.")
+            raise PreconditionError(f"{what} is not the version that If-Match names.")
+
+    @property
+    def parent(self) -> str | None:
+        """
+        The commit that the changes are made on.
+        """
+        return self._before.commit
+
+    def attachment(self, sheet_name: str, path: str, name: str) -> str | None:
+        """
+        Return the object name of an attachment's blob with the changes so far, or None.
+        """
+        self._sheet(sheet_name)
+        with _translated(self._before.git_dir, sheet_name):
+            found = self._core.get_attachment(sheet_name, path, name)
+        return None if found is None else str(found)
 
     def finish(self) -> str | None:
         """
@@ -176,6 +268,8 @@ class Transaction:
         self, sheet_name: str, record: Record, *, replaces: str | None = None, create_only: bool = False
     ) -> Written:
         sheet = self._sheet(sheet_name)
+        before = self._record(sheet, replaces) if replaces is not None else None
+        record = adopt(record, sheet.schema, before)
         replaced = replaces is not None and self.version(sheet, replaces) is not None
         with _translated(self._before.git_dir, sheet_name):
             candidate = self._core.prepare_upsert(sheet_name, record, replaces if replaced else None)
@@ -186,15 +280,31 @@ class Transaction:
                     f"The record's fields make its path {path!r}, and there is no record at {replaces!r}."
                 )
             created = self.version(sheet, path) is None
-            if not created and (create_only or path != replaces):
+            if not created and (create_only or replaces not in (None, path)):
                 raise RecordExistsError(f"The sheet {sheet_name!r} has a record {path!r} already.")
             version: str = self._core.stage_upsert(sheet_name)["blob_hash"]
         if replaced and replaces is not None and path != replaces:
-            self._staged[sheet_name, replaces] = None
-        self._staged[sheet_name, path] = version
+            self._stage(sheet_name, replaces, None, None)
+        self._stage(sheet_name, path, version, candidate["record"])
         return Written(
             path=path, record=candidate["record"], version=version, created=created and not replaced
         )
+
+    def _attachments(self, sheet: Sheet, path: str) -> list[str]:
+        found = self._core.get_attachments(sheet.name, path) or {}
+        return [name for name in found if not name.endswith(sheet.extension)]
+
+    def _stage(self, sheet_name: str, path: str, version: str | None, record: Record | None) -> None:
+        self._staged[sheet_name, path] = version
+        self._records[sheet_name, path] = record
+
+    def _record(self, sheet: Sheet, path: str) -> Record | None:
+        """
+        Return the record at *path* with the changes so far, or None.
+        """
+        if (sheet.name, path) in self._records:
+            return self._records[sheet.name, path]
+        return self._before.record(sheet, path).record if self._before.version(sheet, path) else None
 
     def _sheet(self, name: str) -> Sheet:
         sheet = self._before.sheet(name)

@@ -22,7 +22,7 @@ from worker.prepare import prepare, remotes_directory, state_directory, write_lo
 from worker.push import Pusher
 from worker.reconcile import Reconciler
 from worker.settings import Settings
-from worker.shutdown import finish_tasks_first
+from worker.shutdown import end_beat_for_certain, finish_tasks_first
 from worker.sweep import Sweeper
 from worker.tasks import register
 from worker.watchdog import Watchdog
@@ -97,6 +97,7 @@ def start_worker() -> Celery:
     pipeline = build(os.environ)
     paging.configure(pipeline.settings, CeleryIntegration())
     finish_tasks_first()
+    end_beat_for_certain()
     redis_transport.mend()
     worker_shutdown.connect(lambda **_: pipeline.repository.hang_up(), weak=False)
     worker_ready.connect(lambda **_: push_backlog(pipeline), weak=False)

@@ -174,7 +174,9 @@ class Repository:
         except FileNotFoundError:
             return float(self._query("show", "--no-patch", "--format=%ct", commit, "--"))
 
-    def log(self, tip: str, *, limit: int, skip: int = 0, without: str | None = None) -> list[Commit]:
+    def log(
+        self, tip: str, *, limit: int, skip: int = 0, without: str | None = None, file: str | None = None
+    ) -> list[Commit]:
         """
         Return commits that are in *tip*, newest first.
 
@@ -183,10 +185,11 @@ class Repository:
             limit: How many to return at most.
             skip: How many to leave out first.
             without: Leave out what this commit contains.
+            file: Only commits that change the file at this path of the tree.
         """
         text = self._query(
             "log", "-z", f"--format={_LOG_FORMAT}", f"--skip={skip}", f"--max-count={limit}",
-            tip, *([f"^{without}"] if without else []), "--",
+            tip, *([f"^{without}"] if without else []), "--", *([f":(top,literal){file}"] if file else []),
         )  # fmt: skip
         values = text.split("\0")[: -1 if text.endswith("\0") else None]
         width = _LOG_FORMAT.count("%x00") + 1

@@ -127,17 +127,75 @@ def _switch(text: str) -> bool:
     return _one_of("on", "off")(text) == "on"
 
 
-def _tokens(text: str) -> Mapping[str, str]:
-    tokens: dict[str, str] = {}
+@dataclass(frozen=True, slots=True)
+class Token:
+    """
+    One who may use the API.
+
+    Attributes:
+        digest: SHA-256 of the token, hexadecimal.
+        sheets: The only sheets that it may write; None: all.
+    """
+
+    digest: str
+    sheets: frozenset[str] | None = None
+
+
+def parse_tokens(text: str) -> Mapping[str, Token]:
+    """
+    Read ``name:sha256-hex`` or ``name:sha256-hex:sheet+sheet``, separated by blanks or commas.
+
+    Raises:
+        ValueError: One of them is not so.
+    """
+    tokens: dict[str, Token] = {}
     for number, pair in enumerate(re.split(r"[\s,]+", text.strip()), 1):
-        name, _, digest = pair.partition(":")
-        if not _TOKEN_NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-            # Neither part is repeated: what stands here may be the token itself.
-            raise ValueError(f"pair {number} is not name:sha256-hex (64 hexadecimal digits)")
+        name, _, rest = pair.partition(":")
+        digest, scoped, sheets = rest.partition(":")
+        if (
+            not _TOKEN_NAME.fullmatch(name)
+            or not re.fullmatch(r"[0-9a-fA-F]{64}", digest)
+            or (scoped and not all(sheets.split("+")))
+        ):
+            # No part is repeated: what stands here may be the token itself.
+            raise ValueError(
+                f"pair {number} is not name:sha256-hex (64 hexadecimal digits) or name:sha256-hex:sheet+sheet"
+            )
         if name in tokens:
             raise ValueError(f"the name {name!r} stands twice")
-        tokens[name] = digest.lower()
+        tokens[name] = Token(digest.lower(), frozenset(sheets.split("+")) if scoped else None)
     return tokens
+
+
+def _bytes(text: str) -> int:
+    parsed = re.fullmatch(r"([0-9]{1,12})\s*([kMG]i?B?)?", text)
+    if not parsed or not int(parsed[1]):
+        raise ValueError(f"must be a number of bytes such as 1048576 or 1MiB, got {text!r}")
+    unit = {"k": 10, "M": 20, "G": 30}.get((parsed[2] or " ")[0], 0)
+    return int(parsed[1]) << unit
+
+
+_RATE = re.compile(r"[1-9][0-9]{0,6}(?: ?(?:per|/) ?)(?:[1-9][0-9]{0,3} )?(?:second|minute|hour|day)s?")
+
+
+def _rate(text: str) -> str:
+    if not _RATE.fullmatch(text):
+        raise ValueError(f"must be such as '600 per minute', got {text!r}")
+    return text
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", text):
+        raise ValueError(f"must be a host's name, got {text!r}")
+    return text.lower()
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = tuple(text.split())
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?", origin):
+            raise ValueError(f"{origin!r} is no origin such as https://www.example.org (without a path)")
+    return origins
 
 
 def _from_env(
@@ -176,7 +234,14 @@ class Settings:
         push_min_interval_s: Least seconds between the starts of two pushes to one remote.
         push_rescue: Whether a divergence puts the local head on a new branch of the remote.
         push_page_after_s: Seconds of transient failure before a page.
-        api_tokens: Name to SHA-256 (hexadecimal) of the tokens that may write.
+        data_push_mode: ``async``, or ``sync``: a write answers when its commit is on every remote.
+        api_tokens: Those who may write, by name.
+        api_read: ``open``, or ``token``: reads need a token too.
+        api_host: Host in the authors' pseudonymous addresses, ``NAME@users.noreply.HOST``.
+        api_rate_limit: Requests that one client may make, such as ``600 per minute``; None: any number.
+        api_max_body_bytes: Largest body of a request that carries records.
+        api_max_attachment_bytes: Largest attachment.
+        api_cors_origins: Origins whose pages may call the API; ``*`` is any.
         admin_token: Bearer token of the operators' endpoints; None closes them.
         data_reload_secret: Bearer token of the reload webhook; None closes it.
         ssh_key_path: Private key for the remotes, where GIT_SSH_COMMAND is unset.
@@ -201,7 +266,15 @@ class Settings:
     push_min_interval_s: float = _from_env("CFP_PUSH_MIN_INTERVAL", _seconds_or_zero, 0.0)
     push_rescue: bool = _from_env("CFP_PUSH_RESCUE", _switch, True)
     push_page_after_s: float = _from_env("CFP_PUSH_PAGE_AFTER", _seconds_or_zero, 3600.0)
-    api_tokens: Mapping[str, str] = _from_env("CFP_API_TOKENS", _tokens, factory=dict, secret=True)
+    data_push_mode: str = _from_env("CFP_DATA_PUSH_MODE", _one_of("async", "sync"), "async")
+    api_tokens: Mapping[str, Token] = _from_env("CFP_API_TOKENS", parse_tokens, factory=dict, secret=True)
+    api_read: str = _from_env("CFP_API_READ", _one_of("open", "token"), "open")
+    # RFC 2606: "invalid" is nobody's, so no mail ever reaches a stranger.
+    api_host: str = _from_env("CFP_API_HOST", _host, "ferry.invalid")
+    api_rate_limit: str | None = _from_env("CFP_API_RATE_LIMIT", _rate)
+    api_max_body_bytes: int = _from_env("CFP_API_MAX_BODY", _bytes, 1 << 20)
+    api_max_attachment_bytes: int = _from_env("CFP_API_MAX_ATTACHMENT", _bytes, 16 << 20)
+    api_cors_origins: tuple[str, ...] = _from_env("CFP_API_CORS_ORIGINS", _origins, ())
     admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", str, secret=True)
     data_reload_secret: str | None = _from_env("CFP_DATA_RELOAD_SECRET", str, secret=True)
     ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", _path)

@@ -1,20 +1,25 @@
 """
-Letting a push finish when the pool's processes are told to end with everybody else.
+Ending as told: a push finishes first, and beat does end.
 
 A supervisor, or a terminal that closes, may signal the whole process group.
 Celery's main process then waits for its tasks, but SIGTERM would end the pool
 process that runs one at once. While a task runs, SIGTERM is put off.
+
+Celery ends beat by an exception out of the signal handler. Where that meets a
+message on its way to Redis, the clean-up there may raise another, which beat
+logs before it goes on for ever. So the exception is raised again until it is heard.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery.signals import task_postrun, task_prerun
+from celery.signals import beat_init, task_postrun, task_prerun
 
 _AFTER_S = 1.0  # long enough for a finished task's result to reach the main process
 
@@ -53,6 +58,24 @@ class _PutOff:
 
 
 _put_off = _PutOff()
+
+
+def end_beat_for_certain() -> None:
+    """
+    Let SIGTERM and SIGINT end beat whatever it is at.
+    """
+    beat_init.connect(_listen)
+
+
+def _listen(**_: Any) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_again_and_again)
+
+
+def _end_again_and_again(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGALRM, _end_again_and_again)
+    signal.setitimer(signal.ITIMER_REAL, _AFTER_S)
+    sys.exit(0)
 
 
 def finish_tasks_first() -> None:

@@ -13,7 +13,6 @@ from flask.typing import ResponseReturnValue
 from app.api.paging import page_of
 from app.api.push import commit_states
 from app.errors import CommitNotFoundError
-from app.problems import Problem
 from app.services import services
 from worker.git import Commit
 
@@ -29,18 +28,13 @@ def index() -> ResponseReturnValue:
     repository = services().pipeline.repository
     head = repository.head()
     tip = page.commit or head
-    if not re.fullmatch("[0-9]{0,9}", page.after) or (
-        page.commit and not repository.contains(page.commit, head)
-    ):
-        raise Problem(
-            400, "cursor-invalid", "The cursor is not one of this list's.", "Start without a cursor."
-        )
-    skip = int(page.after or 0)
-    found = repository.log(tip, skip=skip, limit=page.limit + 1) if tip else []
+    if page.commit and not repository.contains(page.commit, head):
+        raise CommitNotFoundError(f"The branch has no commit {page.commit[:64]!r}.")
+    found = repository.log(tip, skip=page.offset, limit=page.limit + 1) if tip else []
     more = len(found) > page.limit
     return {
-        "commits": [_document(commit) for commit in found[: page.limit]],
-        "next_cursor": page.cursor(commit=tip, after=str(skip + page.limit)) if more else None,
+        "commits": [commit_document(commit) for commit in found[: page.limit]],
+        "next_cursor": page.cursor(commit=tip, offset=page.offset + page.limit) if more else None,
     }
 
 
@@ -52,10 +46,13 @@ def show(name: str) -> ResponseReturnValue:
     repository = services().pipeline.repository
     if not re.fullmatch("[0-9a-f]{40}", name) or not repository.contains(name, repository.head()):
         raise CommitNotFoundError(f"The branch has no commit {name!r}.")
-    return _document(repository.log(name, skip=0, limit=1)[0])
+    return commit_document(repository.log(name, limit=1)[0])
 
 
-def _document(commit: Commit) -> dict[str, Any]:
+def commit_document(commit: Commit) -> dict[str, Any]:
+    """
+    Return one commit as clients see it.
+    """
     name, email = commit.author
     return {
         "hash": commit.hash,

@@ -5,10 +5,12 @@ Pages of a list: how many, and from where on.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from werkzeug.datastructures import MultiDict
 
 from app.problems import Problem
 
@@ -23,24 +25,27 @@ class Page:
 
     Attributes:
         limit: How many entries at most.
-        commit: The commit that the first page was read from; None on that page.
-        after: The last entry of the page before; empty on the first.
+        offset: How many entries the pages before it had.
+        commit: The commit that the list is read from, where a cursor or ``at`` names one.
+        query: What else the query asks for: a cursor goes with the query that it came from.
     """
 
     limit: int
+    offset: int = 0
     commit: str | None = None
-    after: str = ""
+    query: str = ""
 
-    def cursor(self, *, commit: str | None, after: str) -> str:
+    def cursor(self, *, commit: str | None, offset: int) -> str:
         """
         Return the opaque cursor of the next page.
         """
-        return base64.urlsafe_b64encode(json.dumps([commit, after]).encode()).decode().rstrip("=")
+        content = json.dumps([commit, offset, self.query], separators=(",", ":"))
+        return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
 
-def page_of(arguments: Mapping[str, str]) -> Page:
+def page_of(arguments: MultiDict[str, str]) -> Page:
     """
-    Read ``limit`` and ``cursor`` from a query.
+    Read ``limit``, ``cursor`` and ``at`` from a query.
 
     Raises:
         Problem: 400 where one of them is wrong.
@@ -48,17 +53,32 @@ def page_of(arguments: Mapping[str, str]) -> Page:
     text = arguments.get("limit", str(DEFAULT_LIMIT))
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= MAX_LIMIT:
         raise Problem(
-            400, "limit-invalid", f"limit is {text!r}.", f"Give a whole number from 1 to {MAX_LIMIT}."
+            400, "limit-invalid", f"limit is {text[:40]!r}.", f"Give a whole number from 1 to {MAX_LIMIT}."
         )
+    query = _digest(arguments)
     cursor = arguments.get("cursor")
     if not cursor:
-        return Page(limit=int(text))
+        return Page(limit=int(text), commit=arguments.get("at"), query=query)
     try:
-        commit, after = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if not isinstance(after, str) or not re.fullmatch("[0-9a-f]{40}", commit):
-            raise TypeError("not a commit and a text")
+        commit, offset, made_for = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if not re.fullmatch("[0-9a-f]{40}", commit) or type(offset) is not int or offset < 0:
+            raise TypeError("not a commit and a number")
     except (ValueError, TypeError, RecursionError) as exc:
-        raise Problem(
-            400, "cursor-invalid", "The cursor is not one of ours.", "Give next_cursor as it was, or none."
-        ) from exc
-    return Page(limit=int(text), commit=commit, after=after)
+        raise _invalid("The cursor is not one of ours.") from exc
+    if made_for != query:
+        raise _invalid("The cursor came from another query.")
+    return Page(limit=int(text), offset=offset, commit=commit, query=query)
+
+
+def _digest(arguments: MultiDict[str, str]) -> str:
+    asked = sorted((name, values) for name, values in arguments.lists() if name not in ("limit", "cursor"))
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+
+
+def _invalid(detail: str) -> Problem:
+    return Problem(
+        400,
+        "cursor-invalid",
+        detail,
+        "Give next_cursor as it was, with the same query; or start without one.",
+    )

@@ -1,53 +1,54 @@
 """
-Records: list, read, create, replace, delete.
+Records: list, read, create, replace, patch, delete, and their history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
+import gitsheets
 from flask import Blueprint, make_response, request
 from flask.typing import ResponseReturnValue
 
 from app.access import writer
-from app.api.paging import Page, page_of
-from app.api.push import commit_states
+from app.api.commits import commit_document
+from app.api.paging import page_of
+from app.api.writing import Change, write
+from app.errors import CommitNotFoundError, RecordNotFoundError
 from app.json_form import read_record, to_json
+from app.kinds import adopt
 from app.problems import Problem
+from app.provenance import provenance
+from app.query import query_of
 from app.services import services
-from app.snapshot import Record, Snapshot
+from app.snapshot import Record, Sheet, Snapshot
 from app.store import Transaction, Written
-from app.transact import transact
 
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")
 
-EMAIL_HOST = "users.noreply.ferry.invalid"  # RFC 2606: nobody's, so no mail ever reaches a stranger
+MERGE_PATCH = "application/merge-patch+json"
 
 
 @bp.get("")
 def index(sheet: str) -> ResponseReturnValue:
     """
-    List records by path, those that equal every field the query names.
+    List records that pass every filter, sorted by path unless ``sort`` says otherwise.
 
     A cursor names the commit that the first page was read from, so that the
     pages fit together however many commits arrive meanwhile.
     """
     page = page_of(request.args)
-    wanted = {name: values for name, values in request.args.lists() if name not in ("limit", "cursor")}
-    snapshot = _snapshot_of(page)
-    matching = [
-        (path, record)
-        for path, record in snapshot.records(snapshot.sheet(sheet))
-        if path > page.after and all(_text(record, name) in values for name, values in wanted.items())
-    ]
-    shown = matching[: page.limit]
-    more = len(matching) > len(shown)
+    snapshot = snapshot_of(page.commit)
+    found = snapshot.sheet(sheet)
+    query = query_of(request.args.lists(), found)
+    matching = query.select(services().listing.records(snapshot, found))
+    start = page.offset
+    shown = matching[start : start + page.limit]
+    more = len(matching) > start + page.limit
     return {
-        "records": [{"path": path, "record": record} for path, record in shown],
-        "next_cursor": page.cursor(commit=snapshot.commit, after=shown[-1][0]) if more else None,
+        "records": [{"path": path, "record": query.shown(record)} for path, record in shown],
+        "next_cursor": page.cursor(commit=snapshot.commit, offset=start + page.limit) if more else None,
     }
 
 
@@ -56,25 +57,25 @@ def create(sheet: str) -> ResponseReturnValue:
     """
     Create a record; its path follows from its fields.
     """
-    actor, record = writer(), read_record(request.get_data())
-    with _writing(actor) as transaction:
-        written = transaction.create(sheet, record)
-    response = make_response(_answer(transaction, written.path, written.record), 201)
-    response.headers["Location"] = f"/api/sheets/{quote(sheet)}/records/{quote(written.path)}"
-    response.set_etag(written.version)
-    return response
+    actor, record = writer(sheet), read_record(request.get_data())
+    about = provenance(actor, "record.create", [(sheet, _path_of(sheet, record))])
+
+    def change(transaction: Transaction) -> Change:
+        return changed(sheet, transaction.create(sheet, record))
+
+    return write(actor, about, change)
 
 
 @bp.get("/<path:path>")
 def show(sheet: str, path: str) -> ResponseReturnValue:
     """
-    Return one record.
+    Return one record, as it is or was at the commit ``at``.
     """
-    snapshot = services().store.snapshot()
+    snapshot = snapshot_of(request.args.get("at"))
     found = snapshot.record(snapshot.sheet(sheet), path)
     response = make_response({"path": found.path, "record": found.record})
     response.set_etag(found.version)
-    return response.make_conditional(request)
+    return response
 
 
 @bp.put("/<path:path>")
@@ -82,79 +83,143 @@ def replace(sheet: str, path: str) -> ResponseReturnValue:
     """
     Put a record in the place of another, or create it there; a change of the fields in its path moves it.
     """
-    actor, record = writer(), read_record(request.get_data())
-    with _writing(actor) as transaction:
-        _check_conditions(transaction, sheet, path)
-        written = transaction.put(sheet, path, record)
-    response = make_response(_answer(transaction, written.path, written.record), _status(written))
-    if written.created or written.path != path:
-        response.headers["Location"] = f"/api/sheets/{quote(sheet)}/records/{quote(written.path)}"
-    response.set_etag(written.version)
-    return response
+    actor, record = writer(sheet), read_record(request.get_data())
+
+    def change(transaction: Transaction) -> Change:
+        require(transaction, transaction.record_version(sheet, path), f"The record {path!r}")
+        return changed(sheet, transaction.put(sheet, path, record), asked_for=path)
+
+    return write(actor, provenance(actor, "record.put", [(sheet, path)]), change)
+
+
+@bp.patch("/<path:path>")
+def patch(sheet: str, path: str) -> ResponseReturnValue:
+    """
+    Change some fields of a record by a JSON merge patch (RFC 7396); ``null`` removes a field.
+    """
+    if request.mimetype not in (MERGE_PATCH, "application/json", ""):
+        raise Problem(
+            415,
+            "media-type-unsupported",
+            f"The body is {request.mimetype[:80]}.",
+            f"Send a JSON merge patch as {MERGE_PATCH}.",
+            headers={"Accept-Patch": MERGE_PATCH},
+        )
+    actor, wish = writer(sheet), read_record(request.get_data())
+
+    def change(transaction: Transaction) -> Change:
+        require(transaction, transaction.record_version(sheet, path), f"The record {path!r}")
+        return changed(sheet, transaction.patch(sheet, path, wish), asked_for=path)
+
+    return write(actor, provenance(actor, "record.patch", [(sheet, path)]), change)
 
 
 @bp.delete("/<path:path>")
 def delete(sheet: str, path: str) -> ResponseReturnValue:
     """
-    Delete a record.
+    Delete a record with its attachments.
     """
-    actor = writer()
-    with _writing(actor) as transaction:
-        _check_conditions(transaction, sheet, path)
+    actor = writer(sheet)
+
+    def change(transaction: Transaction) -> Change:
+        require(transaction, transaction.record_version(sheet, path), f"The record {path!r}")
         transaction.delete(sheet, path)
-    return _answer(transaction, path, None)
+        return Change(body={"path": path, "record": None})
+
+    return write(actor, provenance(actor, "record.delete", [(sheet, path)]), change)
 
 
-@contextmanager
-def _writing(actor: str) -> Iterator[Transaction]:
-    with transact(
-        services().store,
-        services().push_queue,
-        f"{actor}: {request.method} {quote(request.path)}",
-        author=(actor, f"{actor}@{EMAIL_HOST}"),
-        trailers=[("Action", f"record.{request.method.lower()}"), ("Actor", actor)],
-    ) as transaction:
-        yield transaction
-
-
-def _answer(transaction: Transaction, path: str, record: Record | None) -> dict[str, Any]:
-    commit = transaction.commit
+@bp.get("/<path:path>/history")
+def history(sheet: str, path: str) -> ResponseReturnValue:
+    """
+    List the commits that changed the record at this path, newest first, each with what it changed.
+    """
+    page = page_of(request.args)
+    snapshot, repository = snapshot_of(page.commit), services().pipeline.repository
+    found = snapshot.sheet(sheet)
+    commits = (
+        repository.log(snapshot.commit or "", skip=page.offset, limit=page.limit + 1, file=found.file(path))
+        if snapshot.commit
+        else []
+    )
+    if not commits and not page.offset:
+        raise RecordNotFoundError(f"The sheet {sheet!r} has never had a record {path!r}.")
+    more = len(commits) > page.limit
     return {
-        "path": path,
-        "record": record,
-        "commit": commit and {"hash": commit, "push": commit_states(commit)},
+        "history": [
+            {**commit_document(commit), "patch": _patch(found, path, commit.parents[:1], commit.hash)}
+            for commit in commits[: page.limit]
+        ],
+        "next_cursor": page.cursor(commit=snapshot.commit, offset=page.offset + page.limit) if more else None,
     }
 
 
-def _status(written: Written) -> int:
-    return 201 if written.created else 200
+def snapshot_of(commit: str | None) -> Snapshot:
+    """
+    Return the repository as it is, or as it was at *commit*.
+
+    Raises:
+        CommitNotFoundError: The branch has no such commit.
+    """
+    repository, current = services().pipeline.repository, services().store.snapshot()
+    if commit is None:
+        return current
+    if len(commit) != len(current.commit or "") or not repository.contains(commit, current.commit):
+        raise CommitNotFoundError(f"The branch has no commit {commit[:64]!r}.")
+    return Snapshot(repository.path, commit)
 
 
-def _check_conditions(transaction: Transaction, sheet: str, path: str) -> None:
+def changed(sheet: str, written: Written, *, asked_for: str | None = None) -> Change:
+    """
+    Return the answer to a write that left a record.
+    """
+    headers = {"ETag": f'"{written.version}"'}
+    if written.created or written.path != asked_for:
+        headers["Location"] = f"/api/sheets/{quote(sheet)}/records/{quote(written.path)}"
+    body = {"path": written.path, "record": to_json(written.record)}
+    return Change(status=201 if written.created else 200, body=body, headers=headers)
+
+
+def require(transaction: Transaction, version: str | None, what: str) -> None:
+    """
+    Check ``If-Match`` and ``If-None-Match`` of the request against the *version* that stands there.
+
+    Raises:
+        PreconditionError: It is not so.
+    """
     one_of = None
     if "If-Match" in request.headers:
         one_of = ["*"] if request.if_match.star_tag else list(request.if_match.as_set())
-    transaction.require(sheet, path, one_of=one_of, absent=request.if_none_match.star_tag)
+    transaction.require(version, what, one_of=one_of, absent=request.if_none_match.star_tag)
 
 
-def _snapshot_of(page: Page) -> Snapshot:
-    repository, current = services().pipeline.repository, services().store.snapshot()
-    if page.commit is None:
-        return current
-    if not repository.contains(page.commit, current.commit):
-        raise Problem(
-            400, "cursor-invalid", "The cursor names no commit of the branch.", "Start without a cursor."
-        )
-    return Snapshot(repository.path, page.commit)
-
-
-def _text(record: Record, name: str) -> str | None:
+def _path_of(sheet: str, record: Record) -> str:
     """
-    Return the field *name*, dots leading into tables, as a query would write it.
+    Return the path that a new record will have, for the commit's trailer; "" where the write will fail.
     """
-    value: Any = record
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    if isinstance(value, bool):
-        return str(value).lower()
-    return None if value is None or isinstance(value, (dict, list)) else str(to_json(value))
+    found = services().store.snapshot().sheet(sheet)
+    try:
+        return str(gitsheets.render_paths_batch(found.path, [adopt(record, found.schema)])[0])
+    except (gitsheets.GitsheetsError, OverflowError, ValueError, TypeError):
+        return ""
+
+
+def _patch(sheet: Sheet, path: str, parents: tuple[str, ...], commit: str) -> list[dict[str, Any]]:
+    """
+    Return what *commit* changed in a record as a JSON patch (RFC 6902).
+    """
+    git_dir = services().pipeline.repository.path
+    before, after = (
+        _as_json(Snapshot(git_dir, name), sheet, path) for name in ((parents or (None,))[0], commit)
+    )
+    if before is None or after is None:
+        operation: dict[str, Any] = {"op": "remove" if after is None else "add", "path": ""}
+        return [operation if after is None else {**operation, "value": after}]
+    return list(gitsheets.create_patch(before, after))
+
+
+def _as_json(snapshot: Snapshot, sheet: Sheet, path: str) -> Any:
+    try:
+        return to_json(snapshot.record(sheet, path).record)
+    except RecordNotFoundError:
+        return None

@@ -183,7 +183,7 @@ def test_bad_pages_are_named(api, query, code):
 
 
 def test_commits(api, data):
-    api.post(RECORDS, json=JANE)
+    api.post(RECORDS, json=JANE, headers={"X-Request-Id": "req-1"})
     listed = api.get("/api/commits?limit=2").json
     newest = listed["commits"][0]
     assert newest == {
@@ -191,8 +191,17 @@ def test_commits(api, data):
         "parents": [data.git("rev-parse", "main^")],
         "author": {"name": "dev", "email": "dev@users.noreply.ferry.invalid"},
         "authored_at": data.git("log", "-1", "--format=%aI"),
-        "message": f"dev: POST {RECORDS}\n\nAction: record.post\nActor: dev",
-        "trailers": {"Action": "record.post", "Actor": "dev"},
+        "message": (
+            f"dev: POST {RECORDS}\n\nAction: record.create\nActor: dev\nSubject-Type: people\n"
+            "Subject-Path: jane\nRequest-Id: req-1"
+        ),
+        "trailers": {
+            "Action": "record.create",
+            "Actor": "dev",
+            "Subject-Type": "people",
+            "Subject-Path": "jane",
+            "Request-Id": "req-1",
+        },
         "push": {"origin": "pending"},
     }
     older = api.get(f"/api/commits?limit=2&cursor={listed['next_cursor']}").json

@@ -92,7 +92,38 @@ def test_tokens_may_be_separated_by_blanks_commas_or_lines():
     settings = _read(CFP_API_TOKENS=f" ana:{DIGEST},ben:{DIGEST}\n  cem:{DIGEST}, dia:{DIGEST} ")
 
     assert list(settings.api_tokens) == ["ana", "ben", "cem", "dia"]
-    assert set(settings.api_tokens.values()) == {DIGEST.lower()}
+    assert {token.digest for token in settings.api_tokens.values()} == {DIGEST.lower()}
+
+
+def test_a_token_may_be_for_certain_sheets():
+    tokens = _read(CFP_API_TOKENS=f"ana:{DIGEST},ben:{DIGEST}:people+places").api_tokens
+    assert tokens["ana"].sheets is None
+    assert tokens["ben"].sheets == {"people", "places"}
+    with pytest.raises(SettingsError, match="pair 1"):
+        _read(CFP_API_TOKENS=f"ana:{DIGEST}:")
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("1", 1), ("64k", 65536), ("1MiB", 1 << 20), ("2 GB", 2 << 30)])
+def test_sizes_have_units(text: str, wanted: int):
+    assert _read(CFP_API_MAX_BODY=text).api_max_body_bytes == wanted
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("CFP_API_MAX_BODY", "0"),
+        ("CFP_API_MAX_BODY", "1TB"),
+        ("CFP_API_RATE_LIMIT", "fast"),
+        ("CFP_API_HOST", "a b"),
+        ("CFP_API_CORS_ORIGINS", "https://a.example/path"),
+        ("CFP_API_READ", "closed"),
+        ("CFP_DATA_PUSH_MODE", "later"),
+        ("CFP_DATA_RECONCILE", "always"),
+    ],
+)
+def test_what_the_api_is_told_is_checked(variable: str, text: str):
+    with pytest.raises(SettingsError, match=variable):
+        _read(**{variable: text})
 
 
 @given(st.floats(min_value=1e-9, max_value=1e6))

@@ -1,0 +1,102 @@
+"""
+Files beside a record: photos, documents, whatever belongs to it.
+"""
+
+from __future__ import annotations
+
+import io
+import mimetypes
+from typing import Any
+from urllib.parse import quote
+
+import gitsheets
+from flask import Blueprint, request, send_file
+from flask.typing import ResponseReturnValue
+
+from app.access import writer
+from app.api.records import require, snapshot_of
+from app.api.writing import Change, write
+from app.errors import AttachmentNotFoundError, RecordNotFoundError
+from app.provenance import provenance
+from app.services import services
+from app.snapshot import Snapshot
+from app.store import Transaction
+
+bp = Blueprint("attachments", __name__, url_prefix="/api/sheets/<sheet>/records/<path:path>/attachments")
+
+
+@bp.get("")
+def index(sheet: str, path: str) -> ResponseReturnValue:
+    """
+    List the attachments of a record.
+    """
+    snapshot = snapshot_of(request.args.get("at"))
+    found = snapshot.sheet(sheet)
+    if snapshot.version(found, path) is None:
+        raise RecordNotFoundError(f"The sheet {sheet!r} has no record {path!r}.")
+    blobs = snapshot.attachments(found, path)
+    return {"attachments": [_document(snapshot, name, blob) for name, blob in sorted(blobs.items())]}
+
+
+@bp.get("/<name>")
+def show(sheet: str, path: str, name: str) -> ResponseReturnValue:
+    """
+    Return an attachment's bytes; takes ranges. Its type follows from its name.
+    """
+    snapshot = snapshot_of(request.args.get("at"))
+    blob = snapshot.attachments(snapshot.sheet(sheet), path).get(name)
+    if blob is None:
+        raise AttachmentNotFoundError(f"The record {path!r} has no attachment {name!r}.")
+    content = gitsheets.blob_read(snapshot.git_dir, blob)
+    response = send_file(io.BytesIO(content), _type(name), etag=blob, conditional=True, download_name=name)
+    # Whoever may write may upload a page with a script in it; it must not run as ours.
+    response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+@bp.put("/<name>")
+def replace(sheet: str, path: str, name: str) -> ResponseReturnValue:
+    """
+    Store the body as an attachment, in the place of another of that name if there is one.
+    """
+    actor = writer(sheet)
+    request.max_content_length = services().pipeline.settings.api_max_attachment_bytes
+    content = request.get_data()
+
+    def change(transaction: Transaction) -> Change:
+        require(transaction, transaction.attachment(sheet, path, name), f"The attachment {name!r}")
+        blob, is_new = transaction.attach(sheet, path, name, content)
+        headers = {"ETag": f'"{blob}"'}
+        if is_new:
+            headers["Location"] = (
+                f"/api/sheets/{quote(sheet)}/records/{quote(path)}/attachments/{quote(name)}"
+            )
+        body = {"path": path, "attachment": {"name": name, "type": _type(name), "bytes": len(content)}}
+        return Change(status=201 if is_new else 200, body=body, headers=headers)
+
+    return write(actor, provenance(actor, "attachment.put", [(sheet, path)]), change)
+
+
+@bp.delete("/<name>")
+def delete(sheet: str, path: str, name: str) -> ResponseReturnValue:
+    """
+    Delete an attachment.
+    """
+    actor = writer(sheet)
+
+    def change(transaction: Transaction) -> Change:
+        require(transaction, transaction.attachment(sheet, path, name), f"The attachment {name!r}")
+        transaction.detach(sheet, path, name)
+        return Change(body={"path": path, "attachment": None})
+
+    return write(actor, provenance(actor, "attachment.delete", [(sheet, path)]), change)
+
+
+def _document(snapshot: Snapshot, name: str, blob: str) -> dict[str, Any]:
+    header = gitsheets.blob_header(snapshot.git_dir, blob) or {"size": 0}
+    return {"name": name, "type": _type(name), "bytes": header["size"], "etag": f'"{blob}"'}
+
+
+def _type(name: str) -> str:
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"

@@ -1,0 +1,75 @@
+"""
+The API described for programs, and shown to people.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import swagger_ui_bundle
+from flask import Blueprint, Response, send_from_directory
+from flask.typing import ResponseReturnValue
+
+from app.openapi import document
+from app.services import services
+
+bp = Blueprint("docs", __name__)
+
+_ASSETS = Path(swagger_ui_bundle.swagger_ui_path)
+_SERVED = frozenset({"swagger-ui.css", "swagger-ui-bundle.js"})
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Ferry API</title>
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+<div id="page"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</html>
+"""
+_START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#page", validatorUrl: null, deepLinking: true});\n'
+# Swagger UI draws with inline styles and data: images; it needs nothing from elsewhere.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+@bp.get("/openapi.json")
+def openapi() -> ResponseReturnValue:
+    """
+    Return the OpenAPI 3.1 document of this repository's API, with the schema of each of its sheets.
+    """
+    return document(services().store.snapshot(), services().pipeline.settings)
+
+
+@bp.get("/docs")
+def page() -> Response:
+    """
+    Show the document to a person.
+    """
+    return _html(_PAGE)
+
+
+@bp.get("/docs/start.js")
+def start() -> Response:
+    """
+    Return what starts the page; a script in the page itself is what the policy forbids.
+    """
+    return Response(_START, content_type="text/javascript; charset=utf-8")
+
+
+@bp.get("/docs/<name>")
+def asset(name: str) -> Response:
+    """
+    Return one of the page's own files.
+    """
+    return send_from_directory(_ASSETS, name if name in _SERVED else "", max_age=3600)
+
+
+def _html(text: str) -> Response:
+    response = Response(text, content_type="text/html; charset=utf-8")
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response

@@ -1,0 +1,140 @@
+"""
+Commits and pushes as they happen: server-sent events.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html. Nothing is kept
+for it: an event's id says where the branch and the remotes stood, and what came
+after is read from git. So a client that comes back with ``Last-Event-ID``, to
+whichever process, after any restart, misses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, Response, request, stream_with_context
+
+from app.api.commits import commit_document
+from app.api.writing import client_is_gone
+from app.problems import Problem
+from app.services import services
+from worker.status import remote_statuses
+
+bp = Blueprint("events", __name__, url_prefix="/api/events")
+
+MAX_STREAMS = 64  # each takes a thread of its process for as long as it lasts
+_KEEP_ALIVE_S = 15.0  # proxies end what says nothing for a minute
+_MOST_MISSED = 1000
+_streams = threading.BoundedSemaphore(MAX_STREAMS)
+
+# Where the branch stands, and each remote, by name; "" for the branch itself.
+Position = dict[str, str | None]
+
+
+@bp.get("")
+def stream() -> Response:
+    """
+    Stream ``commit``, ``push`` and ``state`` events from now on, or from ``Last-Event-ID`` on.
+
+    Raises:
+        Problem: 400 for an id that is not one of ours, 503 where too many are listening already.
+    """
+    given = request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
+    position = _position() if given is None else _read_id(given)
+    if not _streams.acquire(blocking=False):
+        raise Problem(
+            503, "too-many-streams", "This process serves no further event stream.",
+            "Come back later, or ask an operator for more API processes.", headers={"Retry-After": "5"},
+        )  # fmt: skip
+    response = Response(stream_with_context(_events(position)), content_type="text/event-stream")
+    response.call_on_close(_streams.release)
+    response.headers["Cache-Control"] = "no-cache"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would gather it up
+    return response
+
+
+def _events(position: Position) -> Iterator[str]:
+    yield "retry: 2000\n\n"
+    states: dict[str, Any] = {}
+    while True:
+        now = _position()
+        yield from _news(position, now)
+        position, before = now, states
+        states = _states()
+        yield from (
+            _event("state", {"remote": remote, **state}, position)
+            for remote, state in states.items()
+            if before.get(remote) != state
+        )
+        if not _await_change((position, states)):
+            if client_is_gone():
+                return
+            yield ": nothing new\n\n"
+
+
+def _await_change(shown: tuple[Position, dict[str, Any]]) -> bool:
+    return services().arrivals.wait(
+        lambda: (_position(), _states()) != shown, _KEEP_ALIVE_S, is_gone=client_is_gone
+    )
+
+
+def _news(before: Position, now: Position) -> Iterator[str]:
+    repository = services().pipeline.repository
+    old, new = before.get(""), now[""]
+    at = dict(before)
+    if new is not None and old != new:
+        if old is not None and not repository.contains(old, new):
+            # Reconciled by a rebase, or too old a position: what lies between cannot be told.
+            yield _event("reset", {"commit": new}, now)
+            return
+        missed = repository.log(new, limit=_MOST_MISSED + 1, without=old) if old else []
+        if len(missed) > _MOST_MISSED:
+            yield _event("reset", {"commit": new}, now)
+            return
+        for commit in reversed(missed):
+            at[""] = commit.hash
+            yield _event("commit", commit_document(commit), at)
+    at[""] = new
+    for remote, head in now.items():
+        seen = before.get(remote)
+        if remote and head and head != seen:
+            at[remote] = head
+            commits = len(repository.commits_between(seen, head)) if seen else None
+            yield _event("push", {"remote": remote, "commit": head, "commits": commits}, at)
+
+
+def _states() -> dict[str, Any]:
+    pipeline = services().pipeline
+    return {
+        name: {"state": status.state, "pending_commits": len(status.pending)}
+        for name, status in remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger).items()
+    }
+
+
+def _position() -> Position:
+    pipeline = services().pipeline
+    heads = {remote: pipeline.repository.remote_head(remote) for remote in pipeline.settings.remotes}
+    return {"": pipeline.repository.head(), **heads}
+
+
+def _event(kind: str, data: dict[str, Any], position: Position) -> str:
+    name = ",".join(f"{remote}:{head or ''}" for remote, head in position.items())
+    return f"id: {name}\nevent: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def _read_id(text: str) -> Position:
+    position: Position = {}
+    for part in text.split(","):
+        remote, _, head = part.partition(":")
+        if not re.fullmatch("[0-9a-f]{40}|", head) or ("" in position) != bool(remote):
+            raise Problem(
+                400,
+                "event-id-invalid",
+                "Last-Event-ID is not one of ours.",
+                "Listen without one, from now on.",
+            )
+        position[remote] = head or None
+    return position

@@ -1,0 +1,120 @@
+"""
+Several changes of several sheets in one commit: all of them, or none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from app.access import writer
+from app.api.records import changed
+from app.api.writing import Change, write
+from app.errors import StoreError
+from app.json_form import read_record
+from app.problems import Problem, store_problem
+from app.provenance import provenance
+from app.snapshot import Record
+from app.store import Transaction
+
+bp = Blueprint("transactions", __name__, url_prefix="/api/transactions")
+
+MAX_OPERATIONS = 1000
+OPERATIONS = ("create", "upsert", "patch", "delete")
+_EXAMPLE = '{"operations": [{"op": "upsert", "sheet": "people", "path": "jane", "record": {"slug": "jane"}}]}'
+_MEMBERS = frozenset({"op", "sheet", "path", "record", "if_match"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Operation:
+    kind: str
+    sheet: str
+    path: str | None
+    record: Record | None
+    if_match: str | None
+
+
+@bp.post("")
+def create() -> ResponseReturnValue:
+    """
+    Apply every operation in order, in one commit.
+
+    Takes ``{"message", "operations": [{"op", "sheet", "path", "record", "if_match"}]}``. A problem names the
+    operation that is wrong, counted from 0, as ``operation``; nothing is changed then.
+    """
+    message, operations = _read(read_record(request.get_data()))
+    actor = writer(*(operation.sheet for operation in operations))
+    subjects = list(dict.fromkeys((operation.sheet, operation.path or "") for operation in operations))
+    about = provenance(actor, "transaction", subjects, summary=message)
+
+    def change(transaction: Transaction) -> Change:
+        results = [_apply(transaction, number, operation) for number, operation in enumerate(operations)]
+        return Change(body={"results": results})
+
+    return write(actor, about, change)
+
+
+def _apply(transaction: Transaction, number: int, wish: _Operation) -> dict[str, Any]:
+    try:
+        if wish.if_match is not None and wish.path is not None:
+            version = transaction.record_version(wish.sheet, wish.path)
+            one_of = [wish.if_match.strip('"')]
+            transaction.require(version, f"The record {wish.path!r}", one_of=one_of, absent=False)
+        if wish.kind == "delete":
+            transaction.delete(wish.sheet, wish.path or "")
+            return {"op": wish.kind, "sheet": wish.sheet, "path": wish.path, "record": None}
+        record = wish.record or {}
+        if wish.kind == "create":
+            written = transaction.create(wish.sheet, record)
+        elif wish.kind == "patch":
+            written = transaction.patch(wish.sheet, wish.path or "", record)
+        elif wish.path is None:
+            written = transaction.upsert(wish.sheet, record)
+        else:
+            written = transaction.put(wish.sheet, wish.path, record)
+    except StoreError as exc:
+        raise store_problem(exc, operation=number) from exc
+    answer = changed(wish.sheet, written).body
+    return {"op": wish.kind, "sheet": wish.sheet, **answer, "etag": f'"{written.version}"'}
+
+
+def _read(body: dict[str, Any]) -> tuple[str, list[_Operation]]:
+    message, wishes = body.get("message", ""), body.get("operations")
+    if not isinstance(message, str):
+        raise _invalid("message is not a text")
+    if not isinstance(wishes, list) or not 1 <= len(wishes) <= MAX_OPERATIONS:
+        raise _invalid(f"operations is not a list of 1 to {MAX_OPERATIONS} operations")
+    unknown = sorted(set(body) - {"message", "operations"})
+    if unknown:
+        raise _invalid(f"{unknown[0]!r} is neither message nor operations")
+    return message, [_operation(number, wish) for number, wish in enumerate(wishes)]
+
+
+def _operation(number: int, wish: Any) -> _Operation:
+    if not isinstance(wish, dict):
+        raise _invalid("is not an object", number)
+    unknown = sorted(set(wish) - _MEMBERS)
+    if unknown:
+        raise _invalid(f"{unknown[0]!r} is none of {', '.join(sorted(_MEMBERS))}", number)
+    kind, sheet, path = wish.get("op"), wish.get("sheet"), wish.get("path")
+    record, if_match = wish.get("record"), wish.get("if_match")
+    if kind not in OPERATIONS:
+        raise _invalid(f"op is none of {', '.join(OPERATIONS)}", number)
+    if not isinstance(sheet, str):
+        raise _invalid("sheet is not the name of a sheet", number)
+    if not isinstance(path, str) and (path is not None or kind in ("patch", "delete")):
+        raise _invalid("path is not a record's path", number)
+    if (kind != "delete") != isinstance(record, dict):
+        raise _invalid("record is not an object" if kind != "delete" else "delete takes no record", number)
+    if if_match is not None and not (isinstance(if_match, str) and path is not None):
+        raise _invalid("if_match is an ETag, and goes with a path", number)
+    return _Operation(kind=kind, sheet=sheet, path=path, record=record, if_match=if_match)
+
+
+def _invalid(detail: str, number: int | None = None) -> Problem:
+    where = "" if number is None else f"Operation {number}: "
+    members: dict[str, Any] = {} if number is None else {"operation": number}
+    return Problem(400, "transaction-invalid", f"{where}{detail}.", f"Send {_EXAMPLE}.", **members)

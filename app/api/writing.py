@@ -1,0 +1,148 @@
+"""
+What every write has in common: one commit, an answer that can be repeated, and waiting where it is asked for.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from flask import Response, make_response, request
+
+from app.api.push import commit_states
+from app.idempotency import TRAILER, Attempt
+from app.json_form import to_json
+from app.provenance import Provenance
+from app.services import services
+from app.store import Transaction
+from app.transact import transact
+from worker.settings import ORIGIN
+
+MAX_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """
+    What a write has done, but for its commit.
+
+    Attributes:
+        status: HTTP status.
+        body: What is answered beside ``commit``, as JSON.
+        headers: Headers of the answer.
+    """
+
+    status: int = 200
+    body: dict[str, Any]
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
+    """
+    Make *change* in one commit, and answer.
+
+    With an ``Idempotency-Key`` that was used before, answer as then and change nothing.
+
+    Args:
+        actor: Who writes.
+        about: What the commit says of itself.
+        change: Stages the changes; called under the write lock.
+
+    Raises:
+        StoreError, Problem: As *change* does; nothing is changed then.
+    """
+    answers, attempt = services().answers, _attempt(actor)
+    trailers = [*about.trailers, *([(TRAILER, attempt.name)] if attempt else [])]
+    kept, place, done = None, None, None
+    with transact(
+        services().store, services().push_queue, about.message, author=about.author, trailers=trailers
+    ) as transaction:
+        kept = answers.recall(attempt) if attempt else None
+        if kept is None:
+            done = change(transaction)
+            if attempt:
+                place = answers.begin(attempt, to_json(asdict(done)), parent=transaction.parent)
+    if done is None:
+        assert kept is not None  # noqa: S101 - one of both is what the block was for
+        return _answer(Change(**kept["answer"]), kept["commit"], replayed=True)
+    if place:
+        answers.finish(place, transaction.commit)
+    return _answer(done, transaction.commit)
+
+
+def _attempt(actor: str) -> Attempt | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    # Conditions belong to the request as well: the same body under another If-Match is another wish.
+    wish = [
+        request.method,
+        request.full_path,
+        *(request.headers.get(n, "") for n in ("If-Match", "If-None-Match")),
+    ]
+    return Attempt.of(actor, key, "\0".join(wish).encode() + b"\0" + request.get_data())
+
+
+def _answer(change: Change, commit: str | None, *, replayed: bool = False) -> Response:
+    waits_s = _wait_s()
+    arrived = waits_s is None or commit is None or _has_arrived(commit, waits_s)
+    body = {**change.body, "commit": commit and {"hash": commit, "push": commit_states(commit)}}
+    response = make_response(body, change.status if arrived else 202)
+    response.headers.update(change.headers)
+    if replayed:
+        response.headers["Idempotent-Replayed"] = "true"
+    if waits_s is not None and _preferred() is not None:
+        response.headers["Preference-Applied"] = "wait"
+    return response
+
+
+def _wait_s() -> float | None:
+    """
+    Return how long this request is to wait for the remote, in seconds; None where it is not.
+    """
+    preferred, settings = _preferred(), services().pipeline.settings
+    if preferred is not None:
+        return min(preferred, MAX_WAIT_S)
+    return settings.push_timeout_s if settings.data_push_mode == "sync" else None
+
+
+def _preferred() -> float | None:
+    """
+    Return the seconds in ``Prefer: wait=N`` (RFC 7240), or None; the RFC ignores what is malformed.
+    """
+    for preference in request.headers.get("Prefer", "").split(","):
+        name, _, value = preference.partition("=")
+        seconds = value.partition(";")[0].strip().strip('"')
+        if name.strip().lower() == "wait" and seconds.isdecimal() and seconds.isascii():
+            return float(seconds[:6])
+    return None
+
+
+def _has_arrived(commit: str, timeout_s: float) -> bool:
+    """
+    Wait until origin has *commit*, or every mirror where there is no origin.
+    """
+    pipeline = services().pipeline
+    awaited = [ORIGIN] if ORIGIN in pipeline.settings.remotes else list(pipeline.settings.remotes)
+    return services().arrivals.wait(
+        lambda: all(pipeline.repository.is_pushed(remote, commit) for remote in awaited),
+        timeout_s,
+        is_gone=client_is_gone,
+    )
+
+
+def client_is_gone() -> bool:
+    """
+    Whether the client has closed the connection of the request that is being handled.
+    """
+    connection = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
+    if type(connection) is not socket.socket:
+        return False  # TLS, or a server that does not say
+    try:
+        readable, _, _ = select.select([connection], [], [], 0)
+        return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
+    except (OSError, ValueError):
+        return True

@@ -1,0 +1,96 @@
+"""
+Who changed what: a commit's author, message and trailers, from the request that makes it.
+
+Never an address, a user agent, a token or a body: a commit is public, and for ever.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from flask import g, request
+
+from app.problems import Problem
+from app.services import services
+
+MAX_SUMMARY = 500
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """
+    What a commit says of itself.
+
+    Attributes:
+        message: ``ACTOR: METHOD PATH``, and the caller's own summary below it.
+        author: Name and pseudonymous address.
+        trailers: ``Action``, ``Actor``, ``Subject-Type``, ``Subject-Path``, ``Request-Id``.
+    """
+
+    message: str
+    author: tuple[str, str]
+    trailers: list[tuple[str, str]]
+
+
+def provenance(
+    actor: str, action: str, subjects: Sequence[tuple[str, str]], *, summary: str | None = None
+) -> Provenance:
+    """
+    Describe the commit of the request that is being handled.
+
+    Args:
+        actor: Name of the token that was used.
+        action: Such as ``record.put``.
+        subjects: Sheet and path of each thing that changes.
+        summary: The caller's own words; default: the header ``Commit-Message``, percent-encoded UTF-8.
+
+    Raises:
+        Problem: 400 where the summary cannot stand in a commit.
+    """
+    said = _checked(unquote(request.headers.get("Commit-Message", "")) if summary is None else summary)
+    message = f"{actor}: {request.method} {quote(request.path)}"
+    # What gitsheets adds as trailers is one line each.
+    subject_lines = [
+        (name, quote(value, safe="/ ")) for subject in subjects for name, value in _named(subject)
+    ]
+    return Provenance(
+        message=f"{message}\n\n{said}" if said else message,
+        author=(actor, f"{actor}@users.noreply.{services().pipeline.settings.api_host}"),
+        trailers=[("Action", action), ("Actor", actor), *subject_lines, ("Request-Id", request_id())],
+    )
+
+
+def request_id() -> str:
+    """
+    Return the id of the request that is being handled: the client's own, if it is fit to be one.
+    """
+    if "request_id" not in g:
+        given = request.headers.get("X-Request-Id", "")
+        g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return str(g.request_id)
+
+
+def _named(subject: tuple[str, str]) -> list[tuple[str, str]]:
+    sheet, path = subject
+    return [("Subject-Type", sheet), ("Subject-Path", path)]
+
+
+def _checked(summary: str) -> str:
+    # A line break would let a caller forge trailers; a surrogate has no UTF-8.
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in summary):
+        raise _refused("holds a control character or a line break")
+    if len(summary) > MAX_SUMMARY:
+        raise _refused(f"is longer than {MAX_SUMMARY} characters")
+    if "\ufffd" in summary:
+        raise _refused("is not percent-encoded UTF-8")
+    return summary.strip()
+
+
+def _refused(detail: str) -> Problem:
+    return Problem(400, "message-invalid", f"The commit's message {detail}.", "Send one plain line, or none.")

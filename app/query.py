@@ -1,0 +1,257 @@
+"""
+Which records of a list are asked for, in which order and with which fields.
+
+    ?status=open&status=new          equals one of them
+    ?age[gte]=18&age[lt]=65          numbers and dates compare: gt, gte, lt, lte
+    ?city[in]=Berlin,Bonn            the same as city=Berlin&city=Bonn
+    ?city[ne]=Bonn                   is not
+    ?sort=-age,name                  falls, then rises; records without the field come last
+    ?fields=name,address.city        only these
+
+Dots lead into tables. A list field equals a value when one of its items does.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+from app.json_form import to_json
+from app.problems import Problem
+from app.snapshot import Record, Sheet
+
+RESERVED = ("limit", "cursor", "sort", "fields", "at")
+OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+}
+_NAME = re.compile(r"(?P<field>[^\[\]]+)(?:\[(?P<operator>[^\[\]]*)\])?")
+_MOST_FILTERS = 50
+
+Operand = float | datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """
+    One condition on one field.
+
+    Attributes:
+        field: Its name, dots leading into tables.
+        test: Takes the field's value, or None where there is none.
+    """
+
+    field: tuple[str, ...]
+    test: Callable[[Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """
+    What a list is to hold.
+
+    Attributes:
+        filters: All of which a record must pass.
+        order: Fields to sort by, each with whether it falls.
+        fields: The only fields to show; None: all.
+    """
+
+    filters: tuple[Filter, ...]
+    order: tuple[tuple[tuple[str, ...], bool], ...]
+    fields: tuple[tuple[str, ...], ...] | None
+
+    def select(self, records: Sequence[tuple[str, Record]]) -> Sequence[tuple[str, Record]]:
+        """
+        Return the records that pass, in order.
+        """
+        found: Sequence[tuple[str, Record]] = records
+        for condition in self.filters:
+            field, test = condition.field, condition.test
+            if len(field) == 1:
+                name = field[0]
+                found = [item for item in found if test(item[1].get(name))]
+            else:
+                found = [item for item in found if test(_value(item[1], field))]
+        for field, falls in reversed(self.order):
+            found = _sorted(found, field, falls=falls)
+        return found
+
+    def shown(self, record: Record) -> Record:
+        """
+        Return the part of *record* that was asked for.
+        """
+        if self.fields is None:
+            return record
+        part: Record = {}
+        for field in self.fields:
+            value = _value(record, field)
+            if value is not None:
+                into = part
+                for name in field[:-1]:
+                    into = into.setdefault(name, {})
+                into[field[-1]] = value
+        return part
+
+
+def query_of(arguments: Iterable[tuple[str, list[str]]], sheet: Sheet) -> Query:
+    """
+    Read a query from the parameters of a request.
+
+    Raises:
+        Problem: 400, naming the parameter that is wrong.
+    """
+    given = dict(arguments)
+    order = tuple(
+        (_field(name.removeprefix("-"), "sort"), name.startswith("-"))
+        for name in _names(given.get("sort", []))
+    )
+    fields = tuple(_field(name, "fields") for name in _names(given["fields"])) if "fields" in given else None
+    filters = tuple(_filter(name, values, sheet) for name, values in given.items() if name not in RESERVED)
+    if len(filters) > _MOST_FILTERS:
+        raise _invalid("filters", f"there are more than {_MOST_FILTERS}")
+    return Query(filters, order, fields)
+
+
+def _filter(parameter: str, values: list[str], sheet: Sheet) -> Filter:
+    parsed = _NAME.fullmatch(parameter)
+    if parsed is None:
+        raise _invalid(parameter, "is no field, such as name, address.city or age[gte]")
+    name, word = parsed["field"], parsed["operator"]
+    field = _field(name, parameter)
+    schema = sheet.schema or {}
+    if schema.get("additionalProperties") is False and field[0] not in schema.get("properties", {}):
+        known = ", ".join(schema.get("properties", {}))
+        raise _invalid(parameter, f"the sheet {sheet.name!r} has no such field; it has {known}")
+    if word is None or word == "eq":
+        return Filter(field, _equals(values))
+    if word == "in":
+        return Filter(field, _equals([item for value in values for item in value.split(",")]))
+    if word == "ne":
+        equals = _equals(values)
+        return Filter(field, lambda value: not equals(value))
+    if word not in OPERATORS:
+        raise _invalid(parameter, f"{word!r} is none of eq, ne, in, {', '.join(OPERATORS)}")
+    compares = [_compares(OPERATORS[word], _operand(parameter, value)) for value in values]
+    return Filter(field, lambda value: all(compare(value) for compare in compares))
+
+
+def _names(values: list[str]) -> list[str]:
+    return [name for value in values for name in value.split(",")]
+
+
+def _field(name: str, parameter: str) -> tuple[str, ...]:
+    parts = tuple(name.split("."))
+    if not all(parts):
+        raise _invalid(parameter, "a field's name is empty")
+    return parts
+
+
+def _value(record: Record, field: tuple[str, ...]) -> Any:
+    value: Any = record
+    for name in field:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _equals(values: list[str]) -> Callable[[Any], bool]:
+    wanted = frozenset(values)
+
+    def test(value: Any) -> bool:
+        if type(value) is str:  # by far the most frequent
+            return value in wanted
+        if isinstance(value, list):
+            return any(_text(item) in wanted for item in value)
+        return _text(value) in wanted
+
+    return test
+
+
+def _text(value: Any) -> str | None:
+    """
+    Return *value* as a query would write it; None where it could not.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None or isinstance(value, (dict, list)) else str(to_json(value))
+
+
+def _operand(parameter: str, text: str) -> Operand:
+    moment = _moment(text)
+    if moment is not None:
+        return moment
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise _invalid(parameter, f"{text[:40]!r} is neither a number nor a date, such as 2026-01-31")
+    return number
+
+
+def _compares(compare: Callable[[Any, Any], bool], operand: Operand) -> Callable[[Any], bool]:
+    if isinstance(operand, datetime):
+
+        def test_moment(value: Any) -> bool:
+            moment = _moment(value)
+            return moment is not None and compare(moment, operand)
+
+        return test_moment
+    return lambda value: (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and compare(value, operand)
+    )
+
+
+def _moment(value: Any) -> datetime | None:
+    """
+    Return a date, a time on a date, or the text of one, as a moment; without an offset it is UTC.
+    """
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value) if "-" in value[1:] else None
+        except ValueError:
+            return None
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    return None
+
+
+def _sorted(
+    records: Sequence[tuple[str, Record]], field: tuple[str, ...], *, falls: bool
+) -> list[tuple[str, Record]]:
+    with_it = [(item, value) for item in records if (value := _value(item[1], field)) is not None]
+    without = [item for item in records if _value(item[1], field) is None]
+    with_it.sort(key=lambda pair: _rank(pair[1]), reverse=falls)
+    return [item for item, _ in with_it] + without
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    """
+    Return what sorts values of one kind by size, and kinds apart.
+    """
+    if isinstance(value, bool):
+        return (3, value)
+    if isinstance(value, (int, float)):
+        return (0, -math.inf if isinstance(value, float) and math.isnan(value) else value)
+    if isinstance(value, str):
+        return (2, value)
+    moment = _moment(value)
+    return (4, str(value)) if moment is None else (1, moment)
+
+
+def _invalid(parameter: str, detail: str) -> Problem:
+    return Problem(
+        400,
+        "query-invalid",
+        f"{parameter}: {detail}.",
+        "Filters are field=value or field[gte]=value; see docs/reference/http.md.",
+        parameter=parameter,
+    )
