@@ -271,7 +271,7 @@ def _general() -> Json:
     listed = _object({"commits": {"type": "array", "items": _ref("Commit")}, "next_cursor": _ref("Cursor")})
     names = _object({"sheets": {"type": "array", "items": _object({"name": {"type": "string"}})}})
     operation = _object(
-        {"op": {"enum": list(OPERATIONS)}, "sheet": {"type": "string"}},
+        {"op": {"type": "string", "enum": list(OPERATIONS)}, "sheet": {"type": "string"}},
         {"path": {"type": "string"}, "record": {"type": "object"}, "if_match": {"type": "string"}},
     )
     wish = _object(
@@ -286,11 +286,11 @@ def _general() -> Json:
         "default": _ref("Problem", "responses"),
     }
     return {
-        "/api/sheets": {"get": _read("sheets", "list_sheets", "List the sheets", names, [])},
+        "/api/sheets": {"get": _read("sheets", "index_sheets", "List the sheets", names, [])},
         "/api/sheets/{sheet}": {
             "parameters": [name],
             "get": _read(
-                "sheets", "get_sheet", "Read a sheet's configuration and schema", {"type": "object"}, []
+                "sheets", "show_sheet", "Read a sheet's configuration and schema", {"type": "object"}, []
             ),
         },
         "/api/transactions": {
@@ -306,7 +306,7 @@ def _general() -> Json:
         "/api/commits": {
             "get": _read(
                 "commits",
-                "list_commits",
+                "index_commits",
                 "List commits, newest first",
                 listed,
                 [*paging, _ref("at", "parameters")],
@@ -315,7 +315,7 @@ def _general() -> Json:
         "/api/commits/{hash}": {
             "parameters": [commit_hash],
             "get": _read(
-                "commits", "get_commit", "Read a commit, and which remotes have it", _ref("Commit"), []
+                "commits", "show_commit", "Read a commit, and which remotes have it", _ref("Commit"), []
             ),
         },
         "/api/events": {
@@ -403,7 +403,7 @@ def _headers() -> Json:
 def _schemas() -> Json:
     text, push = (
         {"type": "string"},
-        {"type": "object", "additionalProperties": {"enum": ["pushed", "pending"]}},
+        {"type": "object", "additionalProperties": {"type": "string", "enum": ["pushed", "pending"]}},
     )
     commit = {
         "hash": text,
@@ -427,7 +427,8 @@ def _schemas() -> Json:
             {"errors": {"type": "array", "items": _object({"field": text, "message": text})}},
         ),
         "Cursor": {"type": ["string", "null"]},
-        "MaybeCommit": {"anyOf": [_object({"hash": text, "push": push}), {"type": "null"}]},
+        "CommitMade": _object({"hash": text, "push": push}),
+        "MaybeCommit": {"anyOf": [_ref("CommitMade"), {"type": "null"}]},
         "Commit": _object(commit),
         "Change": _object({**commit, "patch": {"type": "array", "items": {"type": "object"}}}),
         "Attachment": _object({"name": text, "type": text, "bytes": {"type": "integer"}, "etag": text}),
