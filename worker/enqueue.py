@@ -11,7 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from celery import Celery
 
@@ -28,12 +28,21 @@ class PushQueue:
     Args:
         celery: An app that was built as a publisher.
         remotes: Names of the remotes that every commit goes to.
+        on_failure: Called with the name of each remote whose push the broker did not take.
         budget_s: Seconds that one ``enqueue_push`` may take, whatever the broker does.
     """
 
-    def __init__(self, celery: Celery, remotes: Sequence[str], *, budget_s: float = BUDGET_S) -> None:
+    def __init__(
+        self,
+        celery: Celery,
+        remotes: Sequence[str],
+        *,
+        on_failure: Callable[[str], None] = lambda remote: None,
+        budget_s: float = BUDGET_S,
+    ) -> None:
         self._celery = celery
         self._remotes = tuple(remotes)
+        self._on_failure = on_failure
         self._budget_s = budget_s
         # Sockets have timeouts, name look-ups and TLS handshakes do not: the
         # sending is done elsewhere, and waited for as long as the budget lasts.
@@ -86,6 +95,7 @@ class PushQueue:
         )
 
     def _report(self, remote: str, commit: str, error: str) -> None:
+        self._on_failure(remote)
         log().warning("push.enqueue_failed", remote=remote, commit=commit, error=error)
 
 
