@@ -5,10 +5,12 @@ The composition root of an API process.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
 
+import structlog
 from flask import Flask, Response, g, request
 from flask_cors import CORS
 from flask_limiter import Limiter
@@ -38,6 +40,7 @@ from worker.settings import Settings
 
 _READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
 _GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 _EXPOSED = ("ETag", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After")
 
 
@@ -82,6 +85,10 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
 
 def _begin() -> None:
     g.begun = time.perf_counter()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=request_id())
+    if _TRACEPARENT.fullmatch(parent := request.headers.get("traceparent", "")):
+        structlog.contextvars.bind_contextvars(traceparent=parent)
 
 
 def _let_in() -> None:

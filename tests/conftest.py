@@ -22,7 +22,6 @@ from tests.git_http import GitHttpServer, git_http_server
 from tests.parts import Bare, Process, Worker, start_beat
 from worker.watchdog import Watchdog
 
-
 metering.prepare()  # before any test imports prometheus_client
 
 

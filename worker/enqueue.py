@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 
 from celery import Celery
 
-from worker.logs import log
+from worker.logs import log, traced
 
 BUDGET_S = 0.25
+# The task pushes the branch as it stands then; the commit is for whoever reads the task list.
+SHOWN_CHARACTERS = 12
 _SENDERS = 4
 
 
@@ -66,7 +68,8 @@ class PushQueue:
         return all(sent)
 
     def _enqueue(self, remote: str, commit: str, out_of_turn: bool, deadline: float) -> bool:
-        sending = self._senders.submit(self._send, remote, commit, out_of_turn)
+        # Read here: the thread that sends has a context of its own.
+        sending = self._senders.submit(self._send, remote, commit, out_of_turn, traced())
         try:
             sending.result(timeout=max(0.0, deadline - time.monotonic()))
         except TimeoutError:
@@ -85,10 +88,11 @@ class PushQueue:
         self._senders = _senders()
         self._celery._after_fork()
 
-    def _send(self, remote: str, commit: str, out_of_turn: bool) -> None:
+    def _send(self, remote: str, commit: str, out_of_turn: bool, headers: dict[str, str]) -> None:
         self._celery.send_task(
             "push",
-            args=(remote, commit),
+            args=(remote, commit[:SHOWN_CHARACTERS]),
+            headers=headers,
             kwargs={"out_of_turn": True} if out_of_turn else {},
             retry=False,
             ignore_result=True,

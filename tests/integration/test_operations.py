@@ -255,3 +255,58 @@ def test_metrics_are_the_same_from_every_process(env, tmp_path):
     finally:
         process.terminate()
         process.wait(20)
+
+
+# --- From the request to the push ---
+
+
+def test_a_request_can_be_followed_to_its_push(client, worker, remote):
+    """
+    The same id in the answer, the commit, the task and the push that it led to.
+    """
+    api, running = client(), worker()
+    wait_until(lambda: remote.head(), what="the first push")
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    def followed(number):
+        # A task that is still at work may take this commit along; then its push is no child of this request.
+        answer = api.put(
+            f"{PEOPLE}/jane{number}",
+            json={"slug": f"jane{number}", "name": "Jane"},
+            headers={"X-Request-Id": f"req-{number}", "traceparent": trace},
+        )
+        commit = answer.json["commit"]["hash"]
+        assert answer.headers["X-Request-Id"] == f"req-{number}"
+        wait_until(lambda: [e for e in running.events("push.done") if e["commit"] == commit], what="the push")
+        return [e for e in running.events("push.done") if e.get("request_id") == f"req-{number}"]
+
+    [done] = next(found for number in range(9) if (found := followed(number)))
+    assert done["traceparent"] == trace
+    assert done["task"]
+
+
+def test_a_retry_still_knows_its_request(client, worker, remote, tmp_path):
+    api, running = client(), worker()
+    wait_until(lambda: remote.head(), what="the first push")
+    away = remote.path.rename(tmp_path / "away.git")
+    api.put(f"{PEOPLE}/jane", json={"slug": "jane", "name": "Jane"}, headers={"X-Request-Id": "req-8"})
+    running.await_event("push.failed", count=2)
+    away.rename(remote.path)
+    assert running.await_event("push.done", count=2)["request_id"] == "req-8"
+
+
+# --- Sentry beyond pages ---
+
+
+def test_sentry_is_told_of_sweeps_and_timings_where_it_is_asked_for(client, worker, beat, sentry, env):
+    env |= {"SENTRY_CRON_MONITOR": "ferry-sweep", "SENTRY_TRACES_SAMPLE_RATE": "1", "SENTRY_DSN": sentry.dsn}
+    client()
+    worker(), beat()
+    wait_until(lambda: sentry.items("check_in"), what="a check-in", timeout_s=30)
+    check_in = sentry.items("check_in")[0]
+    assert (check_in["monitor_slug"], check_in["status"]) == ("ferry-sweep", "ok")
+    wait_until(
+        lambda: "push" in {each.get("transaction") for each in sentry.items("transaction")}, what="timings"
+    )
+    assert all(each["release"].startswith("ferry@") for each in sentry.items("transaction"))
+    assert sentry.events == []
