@@ -48,6 +48,7 @@ lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for ne
 	$(PIP_COMPILE) --output-file requirements/run.txt pyproject.toml requirements/run.in
 	$(PIP_COMPILE) --output-file requirements/dev.txt --constraint requirements/run.txt \
 	    --extra dev --extra test pyproject.toml requirements/dev.in
+	$(PIP_COMPILE) --output-file requirements/build.txt --constraint requirements/dev.txt requirements/build.in
 
 soak: $(READY) ## Ten minutes of writes while every part is killed; prints what was lost (SOAK_ARGS="--seconds 60")
 	$(BIN)/python -m tests.storm $(SOAK_ARGS)
