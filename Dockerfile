@@ -62,7 +62,7 @@ RUN apt-get update --quiet --quiet \
 COPY docker/demo-git-server /usr/local/bin/
 USER 10001:10001
 EXPOSE 2222
-HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["ferry-health", "tcp", "2222"]
+HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["ferry-health", "listens", "2222"]
 ENTRYPOINT ["tini", "--", "demo-git-server"]
 CMD []
 

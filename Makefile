@@ -18,16 +18,19 @@ READY := $(VENV)/.ferry-installed
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench lint format types lock clean
+.PHONY: help demo test image-test soak bench lint format types lock clean
 
 help: ## List the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## Show the main job: commits made over HTTP arrive at a remote
 	$(BIN)/ferry demo
 
 test: lint types $(READY) ## Run all that CI runs: lint, types, then pytest (PYTEST_ARGS="-x -k push")
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+image-test: ## Build the image, run every role and compose for real, kill each container; needs a Docker engine
+	$(PYTHON) -m tests.deployment.image
 
 lint: $(READY) ## Check the code's rules, its format, and who may import whom
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 Whether the role of this container is well: status 0, or 1 and one line.
 
 ``ferry-health`` checks the role that the entrypoint noted; ``ferry-health http URL`` and
-``ferry-health tcp PORT`` check what they name. It imports nothing of Ferry's and takes some 50 ms,
+``ferry-health listens PORT`` check what they name. It imports nothing of Ferry's and takes some 50 ms,
 for it runs every few seconds in every container.
 
 The worker and beat have one heartbeat between them, the sweep: beat sends it, a worker notes when it
@@ -12,7 +12,6 @@ took place. An old one says that beat, the broker or the worker stands still, wh
 
 import json
 import os
-import socket
 import sys
 import time
 import urllib.request
@@ -37,8 +36,8 @@ def main(arguments: list[str]) -> None:
             _sweep()
         case "http":
             _http(*target)
-        case "tcp":
-            socket.create_connection(("127.0.0.1", int(*target)), _TIMEOUT_S).close()
+        case "listens":
+            _listens(int(*target))
         # Any other command is well for as long as it runs.
 
 
@@ -51,6 +50,14 @@ def _http(url: str) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=_TIMEOUT_S):  # raises for any status that is no success
         pass
+
+
+def _listens(port: int) -> None:
+    # Looked up, not tried: sshd writes three lines of log for each connection that says nothing.
+    files = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+    sockets = [line.split() for file in files if file.exists() for line in file.read_text().splitlines()[1:]]
+    if not any(local.endswith(f":{port:04X}") and state == "0A" for _, local, _, state, *_ in sockets):
+        sys.exit(f"nothing listens on port {port}")
 
 
 def _sweep() -> None:
