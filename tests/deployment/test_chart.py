@@ -240,7 +240,10 @@ def test_helm_test_asks_the_service(manifests):
 def test_releases_share_a_redis_and_nothing_else(helm):
     values = str(CHART / "ci" / "shared-redis-values.yaml")
     names = [
-        {(each["kind"], each["metadata"]["name"]) for each in helm.render("--values", values, release=release)}
+        {
+            (each["kind"], each["metadata"]["name"])
+            for each in helm.render("--values", values, release=release)
+        }
         for release in ("town", "village")
     ]
     assert names[0] & names[1] == set()
@@ -304,7 +307,9 @@ def test_the_chart_takes_every_setting():
     open_ones, hidden = (set(schema[part]["properties"]) for part in ("settings", "secrets"))
 
     assert open_ones & hidden == set()
-    assert open_ones | hidden | OF_THE_CHART | {"GIT_SSH_COMMAND"} == KNOWN | NOT_OF_FERRY | {"GIT_SSH_COMMAND"}
+    assert open_ones | hidden | OF_THE_CHART | {"GIT_SSH_COMMAND"} == KNOWN | NOT_OF_FERRY | {
+        "GIT_SSH_COMMAND"
+    }
     # repr=False marks what may hold a secret.
     assert hidden - NOT_OF_FERRY == {spec.metadata["variable"] for spec in fields(Settings) if not spec.repr}
 
