@@ -29,8 +29,8 @@ demo: $(READY) ## Show the main job: commits made over HTTP arrive at a remote
 test: lint types $(READY) ## Run all that CI runs: lint, types, then pytest (PYTEST_ARGS="-x -k push")
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-image-test: ## Build the image, run every role and compose for real, kill each container; needs a Docker engine
-	$(PYTHON) -m tests.deployment.image
+image-test: $(READY) ## Build the image and run it, compose and the chart's pod for real; needs a Docker engine
+	$(BIN)/python -m tests.deployment.image
 
 lint: $(READY) ## Check the code's rules, its format, and who may import whom
 	$(BIN)/ruff check .

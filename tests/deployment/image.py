@@ -3,10 +3,11 @@ The image and the compose file, for real: `make image-test`, where a Docker engi
 
 Builds both images, looks at how they run, brings everything up, writes records over HTTP and finds their
 commits at the demo's git server, where they came over ssh. Then it kills each container in turn, stops the
-worker in the middle of a push, and brings up the production file. What it makes it takes away again.
+worker in the middle of a push, brings up the production file, and runs the chart's pod. What it makes it
+takes away again. Some four minutes, most of them for the images.
 
-Plain Python and no pytest, for it needs nothing of Ferry's environment. Variables: DOCKER_BUILD_ARGS goes to
-`docker build` (default: `--network=host`, which works with every engine), KEEP=1 leaves everything up.
+Variables: DOCKER_BUILD_ARGS goes to `docker build` (default: `--network=host`, which works with every
+engine), KEEP=1 leaves everything up.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import shlex
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -27,8 +29,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.deployment.helm import ROOT, fetch
+from tests.deployment.pod import Pod
+
 IMAGE, GIT_IMAGE = "ferry:image-test", "ferry-demo-git-server:image-test"
+GIT_URL = "ssh://ferry@git-server:2222/srv/git/data.git"
 BASE = "python:3.11-slim-bookworm"
 ROLES = ("api", "worker", "beat", "flower")
 SERVICES = (*ROLES, "valkey", "git-server")
@@ -112,6 +117,7 @@ class Stack:
     """
 
     def __init__(self, project: str, *options: str, **environment: str) -> None:
+        self.project = project
         self.port, self.flower_port = free_port(), free_port()
         self.token = "demo"
         self._compose = ("docker", "compose", "--project-name", project, *options)
@@ -178,6 +184,12 @@ class Stack:
         Wait until all of *commits* are on the git server.
         """
         wait_until(lambda: set(commits) <= self.arrived(), f"{when}: all {len(commits)} commits arrived")
+
+    def key_file(self, name: str) -> str:
+        """
+        Return a file that the demo's git server made for Ferry.
+        """
+        return self("exec", "-T", "git-server", "cat", f"/srv/keys/{name}") + "\n"
 
     def down(self) -> None:
         """
@@ -326,34 +338,113 @@ def stop_in_mid_push(stack: Stack) -> None:
 
 def run_production(demo: Stack) -> None:
     """
-    The production file over the same volumes, with a key, tokens and a domain of its own.
+    The production file over the same volumes, with a key, tokens and a certificate of its own.
     """
     with tempfile.TemporaryDirectory() as directory:
-        files = {}
-        for name in ("id_ed25519", "known_hosts"):
-            files[name] = Path(directory) / name
-            files[name].write_text(demo("exec", "-T", "git-server", "cat", f"/srv/keys/{name}") + "\n")
-            files[name].chmod(0o444)  # nobody here can give it to user 10001; ssh minds only keys of its own
+        files = {name: Path(directory) / name for name in ("id_ed25519", "known_hosts")}
+        for name, file in files.items():
+            file.write_text(demo.key_file(name))
+            file.chmod(0o444)  # nobody here can give it to user 10001; ssh minds only keys of its own
         Path(directory).chmod(0o755)
         demo("stop")
+        https = free_port()
+        token = "ana's own"
         stack = Stack(
             "ferry-image-test",
             *("-f", "docker-compose.yml", "-f", "compose.production.yml", "--profile", "demo"),
-            CFP_DATA_REMOTE="ssh://ferry@git-server:2222/srv/git/data.git",
+            *("--profile", "tls"),
+            CFP_DATA_REMOTE=GIT_URL,
+            CFP_API_TOKENS=f"ana:{hashlib.sha256(token.encode()).hexdigest()}",
+            CFP_ADMIN_TOKEN="an operator's own",
+            FLOWER_BASIC_AUTH="ops:flowers",
+            FERRY_DEPLOY_KEY=str(files["id_ed25519"]),
+            FERRY_KNOWN_HOSTS=str(files["known_hosts"]),
+            FERRY_HTTPS=f"127.0.0.1:{https}",
+            FERRY_HTTP=f"127.0.0.1:{free_port()}",
         )
-        stack.token = "ana's own"
-        stack.env |= {
-            "CFP_API_TOKENS": "ana:" + hashlib.sha256(stack.token.encode()).hexdigest(),
-            "CFP_ADMIN_TOKEN": "an operator's own",
-            "FLOWER_BASIC_AUTH": "ops:flowers",
-            "FERRY_DEPLOY_KEY": str(files["id_ed25519"]),
-            "FERRY_KNOWN_HOSTS": str(files["known_hosts"]),
-        }
         stack.up()
+        stack.token = token
         stack.await_commits([stack.write()], "production file")
         stack.token = "demo"
         status, _ = stack.get("/api/sheets/people/records", body={"slug": "x", "name": "x"})
         demand(status == 401, "the demo's token is refused")
+        wait_until(lambda: _answers(f"https://localhost:{https}/api/health"), "the proxy answers by TLS")
+        stack("stop")
+
+
+def _answers(url: str) -> bool:
+    # The proxy's own authority signed for localhost, which nobody trusts.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def run_the_chart(stack: Stack) -> None:
+    """
+    The chart's pod, with the git server and the broker of *stack*.
+    """
+    stack.up("git-server", "valkey")
+    cache = ROOT / ".pytest_cache" / "d" / "helm"  # where pytest keeps it, too
+    cache.mkdir(parents=True, exist_ok=True)
+    repository, _, tag = IMAGE.partition(":")
+    values = {
+        "image": {"repository": repository, "tag": tag},
+        "valkey": {"enabled": False},
+        "service": {"port": 8000},  # no service stands between here
+        "settings": {"CFP_PUSH_SWEEP_INTERVAL": 5},
+        "secrets": {
+            "CFP_DATA_REMOTE": GIT_URL,
+            "CFP_REDIS_URL": "redis://valkey:6379/0",
+            "CFP_API_TOKENS": f"demo:{hashlib.sha256(b'demo').hexdigest()}",
+        },
+        "ssh": {
+            "privateKey": stack.key_file("id_ed25519"),
+            "knownHosts": stack.key_file("known_hosts"),
+        },
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(values, file)
+        file.flush()
+        manifests = fetch(cache).render("--values", file.name)
+    pod = Pod(manifests, "town-ferry-0", run)
+    pod.remove()
+    try:
+        network = f"{stack.project}_default"
+        pod.start(
+            *(
+                "--network",
+                network,
+                "--network-alias",
+                "town-ferry",
+                "--publish",
+                f"127.0.0.1:{stack.port}:8000",
+            )
+        )
+        say("the chart's pod: the init container fetched the repository, and the others run")
+        wait_until(lambda: not pod.failing_probes(), "the chart's pod: every probe succeeds")
+        stack.token = "demo"
+        stack.await_commits([stack.write()], "the chart's pod")
+        for test in (each for each in manifests if each["kind"] == "Pod"):
+            for container in test["spec"]["containers"]:
+                command, *arguments = container["command"]
+                run(
+                    *("docker", "run", "--rm", "--network", network, "--read-only", "--entrypoint", command),
+                    *(container["image"], *arguments),
+                )
+        say("the chart's pod: `helm test` would succeed")
+        demand(pod.stop("worker") == 0, "the chart's pod: the worker ends on SIGTERM with status 0")
+    except Failed:
+        for container in pod.spec["containers"]:
+            name = pod.container(container["name"])
+            sys.stderr.write(f"--- {name}\n{run('docker', 'logs', '--tail', '20', name, check=False)}\n")
+        raise
+    finally:
+        if not os.environ.get("KEEP"):
+            pod.remove()
 
 
 def main() -> None:
@@ -375,6 +466,7 @@ def main() -> None:
         stop_in_mid_push(stack)
         stack.up()
         run_production(stack)
+        run_the_chart(stack)
     except Failed as exc:
         sys.stderr.write(stack("logs", "--tail", "20", check=False)[-6000:])
         sys.exit(f"\nimage-test failed: {exc}")

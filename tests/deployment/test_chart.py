@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deployment.conftest import CHART, ROOT
+from tests.deployment.helm import CHART, ROOT
 from worker.settings import Settings
 
 COMBINATIONS = sorted((CHART / "ci").glob("*-values.yaml"))
@@ -235,6 +236,26 @@ def test_helm_test_asks_the_service(manifests):
 
 
 # --- The chart as a whole ---
+
+
+def test_the_notes_say_what_is_missing(helm, tmp_path):
+    """
+    `helm template` prints no notes and `helm install` wants a cluster: here they are rendered as a manifest.
+    """
+    chart = shutil.copytree(CHART, tmp_path / "ferry")
+    (chart / "templates" / "NOTES.txt").rename(chart / "NOTES.txt")
+    manifest = '{kind: Notes, text: {{ tpl (.Files.Get "NOTES.txt") . | toJson }}}'
+    (chart / "templates" / "notes.yaml").write_text(manifest)
+
+    def notes(name):
+        done = helm("template", "town", str(chart), "--values", str(CHART / "ci" / f"{name}-values.yaml"))
+        (found,) = of_kind([each for each in yaml.safe_load_all(done.stdout) if each], "Notes")
+        return found["text"]
+
+    for words in ("Nobody can write", "Nobody is paged", "no key and no token"):
+        assert words in notes("minimal")
+        assert words not in notes("made-secrets")
+    assert "exec town-ferry-0 -c worker -- ferry doctor" in notes("minimal")
 
 
 def test_releases_share_a_redis_and_nothing_else(helm):

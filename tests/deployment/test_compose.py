@@ -11,7 +11,7 @@ from dataclasses import fields
 import pytest
 import yaml
 
-from tests.deployment.conftest import ROOT
+from tests.deployment.helm import ROOT
 from worker.settings import Settings
 
 KNOWN = {spec.metadata["variable"] for spec in fields(Settings)}
