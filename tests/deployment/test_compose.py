@@ -35,7 +35,7 @@ def default(text):
     """
     Return *text* as Compose reads it where no variable is set.
     """
-    return re.sub(r"\$\{\w+(?::-([^}]*)|:\?[^}]*)?\}", lambda found: found[1] or "", str(text))
+    return re.sub(r"\$\{\w+(?::-([^}]*)|:[?+][^}]*)?\}", lambda found: found[1] or "", str(text))
 
 
 @pytest.fixture
