@@ -49,6 +49,9 @@ EXPOSE 8000 5555
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["ferry-health"]
 ENTRYPOINT ["tini", "--", "ferry-entrypoint"]
 CMD ["api"]
+# Last, for it changes with every build: docker build --build-arg REVISION=$(git rev-parse HEAD) .
+ARG REVISION=unknown
+LABEL org.opencontainers.image.revision=${REVISION}
 
 # --- The demo's git server; no deployment needs it ---
 FROM ferry AS demo-git-server

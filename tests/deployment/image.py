@@ -3,8 +3,8 @@ The image and the compose file, for real: `make image-test`, where a Docker engi
 
 Builds both images, looks at how they run, brings everything up, writes records over HTTP and finds their
 commits at the demo's git server, where they came over ssh. Then it kills each container in turn, stops the
-worker in the middle of a push, brings up the production file, and runs the chart's pod. What it makes it
-takes away again. Some four minutes, most of them for the images.
+worker in the middle of a push, brings up the production file, and runs the chart's pod. Containers and
+volumes it takes away again. Some four minutes, most of them for the images.
 
 Variables: DOCKER_BUILD_ARGS goes to `docker build` (default: `--network=host`, which works with every
 engine), KEEP=1 leaves everything up.
@@ -203,7 +203,7 @@ def build() -> None:
     Build the images, and find or make those of others.
     """
     arguments = shlex.split(os.environ.get("DOCKER_BUILD_ARGS", "--network=host"))
-    run("docker", "build", *arguments, "--tag", IMAGE, ".")
+    run("docker", "build", *arguments, "--build-arg", "REVISION=a-test", "--tag", IMAGE, ".")
     run("docker", "build", *arguments, "--tag", GIT_IMAGE, "--target", "demo-git-server", ".")
     say("both images were built")
     for image, packages in STAND_INS.items():
@@ -234,7 +234,8 @@ def look_at_the_image() -> None:
     demand(
         config["User"] == "10001:10001" and config["Healthcheck"], "the image has a user and a health check"
     )
-    demand(config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0", "and labels")
+    labels = {name.rpartition(".")[2]: value for name, value in config["Labels"].items()}
+    demand((labels["licenses"], labels["revision"]) == ("Apache-2.0", "a-test"), "and labels")
     hardened = ("docker", "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop=ALL", "--network=none")
     demand("ferry" in run(*hardened, IMAGE, "ferry", "--version"), "any command runs, not only roles")
     for role in ROLES:
