@@ -149,7 +149,7 @@ def _check_file_system(state: Path) -> None:
             "mount it by NFS version 4, without nolock and local_lock"
         )
     probe = state / f"probe.{uuid.uuid4().hex}"
-    linked = probe.with_suffix(".linked")
+    linked = state / f"{probe.name}.linked"
     try:
         probe.touch()
         os.link(probe, linked)
