@@ -15,6 +15,7 @@ from worker.dossier import dossier
 from worker.errors import NonFastForward, PushError, PushFailed, PushRefused, RepositoryError, WorkerError
 from worker.failures import POLICIES, Reason, Verdict, explain
 from worker.git import Finished, Repository, end_group
+from worker.history import Landing
 from worker.ledger import Claim, Failure, Running
 from worker.logs import log
 from worker.paging import Page, page
@@ -195,6 +196,7 @@ class Attempt:
         # Without a remote-tracking ref it only seemed that the remote lacked everything.
         pushed = [] if verdict.reason == "up-to-date" else self._repository.commits_between(seen, head)
         oldest = pushed[-1] if seen and pushed else head
+        lag_s = now - self._repository.commit_time(oldest)
         log().info(
             "push.done",
             remote=self._remote,
@@ -203,9 +205,18 @@ class Attempt:
             commits=len(pushed),
             duration_ms=round(finished.duration_s * 1000),
             outcome=outcome,
-            lag_ms=round((now - self._repository.commit_time(oldest)) * 1000),
+            lag_ms=round(lag_s * 1000),
             attempt=self._number,
         )
+        if pushed:
+            self._claim.landed(
+                Landing(
+                    at=round(now, 3),
+                    lag_s=round(max(0.0, lag_s), 3),
+                    duration_s=round(finished.duration_s, 3),
+                    commits=len(pushed),
+                )
+            )
         self._succeeded(last_push_at=now, outcomes=self._claim.count(outcome))
         noun = "commit" if len(pushed) == 1 else "commits"
         return f"pushed {len(pushed)} {noun} in {finished.duration_s * 1000:.0f} ms"
