@@ -8,7 +8,7 @@ listens to the event stream and fetches its changing part anew.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any
 
 from flask import Blueprint, Response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -216,7 +216,7 @@ def _strategy() -> Strategy:
         raise Problem(
             400, "bad-request", "There is no such strategy.", f"Choose one of {', '.join(_STRATEGIES)}."
         )
-    return cast(Strategy, strategy)
+    return strategy
 
 
 def _back(done: str | None = None) -> ResponseReturnValue:

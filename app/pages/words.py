@@ -63,7 +63,8 @@ def duration(seconds: float) -> str:
     """
     if seconds < 10:
         return f"{max(0.0, seconds):.1f} s"
-    whole, said = int(seconds), []
+    whole = int(seconds)
+    said: list[tuple[int, str]] = []
     for size, unit in _UNITS:
         if whole >= size or said:
             said.append((whole // size, unit))
