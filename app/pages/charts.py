@@ -19,6 +19,7 @@ HOURS = 6
 WIDTH, HEIGHT = 360, 96
 _BUCKET_S = 600
 _LEFT, _RIGHT, _TOP, _FOOT = 44, 4, 8, 78
+_LAST_LABEL = WIDTH - 15  # half of one, or it would be cut off
 _SHORTEST_S = 0.1
 # A lag is a blink or a night: on a straight scale the one would hide the other.
 _GRID = ((0.1, "0.1 s"), (1, "1 s"), (10, "10 s"), (60, "1 min"), (600, "10 min"), (3600, "1 h"),
@@ -109,7 +110,7 @@ def _bars(counts: Sequence[int]) -> tuple[Bar, ...]:
 def _hours(now: float) -> tuple[Mark, ...]:
     last = int(now // 3600) * 3600
     hours = (last - 3600 * back for back in reversed(range(HOURS)))
-    return tuple(Mark(round(_x(hour, now), 1), _hour(hour)) for hour in hours)
+    return tuple(Mark(round(min(_x(hour, now), _LAST_LABEL), 1), _hour(hour)) for hour in hours)
 
 
 def _x(at: float, now: float) -> float:

@@ -74,7 +74,7 @@ def test_queued(browser):
     _write(browser)
     page = browser.open()
     assert "origin … queued" in page.text
-    assert "Waiting 3 commits, the oldest since" in page.text
+    assert "Waiting 3 commits, the oldest for" in page.text
     assert "none answers Start one with: celery -A worker worker" in page.text
     assert "! late Beat, Redis or every worker is away." in page.text
     assert "origin: … pending" in page.text
