@@ -21,15 +21,20 @@ def smaller(png: bytes) -> bytes:
         packed += png[at + 8 : at + 8 + size] if png[at + 4 : at + 8] == b"IDAT" else b""
         at += size + 12
     lines = _unfiltered(zlib.decompress(packed), width, height, step=3 if kind == 2 else 4)
-    colours: dict[tuple[int, ...], int] = {}
-    rows = bytearray()
-    for line in lines:
-        rows.append(0)
-        for red, green, blue in zip(*line, strict=True):
-            rows.append(colours.setdefault((red | 15, green | 15, blue | 15), len(colours)))
-    palette = b"".join(map(bytes, colours))
+    pixels = [list(zip(*line, strict=True)) for line in lines]
+    # The finest step that leaves few enough colours.
+    for step in (1, 3, 7, 15, 31, 63):
+        numbers: dict[tuple[int, ...], int] = {}
+        known = {
+            colour: numbers.setdefault(tuple(part | step for part in colour), len(numbers))
+            for colour in set().union(*pixels)
+        }
+        if len(numbers) <= 256:
+            break
+    rows = b"".join(b"\0" + bytes(map(known.__getitem__, line)) for line in pixels)
+    palette = b"".join(map(bytes, numbers))
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(bytes(rows), 9)), (b"IEND", b"")]
+    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
     return png[:8] + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class Screen:
 
     driver: webdriver.Chrome
     url: str
+    closed: Path  # while it exists, origin refuses pushes
 
     def text(self) -> str:
         return str(self.driver.execute_script("return document.body.innerText"))
@@ -143,37 +145,44 @@ def driver(tmp_path):
 
 
 @pytest.fixture
-def screen(driver, tmp_path):
+def screen(driver):
     """
     The page of a deployment whose remotes are well (``mirror``), away (``archive``), and ``origin``.
     """
-    data = tmp_path / "data.git"
+    with tempfile.TemporaryDirectory(prefix="ferry-") as name:  # a short one, for the pictures
+        place = Path(name)
+        stack, output = _deployment(place), (place / "ferry.log").open("wb")
+        stack.output = output
+        try:
+            stack.start()
+            yield Screen(driver, stack.url, place / "origin.git" / "closed")
+        finally:
+            driver.get("about:blank")  # an API process that stops waits for whoever listens
+            stack.stop()
+            output.close()
+
+
+def _deployment(place: Path) -> Stack:
+    data = place / "data.git"
     make_sample_repository(data)
-    remotes = {name: Bare.init(tmp_path / f"{name}.git") for name in ("origin", "mirror")}
-    remotes["origin"].hook(
+    origin, mirror = (Bare.init(place / name) for name in ("origin.git", "mirror.git"))
+    origin.hook(
         "pre-receive",
         '[ ! -e closed ] || { echo "No pushes to main while the release is tested." >&2; exit 1; }',
     )
     history = remotes_directory(data)
     history.mkdir(parents=True)
-    for name in remotes:
+    for name in ("origin", "mirror"):
         _hours_of_work(history / f"{name}.history")
     env = {
         **clean_environment(),
         "CFP_DATA_REPO_PATH": str(data),
-        "CFP_DATA_REMOTE": str(remotes["origin"].path),
-        "CFP_DATA_MIRRORS": f"mirror={remotes['mirror'].path} archive={tmp_path / 'archive.git'}",
+        "CFP_DATA_REMOTE": str(origin.path),
+        "CFP_DATA_MIRRORS": f"mirror={mirror.path} archive={place / 'archive.git'}",
         "CFP_PUSH_BACKOFF_BASE": "300",
-        "CFP_PUSH_SWEEP_INTERVAL": "2",
+        "CFP_PUSH_SWEEP_INTERVAL": "4",
     }
-    with (tmp_path / "ferry.log").open("wb") as output:
-        stack = Stack(env, tmp_path, port=free_port(), flower_port=free_port(), output=output)
-        try:
-            stack.start()
-            yield Screen(driver, stack.url)
-        finally:
-            driver.get("about:blank")  # an API process that stops waits for whoever listens
-            stack.stop()
+    return Stack(env, place, port=free_port(), flower_port=free_port())
 
 
 def _hours_of_work(path: Path) -> None:
@@ -211,7 +220,7 @@ def test_the_page_lives_and_fits(screen, tmp_path):
     countdown = driver.find_element(By.CSS_SELECTOR, "[data-until]").text
     wait_until(lambda: driver.find_element(By.CSS_SELECTOR, "[data-until]").text != countdown, what="a tick")
 
-    (tmp_path / "origin.git" / "closed").touch()
+    screen.closed.touch()
     driver.execute_script("document.getElementById('push-1').focus()")
     screen.write("elif")
     screen.write("fay")
@@ -222,7 +231,7 @@ def test_the_page_lives_and_fits(screen, tmp_path):
 
     _look_at_it(screen, tmp_path)
 
-    (tmp_path / "origin.git" / "closed").unlink()
+    screen.closed.unlink()
     driver.find_element(By.ID, "push-1").click()
     screen.await_text("The push is queued.")
     screen.await_text("✓ idle")
@@ -233,12 +242,13 @@ def test_the_page_lives_and_fits(screen, tmp_path):
 def _look_at_it(screen, tmp_path):
     pictures = Path(PICTURES) if PICTURES else tmp_path
     pictures.mkdir(exist_ok=True)
-    for name, width, height, shown in (("status", 1180, 900, 1280), ("status-phone", 360, 780, 1180)):
+    for name, width, height, shown in (("status", 1180, 900, 1450), ("status-phone", 360, 780, 1180)):
         screen.resize(width, height)
         for scheme in ("dark", "light"):
             screen.prefer(scheme)
             assert screen.driver.execute_script(TOO_PALE) == []
         assert screen.driver.execute_script("return document.documentElement.scrollWidth") <= width
         assert screen.driver.execute_script(TOO_WIDE) == []
+        screen.await_text("! blocked")  # the sweep tries in between
         screen.picture(pictures / f"{name}.png", height=shown)
         assert (pictures / f"{name}.png").stat().st_size < 150_000
