@@ -86,13 +86,45 @@ def operator() -> None:
     """
     if services().open_access:
         return
+    admin_token()
+    if not is_admin_token(_bearer()):
+        raise _unauthorised("The token is not the admin token.")
+
+
+def admin_token() -> str:
+    """
+    Return the operators' token.
+
+    Raises:
+        Problem: 503 where none is set.
+    """
     known = services().pipeline.settings.admin_token
     if known is None:
         raise Problem(
             503, "admin-closed", "The operators' endpoints are closed.", "Set CFP_ADMIN_TOKEN to open them."
         )
-    if not hmac.compare_digest(known.encode(), _bearer().encode()):
-        raise _unauthorised("The token is not the admin token.")
+    return known
+
+
+def is_admin_token(given: str) -> bool:
+    """
+    Whether *given* is the operators' token, in a time that tells nothing of it.
+
+    Raises:
+        Problem: 503 where none is set.
+    """
+    return hmac.compare_digest(admin_token().encode(), given.encode())
+
+
+def is_operator_by_header() -> bool:
+    """
+    Whether the request carries the operators' token as a bearer token.
+
+    Raises:
+        Problem: 503 where none is set.
+    """
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return is_admin_token(token.strip()) and scheme.lower() == "bearer"
 
 
 def reloader() -> None:

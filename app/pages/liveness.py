@@ -1,0 +1,83 @@
+"""
+Whether a worker answers, without ever waiting long for the broker.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from celery import Celery
+
+_FRESH_S = 5.0
+_KNOWN_FOR_S = 20.0
+_ASK_S = 0.6  # every worker has as long to answer
+_PATIENCE_S = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """
+    What is known of the workers of this repository.
+
+    Attributes:
+        state: ``alive``, ``none`` where none answers, ``unknown`` where the broker does not.
+        names: Those that answered.
+    """
+
+    state: Literal["alive", "none", "unknown"]
+    names: tuple[str, ...] = ()
+
+
+_UNKNOWN = Workers(state="unknown")
+
+
+class Liveness:
+    """
+    Asks the workers now and then, beside the requests.
+
+    Args:
+        celery: An app that was built as a publisher.
+    """
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._changed = threading.Condition()
+        self._asking = False
+        self._asked_at = float("-inf")
+        self._answer = _UNKNOWN
+
+    def look(self) -> Workers:
+        """
+        Return what is known; waits, less than a second, only where nothing is.
+        """
+        with self._changed:
+            if not self._asking and self._age_s() > _FRESH_S:
+                self._asking = True
+                # A thread of its own: name look-ups and TLS handshakes have no timeout.
+                threading.Thread(target=self._ask, name="liveness", daemon=True).start()
+            self._changed.wait_for(lambda: self._age_s() <= _KNOWN_FOR_S, timeout=_PATIENCE_S)
+            return self._answer if self._age_s() <= _KNOWN_FOR_S else _UNKNOWN
+
+    def _age_s(self) -> float:
+        return time.monotonic() - self._asked_at
+
+    def _ask(self) -> None:
+        try:
+            answer = self._found()
+        except Exception:  # noqa: BLE001 - every broker's library has errors of its own
+            answer = _UNKNOWN
+        with self._changed:
+            self._asking, self._asked_at, self._answer = False, time.monotonic(), answer
+            self._changed.notify_all()
+
+    def _found(self) -> Workers:
+        queue = self._celery.conf.task_default_queue
+        with self._celery.connection_for_write() as connection:
+            answers = self._celery.control.inspect(timeout=_ASK_S, connection=connection).active_queues()
+        # Other repositories' workers may share the broker.
+        ours = (name for name, taken in (answers or {}).items() if queue in {each["name"] for each in taken})
+        found = tuple(sorted(ours))
+        return Workers(state="alive" if found else "none", names=found)

@@ -1,0 +1,254 @@
+"""
+``/status``: where the pushes stand and the two things to do about it, for operators with a browser.
+
+Works without JavaScript, with forms that lead back to the page. With it, the page
+listens to the event stream and fetches its changing part anew.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, Response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app import access
+from app.api import events
+from app.pages import runbook, words
+from app.pages.facts import look
+from app.pages.sessions import begin, current_session, keep, sessions
+from app.problems import Problem
+from app.services import services
+from worker.errors import RepositoryError, WorkerError
+from worker.logs import log
+from worker.reconcile import Outcome, Strategy
+
+bp = Blueprint(
+    "status",
+    __name__,
+    url_prefix="/status",
+    template_folder="templates",
+    static_folder="static",
+    static_url_path="/assets",
+)
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_ASSETS = "status.static"
+_STRATEGIES: tuple[Strategy, ...] = ("merge", "rebase", "preserve")
+# What the page says after a form, by the word in its address.
+_DONE = {
+    "queued": ("good", "The push is queued."),
+    "nothing": ("busy", "There is nothing to push."),
+    "no-broker": ("bad", "The broker did not take the push. Check Redis (CFP_REDIS_URL) and the worker."),
+}
+
+
+@bp.before_request
+def _let_in() -> ResponseReturnValue | None:
+    if request.endpoint == _ASSETS:
+        return None
+    if not services().open_access:
+        access.admin_token()
+    if request.method == "POST" and not _is_from_our_page():
+        raise Problem(
+            403,
+            "form-expired",
+            "The form was not sent from this page, or the page is too old.",
+            "Open /status anew and repeat it.",
+        )
+    if request.endpoint == "status.sign_in" or _may_enter():
+        return None
+    return _sign_in_form()
+
+
+def _is_from_our_page() -> bool:
+    return sessions().is_form_token(current_session(), request.form.get("form_token", ""))
+
+
+def _may_enter() -> bool:
+    return services().open_access or current_session().signed_in or access.is_operator_by_header()
+
+
+def _sign_in_form(*, refused: bool = False) -> ResponseReturnValue:
+    return _page("sign_in", refused=refused), 401, {"WWW-Authenticate": 'Bearer realm="ferry"'}
+
+
+@bp.after_request
+def _finish(response: Response) -> Response:
+    response.headers.update(_HEADERS)
+    if request.endpoint != _ASSETS:
+        response.headers["Cache-Control"] = "no-store"
+        keep(response)
+    return response
+
+
+@bp.get("")
+def show() -> ResponseReturnValue:
+    """
+    Show the page, or the form that asks for the admin token.
+    """
+    settings = services().pipeline.settings
+    is_public = settings.api_read == "open" or services().open_access
+    return _page(
+        "page",
+        facts=look(services()),
+        events=url_for("events.stream" if is_public else "status.stream"),
+        done=_DONE.get(request.args.get("done", "")),
+    )
+
+
+@bp.get("/live")
+def live() -> ResponseReturnValue:
+    """
+    Return the part of the page that changes.
+    """
+    return _page("live", facts=look(services()))
+
+
+@bp.get("/events")
+def stream() -> Response:
+    """
+    Stream ``/api/events`` to a browser that is signed in; it cannot send a bearer token there.
+    """
+    return events.stream()
+
+
+@bp.get("/runbook")
+def show_runbook() -> ResponseReturnValue:
+    """
+    Show what to do, reason by reason.
+    """
+    return _page("runbook", sections=runbook.sections())
+
+
+@bp.post("/sign-in")
+def sign_in() -> ResponseReturnValue:
+    """
+    Take the admin token, and remember for some hours that it was given.
+    """
+    # Under open access nobody was asked, and there may be no token.
+    if not services().open_access:
+        if not access.is_admin_token(request.form.get("token", "").strip()):
+            log().warning("status.sign_in_refused", address=request.remote_addr)
+            return _sign_in_form(refused=True)
+        begin(signed_in=True)
+    return _back()
+
+
+@bp.post("/sign-out")
+def sign_out() -> ResponseReturnValue:
+    """
+    Forget this browser.
+    """
+    begin(signed_in=False)
+    return _back()
+
+
+@bp.post("/push")
+def push() -> ResponseReturnValue:
+    """
+    Queue a push to the remote that the form names, or to all, ahead of any retry that is scheduled.
+    """
+    only = _remote() if request.form.get("remote") else None
+    head = services().pipeline.repository.head()
+    if head is None or not services().pipeline.settings.remotes:
+        return _back("nothing")
+    taken = services().push_queue.enqueue_push(head, out_of_turn=True, only=only)
+    return _back("queued" if taken else "no-broker")
+
+
+@bp.post("/reconcile")
+def reconcile() -> ResponseReturnValue:
+    """
+    Say what joining both sides would come to; done only where that was shown before, and is still so.
+    """
+    remote, strategy = _remote(), _strategy()
+    try:
+        outcome = services().pipeline.reconciler.reconcile(remote, strategy, dry_run=True)
+        shown = request.form.get("shown")
+        is_done = shown == _plan(outcome) and _is_worth_doing(outcome)
+        if is_done:
+            outcome = services().pipeline.reconciler.reconcile(remote, strategy)
+            if outcome.after and outcome.state != "fetch-failed":
+                services().push_queue.enqueue_push(outcome.after, out_of_turn=True)
+    except WorkerError as exc:
+        return _message(HTTPStatus.SERVICE_UNAVAILABLE, f"Not reconciled with {remote}", str(exc))
+    return _page(
+        "outcome",
+        outcome=outcome,
+        meaning=words.JOINED[outcome.state],
+        is_done=is_done,
+        has_changed=shown is not None and not is_done,
+        is_worth_doing=_is_worth_doing(outcome),
+        plan=_plan(outcome),
+        strategy=strategy,
+        strategies=_STRATEGIES,
+    )
+
+
+def _plan(outcome: Outcome) -> str:
+    # Our own head is no part of it: writers go on, and what they add is joined as well.
+    return f"{outcome.state} {outcome.remote_head}"
+
+
+def _is_worth_doing(outcome: Outcome) -> bool:
+    return outcome.before != outcome.after
+
+
+def _remote() -> str:
+    remote = request.form.get("remote", "")
+    if remote not in services().pipeline.settings.remotes:
+        raise Problem(404, "remote-not-found", "No such remote is configured.", "Open /status anew.")
+    return remote
+
+
+def _strategy() -> Strategy:
+    strategy = request.form.get("strategy", "merge")
+    if strategy not in _STRATEGIES:
+        raise Problem(
+            400, "bad-request", "There is no such strategy.", f"Choose one of {', '.join(_STRATEGIES)}."
+        )
+    return strategy
+
+
+def _back(done: str | None = None) -> ResponseReturnValue:
+    return redirect(url_for("status.show", done=done), HTTPStatus.SEE_OTHER)
+
+
+def _page(name: str, **values: Any) -> str:
+    session = current_session()
+    return render_template(
+        f"status/{name}.html",
+        **values,
+        words=words,
+        form_token=sessions().form_token(session),
+        is_signed_in=session.signed_in and not services().open_access,
+    )
+
+
+def _message(status: int, title: str, detail: str, hint: str = "") -> ResponseReturnValue:
+    return _page("message", title=title, detail=detail, hint=hint), status
+
+
+@bp.errorhandler(Problem)
+def _problem(problem: Problem) -> ResponseReturnValue:
+    if "text/html" not in request.headers.get("Accept", ""):
+        return problem.response()
+    title = f"{problem.status} {HTTPStatus(problem.status).phrase}"
+    return _message(problem.status, title, problem.detail, problem.hint)
+
+
+@bp.errorhandler(RepositoryError)
+def _repository_error(error: RepositoryError) -> ResponseReturnValue:
+    log().error("api.repository_failed", error=str(error), method=request.method, path=request.path)
+    return _message(
+        HTTPStatus.SERVICE_UNAVAILABLE, "The data repository cannot be read", str(error), "Try: ferry doctor"
+    )

@@ -1,0 +1,254 @@
+"""
+The status page in a real browser, over a real deployment with one remote in each kind of trouble.
+
+To make the pictures in the documentation anew:
+
+    FERRY_PICTURES=docs/images make test PYTEST_ARGS="-k status_in_browser"
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+
+from app.dev import Stack, free_port
+from app.sample import make_sample_repository
+from tests.parts import Bare, clean_environment, wait_until
+from tests.png import smaller
+from worker.history import Landing, remember
+from worker.prepare import remotes_directory
+
+PICTURES = os.environ.get("FERRY_PICTURES")
+
+# Of every element with text of its own: its contrast with the nearest ground, where that is too little.
+TOO_PALE = """
+const rgb = (text) => text.match(/[0-9.]+/g).map(Number);
+const light = (colour) => {
+  const linear = (c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+  const [r, g, b] = colour.map((c) => linear(c / 255));
+  return .2126 * r + .7152 * g + .0722 * b;
+};
+const ground = (element) => {
+  for (let each = element; each; each = each.parentElement) {
+    const colour = rgb(getComputedStyle(each).backgroundColor);
+    if (colour.length === 3 || colour[3] > 0) return colour;
+  }
+  return [255, 255, 255];
+};
+return [...document.querySelectorAll("main *, header *")]
+  .filter((each) => [...each.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
+  .filter((each) => each.getClientRects().length)
+  .map((each) => {
+    const style = getComputedStyle(each);
+    const ink = rgb(each instanceof SVGElement ? style.fill : style.color);
+    const [more, less] = [light(ink), light(ground(each))].sort((a, b) => b - a);
+    return [each.textContent.trim().slice(0, 40), (more + .05) / (less + .05)];
+  })
+  .filter(([, contrast]) => contrast < 4.5);
+"""
+TOO_WIDE = """
+return [...document.querySelectorAll("body *")]
+  .filter((each) => !each.closest("pre, .skip") && each.getBoundingClientRect().right > innerWidth + 1)
+  .map((each) => each.outerHTML.slice(0, 120));
+"""
+
+
+@dataclass
+class Screen:
+    """
+    One browser, and the deployment that it looks at.
+    """
+
+    driver: webdriver.Chrome
+    url: str
+    closed: Path  # while it exists, origin refuses pushes
+
+    def text(self) -> str:
+        return str(self.driver.execute_script("return document.body.innerText"))
+
+    def await_text(self, *needed: str) -> None:
+        wait_until(
+            lambda: all(each in self.text() for each in needed), timeout_s=20, what=f"{needed} on the page"
+        )
+
+    def write(self, slug: str) -> str:
+        request = urllib.request.Request(
+            f"{self.url}/api/sheets/people/records",
+            data=json.dumps({"slug": slug, "name": slug.title()}).encode(),
+            headers={"Commit-Message": f"{slug.title()}%20moves%20in"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return str(json.load(response)["commit"]["hash"])
+
+    def resize(self, width: int, height: int) -> None:
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
+
+    def prefer(self, scheme: str) -> None:
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def picture(self, path: Path, *, height: int) -> None:
+        """
+        Save what is seen, down to *height*.
+        """
+        width = self.driver.execute_script("return innerWidth")
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        taken = self.driver.execute_cdp_cmd(
+            "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip}
+        )
+        path.write_bytes(smaller(base64.b64decode(taken["data"])))
+
+
+@pytest.fixture
+def driver(tmp_path):
+    """
+    A headless Chromium.
+    """
+    browser, control = shutil.which("chromium"), shutil.which("chromedriver")
+    if not browser or not control:
+        missing = "chromium or chromedriver is missing: apt install chromium chromium-driver"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    options = Options()
+    options.binary_location = browser
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",  # Chromium refuses to run as root with one
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path / 'chromium'}",
+    ):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(
+        options=options, service=Service(control, log_output=str(tmp_path / "driver.log"))
+    )
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def screen(driver):
+    """
+    The page of a deployment whose remotes are well (``mirror``), away (``archive``), and ``origin``.
+    """
+    with tempfile.TemporaryDirectory(prefix="ferry-") as name:  # a short one, for the pictures
+        place = Path(name)
+        stack, output = _deployment(place), (place / "ferry.log").open("wb")
+        stack.output = output
+        try:
+            stack.start()
+            yield Screen(driver, stack.url, place / "origin.git" / "closed")
+        finally:
+            driver.get("about:blank")  # an API process that stops waits for whoever listens
+            stack.stop()
+            output.close()
+
+
+def _deployment(place: Path) -> Stack:
+    data = place / "data.git"
+    make_sample_repository(data)
+    origin, mirror = (Bare.init(place / name) for name in ("origin.git", "mirror.git"))
+    origin.hook(
+        "pre-receive",
+        '[ ! -e closed ] || { echo "No pushes to main while the release is tested." >&2; exit 1; }',
+    )
+    history = remotes_directory(data)
+    history.mkdir(parents=True)
+    for name in ("origin", "mirror"):
+        _hours_of_work(history / f"{name}.history")
+    env = {
+        **clean_environment(),
+        "CFP_DATA_REPO_PATH": str(data),
+        "CFP_DATA_REMOTE": str(origin.path),
+        "CFP_DATA_MIRRORS": f"mirror={mirror.path} archive={place / 'archive.git'}",
+        "CFP_PUSH_BACKOFF_BASE": "300",
+        "CFP_PUSH_SWEEP_INTERVAL": "4",
+    }
+    return Stack(env, place, port=free_port(), flower_port=free_port())
+
+
+def _hours_of_work(path: Path) -> None:
+    """
+    Write the history of a morning with one slow hour, so that there is something to draw.
+    """
+    now, chance = time.time(), random.Random(path.name)  # noqa: S311 - a picture
+    for minutes in sorted(chance.sample(range(1, 350), 160), reverse=True):
+        usual_s = 40.0 if 95 < minutes < 150 else 0.4
+        remember(
+            path,
+            Landing(
+                at=now - 60 * minutes,
+                lag_s=chance.lognormvariate(0, 0.6) * usual_s,
+                duration_s=0.1,
+                commits=chance.randint(1, 4),
+            ),
+        )
+
+
+def test_the_page_lives_and_fits(screen, tmp_path):
+    """
+    A commit appears without a reload, the countdown ticks, a phone shows all of it, and nothing is too pale.
+    """
+    driver = screen.driver
+    driver.get(f"{screen.url}/status")
+    driver.execute_script("window.sameDocument = true")
+    for name in ("ana", "bea", "cleo"):
+        screen.write(name)
+    screen.await_text("dev: POST /api/sheets/people/records", "mirror: ✓ pushed", "Live.")
+    commit = screen.write("dana")
+    screen.await_text(commit[:10])
+    screen.await_text("origin: ✓ pushed", "archive: … pending", "↻ retrying", "✓ alive")
+
+    countdown = driver.find_element(By.CSS_SELECTOR, "[data-until]").text
+    wait_until(lambda: driver.find_element(By.CSS_SELECTOR, "[data-until]").text != countdown, what="a tick")
+
+    screen.closed.touch()
+    driver.execute_script("document.getElementById('push-1').focus()")
+    screen.write("elif")
+    screen.write("fay")
+    screen.await_text("! blocked", "origin: a person is needed.", "ferry push explain --find --remote origin")
+    assert driver.execute_script("return document.activeElement.id") == "push-1"
+    assert driver.execute_script("return window.sameDocument") is True
+    assert driver.title.startswith("origin: a person is needed.")
+
+    _look_at_it(screen, tmp_path)
+
+    screen.closed.unlink()
+    driver.find_element(By.ID, "push-1").click()
+    screen.await_text("The push is queued.")
+    screen.await_text("✓ idle")
+    wait_until(lambda: "! blocked" not in screen.text(), what="the end of the trouble")
+    assert [line for line in driver.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def _look_at_it(screen, tmp_path):
+    pictures = Path(PICTURES) if PICTURES else tmp_path
+    pictures.mkdir(exist_ok=True)
+    for name, width, height, shown in (("status", 1180, 900, 1450), ("status-phone", 360, 780, 1180)):
+        screen.resize(width, height)
+        for scheme in ("dark", "light"):
+            screen.prefer(scheme)
+            assert screen.driver.execute_script(TOO_PALE) == []
+        assert screen.driver.execute_script("return document.documentElement.scrollWidth") <= width
+        assert screen.driver.execute_script(TOO_WIDE) == []
+        screen.await_text("! blocked")  # the sweep tries in between
+        screen.picture(pictures / f"{name}.png", height=shown)
+        assert (pictures / f"{name}.png").stat().st_size < 150_000

@@ -1,0 +1,496 @@
+"""
+The operators' page, as somebody sees it whose browser runs no JavaScript.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from app import create_app
+from app.pages.sessions import LASTS_S, Sessions
+from tests.pages import Browser
+from tests.parts import Bare, wait_until
+from worker.failures import POLICIES
+from worker.prepare import remotes_directory
+
+TOKEN = "correct horse battery staple"
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\" ' & {{ 7 * 7 }}"
+
+
+@pytest.fixture
+def browser(client):
+    return Browser(client())
+
+
+@pytest.fixture
+def guarded(env):
+    """
+    Somebody before a deployment that asks for CFP_ADMIN_TOKEN.
+    """
+    return Browser(create_app({**env, "CFP_ADMIN_TOKEN": TOKEN}).test_client())
+
+
+def _write(browser, slug="jane", **record):
+    answer = browser.client.put(
+        f"/api/sheets/people/records/{slug}", json={"slug": slug, "name": "Jane", **record}
+    )
+    assert answer.status_code in (200, 201), answer.text
+    return answer.json["commit"]["hash"]
+
+
+def _shows(browser, *needed):
+    """
+    Wait until the page says all of *needed*, and return it.
+    """
+
+    def look():
+        page = browser.open()
+        return page if all(words in page.text for words in needed) else None
+
+    return wait_until(look, what=f"a page with {needed}")
+
+
+# --- The six states, in words ---
+
+
+def test_disabled(env):
+    del env["CFP_DATA_REMOTE"]
+    page = Browser(create_app(env, open_access=True).test_client()).open()
+    assert "origin – disabled No remote is configured" in page.text
+    assert [form.button for form in page.forms] == []
+
+
+def test_queued(browser):
+    """
+    Without a worker the commits wait, and the page says who is missing.
+    """
+    _write(browser)
+    page = browser.open()
+    assert "origin … queued" in page.text
+    assert "Waiting 3 commits, the oldest for" in page.text
+    assert "none answers Start one with: celery -A worker worker" in page.text
+    assert "! late Beat, Redis or every worker is away." in page.text
+    assert "origin: … pending" in page.text
+    assert "Last push none yet" in page.text
+
+
+def test_idle(browser, worker, beat):
+    running, _ = worker(), beat()
+    commit = _write(browser)
+    running.await_event("push.done")
+    page = _shows(browser, "origin ✓ idle", "Beat ✓ alive")
+    assert "Every commit is on every remote." in page.text
+    assert "Worker ✓ alive celery@" in page.text
+    assert f"{commit[:10]} by dev" in page.text
+    assert "origin: ✓ pushed" in page.text
+    assert "pending" not in page.text
+    assert re.search(r"Last push \d+\.\d s ago", page.text)
+    assert re.search(r"Repository \d+ KiB: 0 packs", page.text)
+
+
+def test_pushing(browser, worker, remote):
+    remote.hook("pre-receive", "while [ ! -e go ]; do sleep 0.05; done")
+    worker()
+    _write(browser)
+    try:
+        assert "A push runs." in _shows(browser, "origin ↑ pushing").text
+    finally:
+        (remote.path / "go").touch()
+    _shows(browser, "origin ✓ idle")
+
+
+def test_retrying(browser, worker, env, remote, tmp_path):
+    """
+    The next attempt is counted down to, also where no script counts.
+    """
+    env["CFP_PUSH_BACKOFF_BASE"], env["CFP_PUSH_BACKOFF_CAP"] = "60", "60"
+    remote.path.rename(tmp_path / "away.git")
+    worker()
+    _write(browser)
+    page = _shows(browser, "origin ↻ retrying")
+    assert re.search(r"Next attempt in \d+ s ?, attempt 2", page.text)
+    assert "Last error: not-found" in page.text
+    assert "origin: pushing fails, and is tried again." in page.text
+    assert any("data-until" in attributes for _, attributes in page.tags)
+
+
+def test_blocked_says_why_and_what_to_do(browser, worker, remote, data):
+    remote.hook("pre-receive", 'echo "the town hall is closed <b>today</b>" >&2; exit 1')
+    worker()
+    _write(browser)
+    page = _shows(browser, "origin ! blocked")
+    assert "A person is needed; commits are kept and wait." in page.text
+    assert "Last error: rejected" in page.text
+    assert "the town hall is closed" in page.text
+    assert "Change the remote's rule, or the commit that breaks it" in page.text
+    for command in ("ferry push explain --find --remote origin", "ferry push now --remote origin"):
+        assert command in page.text
+    assert "<b>today" not in browser.answer.text
+    links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
+    assert "/status/runbook#rejected" in links
+    assert "The remote understood the push and refuses it" in browser.open("/status/runbook").text
+
+
+def test_every_reason_is_in_the_runbook(browser):
+    ids = {attributes.get("id") for _, attributes in browser.open("/status/runbook").tags}
+    assert set(POLICIES) <= ids
+
+
+# --- The buttons ---
+
+
+def test_push_now_goes_ahead_of_a_retry(browser, worker, env, remote, tmp_path):
+    env["CFP_PUSH_BACKOFF_BASE"], env["CFP_PUSH_BACKOFF_CAP"] = "60", "60"
+    remote.path.rename(tmp_path / "away.git")
+    worker()
+    commit = _write(browser)
+    page = _shows(browser, "retrying")
+    (tmp_path / "away.git").rename(remote.path)
+    done = browser.press(page, "Push now", carrying={"remote": "origin"})
+    assert "The push is queued." in done.text
+    assert browser.answer.request.path == "/status"
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")
+
+
+def test_two_remotes_are_pushed_together_or_one_by_one(env, worker, remote, tmp_path):
+    mirror = Bare.init(tmp_path / "mirror.git")
+    env["CFP_DATA_MIRRORS"] = f"mirror={mirror.path}"
+    browser = Browser(create_app(env, open_access=True).test_client())
+    queued = browser.client.application.extensions["ferry"].pipeline.celery
+    sent = []
+    queued.send_task = lambda name, args, kwargs, **_: sent.append((name, args[0], kwargs))
+    page = browser.open()
+    assert "mirror … queued" in page.text
+    browser.press(page, "Push now", carrying={"remote": "mirror"})
+    assert sent == [("push", "mirror", {"out_of_turn": True})]
+    browser.press(page, "Push all now")
+    assert [remote for _, remote, _ in sent[1:]] == ["origin", "mirror"]
+
+
+def test_a_broker_that_is_away_is_said(env):
+    env["CFP_REDIS_URL"] = "redis://127.0.0.1:1/0"
+    browser = Browser(create_app(env, open_access=True).test_client())
+    page = browser.open()
+    assert "unknown Redis did not answer in time." in page.text
+    assert "The broker did not take the push." in browser.press(page, "Push now").text
+
+
+@pytest.fixture
+def diverged(browser, worker, remote, tmp_path):
+    """
+    Both sides with a commit of their own; returns ours and theirs.
+    """
+
+    def diverge(theirs_text='name = "Joe"\nslug = "joe"\n', slug="joe", **ours):
+        running = worker()
+        browser.press(browser.open(), "Push now")
+        _shows(browser, "origin ✓ idle")
+        clone = tmp_path / "clone"
+        subprocess.run(["git", "clone", "-q", str(remote.path), str(clone)], check=True)
+        git = Bare(clone).git
+        (clone / "people" / f"{slug}.toml").write_text(theirs_text)
+        git("add", ".")
+        git("commit", "-qm", f"Edit {slug} by hand {HOSTILE}")
+        git("push", "-q", "origin", "HEAD:main")
+        commit = _write(browser, **ours)
+        running.await_event("push.blocked")
+        return commit, git("rev-parse", "HEAD")
+
+    return diverge
+
+
+def test_reconcile_shows_first_and_then_does_it(browser, diverged, remote):
+    ours, theirs = diverged()
+    page = _shows(browser, "origin ! blocked", "Rescue branch rescue/main-")
+    planned = browser.press(page, "Reconcile: dry run")
+    assert "Dry run: main and origin" in planned.text
+    assert "✓ merged One merge commit holds both sides. Nothing was changed yet." in planned.text
+    assert "Only here: 1 commit" in planned.text
+    assert "by Stranger <stranger@example.org>" in planned.text
+    assert "<script>alert" not in browser.answer.text
+    assert remote.head() == theirs
+    done = browser.press(planned, "Reconcile now (merge)")
+    assert "Reconciled: main and origin" in done.text
+    wait_until(lambda: remote.has(ours) and remote.has(theirs), what="both on the remote")
+    _shows(browser, "origin ✓ idle")
+
+
+def test_what_the_remote_got_meanwhile_is_shown_before_anything_is_done(browser, diverged, remote, data):
+    diverged()
+    planned = browser.press(browser.open(), "Reconcile: dry run")
+    before = data.head()
+    remote.commit("later")
+    again = browser.press(planned, "Reconcile now (merge)")
+    assert "The remote has changed meanwhile. Nothing was done" in again.text
+    assert data.head() == before
+    assert "Reconciled:" in browser.press(again, "Reconcile now (merge)").text
+
+
+def test_a_conflict_is_named_and_has_another_way_out(browser, diverged, remote):
+    ours, _ = diverged(
+        'email = "theirs@example.org"\nname = "Jane"\nslug = "jane"\n', slug="jane", email="ours@example.org"
+    )
+    planned = browser.press(browser.open(), "Reconcile: dry run")
+    assert "! conflict Both sides changed the same thing." in planned.text
+    assert "people/jane.toml: email" in planned.text
+    assert "Reconcile now (merge)" not in [form.button for form in planned.forms]
+    preserve = browser.press(planned, "Dry run: preserve")
+    done = browser.press(preserve, "Reconcile now (preserve)")
+    kept_as = re.search(r"conflicts/\w+", done.text)[0]
+    assert remote.git("rev-parse", kept_as) == ours
+
+
+def test_a_reconcile_that_cannot_be_done_says_why(browser, remote, tmp_path, data):
+    remote.path.rename(tmp_path / "away.git")
+    assert "fetch-failed" in browser.press(browser.open(), "Reconcile: dry run").text
+    (tmp_path / "away.git").rename(remote.path)
+    remotes = remotes_directory(data.path)
+    ledger = browser.client.application.extensions["ferry"].pipeline.ledger
+    settings = browser.client.application.extensions["ferry"].pipeline.reconciler
+    settings._timeout_s = 0.2
+    with ledger.claim("origin") as claim:
+        assert claim
+        page = browser.press(browser.open(), "Reconcile: dry run")
+    assert browser.answer.status_code == 503
+    assert "a push to origin has not ended" in page.text
+    assert (remotes / "origin.lock").exists()
+
+
+@pytest.mark.parametrize("field", ["remote", "strategy"])
+def test_a_form_with_made_up_values_does_nothing(browser, field):
+    form = browser.open().form("Reconcile: dry run")
+    answer = browser.client.post(form.action, data={**form.fields, field: "--force"})
+    assert answer.status_code == (404 if field == "remote" else 400)
+
+
+# --- Who gets in ---
+
+
+def test_signing_in_and_out(guarded):
+    form = guarded.open()
+    assert guarded.answer.status_code == 401
+    assert "origin" not in form.text
+    assert guarded.open("/status/live").text == form.text
+    page = guarded.press(form, "Sign in", token=TOKEN)
+    assert "origin … queued" in page.text
+    assert TOKEN not in guarded.answer.text
+    assert "The push is queued." in guarded.press(page, "Push now").text
+    left = guarded.press(page, "Sign out")
+    assert guarded.answer.status_code == 401
+    assert "Sign in" in left.text
+    assert guarded.client.post("/status/push", data=page.form("Push now").fields).status_code == 403
+
+
+def test_a_wrong_token_is_refused(guarded):
+    for token in ("", "wrong", TOKEN[:-1], f"{TOKEN} x", "ä\udcff".encode("utf-8", "surrogatepass")):
+        page = guarded.press(guarded.open(), "Sign in", token=token)
+        assert guarded.answer.status_code == 401
+        assert "That is not the admin token." in page.text
+    assert guarded.open().form("Sign in")
+
+
+def test_a_bearer_token_works_as_well(guarded):
+    header = {"Authorization": f"Bearer {TOKEN}"}
+    page = guarded.open(headers=header)
+    assert guarded.answer.status_code == 200
+    form = page.form("Push now")
+    assert guarded.client.post(form.action, data=form.fields, headers=header).status_code == 303
+    assert guarded.client.post(form.action, data=form.fields).status_code == 401
+    for wrong in (f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer"):
+        assert guarded.client.get("/status", headers={"Authorization": wrong}).status_code == 401
+
+
+def test_without_an_admin_token_it_is_closed(env):
+    closed = create_app(env).test_client()
+    for address in ("/status", "/status/live", "/status/runbook", "/status/events"):
+        answer = closed.get(address)
+        assert (answer.status_code, answer.json["code"]) == (503, "admin-closed")
+    answer = closed.get("/status", headers={"Accept": "text/html"})
+    assert answer.status_code == 503
+    assert "Set CFP_ADMIN_TOKEN to open them." in answer.text
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_cookie_is_for_this_page_alone(guarded, scheme):
+    for headers in ({}, {"X-Forwarded-Proto": "https"}):
+        answer = guarded.client.get("/status", base_url=f"{scheme}://localhost", headers=headers)
+        cookie = answer.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        assert "Path=/status" in cookie
+        assert f"Max-Age={LASTS_S}" in cookie
+        assert ("Secure" in cookie) == (scheme == "https" or bool(headers))
+        guarded.client.delete_cookie("ferry_status", path="/status")
+
+
+def test_signing_in_makes_a_new_session(guarded):
+    """
+    Whoever planted a cookie beforehand is not signed in by it.
+    """
+    form = guarded.open()
+    planted = guarded.client.get_cookie("ferry_status", path="/status").value
+    guarded.press(form, "Sign in", token=TOKEN)
+    own = guarded.client.get_cookie("ferry_status", path="/status").value
+    sessions = Sessions(TOKEN)
+    assert sessions.read(planted).name != sessions.read(own).name
+    assert not sessions.read(planted).signed_in
+
+
+def test_a_new_admin_token_signs_everybody_out(env, guarded, monkeypatch):
+    guarded.press(guarded.open(), "Sign in", token=TOKEN)
+    cookie = guarded.client.get_cookie("ferry_status", path="/status").value
+    assert Sessions(TOKEN).read(cookie).signed_in
+    assert Sessions("another").read(cookie) is None
+    assert Sessions(TOKEN).read(cookie[:-2]) is None
+    later = time.time() + LASTS_S + 60
+    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: later)
+    assert Sessions(TOKEN).read(cookie) is None
+
+
+def test_another_process_of_the_same_deployment_knows_the_session(env, guarded):
+    guarded.press(guarded.open(), "Sign in", token=TOKEN)
+    cookie = guarded.client.get_cookie("ferry_status", path="/status").value
+    other = create_app({**env, "CFP_ADMIN_TOKEN": TOKEN}).test_client()
+    other.set_cookie("ferry_status", cookie, path="/status")
+    assert other.get("/status").status_code == 200
+
+
+@pytest.mark.parametrize("address", ["push", "reconcile", "sign-in", "sign-out"])
+@pytest.mark.parametrize("who", ["browser", "guarded"])
+def test_every_form_needs_the_token_of_its_session(request, env, who, address):
+    browser = request.getfixturevalue(who)
+    browser.open()
+    [stranger] = [
+        form
+        for form in Browser(browser.client.application.test_client()).open().forms
+        if form.button in ("Push now", "Sign in")
+    ]
+    for token in (None, "", "x", stranger.fields["form_token"]):
+        fields = {"remote": "origin", "token": TOKEN, **({} if token is None else {"form_token": token})}
+        answer = browser.client.post(f"/status/{address}", data=fields)
+        assert (answer.status_code, answer.json["code"]) == (403, "form-expired")
+
+
+# --- What a page may do, and what it may not ---
+
+ADDRESSES = ["/status", "/status/live", "/status/runbook", "/status/assets/status.js"]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("who", ["browser", "guarded"])
+def test_the_headers_are_strict(request, who, address):
+    browser = request.getfixturevalue(who)
+    browser.open(address)
+    headers = browser.answer.headers
+    assert headers["Content-Security-Policy"] == (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    if not address.endswith(".js"):
+        assert headers["Cache-Control"] == "no-store"
+
+
+def test_nothing_is_inline_and_nothing_comes_from_elsewhere(browser, worker):
+    worker()
+    _write(browser)
+    page = _shows(browser, "origin ✓ idle")
+    for tag, attributes in page.tags:
+        assert tag != "style"
+        assert "style" not in attributes
+        assert not [name for name in attributes if name.startswith("on")]
+        if tag == "script":
+            assert attributes["src"] == "/status/assets/status.js"
+        for name in ("src", "href", "action"):
+            assert (attributes.get(name) or "/").startswith(("/", "#"))
+            assert not (attributes.get(name) or "").startswith("//")
+
+
+def test_no_javascript_is_needed(browser, worker):
+    """
+    The page is whole as the server sends it, and loads itself anew.
+    """
+    worker()
+    _write(browser)
+    page = _shows(browser, "origin ✓ idle", "Lag from commit to remote", "brought")
+    refresh = [attributes for tag, attributes in page.tags if tag == "meta" and "http-equiv" in attributes]
+    assert [attributes["content"] for attributes in refresh] == ["15; url=/status"]
+    inside = browser.answer.text.partition("<noscript>")[2].partition("</noscript>")[0]
+    assert 'http-equiv="refresh"' in inside
+    assert all(form.button for form in page.forms)
+
+
+def test_a_hostile_commit_stays_text(browser, data):
+    tree = data.git("rev-parse", "main^{tree}")
+    commit = data.git(
+        "-c", f"user.name={HOSTILE}", "commit-tree", "-p", "main", "-m", f"{HOSTILE}\n\nmore", tree
+    )  # fmt: skip
+    data.git("update-ref", "refs/heads/main", commit)
+    page = browser.open()
+    assert HOSTILE in page.text
+    assert "<script>alert" not in browser.answer.text
+    assert "<img" not in browser.answer.text
+    assert "49" not in page.text.partition(HOSTILE)[0][-10:]
+
+
+def test_nothing_secret_is_shown(env, worker, remote):
+    env["CFP_DATA_REMOTE"] = "https://ana:hunter2@127.0.0.1:1/data.git"
+    env["CFP_ADMIN_TOKEN"] = TOKEN
+    browser = Browser(create_app(env, open_access=True).test_client())
+    worker()
+    _write(browser)
+    _shows(browser, "Last error: network")
+    for secret in ("hunter2", TOKEN, env["CFP_REDIS_URL"]):
+        assert secret not in browser.answer.text
+
+
+# --- When something is amiss ---
+
+
+def test_a_redis_that_hangs_does_not_hang_the_page(env, own_valkey):
+    env["CFP_REDIS_URL"] = f"redis://127.0.0.1:{own_valkey.port}/0"
+    browser = Browser(create_app(env, open_access=True).test_client())
+    os.kill(own_valkey.pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        page = browser.open()
+        assert time.monotonic() - begun < 2
+        assert "Worker ? unknown Redis did not answer in time." in page.text
+        begun = time.monotonic()
+        browser.press(page, "Push now")
+        assert time.monotonic() - begun < 2
+    finally:
+        os.kill(own_valkey.pid, signal.SIGCONT)
+
+
+def test_a_worker_of_another_repository_is_not_ours(env, worker, tmp_path, data):
+    """
+    They may share one broker.
+    """
+    other = Bare.copy(data.path, tmp_path / "other.git")
+    worker()
+    with contextlib.suppress(subprocess.CalledProcessError):
+        other.git("config", "--unset", "ferry.id")
+    app = create_app({**env, "CFP_DATA_REPO_PATH": str(other.path)}, open_access=True)
+    assert "Worker ! none answers" in Browser(app.test_client()).open().text
+
+
+def test_a_repository_that_cannot_be_read_is_said(browser, data):
+    (data.path / "refs/heads/main").write_text("nonsense\n")
+    page = browser.open()
+    assert browser.answer.status_code == 503
+    assert "The data repository cannot be read" in page.text
+
+
+def test_damaged_files_beside_the_repository_leave_the_page_whole(browser, data):
+    for name in ("origin.json", "origin.history"):
+        (remotes_directory(data.path) / name).write_bytes(b"\xff{")
+    assert "origin … queued" in browser.open().text

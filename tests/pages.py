@@ -1,0 +1,95 @@
+"""
+A page as somebody sees it who has a browser and no JavaScript.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from typing import Any
+
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+
+@dataclass
+class Form:
+    """
+    A form, what it carries, and what its button says.
+    """
+
+    action: str
+    fields: dict[str, str] = field(default_factory=dict)
+    button: str = ""
+
+
+class Page(HTMLParser):
+    """
+    Reads the text, the forms and the tags of a page.
+    """
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.forms: list[Form] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._open: list[str] = []
+        self.feed(html)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append((tag, given))
+        self._open.append(tag)
+        if tag == "form":
+            assert given["method"] == "post"
+            self.forms.append(Form(given["action"] or ""))
+        elif tag == "input" and given.get("name"):
+            self.forms[-1].fields[given["name"] or ""] = given.get("value") or ""
+
+    def handle_data(self, data: str) -> None:
+        if "title" not in self._open[-1:]:
+            self.words.append(data)
+        if self._open[-1:] == ["button"] and self.forms:
+            self.forms[-1].button += data
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def form(self, button: str, **fields: str) -> Form:
+        """
+        Return the form whose button says *button*, and which carries *fields*.
+        """
+        found = [
+            form for form in self.forms if form.button == button and fields.items() <= form.fields.items()
+        ]
+        assert found, f"{button!r} is not among {[form.button for form in self.forms]}"
+        return found[0]
+
+
+class Browser:
+    """
+    Somebody with cookies.
+    """
+
+    def __init__(self, client: FlaskClient) -> None:
+        self.client = client
+        self.answer: TestResponse | None = None
+
+    def open(self, address: str = "/status", **options: Any) -> Page:
+        self.answer = self.client.get(address, **options)
+        page = Page(self.answer.text)
+        self.answer.close()  # a file that is sent stays open else
+        return page
+
+    def press(self, page: Page, button: str, *, carrying: dict[str, str] | None = None, **typed: str) -> Page:
+        """
+        Press a button, and return the page that it leads to.
+        """
+        form = page.form(button, **(carrying or {}))
+        self.answer = self.client.post(form.action, data={**form.fields, **typed}, follow_redirects=True)
+        return Page(self.answer.text)

@@ -1,0 +1,60 @@
+"""
+Pictures for the documentation, small enough to be kept in git.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+
+def smaller(png: bytes) -> bytes:
+    """
+    Return the picture with at most 256 colours, a third of the size. https://www.w3.org/TR/png-3/
+    """
+    width, height, depth, kind = struct.unpack(">IIBB", png[16:26])
+    assert (depth, kind) in ((8, 2), (8, 6)), "Chromium writes RGB or RGBA, 8 bits each"
+    at, packed = 33, b""
+    while at < len(png):
+        (size,) = struct.unpack(">I", png[at : at + 4])
+        packed += png[at + 8 : at + 8 + size] if png[at + 4 : at + 8] == b"IDAT" else b""
+        at += size + 12
+    lines = _unfiltered(zlib.decompress(packed), width, height, step=3 if kind == 2 else 4)
+    pixels = [list(zip(*line, strict=True)) for line in lines]
+    # The finest step that leaves few enough colours.
+    for step in (1, 3, 7, 15, 31, 63):
+        numbers: dict[tuple[int, ...], int] = {}
+        known = {
+            colour: numbers.setdefault(tuple(part | step for part in colour), len(numbers))
+            for colour in set().union(*pixels)
+        }
+        if len(numbers) <= 256:
+            break
+    rows = b"".join(b"\0" + bytes(map(known.__getitem__, line)) for line in pixels)
+    palette = b"".join(map(bytes, numbers))
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
+    return png[:8] + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def _unfiltered(data: bytes, width: int, height: int, *, step: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """
+    Yield the red, green and blue of each line.
+    """
+    size = width * step
+    above = bytearray(size)
+    for start in range(0, (size + 1) * height, size + 1):
+        kind, line = data[start], bytearray(data[start + 1 : start + 1 + size])
+        if kind:
+            for i in range(size):
+                left, up = (line[i - step] if i >= step else 0), above[i]
+                corner = above[i - step] if i >= step else 0
+                guess = left + up - corner
+                nearest = min((left, up, corner), key=lambda each: abs(guess - each))
+                line[i] = line[i] + (left, up, (left + up) // 2, nearest)[kind - 1] & 255
+        yield bytes(line[0::step]), bytes(line[1::step]), bytes(line[2::step])
+        above = line
