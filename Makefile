@@ -18,16 +18,19 @@ READY := $(VENV)/.ferry-installed
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench lint format types lock clean
+.PHONY: help demo test image-test soak bench lint format types lock clean
 
 help: ## List the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## Show the main job: commits made over HTTP arrive at a remote
 	$(BIN)/ferry demo
 
 test: lint types $(READY) ## Run all that CI runs: lint, types, then pytest (PYTEST_ARGS="-x -k push")
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+image-test: $(READY) ## Build the image and run it, compose and the chart's pod for real; needs a Docker engine
+	$(BIN)/python -m tests.deployment.image
 
 lint: $(READY) ## Check the code's rules, its format, and who may import whom
 	$(BIN)/ruff check .
@@ -48,6 +51,7 @@ lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for ne
 	$(PIP_COMPILE) --output-file requirements/run.txt pyproject.toml requirements/run.in
 	$(PIP_COMPILE) --output-file requirements/dev.txt --constraint requirements/run.txt \
 	    --extra dev --extra test pyproject.toml requirements/dev.in
+	$(PIP_COMPILE) --output-file requirements/build.txt --constraint requirements/dev.txt requirements/build.in
 
 soak: $(READY) ## Ten minutes of writes while every part is killed; prints what was lost (SOAK_ARGS="--seconds 60")
 	$(BIN)/python -m tests.storm $(SOAK_ARGS)

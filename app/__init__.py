@@ -30,6 +30,9 @@ def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = Fals
         SystemExit: With one line that names what is wrong with the environment
             or the data repository.
     """
+    from app import metering
+
+    metering.prepare()
     from app.factory import build_app
     from worker.errors import WorkerError
 

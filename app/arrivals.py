@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 
 from inotify_simple import INotify, flags
 
@@ -39,6 +41,7 @@ class Arrivals:
         ]
         self._moved = threading.Condition()
         self._waiting = 0
+        self._closing = False
         self._listening: int | None = None  # the process whose thread listens: a fork has none
 
     def wait(self, happened: Callable[[], bool], timeout_s: float, *, is_gone: Callable[[], bool]) -> bool:
@@ -56,12 +59,32 @@ class Arrivals:
             try:
                 while not happened():
                     left = deadline - time.monotonic()
-                    if left <= 0 or is_gone():
+                    if left <= 0 or self._closing or is_gone():
                         return False
                     self._moved.wait(min(left, _LOOK_AGAIN_S))
                 return True
             finally:
                 self._waiting -= 1
+
+    @property
+    def is_closing(self) -> bool:
+        """
+        Whether this process is to end, so that nobody may wait for long.
+        """
+        return self._closing
+
+    def close_on(self, number: signal.Signals) -> None:
+        """
+        End every wait when the signal *number* comes, and then do what was to be done at it.
+        """
+        obey = signal.getsignal(number)
+
+        def close(number: int, frame: FrameType | None) -> None:
+            self._closing = True  # seen within a second; to notify could meet our own lock
+            if callable(obey):
+                obey(number, frame)
+
+        signal.signal(number, close)
 
     def _listen(self) -> None:
         if self._listening == os.getpid():

@@ -65,5 +65,14 @@ def demo() -> None:
         sys.exit(130)
 
 
-for command in (operations.doctor, operations.init, operations.push, operations.reconcile, operations.token):
+for command in (
+    operations.commits,
+    operations.doctor,
+    operations.init,
+    operations.push,
+    operations.reconcile,
+    operations.send_page,
+    operations.token,
+    operations.verify_remotes,
+):
     main.add_command(command)

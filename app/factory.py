@@ -4,14 +4,19 @@ The composition root of an API process.
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import time
 from collections.abc import Mapping
 
-from flask import Flask, Response, request
+import structlog
+from flask import Flask, Response, g, request
 from flask_cors import CORS
 from flask_limiter import Limiter
 from sentry_sdk.integrations.flask import FlaskIntegration
 
-from app import problems
+from app import metering, problems
 from app.access import caller, reader
 from app.api import (
     attachments,
@@ -36,6 +41,7 @@ from worker.settings import Settings
 
 _READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
 _GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 _EXPOSED = ("ETag", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After")
 
 
@@ -62,6 +68,10 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
         app.register_blueprint(blueprint)
     for blueprint in _GUARDED_OTHERWISE:
         app.register_blueprint(blueprint)
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
+        # It lets requests in flight finish, and an event stream never would.
+        built.arrivals.close_on(signal.SIGTERM)
+    app.before_request(_begin)
     app.before_request(_let_in)
     app.after_request(_finish)
     _limit(app, settings)
@@ -75,6 +85,14 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     return app
 
 
+def _begin() -> None:
+    g.begun = time.perf_counter()
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=request_id())
+    if _TRACEPARENT.fullmatch(parent := request.headers.get("traceparent", "")):
+        structlog.contextvars.bind_contextvars(traceparent=parent)
+
+
 def _let_in() -> None:
     if request.blueprint in {blueprint.name for blueprint in _READABLE} and request.method in ("GET", "HEAD"):
         reader()
@@ -85,6 +103,8 @@ def _finish(response: Response) -> Response:
     Name the request, and answer 304 to whoever has this already.
     """
     response.headers["X-Request-Id"] = request_id()
+    seconds = time.perf_counter() - g.begun
+    metering.request_answered(request.method, request.endpoint or "none", response.status_code, seconds)
     if request.method in ("GET", "HEAD") and response.status_code == 200 and not response.is_streamed:
         if "ETag" not in response.headers:
             response.add_etag()

@@ -12,19 +12,20 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
 import click
 
-from worker import clone, logs, poison
+from worker import clone, logs, paging, poison, verify
 from worker.bootstrap import Pipeline, build
 from worker.credentials import Credentials
 from worker.divergence import Divergence
 from worker.doctor import examine
 from worker.enqueue import PushQueue
-from worker.errors import WorkerError
+from worker.errors import PushRefused, WorkerError
 from worker.failures import POLICIES, Reason, Verdict, explain
 from worker.reconcile import Outcome, Strategy
 from worker.redaction import redact
@@ -156,23 +157,66 @@ def _likely_status(printed: str, said: str) -> int:
     return 0 if re.search(r"^[ +*=-]\t|->|^Everything up-to-date", printed + said, re.MULTILINE) else 1
 
 
+@push.command("pause")
+@click.option("--remote", help="Only this remote. Default: all.")
+def pause(remote: str | None) -> None:
+    """
+    Stop pushing until `ferry push resume`. Commits are accepted and wait; a push that runs completes.
+    """
+    _set_paused(remote, time.time())
+
+
+@push.command("resume")
+@click.option("--remote", help="Only this remote. Default: all.")
+def resume(remote: str | None) -> None:
+    """
+    Push again what was paused, beginning with what waits.
+    """
+    _set_paused(remote, None)
+
+
+def _set_paused(remote: str | None, paused_at: float | None) -> None:
+    with _pipeline() as pipeline:
+        remotes = [_known(pipeline, remote)] if remote else list(pipeline.settings.remotes)
+        for name in remotes:
+            with pipeline.ledger.claim_within(name, pipeline.settings.push_timeout_s) as claim:
+                claim.write(paused_at=paused_at)
+            click.echo(f"{name}: {'resumed' if paused_at is None else 'paused'}")
+        head = pipeline.repository.head()
+        if paused_at is None and head:
+            PushQueue(pipeline.celery, remotes, budget_s=_ENQUEUE_BUDGET_S).enqueue_push(
+                head, out_of_turn=True
+            )
+
+
 @push.command("status")
+@click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /api/_internal/push answers.")
-def show_status(as_json: bool) -> None:
+def show_status(watch: bool, as_json: bool) -> None:
     """
     Show where every remote stands. Needs no worker and no Redis.
 
     Status 0 where everything is on every remote or on its way, 1 where a person is needed.
     """
     with _pipeline() as pipeline:
-        statuses = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
-    if as_json:
-        click.echo(json.dumps({"remotes": {name: status.as_json() for name, status in statuses.items()}}))
-    else:
-        for name, status in statuses.items():
-            _print_status(name, status)
+        while True:
+            statuses = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
+            if watch and not as_json:
+                click.clear()
+            _print_statuses(statuses, as_json=as_json)
+            if not watch:
+                break
+            time.sleep(1)
     if any(status.state == "blocked" for status in statuses.values()):
         sys.exit(1)
+
+
+def _print_statuses(statuses: Mapping[str, RemoteStatus], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"remotes": {name: status.as_json() for name, status in statuses.items()}}))
+        return
+    for name, status in statuses.items():
+        _print_status(name, status)
 
 
 def _print_status(name: str, status: RemoteStatus) -> None:
@@ -181,6 +225,8 @@ def _print_status(name: str, status: RemoteStatus) -> None:
     click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote at {facts['remote_head']}")
     if facts["pending_commits"]:
         click.echo(f"  {facts['pending_commits']} pending, the oldest since {facts['oldest_pending_at']}")
+    if facts["paused_at"]:
+        click.echo(f"  paused since {facts['paused_at']}; go on with: ferry push resume --remote {name}")
     if error := facts["last_error"]:
         click.echo(f"  attempt {error['attempt']} at {error['at']}: {error['reason']}: {error['message']}")
         click.echo(f"  {error['hint']}")
@@ -287,6 +333,108 @@ def init() -> None:
     if waiting and head:
         PushQueue(pipeline.celery, waiting, budget_s=_ENQUEUE_BUDGET_S).enqueue_push(head)
         click.echo(f"commits wait for {', '.join(waiting)}; a worker pushes them at its start")
+
+
+@click.command()
+@click.option("--pending", is_flag=True, help="Only those that a remote lacks.")
+@click.option(
+    "--limit", default=20, show_default=True, type=click.IntRange(1, 10000), help="How many at most."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
+def commits(pending: bool, limit: int, as_json: bool) -> None:
+    """
+    List the branch's commits, newest first, and which remotes have each.
+    """
+    with _pipeline() as pipeline:
+        repository, remotes = pipeline.repository, list(pipeline.settings.remotes)
+        head = repository.head()
+        if pending:
+            lacked = {
+                c
+                for name in remotes
+                if head
+                for c in repository.commits_between(repository.remote_head(name), head)
+            }
+            found = (
+                [commit for commit in repository.log(head, limit=10000) if commit.hash in lacked]
+                if head
+                else []
+            )
+        else:
+            found = repository.log(head, limit=limit) if head else []
+        for commit in found[:limit]:
+            states = {
+                name: "pushed" if repository.is_pushed(name, commit.hash) else "pending" for name in remotes
+            }
+            subject = commit.message.partition("\n")[0]
+            if as_json:
+                click.echo(
+                    json.dumps(
+                        {
+                            "hash": commit.hash,
+                            "authored_at": commit.authored_at,
+                            "subject": subject,
+                            "push": states,
+                        }
+                    )
+                )
+            else:
+                marks = " ".join(f"{name}:{state}" for name, state in states.items())
+                click.echo(f"{commit.hash[:12]} {commit.authored_at} {marks} {subject}")
+        if len(found) > limit:
+            click.echo(f"... and {len(found) - limit} more; see them with --limit", err=True)
+
+
+@click.command("verify")
+@click.option("--remote", help="Only this remote. Default: all.")
+@click.option(
+    "--clone", "restore", is_flag=True, help="Restore it into a temporary place, and read everything back."
+)
+def verify_remotes(remote: str | None, restore: bool) -> None:
+    """
+    Prove that what the remotes hold is ours, and with --clone that it could be had back.
+
+    Fit for a schedule: the time of the last success is shown as last_verified_at. Status 1
+    where a remote holds something else, does not answer, or does not come back whole.
+    """
+    failed = False
+    with _pipeline() as pipeline:
+        for name in [_known(pipeline, remote)] if remote else list(pipeline.settings.remotes):
+            try:
+                found = verify.verify(pipeline.settings, pipeline.repository, name)
+                click.echo(f"{name}: {'ok' if found.is_ours else 'failed'}: {found.detail} (at {found.tip})")
+                failed = failed or not found.is_ours
+                if restore and found.is_ours and found.tip:
+                    click.echo(f"{name}: restoring ...", err=True)
+                    credentials = Credentials.from_settings(pipeline.settings, os.environ)
+                    done = verify.drill(pipeline.settings, credentials, pipeline.repository, name)
+                    click.echo(f"{name}: ok: {done}")
+            except WorkerError as exc:
+                click.echo(f"{name}: failed: {exc}")
+                failed = True
+    if failed:
+        sys.exit(1)
+
+
+@click.command("page")
+@click.option(
+    "--test", "is_test", is_flag=True, required=True, help="Send a page that says that it is a test."
+)
+def send_page(is_test: bool) -> None:
+    """
+    Send a page as a failed push would, to see whom it wakes.
+    """
+    with _pipeline() as pipeline:
+        paging.configure(pipeline.settings)
+        branch = pipeline.repository.branch
+        error = PushRefused(
+            "test", "test", "nothing is wrong: somebody typed `ferry page --test`", "Do nothing."
+        )
+        if not paging.page(paging.Page(error=error, branch=branch, context={"reason": "test"})):
+            sys.exit("ferry: SENTRY_DSN is not set: nobody is paged")
+        if not paging.deliver():
+            sys.exit("ferry: Sentry did not take the page; check SENTRY_DSN and the way there")
+    click.echo("sent; it is up to Sentry's alert rules whom it wakes")
 
 
 @click.command()

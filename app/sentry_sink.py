@@ -19,6 +19,9 @@ from typing import Any
 Event = dict[str, Any]
 
 
+_KINDS = ("event", "transaction", "check_in")
+
+
 class SentrySink(ThreadingHTTPServer):
     """
     Collects events; ``dsn`` is what ``SENTRY_DSN`` is to be set to.
@@ -28,7 +31,20 @@ class SentrySink(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _EnvelopeHandler)
-        self.events: list[Event] = []
+        self.received: list[tuple[str, Event]] = []
+
+    @property
+    def events(self) -> list[Event]:
+        """
+        What was sent as an event, pages among them.
+        """
+        return self.items("event")
+
+    def items(self, kind: str) -> list[Event]:
+        """
+        Return what was sent as *kind*: ``event``, ``transaction`` or ``check_in``.
+        """
+        return [item for received, item in self.received if received == kind]
 
     @property
     def dsn(self) -> str:
@@ -48,7 +64,7 @@ class _EnvelopeHandler(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         elif encoding == "deflate":
             body = zlib.decompress(body)
-        self.server.events += _events(body)
+        self.server.received += _items(body)
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -58,15 +74,15 @@ class _EnvelopeHandler(BaseHTTPRequestHandler):
         pass
 
 
-def _events(envelope: bytes) -> Iterator[Event]:
+def _items(envelope: bytes) -> Iterator[tuple[str, Event]]:
     rest = envelope.partition(b"\n")[2]
     while rest.strip():
         header_line, _, rest = rest.partition(b"\n")
         header = json.loads(header_line)
         length = header.get("length", rest.find(b"\n"))
         payload, rest = rest[:length], rest[length:].removeprefix(b"\n")
-        if header.get("type") == "event":
-            yield json.loads(payload)
+        if header.get("type") in _KINDS:
+            yield header["type"], json.loads(payload)
 
 
 @contextmanager

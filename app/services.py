@@ -10,6 +10,7 @@ from typing import cast
 
 from flask import current_app
 
+from app import metering
 from app.arrivals import Arrivals
 from app.idempotency import Answers
 from app.listing import Listing
@@ -59,7 +60,9 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
     return Services(
         pipeline=pipeline,
         store=Store(pipeline.repository),
-        push_queue=PushQueue(pipeline.celery, list(pipeline.settings.remotes)),
+        push_queue=PushQueue(
+            pipeline.celery, list(pipeline.settings.remotes), on_failure=metering.enqueue_failed
+        ),
         listing=Listing(),
         answers=Answers(pipeline.repository),
         arrivals=Arrivals(pipeline.repository),

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from app.metering import transacting
 from app.store import Store, Transaction
 from worker.enqueue import PushQueue
 
@@ -34,7 +35,7 @@ def transact(
     Raises:
         StoreError: What the store refuses; see ``app.store``.
     """
-    with store.commit(message, author=author, trailers=trailers) as transaction:
+    with transacting(), store.commit(message, author=author, trailers=trailers) as transaction:
         yield transaction
     if transaction.commit is not None:
         push_queue.enqueue_push(transaction.commit)

@@ -217,6 +217,5 @@ def start_beat(env: dict[str, str], log_path: Path) -> Process:
 
 
 def clean_environment() -> dict[str, str]:
-    return {
-        name: value for name, value in os.environ.items() if not name.startswith(("CFP_", "SENTRY_", "GIT_"))
-    }
+    ours = ("CFP_", "SENTRY_", "GIT_", "PROMETHEUS_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}

@@ -196,7 +196,7 @@ class Attempt:
         # Without a remote-tracking ref it only seemed that the remote lacked everything.
         pushed = [] if verdict.reason == "up-to-date" else self._repository.commits_between(seen, head)
         oldest = pushed[-1] if seen and pushed else head
-        lag_s = now - self._repository.commit_time(oldest)
+        lag_s = max(0.0, now - self._repository.commit_time(oldest))
         log().info(
             "push.done",
             remote=self._remote,
@@ -212,12 +212,19 @@ class Attempt:
             self._claim.landed(
                 Landing(
                     at=round(now, 3),
-                    lag_s=round(max(0.0, lag_s), 3),
+                    lag_s=round(lag_s, 3),
                     duration_s=round(finished.duration_s, 3),
                     commits=len(pushed),
                 )
             )
-        self._succeeded(last_push_at=now, outcomes=self._claim.count(outcome))
+        entry = self._claim.entry
+        self._succeeded(
+            last_push_at=now,
+            lag_s=entry.lag_s.observe(lag_s),
+            push_s=entry.push_s.observe(finished.duration_s),
+            commits_pushed=entry.commits_pushed + len(pushed),
+            outcomes=self._claim.count(outcome),
+        )
         noun = "commit" if len(pushed) == 1 else "commits"
         return f"pushed {len(pushed)} {noun} in {finished.duration_s * 1000:.0f} ms"
 
@@ -267,6 +274,7 @@ class Attempt:
                 reason=reason, message=detail, hint=policy.hint, at=now, attempt=self._number
             ),
             failing_since=now if failing_since is None else failing_since,
+            episodes=self._claim.episode(reason) if failing_since is None else self._claim.entry.episodes,
             gave_up=gave_up,
             outcomes=self._claim.count(reason),
         )

@@ -18,6 +18,7 @@ from worker.credentials import Credentials
 from worker.git import Repository
 from worker.ledger import Ledger
 from worker.maintenance import Maintenance
+from worker.paging import CronMonitor
 from worker.prepare import prepare, remotes_directory, state_directory, write_lock
 from worker.push import Pusher
 from worker.reconcile import Reconciler
@@ -72,9 +73,8 @@ def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
     reconciler = Reconciler(settings, repository, ledger, lock)
     maintenance = Maintenance(repository, state, lock)
     celery = build_celery(settings, identity=identity, publisher=publisher)
-    register(
-        celery, Pusher(settings, repository, ledger, reconciler), sweeper, watchdog, maintenance, reconciler
-    )
+    pusher, monitor = Pusher(settings, repository, ledger, reconciler), CronMonitor(settings)
+    register(celery, pusher, sweeper, watchdog, maintenance, reconciler, monitor)
     return Pipeline(
         settings=settings,
         repository=repository,

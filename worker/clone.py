@@ -57,7 +57,7 @@ def make(settings: Settings, credentials: Credentials) -> bool:
                 shutil.rmtree(left_over)
             draft = place / f".{path.name}.ferry-init-{uuid.uuid4().hex[:8]}"
             try:
-                _fetch_into(draft, settings, credentials)
+                fetch_into(draft, settings, credentials)
                 _move(draft, path)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -125,7 +125,13 @@ def _place(path: Path) -> Path:
     return path if inside else path.parent
 
 
-def _fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> None:
+def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Repository:
+    """
+    Make a bare repository at *draft* with origin's branch and its whole history.
+
+    Raises:
+        RepositoryError: It cannot be fetched, or is not whole.
+    """
     git.Repo.init(draft, bare=True, initial_branch=settings.data_branch).close()
     prepare(replace(settings, data_repo_path=draft))
     repository = Repository(draft, branch=settings.data_branch, credentials=credentials)
@@ -140,6 +146,7 @@ def _fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> No
         raise RepositoryError(f"what {ORIGIN} sent is not whole")
     move_ref(draft, repository.ref, new=tip, old=None, draft=branch_draft(draft))
     flush(draft)
+    return repository
 
 
 def _move(draft: Path, path: Path) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-from worker import clone
+from worker import clone, paging
 from worker.bootstrap import Pipeline
 from worker.errors import RepositoryError
 from worker.failures import POLICIES, Reason, explain
+from worker.prepare import old_locks
 
 _BROKER_TIMEOUT_S = 3.0
 _PING_TIMEOUT_S = 2.0
@@ -56,6 +57,8 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
     yield _broker(pipeline)
     yield _workers(pipeline)
     yield _sweeps(pipeline)
+    yield from _files(pipeline)
+    yield _sentry(pipeline)
     for remote in pipeline.settings.remotes:
         yield _remote(pipeline, remote)
     yield from _unset(pipeline)
@@ -157,11 +160,51 @@ def _remote(pipeline: Pipeline, remote: str) -> Finding:
     )
 
 
+def _files(pipeline: Pipeline) -> Iterator[Finding]:
+    """
+    Look at what a remote is reached with, and at what is left over from dead processes.
+    """
+    settings = pipeline.settings
+    wanted = {
+        "CFP_SSH_KEY_PATH": settings.ssh_key_path,
+        "CFP_SSH_KNOWN_HOSTS": settings.ssh_known_hosts,
+        "CFP_HTTPS_TOKEN_PATH": settings.https_token_path,
+    }
+    for variable, path in wanted.items():
+        if path is None:
+            continue
+        try:
+            is_empty = not path.read_bytes().strip()
+        except OSError as exc:
+            yield Finding(name=variable, state="failed", detail=str(exc), remedy="Put the file there.")
+            continue
+        if is_empty:
+            yield Finding(name=variable, state="failed", detail=f"{path} is empty", remedy="Renew it.")
+        else:
+            yield _ok(variable, f"{path} can be read")
+    for lock in old_locks(settings.data_repo_path):
+        yield Finding(
+            name="locks",
+            state="warning",
+            detail=f"{lock} is old",
+            remedy=f"If no git process works on the repository: rm {lock}",
+        )
+
+
+def _sentry(pipeline: Pipeline) -> Finding:
+    if pipeline.settings.sentry_dsn is None:
+        return Finding(name="sentry", state="warning", detail="SENTRY_DSN is not set: nobody is paged")
+    if not paging.probe(pipeline.settings):
+        return Finding(
+            name="sentry", state="failed", detail="did not take a test event", remedy="Check SENTRY_DSN."
+        )
+    return _ok("sentry", "took a test event (level info; a page is tested by: ferry page --test)")
+
+
 def _unset(pipeline: Pipeline) -> Iterator[Finding]:
     settings = pipeline.settings
     wanting: tuple[tuple[bool, str, str], ...] = (
         (not settings.remotes, "CFP_DATA_REMOTE", "commits stay on this machine"),
-        (settings.sentry_dsn is None, "SENTRY_DSN", "nobody is paged"),
         (not settings.api_tokens, "CFP_API_TOKENS", "every write is refused"),
         (settings.admin_token is None, "CFP_ADMIN_TOKEN", "the operators' endpoints are closed"),
     )

@@ -11,13 +11,15 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from celery import Celery
 
-from worker.logs import log
+from worker.logs import log, traced
 
 BUDGET_S = 0.25
+# The task pushes the branch as it stands then; the commit is for whoever reads the task list.
+SHOWN_CHARACTERS = 12
 _SENDERS = 4
 
 
@@ -28,12 +30,21 @@ class PushQueue:
     Args:
         celery: An app that was built as a publisher.
         remotes: Names of the remotes that every commit goes to.
+        on_failure: Called with the name of each remote whose push the broker did not take.
         budget_s: Seconds that one ``enqueue_push`` may take, whatever the broker does.
     """
 
-    def __init__(self, celery: Celery, remotes: Sequence[str], *, budget_s: float = BUDGET_S) -> None:
+    def __init__(
+        self,
+        celery: Celery,
+        remotes: Sequence[str],
+        *,
+        on_failure: Callable[[str], None] = lambda remote: None,
+        budget_s: float = BUDGET_S,
+    ) -> None:
         self._celery = celery
         self._remotes = tuple(remotes)
+        self._on_failure = on_failure
         self._budget_s = budget_s
         # Sockets have timeouts, name look-ups and TLS handshakes do not: the
         # sending is done elsewhere, and waited for as long as the budget lasts.
@@ -59,7 +70,8 @@ class PushQueue:
         return all(sent)
 
     def _enqueue(self, remote: str, commit: str, out_of_turn: bool, deadline: float) -> bool:
-        sending = self._senders.submit(self._send, remote, commit, out_of_turn)
+        # Read here: the thread that sends has a context of its own.
+        sending = self._senders.submit(self._send, remote, commit, out_of_turn, traced())
         try:
             sending.result(timeout=max(0.0, deadline - time.monotonic()))
         except TimeoutError:
@@ -78,16 +90,18 @@ class PushQueue:
         self._senders = _senders()
         self._celery._after_fork()
 
-    def _send(self, remote: str, commit: str, out_of_turn: bool) -> None:
+    def _send(self, remote: str, commit: str, out_of_turn: bool, headers: dict[str, str]) -> None:
         self._celery.send_task(
             "push",
-            args=(remote, commit),
+            args=(remote, commit[:SHOWN_CHARACTERS]),
+            headers=headers,
             kwargs={"out_of_turn": True} if out_of_turn else {},
             retry=False,
             ignore_result=True,
         )
 
     def _report(self, remote: str, commit: str, error: str) -> None:
+        self._on_failure(remote)
         log().warning("push.enqueue_failed", remote=remote, commit=commit, error=error)
 
 

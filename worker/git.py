@@ -226,6 +226,15 @@ class Repository:
         changed = self._query("diff-tree", "-r", "-z", "--name-only", "--no-renames", old, new, "--")
         return sorted(filter(None, changed.split("\0")))
 
+    def check_objects(self, *, timeout_s: float) -> None:
+        """
+        Read every object and check it against its name.
+
+        Raises:
+            RepositoryError: One is missing or damaged.
+        """
+        self._query("fsck", "--full", "--strict", "--no-dangling", "--no-progress", timeout_s=timeout_s)
+
     def files_of(self, commit: str) -> list[str]:
         """
         Return the paths of the files that *commit* changes against its first parent, sorted.

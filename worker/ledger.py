@@ -24,6 +24,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 from worker.atomic_json import read_json, write_json
 from worker.errors import RemoteBusyError
 from worker.git import signal_group
+from worker.histogram import Histogram
 from worker.history import Landing, recall, remember
 from worker.locks import FileLock
 from worker.logs import log
@@ -115,6 +116,11 @@ class Entry:
         rescued: The commit it holds.
         running: The push that runs now, or was running when its worker died.
         gave_up: Whether ``CFP_PUSH_MAX_RETRIES`` was reached.
+        paused_at: When an operator stopped the pushes; None where they may be made.
+        lag_s: From the oldest commit of each push to its arrival.
+        push_s: How long the pushes that landed took.
+        commits_pushed: How many commits those brought.
+        episodes: How many rows of failures began, by their first reason.
         outcomes: How many attempts ended how, ever: by reason, ``pushed``,
             ``up-to-date`` where the remote had everything already, or
             ``landed_but_reported_failed`` for a push that only the remote knew of.
@@ -133,6 +139,11 @@ class Entry:
     rescued: str | None = None
     running: Running | None = None
     gave_up: bool = False
+    paused_at: float | None = None
+    lag_s: Histogram = field(default_factory=Histogram)
+    push_s: Histogram = field(default_factory=Histogram)
+    commits_pushed: int = 0
+    episodes: dict[str, int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
 
     def waits(self, now: float, *, grace_s: float = 0.0) -> bool:
@@ -166,6 +177,13 @@ class Claim:
         """
         outcomes = self.entry.outcomes
         return {**outcomes, outcome: outcomes.get(outcome, 0) + 1}
+
+    def episode(self, reason: str) -> dict[str, int]:
+        """
+        Return the episodes with one more that begins with *reason*.
+        """
+        episodes = self.entry.episodes
+        return {**episodes, reason: episodes.get(reason, 0) + 1}
 
     def write(self, **changes: Any) -> Entry:
         """

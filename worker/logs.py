@@ -7,6 +7,7 @@ own lines come out in the same form.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import Any
@@ -16,6 +17,7 @@ import structlog
 from worker.redaction import redact_all
 
 LOGGER = "ferry"
+TRACED = ("request_id", "traceparent")
 
 _QUIET = ("kombu", "amqp", "urllib3", "git", "celery.utils.functional", "celery.bootsteps", "asyncio")
 
@@ -25,6 +27,22 @@ def log() -> structlog.stdlib.BoundLogger:
     Return Ferry's logger.
     """
     return structlog.stdlib.get_logger(LOGGER)
+
+
+def bound(**fields: str | None) -> contextlib.AbstractContextManager[None]:
+    """
+    Add *fields* to every line that is logged in the block; those that are None are left out.
+    """
+    known = {name: value for name, value in fields.items() if value is not None}
+    return structlog.contextvars.bound_contextvars(**known)
+
+
+def traced() -> dict[str, str]:
+    """
+    Return what ties this line of work to the request that began it, as far as it is bound.
+    """
+    context = structlog.contextvars.get_contextvars()
+    return {name: context[name] for name in TRACED if name in context}
 
 
 def configure(level: int = logging.INFO) -> None:

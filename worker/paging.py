@@ -8,11 +8,14 @@ and level; they are told to leave ours alone (``throws`` on the task, and
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import sentry_sdk
+import sentry_sdk.crons
 from sentry_sdk.integrations import Integration
 from sentry_sdk.integrations.logging import ignore_logger
 from sentry_sdk.transport import HttpTransport
@@ -23,6 +26,7 @@ from worker.redaction import redact_all
 from worker.settings import Settings
 
 _FLUSH_S = 2.0
+_MINUTE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,8 @@ def configure(settings: Settings, *integrations: Integration) -> None:
     sentry_sdk.init(
         dsn=settings.sentry_dsn,
         environment=settings.sentry_environment,
+        release=f"ferry@{version('ferry')}",
+        traces_sample_rate=settings.sentry_traces_sample_rate or None,
         integrations=integrations,
         auto_enabling_integrations=False,
         include_local_variables=False,  # a frame's variables may hold a remote's URL
@@ -95,6 +101,53 @@ def deliver() -> bool:
         return True
     lost, courier.lost = courier.lost, 0
     return lost == 0
+
+
+def probe(settings: Settings) -> bool:
+    """
+    Send an event that wakes nobody; returns whether Sentry took it.
+    """
+    configure(settings)
+    sentry_sdk.capture_message("ferry doctor was here", level="info")
+    return deliver()
+
+
+class CronMonitor:
+    """
+    Tells Sentry that sweeps take place, so that it tells somebody when they do not.
+
+    Sentry counts in minutes (https://docs.sentry.io/product/crons/), so at most one check-in is sent in each.
+
+    Args:
+        settings: The monitor's name; without one nothing is sent.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._slug = settings.sentry_cron_monitor
+        self._margin_min = max(2, round(3 * settings.push_sweep_interval_s / 60))
+        self._last_at = -_MINUTE_S
+
+    def check_in(self) -> None:
+        """
+        Say that a sweep has taken place.
+        """
+        if (
+            self._slug is None
+            or not sentry_sdk.is_initialized()
+            or time.monotonic() - self._last_at < _MINUTE_S
+        ):
+            return
+        self._last_at = time.monotonic()
+        sentry_sdk.crons.capture_checkin(
+            monitor_slug=self._slug,
+            status="ok",
+            monitor_config={
+                "schedule": {"type": "interval", "value": 1, "unit": "minute"},
+                "checkin_margin": self._margin_min,
+                "failure_issue_threshold": 2,
+                "recovery_threshold": 1,
+            },
+        )
 
 
 class _Courier(HttpTransport):

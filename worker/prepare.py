@@ -116,12 +116,22 @@ def _report_locks(path: Path) -> None:
 
     Ferry's own are known by their inode and cleared where they are in the way, see ``worker.refs``.
     """
+    for lock, age_s in old_locks(path).items():
+        hint = "if no git process runs on this repository, remove that file"
+        log().warning("repository.lock_found", path=str(lock), age_seconds=round(age_s), hint=hint)
+
+
+def old_locks(path: Path) -> dict[Path, float]:
+    """
+    Return git's lock files in *path* that are older than any live git keeps one, with their age in seconds.
+    """
+    found = {}
     for lock in (*path.glob("*.lock"), *(path / "refs").rglob("*.lock")):
         with contextlib.suppress(FileNotFoundError):
             age_s = time.time() - lock.stat().st_mtime
             if age_s > _LOCK_IS_OLD_S:
-                hint = "if no git process runs on this repository, remove that file"
-                log().warning("repository.lock_found", path=str(lock), age_seconds=round(age_s), hint=hint)
+                found[lock] = age_s
+    return found
 
 
 def _check_file_system(state: Path) -> None:
@@ -139,7 +149,7 @@ def _check_file_system(state: Path) -> None:
             "mount it by NFS version 4, without nolock and local_lock"
         )
     probe = state / f"probe.{uuid.uuid4().hex}"
-    linked = probe.with_suffix(".linked")
+    linked = state / f"{probe.name}.linked"
     try:
         probe.touch()
         os.link(probe, linked)

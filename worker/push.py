@@ -30,6 +30,7 @@ ALREADY_THERE = "already there"
 HANDED_OVER = "handed over to the push that runs"
 BACKING_OFF = "left to the retry that is scheduled"
 SUPERSEDED = "another retry took over"
+PAUSED = "an operator has paused this remote"
 NO_SUCH_REMOTE = "no such remote is configured"
 
 
@@ -123,6 +124,8 @@ class Pusher:
             with self._ledger.claim(request.remote) as claim:
                 if claim is None:
                     return HANDED_OVER
+                if claim.entry.paused_at is not None:
+                    return PAUSED
                 if self._declines(claim.entry, request, is_retry=is_retry):
                     # Somebody was quicker. Look again without the claim: whoever met it
                     # meanwhile has handed over to us.
@@ -149,6 +152,8 @@ class Pusher:
         """
         Return why it is not this task's turn, in a few words; None if it is.
         """
+        if entry.paused_at is not None:
+            return PAUSED
         if is_retry and entry.chain != request.chain:
             return SUPERSEDED
         if not is_retry and not request.out_of_turn and entry.waits(self._clock()):

@@ -101,6 +101,19 @@ def _seconds_or_zero(text: str) -> float:
     return value
 
 
+def _share(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"must be a number from 0 to 1, got {text!r}")
+    return value
+
+
+def _slug(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,49}", text):
+        raise ValueError(f"must be up to 50 lower-case letters, digits, '-' and '_', got {text!r}")
+    return text
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -249,6 +262,8 @@ class Settings:
         https_token_path: File with the token for ``origin``'s HTTP host, read at each push.
         sentry_dsn: Where pages go; None turns Sentry off.
         sentry_environment: Sentry's name for this deployment.
+        sentry_traces_sample_rate: Share of requests and pushes whose timing Sentry gets.
+        sentry_cron_monitor: Slug of the Sentry monitor that every sweep checks in with.
     """
 
     data_repo_path: Path = _from_env("CFP_DATA_REPO_PATH", _path)
@@ -282,6 +297,9 @@ class Settings:
     https_token_path: Path | None = _from_env("CFP_HTTPS_TOKEN_PATH", _path)
     sentry_dsn: str | None = _from_env("SENTRY_DSN", _url_of("http", "https"), secret=True)
     sentry_environment: str = _from_env("SENTRY_ENVIRONMENT", str, "production")
+
+    sentry_traces_sample_rate: float = _from_env("SENTRY_TRACES_SAMPLE_RATE", _share, 0.0)
+    sentry_cron_monitor: str | None = _from_env("SENTRY_CRON_MONITOR", _slug)
 
     @property
     def remotes(self) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
 
+from worker import verify
 from worker.failures import POLICIES, Reason
 from worker.git import Repository
 from worker.ledger import Entry, Ledger
@@ -35,6 +36,7 @@ class RemoteStatus:
         pending: The commits the remote lacks, newest first.
         oldest_pending_at: When the oldest of them was made, seconds since the epoch.
         entry: What the ledger knows.
+        verified_at: When ``ferry verify`` last found that the remote's branch is ours.
     """
 
     state: State
@@ -44,6 +46,7 @@ class RemoteStatus:
     pending: Sequence[str]
     oldest_pending_at: float | None
     entry: Entry
+    verified_at: float | None = None
 
     @property
     def oldest_pending_age_s(self) -> float:
@@ -66,6 +69,8 @@ class RemoteStatus:
             "pending_commits": len(self.pending),
             "oldest_pending_at": timestamp(self.oldest_pending_at),
             "last_push_at": timestamp(entry.last_push_at),
+            "last_verified_at": timestamp(self.verified_at),
+            "paused_at": timestamp(entry.paused_at),
             "last_error": failure
             and {
                 "message": failure.message,
@@ -107,6 +112,7 @@ def _status(remote: str, repository: Repository, ledger: Ledger) -> RemoteStatus
         pending=pending,
         oldest_pending_at=repository.commit_time(pending[-1]) if pending else None,
         entry=entry,
+        verified_at=verify.last(repository.path, remote).get("verified_at"),
     )
 
 
@@ -130,6 +136,8 @@ def state(entry: Entry, *, pending: bool, pushing: bool) -> State:
         return "idle"
     if pushing:
         return "pushing"
+    if entry.paused_at is not None:
+        return "blocked"
     failure = entry.last_failure
     if failure is None:
         return "queued"

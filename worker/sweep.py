@@ -97,7 +97,7 @@ class Sweeper:
     def _wants(self, remote: str, *, out_of_turn: bool) -> bool:
         entry = self._ledger.read(remote)
         waits = entry.waits(self._clock(), grace_s=self._settings.push_sweep_interval_s)
-        if not out_of_turn and (entry.gave_up or waits):
+        if entry.paused_at is not None or (not out_of_turn and (entry.gave_up or waits)):
             return False
         if self._ledger.is_claimed(remote):
             return False

@@ -8,8 +8,11 @@ from typing import Any
 
 from celery import Celery, Task
 
+from worker.enqueue import SHOWN_CHARACTERS
 from worker.errors import PushDeferred, PushError, PushFailed, PushRefused
+from worker.logs import TRACED, bound
 from worker.maintenance import Maintenance
+from worker.paging import CronMonitor
 from worker.push import Pusher, Request
 from worker.reconcile import Reconciler
 from worker.sweep import Sweeper
@@ -47,6 +50,7 @@ def register(
     watchdog: Watchdog,
     maintenance: Maintenance,
     reconciler: Reconciler,
+    monitor: CronMonitor,
 ) -> None:
     """
     Register the tasks ``push``, ``sweep`` and ``maintain`` with *app*.
@@ -73,15 +77,15 @@ def register(
             PushFailed: Retried with exponential backoff.
             PushRefused: Not retried; paged once, shown as failed in Flower.
         """
-        return pusher.push(
-            Request(
-                remote=remote,
-                chain=self.request.id,
-                is_retry=self.request.retries > 0,
-                out_of_turn=out_of_turn,
-                look_first=look_first,
-            )
+        request = Request(
+            remote=remote,
+            chain=self.request.id,
+            is_retry=self.request.retries > 0,
+            out_of_turn=out_of_turn,
+            look_first=look_first,
         )
+        with bound(task=self.request.id, **{name: self.request.get(name) for name in TRACED}):
+            return pusher.push(request)
 
     @app.task(name="sweep")  # type: ignore[untyped-decorator]
     def sweep(out_of_turn: bool = False, at_start: bool = False) -> str:
@@ -94,10 +98,13 @@ def register(
         """
         if at_start:
             reconciler.at_start()
+        monitor.check_in()
         watchdog.check()
         wanting = sweeper.sweep(out_of_turn=out_of_turn)
         for remote, head in wanting.items():
-            push.delay(remote, head, out_of_turn=out_of_turn, look_first=not out_of_turn)
+            push.delay(
+                remote, (head or "")[:SHOWN_CHARACTERS], out_of_turn=out_of_turn, look_first=not out_of_turn
+            )
         if maintenance.is_due():
             maintain.delay()
         return f"queued {', '.join(wanting)}" if wanting else "nothing to do"

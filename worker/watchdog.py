@@ -86,7 +86,12 @@ class Watchdog:
     def _stalls(self, remote: str) -> bool:
         entry, now = self._ledger.read(remote), self._clock()
         since = max(entry.last_attempt_at or 0.0, self._watching_since)
-        if now - since <= self._patience_s or entry.gave_up or entry.waits(now, grace_s=self._patience_s):
+        if (
+            now - since <= self._patience_s
+            or entry.gave_up
+            or entry.paused_at
+            or entry.waits(now, grace_s=self._patience_s)
+        ):
             return False
         if _REASON in entry.paged or self._ledger.is_claimed(remote) or self._repository.is_pushed(remote):
             return False

@@ -70,7 +70,7 @@ def _events(position: Position) -> Iterator[str]:
             if before.get(remote) != state
         )
         if not _await_change((position, states)):
-            if client_is_gone():
+            if client_is_gone() or services().arrivals.is_closing:
                 return
             yield ": nothing new\n\n"
 

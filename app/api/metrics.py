@@ -1,8 +1,9 @@
 """
 ``/metrics`` in Prometheus' text format.
 
-Every figure is read from git and the ledger when it is asked for, so that it is
-right whichever of several API processes answers, and after any restart.
+What concerns the pushes is read from git and the ledger when it is asked for, so
+that it is right whichever of several API processes answers, and after any
+restart. What the API's own processes count, ``app.metering`` adds up.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flask import Blueprint, Response
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, multiprocess
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
@@ -29,6 +30,7 @@ def show() -> Response:
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_PipelineCollector(services().pipeline))
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -78,7 +80,37 @@ def _remote_metrics(remotes: dict[str, RemoteStatus]) -> Iterator[Metric]:
     attempts = CounterMetricFamily(
         "ferry_push_attempts", "Attempts to push, by what came of them.", labels=["remote", "outcome"]
     )
+    paused = GaugeMetricFamily(
+        "ferry_push_paused", "1 where an operator has paused a remote.", labels=["remote"]
+    )
+    commits = CounterMetricFamily("ferry_pushed_commits", "Commits that pushes brought.", labels=["remote"])
+    coalesced = CounterMetricFamily(
+        "ferry_coalesced_commits", "Commits that went with the push of another.", labels=["remote"]
+    )
+    episodes = CounterMetricFamily(
+        "ferry_push_episodes", "Rows of failed attempts, by their first reason.", labels=["remote", "reason"]
+    )
+    verified = GaugeMetricFamily(
+        "ferry_last_verified_timestamp_seconds", "When ferry verify last succeeded.", labels=["remote"]
+    )
+    lag = HistogramMetricFamily(
+        "ferry_commit_to_remote_seconds", "From a push's oldest commit to its arrival.", labels=["remote"]
+    )
+    took = HistogramMetricFamily(
+        "ferry_push_seconds", "How long the pushes that landed took.", labels=["remote"]
+    )
     for name, remote in remotes.items():
+        entry = remote.entry
+        paused.add_metric([name], entry.paused_at is not None)
+        commits.add_metric([name], entry.commits_pushed)
+        pushes = int(sum(entry.push_s.counts))
+        coalesced.add_metric([name], max(0, entry.commits_pushed - pushes))
+        for reason, count in sorted(entry.episodes.items()):
+            episodes.add_metric([name, reason], count)
+        if remote.verified_at is not None:
+            verified.add_metric([name], remote.verified_at)
+        lag.add_metric([name], entry.lag_s.buckets(), entry.lag_s.sum)
+        took.add_metric([name], entry.push_s.buckets(), entry.push_s.sum)
         pending.add_metric([name], len(remote.pending))
         age.add_metric([name], remote.oldest_pending_age_s)
         for each in STATES:
@@ -87,7 +119,20 @@ def _remote_metrics(remotes: dict[str, RemoteStatus]) -> Iterator[Metric]:
             last.add_metric([name], remote.entry.last_push_at)
         for outcome, count in sorted(remote.entry.outcomes.items()):
             attempts.add_metric([name, outcome], count)
-    yield from (pending, age, state, last, attempts)
+    yield from (
+        pending,
+        age,
+        state,
+        last,
+        attempts,
+        paused,
+        commits,
+        coalesced,
+        episodes,
+        verified,
+        lag,
+        took,
+    )
 
 
 def _gauge(name: str, documentation: str, value: float | None) -> Metric:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from structlog.testing import capture_logs
@@ -27,6 +28,14 @@ def start(data, remote):
 
 def test_the_identity_is_made_once(start):
     assert start() == start() != ""
+
+
+def test_processes_that_start_at_once_do_not_meet(start):
+    """
+    gunicorn starts its workers in the same moment, and each tries what the volume can do.
+    """
+    with ThreadPoolExecutor(8) as pool:
+        assert len({identity.result() for identity in [pool.submit(start) for _ in range(40)]}) == 1
 
 
 def test_remotes_stand_where_the_settings_say(start, data, tmp_path):

@@ -1,0 +1,481 @@
+"""
+The image and the compose file, for real: `make image-test`, where a Docker engine is.
+
+Builds both images, looks at how they run, brings everything up, writes records over HTTP and finds their
+commits at the demo's git server, where they came over ssh. Then it kills each container in turn, stops the
+worker in the middle of a push, brings up the production file, and runs the chart's pod. Containers and
+volumes it takes away again. Some four minutes, most of them for the images.
+
+Variables: DOCKER_BUILD_ARGS goes to `docker build` (default: `--network=host`, which works with every
+engine), KEEP=1 leaves everything up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shlex
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.deployment.helm import ROOT, fetch
+from tests.deployment.pod import Pod
+
+IMAGE, GIT_IMAGE = "ferry:image-test", "ferry-demo-git-server:image-test"
+GIT_URL = "ssh://ferry@git-server:2222/srv/git/data.git"
+BASE = "python:3.11-slim-bookworm"
+ROLES = ("api", "worker", "beat", "flower")
+SERVICES = (*ROLES, "valkey", "git-server")
+ARRIVES_WITHIN_S = 90.0
+
+# Where no image registry is reached, Debian's packages stand in for images that are not Ferry's.
+STAND_INS = {
+    "valkey/valkey:8.1-alpine": "redis-server && ln -s redis-server /usr/bin/valkey-server "
+    "&& ln -s redis-cli /usr/bin/valkey-cli",
+    "caddy:2-alpine": "caddy",
+}
+
+_numbers = itertools.count(1)
+
+
+class Failed(Exception):
+    """
+    The image or the compose file does not do what it says.
+    """
+
+
+def say(text: str) -> None:
+    """
+    Tell what was found, with the time it took since the start.
+    """
+    sys.stdout.write(f"{time.monotonic() - _BEGAN:6.1f} s  {text}\n")
+    sys.stdout.flush()
+
+
+_BEGAN = time.monotonic()
+
+
+def run(*command: str, check: bool = True, env: dict[str, str] | None = None) -> str:
+    """
+    Run *command* and return what it wrote to standard output.
+
+    Raises:
+        Failed: With the end of what it wrote, where its status is not 0.
+    """
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    if check and done.returncode:
+        raise Failed(
+            f"{shlex.join(command)}: status {done.returncode}\n{(done.stdout + done.stderr)[-4000:]}"
+        )
+    return done.stdout.strip()
+
+
+def demand(truth: object, what: str) -> None:
+    """
+    Go on only where *truth* is true.
+    """
+    if not truth:
+        raise Failed(what)
+    say(what)
+
+
+def wait_until(is_true: Callable[[], object], what: str, timeout_s: float = ARRIVES_WITHIN_S) -> None:
+    """
+    Poll until *is_true* answers with something true.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        if time.monotonic() > deadline:
+            raise Failed(f"not within {timeout_s:.0f} s: {what}")
+        time.sleep(0.2)
+    say(what)
+
+
+def free_port() -> int:
+    """
+    Return a port of loopback's that nobody listens on.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Stack:
+    """
+    One compose project with ports of its own.
+    """
+
+    def __init__(self, project: str, *options: str, **environment: str) -> None:
+        self.project = project
+        self.port, self.flower_port = free_port(), free_port()
+        self.token = "demo"
+        self._compose = ("docker", "compose", "--project-name", project, *options)
+        self.env = {
+            **os.environ,
+            "FERRY_IMAGE": IMAGE,
+            "FERRY_DEMO_IMAGE": GIT_IMAGE,
+            "FERRY_PORT": str(self.port),
+            "FLOWER_PORT": str(self.flower_port),
+            **environment,
+        }
+
+    def __call__(self, *arguments: str, check: bool = True) -> str:
+        return run(*self._compose, *arguments, check=check, env=self.env)
+
+    def up(self, *services: str) -> None:
+        """
+        Start what does not run, and wait until all of it is healthy.
+        """
+        self("up", "--detach", "--no-build", "--wait", "--wait-timeout", "180", *services)
+
+    def container(self, service: str) -> dict[str, Any]:
+        """
+        Return what Docker knows of the service's container.
+        """
+        found = self("ps", "--all", "--quiet", service)
+        return dict(json.loads(run("docker", "inspect", found))[0])
+
+    def get(self, path: str, *, port: int | None = None, body: object = None) -> tuple[int, Any]:
+        """
+        Return the status and the JSON of a GET, or of a POST where there is a *body*.
+        """
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port or self.port}{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as exc:
+            return exc.code, json.load(exc)
+
+    def write(self) -> str:
+        """
+        Create a record, and return the commit that it was acknowledged with.
+        """
+        name = f"visitor-{os.getpid()}-{next(_numbers)}"
+        status, answer = self.get("/api/sheets/people/records", body={"slug": name, "name": name})
+        if status != 201:
+            raise Failed(f"POST answered {status}: {answer}")
+        return str(answer["commit"]["hash"])
+
+    def arrived(self) -> set[str]:
+        """
+        Return the commits on the git server's branch.
+        """
+        return set(
+            self("exec", "-T", "git-server", "git", "-C", "/srv/git/data.git", "rev-list", "main").split()
+        )
+
+    def await_commits(self, commits: list[str], when: str) -> None:
+        """
+        Wait until all of *commits* are on the git server.
+        """
+        wait_until(lambda: set(commits) <= self.arrived(), f"{when}: all {len(commits)} commits arrived")
+
+    def key_file(self, name: str) -> str:
+        """
+        Return a file that the demo's git server made for Ferry.
+        """
+        return self("exec", "-T", "git-server", "cat", f"/srv/keys/{name}") + "\n"
+
+    def down(self) -> None:
+        """
+        Take everything away, volumes too.
+        """
+        self("down", "--volumes", "--remove-orphans", "--timeout", "20", check=False)
+
+
+def build() -> None:
+    """
+    Build the images, and find or make those of others.
+    """
+    arguments = shlex.split(os.environ.get("DOCKER_BUILD_ARGS", "--network=host"))
+    run("docker", "build", *arguments, "--build-arg", "REVISION=a-test", "--tag", IMAGE, ".")
+    run("docker", "build", *arguments, "--tag", GIT_IMAGE, "--target", "demo-git-server", ".")
+    say("both images were built")
+    for image, packages in STAND_INS.items():
+        if run("docker", "image", "ls", "--quiet", image):
+            continue
+        try:
+            run("docker", "pull", "--quiet", image)
+            say(f"{image} was pulled")
+        except Failed:
+            recipe = (
+                f"FROM {BASE}\nRUN apt-get update -qq && apt-get install -y -qq --no-install-recommends "
+                f"{packages.replace(' && ', ' >/dev/null && ', 1)}\n"
+            )
+            subprocess.run(
+                ["docker", "build", *arguments, "--quiet", "--tag", image, "-"],
+                input=recipe.encode(),
+                check=True,
+                capture_output=True,
+            )
+            say(f"no registry has {image}: Debian's package stands in for it")
+
+
+def look_at_the_image() -> None:
+    """
+    Check what the image says of itself, and what it does with a wrong environment.
+    """
+    config = json.loads(run("docker", "inspect", IMAGE))[0]["Config"]
+    demand(
+        config["User"] == "10001:10001" and config["Healthcheck"], "the image has a user and a health check"
+    )
+    labels = {name.rpartition(".")[2]: value for name, value in config["Labels"].items()}
+    demand((labels["licenses"], labels["revision"]) == ("Apache-2.0", "a-test"), "and labels")
+    hardened = ("docker", "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop=ALL", "--network=none")
+    demand("ferry" in run(*hardened, IMAGE, "ferry", "--version"), "any command runs, not only roles")
+    for role in ROLES:
+        done = subprocess.run(
+            [*hardened, "--env", "CFP_DATA_BRANHC=x", IMAGE, role], capture_output=True, text=True
+        )
+        wanted = "did you mean CFP_DATA_BRANCH?"
+        demand(done.returncode == 1 and wanted in done.stderr, f"{role}: a wrong environment ends the start")
+
+
+def look_at_the_containers(stack: Stack) -> None:
+    """
+    Check that each container is what the compose file says.
+    """
+    for service in SERVICES:
+        found = stack.container(service)
+        host = found["HostConfig"]
+        demand(
+            host["ReadonlyRootfs"]
+            and host["CapDrop"] == ["ALL"]
+            and "no-new-privileges:true" in host["SecurityOpt"]
+            and host["RestartPolicy"]["Name"] == "unless-stopped"
+            and host["Memory"] > 0,
+            f"{service} runs read-only, without rights, and within limits",
+        )
+        user = stack("exec", "-T", service, "id", "-u")
+        demand(user != "0", f"{service} runs as user {user}")
+    for role in ROLES:
+        first = stack("exec", "-T", role, "cat", "/proc/1/cmdline").split("\0")[0]
+        demand(first == "tini", f"{role}: tini is process 1")
+        stack("exec", "-T", role, "ferry-health")
+        demand(not writable(stack, role), f"{role}: nothing can be written beside the volume")
+
+
+def writable(stack: Stack, role: str) -> str:
+    """
+    Return the places outside /tmp and the volume that *role* could write to.
+    """
+    return stack(
+        "exec", "-T", role, "sh", "-c", "for d in / /opt/ferry /etc; do test -w $d && echo $d; done; :"
+    )
+
+
+def kill_each(stack: Stack) -> None:
+    """
+    Kill each container in turn, write where there is an API, and see everything arrive afterwards.
+    """
+    commits = [stack.write()]
+    stack.await_commits(commits, "nothing killed")
+    for service in SERVICES:
+        commits.append(stack.write())  # may be on its way
+        stack("kill", service)
+        if service != "api":
+            commits += [stack.write(), stack.write()]
+        stack.up()
+        commits.append(stack.write())
+        stack.await_commits(commits, f"{service} killed")
+    for service in ROLES:  # as a crash does it, so that Docker itself starts the container again
+        before = stack.container(service)
+        if os.geteuid() != 0:
+            break
+        os.kill(before["State"]["Pid"], 9)
+        wait_until(
+            lambda service=service, before=before: (
+                (now := stack.container(service)["State"])["StartedAt"] != before["State"]["StartedAt"]
+                and now.get("Health", {}).get("Status") == "healthy"
+            ),
+            f"{service} crashed: Docker started it again",
+        )
+        commits.append(stack.write())
+        stack.await_commits(commits, f"{service} crashed")
+
+
+def stop_in_mid_push(stack: Stack) -> None:
+    """
+    SIGTERM while a push runs: the push completes and the worker ends by itself.
+    """
+    hook = "/srv/git/data.git/hooks/pre-receive"
+    stack("exec", "-T", "git-server", "sh", "-c", f"printf '#!/bin/sh\\nsleep 8\\n' >{hook}; chmod +x {hook}")
+    commit = stack.write()
+    status = "/api/_internal/push"
+    stack.token = "demo-admin"
+    wait_until(lambda: stack.get(status)[1]["remotes"]["origin"]["state"] == "pushing", "a slow push runs")
+    stack.token = "demo"
+    stack("stop", "worker")
+    state = stack.container("worker")["State"]
+    demand(
+        commit in stack.arrived(), "the worker was stopped in the middle of a push, and the push completed"
+    )
+    demand(state["ExitCode"] == 0, "the worker ended by itself, with status 0")
+    stack("exec", "-T", "git-server", "rm", hook)
+    for role in ("api", "beat", "flower"):
+        began = time.monotonic()
+        stack("stop", role)
+        found = stack.container(role)["State"]
+        demand(
+            found["ExitCode"] in (0, 143) and time.monotonic() - began < 9,
+            f"{role} ended on SIGTERM by itself, with status {found['ExitCode']}",
+        )
+
+
+def run_production(demo: Stack) -> None:
+    """
+    The production file over the same volumes, with a key, tokens and a certificate of its own.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        files = {name: Path(directory) / name for name in ("id_ed25519", "known_hosts")}
+        for name, file in files.items():
+            file.write_text(demo.key_file(name))
+            file.chmod(0o444)  # nobody here can give it to user 10001; ssh minds only keys of its own
+        Path(directory).chmod(0o755)
+        demo("stop")
+        https = free_port()
+        token = "ana's own"
+        stack = Stack(
+            "ferry-image-test",
+            *("-f", "docker-compose.yml", "-f", "compose.production.yml", "--profile", "demo"),
+            *("--profile", "tls"),
+            CFP_DATA_REMOTE=GIT_URL,
+            CFP_API_TOKENS=f"ana:{hashlib.sha256(token.encode()).hexdigest()}",
+            CFP_ADMIN_TOKEN="an operator's own",
+            FLOWER_BASIC_AUTH="ops:flowers",
+            FERRY_DEPLOY_KEY=str(files["id_ed25519"]),
+            FERRY_KNOWN_HOSTS=str(files["known_hosts"]),
+            FERRY_HTTPS=f"127.0.0.1:{https}",
+            FERRY_HTTP=f"127.0.0.1:{free_port()}",
+        )
+        stack.up()
+        stack.token = token
+        stack.await_commits([stack.write()], "production file")
+        stack.token = "demo"
+        status, _ = stack.get("/api/sheets/people/records", body={"slug": "x", "name": "x"})
+        demand(status == 401, "the demo's token is refused")
+        wait_until(lambda: _answers(f"https://localhost:{https}/api/health"), "the proxy answers by TLS")
+        stack("stop")
+
+
+def _answers(url: str) -> bool:
+    # The proxy's own authority signed for localhost, which nobody trusts.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def run_the_chart(stack: Stack) -> None:
+    """
+    The chart's pod, with the git server and the broker of *stack*.
+    """
+    stack.up("git-server", "valkey")
+    cache = ROOT / ".pytest_cache" / "d" / "helm"  # where pytest keeps it, too
+    cache.mkdir(parents=True, exist_ok=True)
+    repository, _, tag = IMAGE.partition(":")
+    values = {
+        "image": {"repository": repository, "tag": tag},
+        "valkey": {"enabled": False},
+        "service": {"port": 8000},  # no service stands between here
+        "settings": {"CFP_PUSH_SWEEP_INTERVAL": 5},
+        "secrets": {
+            "CFP_DATA_REMOTE": GIT_URL,
+            "CFP_REDIS_URL": "redis://valkey:6379/0",
+            "CFP_API_TOKENS": f"demo:{hashlib.sha256(b'demo').hexdigest()}",
+        },
+        "ssh": {
+            "privateKey": stack.key_file("id_ed25519"),
+            "knownHosts": stack.key_file("known_hosts"),
+        },
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(values, file)
+        file.flush()
+        manifests = fetch(cache).render("--values", file.name)
+    pod = Pod(manifests, "town-ferry-0", run)
+    pod.remove()
+    try:
+        network = f"{stack.project}_default"
+        pod.start(
+            *(
+                "--network",
+                network,
+                "--network-alias",
+                "town-ferry",
+                "--publish",
+                f"127.0.0.1:{stack.port}:8000",
+            )
+        )
+        say("the chart's pod: the init container fetched the repository, and the others run")
+        wait_until(lambda: not pod.failing_probes(), "the chart's pod: every probe succeeds")
+        stack.token = "demo"
+        stack.await_commits([stack.write()], "the chart's pod")
+        for test in (each for each in manifests if each["kind"] == "Pod"):
+            for container in test["spec"]["containers"]:
+                command, *arguments = container["command"]
+                run(
+                    *("docker", "run", "--rm", "--network", network, "--read-only", "--entrypoint", command),
+                    *(container["image"], *arguments),
+                )
+        say("the chart's pod: `helm test` would succeed")
+        demand(pod.stop("worker") == 0, "the chart's pod: the worker ends on SIGTERM with status 0")
+    except Failed:
+        for container in pod.spec["containers"]:
+            name = pod.container(container["name"])
+            sys.stderr.write(f"--- {name}\n{run('docker', 'logs', '--tail', '20', name, check=False)}\n")
+        raise
+    finally:
+        if not os.environ.get("KEEP"):
+            pod.remove()
+
+
+def main() -> None:
+    """
+    Do all of it; status 1 and one reason where something is not as it should be.
+    """
+    if subprocess.run(["docker", "info"], capture_output=True).returncode:
+        sys.exit("image-test: `docker info` finds no Docker engine")
+    stack = Stack("ferry-image-test")
+    try:
+        build()
+        look_at_the_image()
+        stack.down()
+        stack.up()
+        say("docker compose up --wait: everything is healthy")
+        look_at_the_containers(stack)
+        kill_each(stack)
+        demand(stack.get("/api/tasks", port=stack.flower_port)[1], "Flower shows tasks")
+        stop_in_mid_push(stack)
+        stack.up()
+        run_production(stack)
+        run_the_chart(stack)
+    except Failed as exc:
+        sys.stderr.write(stack("logs", "--tail", "20", check=False)[-6000:])
+        sys.exit(f"\nimage-test failed: {exc}")
+    finally:
+        if not os.environ.get("KEEP"):
+            stack.down()
+    say("all of it works")
+
+
+if __name__ == "__main__":
+    main()

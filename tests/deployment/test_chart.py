@@ -1,0 +1,377 @@
+"""
+The Helm chart, rendered by a real Helm in every combination that `helm/ferry/ci/` holds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.deployment.helm import CHART, ROOT
+from worker.settings import Settings
+
+COMBINATIONS = sorted((CHART / "ci").glob("*-values.yaml"))
+KNOWN = {spec.metadata["variable"] for spec in fields(Settings)}
+# What the chart sets by itself, beside what `settings` and `secrets` take.
+OF_THE_CHART = {"CFP_DATA_REPO_PATH", "CFP_SSH_KEY_PATH", "CFP_SSH_KNOWN_HOSTS", "CFP_HTTPS_TOKEN_PATH"}
+NOT_OF_FERRY = {"FLOWER_BASIC_AUTH"}
+# The Prometheus operator's and the Gateway API's, whose schemas Kubernetes does not have.
+CUSTOM = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
+
+pytestmark = pytest.mark.usefixtures("helm")
+
+
+@pytest.fixture(params=COMBINATIONS, ids=lambda path: path.name.removesuffix("-values.yaml"))
+def combination(request) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def manifests(helm, combination):
+    return helm.render("--values", str(combination))
+
+
+@pytest.fixture
+def values(combination):
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    return {**defaults, **yaml.safe_load(combination.read_text())}
+
+
+def of_kind(manifests, kind) -> list[dict]:
+    return [each for each in manifests if each["kind"] == kind]
+
+
+def pods(manifests) -> Iterator[tuple[dict, dict, dict]]:
+    """
+    Yield each manifest that makes pods, with the pod's metadata and spec.
+    """
+    for each in manifests:
+        if each["kind"] == "Pod":
+            yield each, each["metadata"], each["spec"]
+        elif "template" in each.get("spec", {}):
+            yield each, each["spec"]["template"]["metadata"], each["spec"]["template"]["spec"]
+
+
+def containers(manifests) -> Iterator[dict]:
+    for _, _, spec in pods(manifests):
+        yield from (*spec.get("initContainers", []), *spec["containers"])
+
+
+def strings(value) -> Iterator[str]:
+    match value:
+        case dict():
+            for key, each in value.items():
+                yield from (key, *strings(each))
+        case list():
+            for each in value:
+                yield from strings(each)
+        case _:
+            yield str(value)
+
+
+def environment(manifests, container) -> dict[str, str]:
+    """
+    Return what *container* finds in its environment, as far as the chart makes it.
+    """
+    found = {}
+    for source in container.get("envFrom", []):
+        ((how, reference),) = source.items()
+        kind, part = {"configMapRef": ("ConfigMap", "data"), "secretRef": ("Secret", "stringData")}[how]
+        for each in of_kind(manifests, kind):
+            if each["metadata"]["name"] == reference["name"]:
+                found |= each[part]
+    return found | {each["name"]: each.get("value", "") for each in container.get("env", [])}
+
+
+# --- Every combination ---
+
+
+def test_it_lints_strictly(helm, combination):
+    done = helm("lint", "--strict", str(CHART), "--values", str(combination))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kubernetes", ["1.27", "1.32", "1.37"])
+def test_kubernetes_takes_it(manifests, kubernetes):
+    for each in manifests:
+        if each["kind"] not in CUSTOM:
+            kubernetes_validate.validate(each, kubernetes, strict=True)
+
+
+def test_secrets_stand_in_secrets_alone(manifests, values):
+    """
+    Not in a ConfigMap, an argument, an annotation or an environment variable of a pod's own.
+    """
+    hidden = {value for name, value in values["secrets"].items() if name != "CFP_REDIS_URL" or "@" in value}
+    hidden |= {values["ssh"].get("privateKey", ""), values.get("httpsToken", {}).get("token", "")} - {""}
+    elsewhere = [each for each in manifests if each["kind"] != "Secret"]
+    # "secret-" marks what is one, wherever it may have been taken to pieces.
+    found = {text for text in strings(elsewhere) if "secret-" in text or any(each in text for each in hidden)}
+    assert found == set()
+
+
+def test_every_container_is_restricted(manifests):
+    """
+    https://kubernetes.io/docs/concepts/security/pod-security-standards/, and a read-only root beyond it.
+    """
+    for _, _, spec in pods(manifests):
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] > 0
+        assert spec["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"} & set(spec)
+        assert {kind for volume in spec.get("volumes", []) for kind in set(volume) - {"name"}} <= {
+            "emptyDir", "persistentVolumeClaim", "secret",
+        }  # fmt: skip
+    for each in containers(manifests):
+        assert each["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }, each["name"]
+
+
+def test_every_container_has_limits_and_probes(manifests):
+    for each in containers(manifests):
+        assert each["resources"]["limits"]["memory"], each["name"]
+        assert each["resources"]["requests"]["cpu"], each["name"]
+    for owner, _, spec in pods(manifests):
+        if owner["kind"] != "Pod":
+            assert [each["name"] for each in spec["containers"] if "livenessProbe" not in each] == []
+
+
+def test_every_volume_is_used_and_every_mount_defined(manifests):
+    for owner, _, spec in pods(manifests):
+        defined = {volume["name"] for volume in spec.get("volumes", [])}
+        defined |= {claim["metadata"]["name"] for claim in owner["spec"].get("volumeClaimTemplates", [])}
+        all_of_them = (*spec.get("initContainers", []), *spec["containers"])
+        used = {mount["name"] for each in all_of_them for mount in each.get("volumeMounts", [])}
+        assert used == defined
+
+
+def test_no_two_containers_share_a_temporary_directory(manifests):
+    """
+    Each notes its role there, and keeps its ssh connections.
+    """
+    (workload,) = of_kind(manifests, "StatefulSet")
+    spec = workload["spec"]["template"]["spec"]
+    mounts = [
+        mount["name"]
+        for each in (*spec["initContainers"], *spec["containers"])
+        for mount in each["volumeMounts"]
+        if mount["mountPath"] == "/tmp"
+    ]
+    assert len(mounts) == len(set(mounts)) == len(spec["containers"]) + 1
+
+
+def test_files_that_settings_name_are_mounted(manifests):
+    """
+    For those who talk to the remotes; beat and Flower have no business with keys.
+    """
+    (workload,) = of_kind(manifests, "StatefulSet")
+    spec = workload["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    for each in (*spec["initContainers"], *spec["containers"]):
+        there = {
+            f"{mount['mountPath']}/{item['path']}"
+            for mount in each["volumeMounts"]
+            for item in volumes.get(mount["name"], {}).get("secret", {}).get("items", [])
+        }
+        named = {
+            value
+            for name, value in environment(manifests, each).items()
+            if name in OF_THE_CHART - {"CFP_DATA_REPO_PATH"}
+        }
+        assert there == (set() if each["name"] in ("beat", "flower") else named)
+
+
+def test_ferry_starts_with_what_the_chart_sets(manifests, values):
+    """
+    Every CFP_* name is a setting, and together they are ones that Ferry takes.
+    """
+    elsewhere = {}
+    if values.get("existingSecret"):  # its contents are the user's; this is the least there must be
+        elsewhere = {"CFP_DATA_REMOTE": "git@git.example.org:town/data.git"}
+    (workload,) = of_kind(manifests, "StatefulSet")
+    spec = workload["spec"]["template"]["spec"]
+    for each in (*spec["initContainers"], *spec["containers"]):
+        env = environment(manifests, each)
+        assert {name for name in env if name.startswith("CFP_")} <= KNOWN
+        settings = Settings.from_env({**env, **elsewhere})
+        assert spec["terminationGracePeriodSeconds"] >= settings.push_timeout_s + 20
+
+
+def test_services_and_policies_find_their_pods(manifests):
+    labels = [
+        (metadata["labels"], {port["name"] for each in spec["containers"] for port in each.get("ports", [])})
+        for owner, metadata, spec in pods(manifests)
+        if owner["kind"] != "Pod"
+    ]
+    for each in of_kind(manifests, "Service"):
+        (ports,) = (ports for there, ports in labels if each["spec"]["selector"].items() <= there.items())
+        assert {port["targetPort"] for port in each["spec"]["ports"]} <= ports
+    for each in (*of_kind(manifests, "NetworkPolicy"), *of_kind(manifests, "PodDisruptionBudget")):
+        selector = each["spec"].get("podSelector") or each["spec"]["selector"]
+        assert sum(selector["matchLabels"].items() <= there.items() for there, _ in labels) == 1
+    for each in of_kind(manifests, "ServiceMonitor"):
+        wanted = each["spec"]["selector"]["matchLabels"].items()
+        (service,) = (s for s in of_kind(manifests, "Service") if wanted <= s["metadata"]["labels"].items())
+        assert each["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_helm_test_asks_the_service(manifests):
+    (pod,) = of_kind(manifests, "Pod")
+    urls = [each["command"][-1] for each in pod["spec"]["containers"]]
+    service = next(s for s in of_kind(manifests, "Service") if s["metadata"]["name"] == "town-ferry")
+    assert all(url.startswith(f"http://town-ferry:{service['spec']['ports'][0]['port']}/") for url in urls)
+
+
+# --- The chart as a whole ---
+
+
+def test_the_notes_say_what_is_missing(helm, tmp_path):
+    """
+    `helm template` prints no notes and `helm install` wants a cluster: here they are rendered as a manifest.
+    """
+    chart = shutil.copytree(CHART, tmp_path / "ferry")
+    (chart / "templates" / "NOTES.txt").rename(chart / "NOTES.txt")
+    manifest = '{kind: Notes, text: {{ tpl (.Files.Get "NOTES.txt") . | toJson }}}'
+    (chart / "templates" / "notes.yaml").write_text(manifest)
+
+    def notes(name):
+        done = helm("template", "town", str(chart), "--values", str(CHART / "ci" / f"{name}-values.yaml"))
+        (found,) = of_kind([each for each in yaml.safe_load_all(done.stdout) if each], "Notes")
+        return found["text"]
+
+    for words in ("Nobody can write", "Nobody is paged", "no key and no token"):
+        assert words in notes("minimal")
+        assert words not in notes("made-secrets")
+    assert "exec town-ferry-0 -c worker -- ferry doctor" in notes("minimal")
+
+
+def test_releases_share_a_redis_and_nothing_else(helm):
+    values = str(CHART / "ci" / "shared-redis-values.yaml")
+    names = [
+        {
+            (each["kind"], each["metadata"]["name"])
+            for each in helm.render("--values", values, release=release)
+        }
+        for release in ("town", "village")
+    ]
+    assert names[0] & names[1] == set()
+
+
+def test_the_repository_is_served_by_one_pod(helm):
+    """
+    A second one would have a volume, and so a repository, of its own.
+    """
+    manifests = helm.render("--values", str(CHART / "ci" / "minimal-values.yaml"))
+    (workload,) = of_kind(manifests, "StatefulSet")
+    assert workload["spec"]["replicas"] == 1
+    assert [each["name"] for each in workload["spec"]["template"]["spec"]["containers"]] == [
+        "api", "worker", "beat", "flower",
+    ]  # fmt: skip
+
+
+def test_changed_settings_make_another_pod(helm):
+    values = ("--values", str(CHART / "ci" / "minimal-values.yaml"))
+
+    def template(*arguments):
+        (workload,) = of_kind(helm.render(*values, *arguments), "StatefulSet")
+        return workload["spec"]["template"]
+
+    assert template() == template()
+    assert template() != template("--set", "settings.CFP_PUSH_MIN_INTERVAL=5")
+    assert template() != template("--set", "secrets.CFP_ADMIN_TOKEN=another")
+
+
+REMOTE = ("--set", "secrets.CFP_DATA_REMOTE=git@git.example.org:a/b.git")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no remote to fetch the repository from"),
+        ((*REMOTE, "--set", "valkey.enabled=false"), "no broker"),
+        ((*REMOTE, "--set", "ssh.privateKey=x"), "ssh.knownHosts: required"),
+        ((*REMOTE, "--set", "ingress.enabled=true"), "ingress.host: required"),
+        ((*REMOTE, "--set", "httpRoute.enabled=true"), "httpRoute.parentRefs: required"),
+        ((*REMOTE, "--set", "settings.CFP_DATA_BRANHC=x"), "CFP_DATA_BRANHC"),
+        ((*REMOTE, "--set", "settings.CFP_ADMIN_TOKEN=x"), "CFP_ADMIN_TOKEN"),
+        ((*REMOTE, "--set", "settings.CFP_PUSH_TIMEOUT=0"), "CFP_PUSH_TIMEOUT"),
+        ((*REMOTE, "--set", "settings.CFP_PUSH_RESCUE=off"), "CFP_PUSH_RESCUE"),
+        ((*REMOTE, "--set", "secrets.CFP_API_TOKENS=ana:my-token"), "CFP_API_TOKENS"),
+        ((*REMOTE, "--set", "replicas=2"), "replicas"),
+        ((*REMOTE, "--set", "api.replicas=2"), "replicas"),
+    ],
+)
+def test_what_would_not_work_is_refused_by_name(helm, arguments, words):
+    if "CFP_PUSH_RESCUE" in words:  # Helm makes false of a bare off in a file, and a string of it here
+        arguments = (*REMOTE, "--set-json", "settings.CFP_PUSH_RESCUE=false")
+    assert words in helm.refuses(*arguments)
+
+
+def test_the_chart_takes_every_setting():
+    """
+    A setting that is added to Ferry is one that the chart must take, in one of the two places.
+    """
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
+    open_ones, hidden = (set(schema[part]["properties"]) for part in ("settings", "secrets"))
+
+    assert open_ones & hidden == set()
+    assert open_ones | hidden | OF_THE_CHART | {"GIT_SSH_COMMAND"} == KNOWN | NOT_OF_FERRY | {
+        "GIT_SSH_COMMAND"
+    }
+    # repr=False marks what may hold a secret.
+    assert hidden - NOT_OF_FERRY == {spec.metadata["variable"] for spec in fields(Settings) if not spec.repr}
+
+
+def test_every_object_of_the_schema_is_closed():
+    def open_objects(node, path="values"):
+        if isinstance(node, dict):
+            if "properties" in node and node.get("additionalProperties") is not False:
+                yield path
+            for key, each in node.items():
+                yield from open_objects(each, f"{path}.{key}")
+
+    assert list(open_objects(json.loads((CHART / "values.schema.json").read_text()))) == []
+
+
+def test_every_value_has_a_schema_and_a_place_in_the_reference():
+    reference = (ROOT / "docs" / "reference" / "chart.md").read_text()
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def paths(node, properties, path=""):
+        for key, value in node.items():
+            assert key in properties, f"{path}{key} is not in the schema"
+            if isinstance(value, dict) and value and "properties" in properties[key]:
+                yield from paths(value, properties[key]["properties"], f"{path}{key}.")
+            else:
+                yield f"{path}{key}"
+
+    named = set(re.findall(r"`([A-Za-z.]+)`", reference))
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert set(paths(values, schema["properties"])) - named == set()
+
+
+def test_the_chart_and_ferry_have_one_version():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert f'version = "{chart["appVersion"]}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_alerts_name_metrics_that_ferry_has(helm):
+    source = (ROOT / "app" / "api" / "metrics.py").read_text()
+    (rules,) = of_kind(helm.render("--values", str(CHART / "ci" / "ingress-values.yaml")), "PrometheusRule")
+    for rule in rules["spec"]["groups"][0]["rules"]:
+        (metric,) = re.findall(r"ferry_\w+", rule["expr"])
+        assert f'"{metric}"' in source
+        assert '{namespace="data", service="town-ferry"' in rule["expr"]

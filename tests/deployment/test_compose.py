@@ -1,0 +1,107 @@
+"""
+The compose files, as far as they can be read: what `make image-test` then runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import fields
+
+import pytest
+import yaml
+
+from tests.deployment.helm import ROOT
+from worker.settings import Settings, Token
+
+KNOWN = {spec.metadata["variable"] for spec in fields(Settings)}
+FERRY = ("api", "worker", "beat", "flower")
+
+
+class _Loader(yaml.SafeLoader):
+    """
+    YAML with Compose's `!override`, which replaces a list instead of adding to it.
+    """
+
+
+_Loader.add_constructor("!override", lambda loader, node: loader.construct_sequence(node))
+
+
+def read(name):
+    return yaml.load((ROOT / name).read_text(), _Loader)  # noqa: S506 - a safe loader's child
+
+
+def default(text):
+    """
+    Return *text* as Compose reads it where no variable is set.
+    """
+    return re.sub(r"\$\{\w+(?::-([^}]*)|:[?+][^}]*)?\}", lambda found: found[1] or "", str(text))
+
+
+@pytest.fixture
+def demo():
+    return read("docker-compose.yml")["services"]
+
+
+@pytest.fixture
+def production():
+    return read("compose.production.yml")["services"]
+
+
+def test_ferry_takes_the_demos_environment(demo):
+    for role in FERRY:
+        env = {name: default(value) for name, value in demo[role]["environment"].items()}
+        settings = Settings.from_env(env)
+        assert settings.api_tokens == {"demo": Token(hashlib.sha256(b"demo").hexdigest())}
+
+
+def test_every_setting_of_the_production_file_is_ferrys(production):
+    for role in FERRY:
+        names = {name for name in production[role]["environment"] if name.startswith("CFP_")}
+        assert names <= KNOWN
+
+
+def test_production_keeps_nothing_of_the_demo(demo, production):
+    """
+    Neither its tokens nor its keys nor its git server: what it does not replace has no default.
+    """
+    assert production["git-server"] == {"profiles": ["demo"]}
+    for role in FERRY:
+        env = {**demo[role]["environment"], **production[role]["environment"]}
+        assert "demo" not in str(env).lower()
+        assert "demo-keys" not in str(production[role]["volumes"])
+        for name in ("CFP_DATA_REMOTE", "CFP_API_TOKENS", "CFP_ADMIN_TOKEN", "FLOWER_BASIC_AUTH"):
+            assert f"${{{name}:?" in env[name]
+
+
+def test_the_worker_is_given_longer_than_a_push_may_take(demo):
+    grace_s = float(default(demo["worker"]["stop_grace_period"]).removesuffix("s"))
+    assert (
+        grace_s
+        > Settings.from_env(
+            {name: default(value) for name, value in demo["worker"]["environment"].items()}
+        ).push_timeout_s
+    )
+
+
+def test_every_service_is_hardened_limited_and_started_again(demo, production):
+    for name, service in {**demo, "tls": production["tls"]}.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["restart"] == "unless-stopped", name
+        assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}, name
+
+
+def test_the_demo_listens_on_loopback_alone(demo):
+    ports = [port for service in demo.values() for port in service.get("ports", [])]
+    assert len(ports) == 2
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_no_image_is_left_to_chance(demo, production):
+    """
+    Each has a tag that is a version, or is built here.
+    """
+    for service in (*demo.values(), production["tls"]):
+        assert re.search(r":(local|[0-9][\w.-]*)$", default(service["image"]))

@@ -1,0 +1,312 @@
+"""
+The operator's hands, as commands over a real deployment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.parts import clean_environment, wait_until
+
+PEOPLE = "/api/sheets/people/records"
+
+
+@pytest.fixture
+def ferry(env):
+    """
+    Run the command ``ferry``.
+    """
+
+    def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "ferry"), *arguments],
+            env={**clean_environment(), **env, **extra},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
+
+
+def _write(api, slug="jane"):
+    answer = api.put(f"{PEOPLE}/{slug}", json={"slug": slug, "name": "Jane"})
+    return answer.json["commit"]["hash"]
+
+
+def _status(api):
+    return api.get("/api/_internal/push").json["remotes"]["origin"]
+
+
+# --- Pausing ---
+
+
+def test_a_paused_remote_waits_for_its_operator(client, worker, beat, remote, ferry):
+    """
+    Neither a commit, nor a sweep, nor a worker's start pushes to it; resuming does at once.
+    """
+    api, running = client(), worker()
+    wait_until(lambda: remote.head(), what="the first push")
+    paused = ferry("push", "pause")
+    assert (paused.returncode, paused.stdout) == (0, "origin: paused\n")
+    there = remote.head()
+    commit = _write(api)
+    running.kill()
+    running.spawn()
+    running.await_ready()
+    beat(CFP_PUSH_SWEEP_INTERVAL="1")
+    wait_until(lambda: running.text().count("Task sweep") >= 4, what="sweeps")
+    api.post("/api/_internal/push")
+    wait_until(lambda: running.logged("an operator has paused"), what="the task that was declined")
+    assert remote.head() == there
+    assert (_status(api)["state"], _status(api)["pending_commits"]) == ("blocked", 1)
+    shown = ferry("push", "status")
+    assert shown.returncode == 1
+    assert "paused since" in shown.stdout
+
+    assert ferry("push", "resume").stdout == "origin: resumed\n"
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")
+    assert _status(api)["paused_at"] is None
+
+
+# --- Looking ---
+
+
+def test_commits_say_where_they_are(client, worker, remote, ferry, data):
+    api, running = client(), worker()
+    pushed = data.head()
+    wait_until(lambda: remote.head() == pushed, what="the first push")
+    running.stop()
+    waiting = [_write(api, slug) for slug in ("ann", "bob")]
+    listed = ferry("commits", "--pending", "--json").stdout.splitlines()
+    assert [json.loads(line)["hash"] for line in listed] == waiting[::-1]
+    assert json.loads(listed[0])["push"] == {"origin": "pending"}
+    everything = ferry("commits", "--limit", "3").stdout
+    assert f"{waiting[1][:12]} " in everything
+    assert "origin:pending dev: PUT" in everything
+    assert f"{pushed[:12]} " in everything
+    assert "origin:pushed" in everything
+
+
+def test_doctor_finds_a_healthy_deployment_healthy(client, worker, beat, remote, ferry, sentry):
+    client()
+    worker(), beat()
+    wait_until(lambda: remote.head(), what="the first push")
+    wait_until(lambda: ferry("doctor").stdout.count("ok       sweep"), what="a sweep")
+    done = ferry("doctor", "--json", SENTRY_DSN=sentry.dsn)
+    findings = {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 0, done.stdout
+    for name in ("git", "repository", "broker", "worker", "sweep", "sentry", "remote origin"):
+        assert findings[name]["state"] == "ok", findings[name]
+    assert sentry.events[-1]["level"] == "info"
+
+
+def test_doctor_names_what_is_wrong_and_the_remedy(data, remote, ferry, tmp_path, env):
+    remote.path.rename(tmp_path / "away.git")
+    (data.path / "refs" / "heads" / "main.lock").touch()
+    os.utime(data.path / "refs" / "heads" / "main.lock", (0, 0))
+    done = ferry(
+        "doctor",
+        CFP_REDIS_URL="redis://127.0.0.1:1/0",
+        CFP_SSH_KEY_PATH=str(tmp_path / "no-key"),
+        SENTRY_DSN="http://key@127.0.0.1:1/1",
+    )
+    assert done.returncode == 1
+    failed = re.findall(r"^failed\s+(.*?): ", done.stdout, re.MULTILINE)
+    assert failed == ["broker", "worker", "sweep", "CFP_SSH_KEY_PATH", "sentry", "remote origin"]
+    assert re.search(r"^warning\s+locks: .*main\.lock is old", done.stdout, re.MULTILINE)
+    assert "not-found" in done.stdout
+    assert "celery -A worker beat" in done.stdout
+
+
+# --- Proving ---
+
+
+def test_verify_compares_and_restores(client, worker, remote, ferry, data):
+    api, running = client(), worker()
+    wait_until(lambda: remote.head() == data.head(), what="the first push")
+    done = ferry("verify", "--clone")
+    assert done.returncode == 0, done.stdout
+    assert "origin: ok: has everything" in done.stdout
+    assert "50 records in 3 sheets can be read" in done.stdout
+    assert _status(api)["last_verified_at"]
+    running.stop()
+    _write(api)
+    assert "lacks 1 of our commits" in ferry("verify").stdout
+
+
+def test_verify_fails_where_a_remote_is_not_ours_or_not_whole(client, worker, remote, ferry, data, tmp_path):
+    _, running = client(), worker()
+    wait_until(lambda: remote.head() == data.head(), what="the first push")
+    running.stop()
+    blob = remote.git("rev-parse", "main:.gitsheets/people.toml")
+    path = remote.path / "objects" / blob[:2] / blob[2:]
+    if path.exists():
+        path.unlink()
+        broken = ferry("verify", "--clone")
+        assert broken.returncode == 1
+        assert "failed" in broken.stdout
+    remote.commit("theirs")
+    foreign = ferry("verify")
+    assert foreign.returncode == 1
+    assert "holds commits that we lack" in foreign.stdout
+    remote.path.rename(tmp_path / "away.git")
+    assert ferry("verify").returncode == 1
+
+
+def test_a_test_page_is_a_page(ferry, sentry):
+    assert ferry("page", "--test", SENTRY_DSN=sentry.dsn).returncode == 0
+    [page] = sentry.events
+    assert page["level"] == "fatal"
+    assert page["tags"]["reason"] == "test"
+    assert "SENTRY_DSN is not set" in ferry("page", "--test").stderr
+    assert "did not take" in ferry("page", "--test", SENTRY_DSN="http://key@127.0.0.1:1/1").stderr
+
+
+# --- Metrics ---
+
+
+def _metrics(text):
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_metrics_tell_what_pushes_came_to(client, worker, remote):
+    api, running = client(), worker()
+    wait_until(lambda: remote.head(), what="the first push")
+    commit = _write(api)
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")
+    running.await_event("push.done", count=2)
+    origin = ("remote", "origin")
+
+    def settled():
+        found = _metrics(api.get("/metrics").text)
+        return found if found["ferry_push_seconds_count", origin] == 2 else None
+
+    found = wait_until(settled, what="both pushes")
+    assert found["ferry_unpushed_commits", origin] == 0
+    assert found["ferry_commit_to_remote_seconds_count", origin] == 2
+    assert found["ferry_commit_to_remote_seconds_bucket", ("le", "+Inf"), origin] == 2
+    assert found["ferry_push_attempts_total", ("outcome", "pushed"), origin] == 2
+    assert found["ferry_pushed_commits_total", origin] == 3
+    assert found["ferry_coalesced_commits_total", origin] == 1
+    assert found["ferry_push_paused", origin] == 0
+    assert found["ferry_transact_seconds_count",] >= 1
+    requests = found[
+        "ferry_http_requests_total", ("endpoint", "records.replace"), ("method", "PUT"), ("status", "201")
+    ]
+    assert requests >= 1
+
+    remote.hook("pre-receive", "exit 1")
+    _write(api, "joe")
+    running.await_event("push.blocked")
+    wait_until(
+        lambda: (
+            _metrics(api.get("/metrics").text).get(
+                ("ferry_push_episodes_total", ("reason", "rejected"), origin)
+            )
+            == 1
+        ),
+        what="the episode",
+    )
+
+
+def test_metrics_are_the_same_from_every_process(env, tmp_path):
+    """
+    Four processes answer in turn; each says what all of them did.
+    """
+    from app.dev import accepts, free_port
+
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "4"]
+    with (tmp_path / "api.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "app:create_app()"], env={**clean_environment(), **env}, stdout=log, stderr=log
+        )
+    try:
+        wait_until(lambda: accepts(port), what="gunicorn")
+        for _ in range(40):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/sheets", timeout=10):
+                pass
+        key = (
+            "ferry_http_requests_total",
+            ("endpoint", "sheets.index"),
+            ("method", "GET"),
+            ("status", "200"),
+        )
+        for _ in range(8):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                assert _metrics(answer.read().decode())[key] == 40
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+# --- From the request to the push ---
+
+
+def test_a_request_can_be_followed_to_its_push(client, worker, remote):
+    """
+    The same id in the answer, the commit, the task and the push that it led to.
+    """
+    api, running = client(), worker()
+    wait_until(lambda: remote.head(), what="the first push")
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    def followed(number):
+        # A task that is still at work may take this commit along; then its push is no child of this request.
+        answer = api.put(
+            f"{PEOPLE}/jane{number}",
+            json={"slug": f"jane{number}", "name": "Jane"},
+            headers={"X-Request-Id": f"req-{number}", "traceparent": trace},
+        )
+        commit = answer.json["commit"]["hash"]
+        assert answer.headers["X-Request-Id"] == f"req-{number}"
+        wait_until(lambda: [e for e in running.events("push.done") if e["commit"] == commit], what="the push")
+        return [e for e in running.events("push.done") if e.get("request_id") == f"req-{number}"]
+
+    [done] = next(found for number in range(9) if (found := followed(number)))
+    assert done["traceparent"] == trace
+    assert done["task"]
+
+
+def test_a_retry_still_knows_its_request(client, worker, remote, tmp_path):
+    api, running = client(), worker()
+    wait_until(lambda: remote.head(), what="the first push")
+    away = remote.path.rename(tmp_path / "away.git")
+    api.put(f"{PEOPLE}/jane", json={"slug": "jane", "name": "Jane"}, headers={"X-Request-Id": "req-8"})
+    running.await_event("push.failed", count=2)
+    away.rename(remote.path)
+    assert running.await_event("push.done", count=2)["request_id"] == "req-8"
+
+
+# --- Sentry beyond pages ---
+
+
+def test_sentry_is_told_of_sweeps_and_timings_where_it_is_asked_for(client, worker, beat, sentry, env):
+    env |= {"SENTRY_CRON_MONITOR": "ferry-sweep", "SENTRY_TRACES_SAMPLE_RATE": "1", "SENTRY_DSN": sentry.dsn}
+    client()
+    worker(), beat()
+    wait_until(lambda: sentry.items("check_in"), what="a check-in", timeout_s=30)
+    check_in = sentry.items("check_in")[0]
+    assert (check_in["monitor_slug"], check_in["status"]) == ("ferry-sweep", "ok")
+    wait_until(
+        lambda: "push" in {each.get("transaction") for each in sentry.items("transaction")}, what="timings"
+    )
+    assert all(each["release"].startswith("ferry@") for each in sentry.items("transaction"))
+    assert sentry.events == []

@@ -1,0 +1,130 @@
+"""
+Proving that what is on a remote is what we have, and that it could be had back.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gitsheets
+
+from worker import clone
+from worker.atomic_json import read_json, write_json
+from worker.credentials import Credentials
+from worker.errors import RepositoryError
+from worker.git import Repository
+from worker.prepare import state_directory
+from worker.settings import ORIGIN, Settings
+
+_WALK_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """
+    What looking at one remote came to.
+
+    Attributes:
+        remote: Name of the remote.
+        is_ours: Whether its branch holds nothing that we lack.
+        tip: Where its branch stands.
+        lacks: How many of our commits it has not yet.
+        detail: What is wrong, or what was found right.
+    """
+
+    remote: str
+    is_ours: bool
+    tip: str | None
+    lacks: int
+    detail: str
+
+
+def verify(settings: Settings, repository: Repository, remote: str) -> Verified:
+    """
+    Ask *remote* where its branch stands, and compare.
+
+    Raises:
+        RepositoryError: It does not answer.
+    """
+    head, tip = repository.head(), repository.ask(remote, timeout_s=settings.push_timeout_s)
+    if tip is None:
+        lacks = len(repository.commits_between(None, head)) if head else 0
+        return Verified(remote=remote, is_ours=True, tip=None, lacks=lacks, detail="has no such branch yet")
+    if not repository.contains(tip, head):
+        detail = "holds commits that we lack: ferry reconcile"
+        return Verified(remote=remote, is_ours=False, tip=tip, lacks=0, detail=detail)
+    lacks = len(repository.commits_between(tip, head)) if head else 0
+    _remember(repository.path, remote, "verified_at")
+    detail = f"lacks {lacks} of our commits" if lacks else "has everything"
+    return Verified(remote=remote, is_ours=True, tip=tip, lacks=lacks, detail=detail)
+
+
+def drill(settings: Settings, credentials: Credentials, repository: Repository, remote: str) -> str:
+    """
+    Restore *remote* into a temporary place, check every object and read every record; says what was read.
+
+    Raises:
+        RepositoryError: What came back is not whole, or not ours.
+    """
+    place = Path(tempfile.mkdtemp(prefix="ferry-verify-"))
+    try:
+        restored = clone.fetch_into(
+            place / "restored.git",
+            replace(settings, data_remote=settings.remotes[remote], data_mirrors={}),
+            replace(credentials, remotes={ORIGIN: settings.remotes[remote]}),
+        )
+        tip = restored.head()
+        if tip is None or not repository.contains(tip, repository.head()):
+            raise RepositoryError(f"{remote} is at {tip}, which is not on our branch")
+        restored.check_objects(timeout_s=_WALK_TIMEOUT_S)
+        sheets, records = _read_all(restored, tip)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    _remember(repository.path, remote, "restored_at")
+    return f"restored {tip}: every object is whole, {records} records in {sheets} sheets can be read"
+
+
+def last(repository: Path, remote: str) -> dict[str, float]:
+    """
+    Return when *remote* was last verified and restored, in seconds since the epoch.
+    """
+    return dict(read_json(_record(repository, remote)))
+
+
+def _read_all(repository: Repository, tip: str) -> tuple[int, int]:
+    path, records = str(repository.path), 0
+    names = gitsheets.core_discover_sheets(path, tip, ".")
+    for name in names:
+        try:
+            blob = gitsheets.tree_read_blob(path, tip, f".gitsheets/{name}.toml")
+            records += _count(path, tip, tomllib.loads(blob["content"].decode())["gitsheet"])
+        except (gitsheets.GitsheetsError, ValueError, KeyError, TypeError) as exc:
+            raise RepositoryError(
+                f"the sheet {name!r} of the restored repository cannot be read: {exc}"
+            ) from exc
+    return len(names), records
+
+
+def _count(path: str, tip: str, sheet: dict[str, Any]) -> int:
+    format_ = sheet.get("format", {})
+    is_markdown = format_.get("type") in ("markdown", "mdx")
+    extension = {"markdown": ".md", "mdx": ".mdx"}.get(format_.get("type", ""), ".toml")
+    body, title = (format_.get("body"), format_.get("title")) if is_markdown else (None, None)
+    return len(
+        gitsheets.record_query(path, tip, sheet.get("root", "."), sheet["path"], {}, extension, body, title)
+    )
+
+
+def _remember(repository: Path, remote: str, what: str) -> None:
+    path = _record(repository, remote)
+    write_json(path, {**read_json(path), what: time.time()})
+
+
+def _record(repository: Path, remote: str) -> Path:
+    return state_directory(repository) / f"verified.{remote}.json"
