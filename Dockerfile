@@ -17,6 +17,7 @@ RUN python -m venv /build && /build/bin/pip install --quiet --require-hashes -r 
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY worker worker
+COPY docs/operations/runbook.md docs/operations/
 RUN /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel . \
  && /opt/ferry/bin/pip install --quiet --no-deps --no-index /wheel/*.whl \
  && /opt/ferry/bin/pip uninstall --quiet --yes pip setuptools

@@ -312,6 +312,7 @@ def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_po
     try:
         stack.start()
         click.echo(f"Flower shows the tasks: {stack.flower_url}")
+        click.echo(f"The status page: {stack.url}/status")
         click.echo(f"Ferry is ready: {stack.url}")
         while not stop:
             stack.check()

@@ -214,7 +214,7 @@ class Attempt:
             self._claim.landed(
                 Landing(
                     at=round(now, 3),
-                    lag_s=round(max(0.0, lag_s), 3),
+                    lag_s=round(lag_s, 3),
                     duration_s=round(finished.duration_s, 3),
                     commits=len(pushed),
                 )

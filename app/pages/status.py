@@ -47,6 +47,7 @@ _STRATEGIES: tuple[Strategy, ...] = ("merge", "rebase", "preserve")
 _DONE = {
     "queued": ("good", "The push is queued."),
     "nothing": ("busy", "There is nothing to push."),
+    "paused": ("warn", "An operator has paused it. Go on with: ferry push resume"),
     "no-broker": ("bad", "The broker did not take the push. Check Redis (CFP_REDIS_URL) and the worker."),
 }
 
@@ -158,9 +159,12 @@ def push() -> ResponseReturnValue:
     Queue a push to the remote that the form names, or to all, ahead of any retry that is scheduled.
     """
     only = _remote() if request.form.get("remote") else None
-    head = services().pipeline.repository.head()
-    if head is None or not services().pipeline.settings.remotes:
+    pipeline = services().pipeline
+    head, remotes = pipeline.repository.head(), [only] if only else list(pipeline.settings.remotes)
+    if head is None or not remotes:
         return _back("nothing")
+    if all(pipeline.ledger.read(remote).paused_at is not None for remote in remotes):
+        return _back("paused")
     taken = services().push_queue.enqueue_push(head, out_of_turn=True, only=only)
     return _back("queued" if taken else "no-broker")
 

@@ -7,7 +7,7 @@
   const connection = document.getElementById("connection");
   const LOOK_S = 15; // what no event tells of: attempts, sweeps, workers
   const PAUSE_MS = 300; // a burst of events leads to few look-ups
-  let source = null, fetching = false, wanted = false, ahead = 0, takenAt = 0;
+  let source = null, fetching = false, wanted = false, pressed = false, ahead = 0, takenAt = 0;
 
   function say(text) {
     if (connection.textContent !== text) connection.textContent = text;
@@ -61,22 +61,24 @@
     tick();
   }
 
-  // Text that somebody is about to copy must not be swapped away.
-  function isSelecting() {
+  // Neither the text that somebody is about to copy nor the button under a finger may be swapped away.
+  function isInUse() {
     const selection = getSelection();
-    return selection && !selection.isCollapsed && live.contains(selection.anchorNode);
+    return pressed || (selection && !selection.isCollapsed && live.contains(selection.anchorNode));
   }
 
   async function refresh() {
     wanted = true;
-    if (fetching || isSelecting()) return;
+    if (fetching || isInUse()) return;
     fetching = true;
     wanted = false;
     try {
       const answer = await fetch(live.dataset.live, { cache: "no-store" });
       if (answer.status === 401) return location.reload();
       if (!answer.ok) throw new Error(String(answer.status));
-      swap(await answer.text());
+      const text = await answer.text();
+      if (isInUse()) return void (wanted = true);
+      swap(text);
       say(source && source.readyState === EventSource.OPEN ? "Live." : "Read anew every " + LOOK_S + " s.");
     } catch {
       say("The server does not answer; what is shown is as of " + duration((Date.now() - takenAt) / 1000) + " ago.");
@@ -89,7 +91,7 @@
   }
 
   function listen() {
-    if (source) return;
+    if (source && source.readyState !== EventSource.CLOSED) return;
     source = new EventSource(live.dataset.events);
     for (const kind of ["commit", "push", "state", "reset"]) source.addEventListener(kind, refresh);
     source.addEventListener("open", refresh);
@@ -112,5 +114,13 @@
   addEventListener("pagehide", () => source && source.close());
   addEventListener("pageshow", (event) => event.persisted && location.reload());
   setInterval(tick, 1000);
-  setInterval(() => document.hidden || refresh(), LOOK_S * 1000);
+  addEventListener("pointerdown", () => { pressed = true; });
+  for (const kind of ["pointerup", "pointercancel"]) {
+    addEventListener(kind, () => setTimeout(() => { pressed = false; })); // the click comes after it
+  }
+  setInterval(() => {
+    if (document.hidden) return;
+    listen(); // a server that had no thread left may have one now
+    refresh();
+  }, LOOK_S * 1000);
 })();
