@@ -50,7 +50,7 @@ lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for ne
 	.venv-lock/bin/python $(PIP_INSTALL) pip-tools==7.6.2
 	$(PIP_COMPILE) --output-file requirements/run.txt pyproject.toml requirements/run.in
 	$(PIP_COMPILE) --output-file requirements/dev.txt --constraint requirements/run.txt \
-	    --extra dev --extra test pyproject.toml requirements/dev.in
+	    --extra dev --extra otel --extra test pyproject.toml requirements/dev.in
 	$(PIP_COMPILE) --output-file requirements/build.txt --constraint requirements/dev.txt requirements/build.in
 
 soak: $(READY) ## Ten minutes of writes while every part is killed; prints what was lost (SOAK_ARGS="--seconds 60")

@@ -35,7 +35,7 @@ from app.json_form import RecordJsonProvider
 from app.pages import sessions, status
 from app.provenance import request_id
 from app.services import EXTENSION, build_services
-from worker import logs, paging
+from worker import logs, paging, tracing
 from worker.logs import log
 from worker.settings import Settings
 
@@ -71,6 +71,10 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
         # It lets requests in flight finish, and an event stream never would.
         built.arrivals.close_on(signal.SIGTERM)
+    if tracing.configure("ferry-api"):
+        from opentelemetry.instrumentation.flask import FlaskInstrumentor  # an extra
+
+        FlaskInstrumentor().instrument_app(app)  # type: ignore[no-untyped-call]
     app.before_request(_begin)
     app.before_request(_let_in)
     app.after_request(_finish)

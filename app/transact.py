@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from app.metering import transacting
 from app.store import Store, Transaction
 from worker.enqueue import PushQueue
+from worker.tracing import span
 
 
 @contextmanager
@@ -35,7 +36,11 @@ def transact(
     Raises:
         StoreError: What the store refuses; see ``app.store``.
     """
-    with transacting(), store.commit(message, author=author, trailers=trailers) as transaction:
+    with (
+        transacting(),
+        span("transact"),
+        store.commit(message, author=author, trailers=trailers) as transaction,
+    ):
         yield transaction
     if transaction.commit is not None:
         push_queue.enqueue_push(transaction.commit)

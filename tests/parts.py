@@ -217,5 +217,5 @@ def start_beat(env: dict[str, str], log_path: Path) -> Process:
 
 
 def clean_environment() -> dict[str, str]:
-    ours = ("CFP_", "SENTRY_", "GIT_", "PROMETHEUS_")
+    ours = ("CFP_", "SENTRY_", "GIT_", "PROMETHEUS_", "OTEL_")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}

@@ -21,6 +21,7 @@ from worker.logs import log
 from worker.paging import Page, page
 from worker.reconcile import Reconciler
 from worker.settings import ORIGIN, Settings
+from worker.tracing import span
 
 _ASKED = "asked-the-remote"
 _ASK_TIMEOUT_S = 30.0
@@ -151,12 +152,13 @@ class Attempt:
 
     def _push(self, head: str) -> tuple[Finished, Verdict]:
         try:
-            finished = self._repository.push(
-                self._remote,
-                head,
-                timeout_s=self._settings.push_timeout_s,
-                started=lambda group: self._claim.write(running=Running.here(group)),
-            )
+            with span("git push", **{"ferry.remote": self._remote, "ferry.commit": head}):
+                finished = self._repository.push(
+                    self._remote,
+                    head,
+                    timeout_s=self._settings.push_timeout_s,
+                    started=lambda group: self._claim.write(running=Running.here(group)),
+                )
         finally:
             self._claim.write(running=None)
         if finished.exit_status is None or finished.exit_status < 0:  # ended by us, or killed

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from celery import Celery
-from celery.signals import setup_logging, worker_ready, worker_shutdown
+from celery.signals import setup_logging, worker_process_init, worker_ready, worker_shutdown
 from sentry_sdk.integrations.celery import CeleryIntegration
 
-from worker import logs, paging, redis_transport
+from worker import logs, paging, redis_transport, tracing
 from worker.celery_app import build_celery
 from worker.credentials import Credentials
 from worker.git import Repository
@@ -96,6 +96,8 @@ def start_worker() -> Celery:
     logs.configure()
     pipeline = build(os.environ)
     paging.configure(pipeline.settings, CeleryIntegration())
+    if tracing.is_wanted(os.environ):
+        worker_process_init.connect(lambda **_: tracing.configure("ferry-worker"), weak=False)
     finish_tasks_first()
     end_beat_for_certain()
     redis_transport.mend()

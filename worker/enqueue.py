@@ -9,6 +9,7 @@ nor waits when the broker is away.
 from __future__ import annotations
 
 import concurrent.futures
+import contextvars
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -70,8 +71,9 @@ class PushQueue:
         return all(sent)
 
     def _enqueue(self, remote: str, commit: str, out_of_turn: bool, deadline: float) -> bool:
-        # Read here: the thread that sends has a context of its own.
-        sending = self._senders.submit(self._send, remote, commit, out_of_turn, traced())
+        # The request's id and trace go along: the thread that sends has a context of its own.
+        context = contextvars.copy_context()
+        sending = self._senders.submit(context.run, self._send, remote, commit, out_of_turn)
         try:
             sending.result(timeout=max(0.0, deadline - time.monotonic()))
         except TimeoutError:
@@ -90,11 +92,11 @@ class PushQueue:
         self._senders = _senders()
         self._celery._after_fork()
 
-    def _send(self, remote: str, commit: str, out_of_turn: bool, headers: dict[str, str]) -> None:
+    def _send(self, remote: str, commit: str, out_of_turn: bool) -> None:
         self._celery.send_task(
             "push",
             args=(remote, commit[:SHOWN_CHARACTERS]),
-            headers=headers,
+            headers=traced(),
             kwargs={"out_of_turn": True} if out_of_turn else {},
             retry=False,
             ignore_result=True,

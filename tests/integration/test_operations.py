@@ -4,11 +4,16 @@ The operator's hands, as commands over a real deployment.
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import hashlib
+import http.server
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -310,3 +315,87 @@ def test_sentry_is_told_of_sweeps_and_timings_where_it_is_asked_for(client, work
     )
     assert all(each["release"].startswith("ferry@") for each in sentry.items("transaction"))
     assert sentry.events == []
+
+
+# --- OpenTelemetry ---
+
+
+class _Collector(http.server.BaseHTTPRequestHandler):
+    """
+    As much of an OTLP collector as takes traces (https://opentelemetry.io/docs/specs/otlp/).
+    """
+
+    def do_POST(self):
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            body = gzip.decompress(body)
+        request = ExportTraceServiceRequest.FromString(body)
+        for resource in request.resource_spans:
+            [name] = [a.value.string_value for a in resource.resource.attributes if a.key == "service.name"]
+            for scope in resource.scope_spans:
+                self.server.spans += [(name, span.name, span.trace_id) for span in scope.spans]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def collector():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Collector) as server:
+        server.spans = []
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+
+
+def test_one_trace_leads_from_the_request_to_the_push(env, worker, remote, collector, tmp_path):
+    """
+    Over three processes: the API's, the worker's pool and git.
+    """
+    from app.dev import accepts, free_port
+
+    port, token = free_port(), "t"
+    env |= {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_address[1]}",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "CFP_API_TOKENS": f"ana:{hashlib.sha256(token.encode()).hexdigest()}",
+    }
+    worker()
+    wait_until(lambda: remote.head(), what="the first push")
+    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "app:create_app()"]
+    with (tmp_path / "api.log").open("wb") as log:
+        process = subprocess.Popen(command, env={**clean_environment(), **env}, stdout=log, stderr=log)
+    try:
+        wait_until(lambda: accepts(port), what="gunicorn")
+
+        def traced(number):
+            body = json.dumps({"slug": f"jane{number}", "name": "Jane"}).encode()
+            headers = {"Authorization": f"Bearer {token}"}
+            url = f"http://127.0.0.1:{port}{PEOPLE}/jane{number}"
+            before = remote.head()
+            with urllib.request.urlopen(urllib.request.Request(url, body, headers, method="PUT"), timeout=10):
+                wait_until(lambda: remote.head() != before, what="the push")
+
+            def whole():
+                traces = {}
+                for service, name, trace in collector.spans:
+                    traces.setdefault(trace, set()).add((service, name))
+                wanted = {
+                    ("ferry-api", "transact"),
+                    ("ferry-worker", "run/push"),
+                    ("ferry-worker", "git push"),
+                }
+                return [spans for spans in traces.values() if wanted <= spans]
+
+            with contextlib.suppress(AssertionError):  # a task at work may have taken the commit along
+                return wait_until(whole, timeout_s=4)
+
+        assert any(traced(number) for number in range(5)), collector.spans
+    finally:
+        process.terminate()
+        process.wait(20)

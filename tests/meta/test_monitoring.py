@@ -38,7 +38,10 @@ def test_an_expression_is_promql_over_metrics_that_are_documented(expression):
 def test_every_metric_that_is_documented_is_there(client, worker, remote):
     api = client()
     api.put("/api/sheets/people/records/jane", json={"slug": "jane", "name": "Jane"})
-    families = {family.name for family in text_string_to_metric_families(api.get("/metrics").text)}
+    text = api.get("/metrics").text
+    families = {
+        family.name for family in text_string_to_metric_families(text) if family.name.startswith("ferry_")
+    }
     documented = set(
         re.findall(
             r"^\| `(ferry_\w+)` \|", (OPERATIONS.parent / "reference" / "http.md").read_text(), re.MULTILINE
