@@ -14,6 +14,7 @@ import os
 import random
 import shutil
 import tempfile
+import threading
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from werkzeug.serving import make_server
 
+from app import create_app
 from app.dev import Stack, free_port
 from app.sample import make_sample_repository
 from tests.parts import Bare, clean_environment, wait_until
@@ -237,6 +241,37 @@ def test_the_page_lives_and_fits(screen, tmp_path):
     screen.await_text("✓ idle")
     wait_until(lambda: "! blocked" not in screen.text(), what="the end of the trouble")
     assert [line for line in driver.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def test_without_javascript_it_asks_for_the_token_and_loads_itself_anew(driver, env, data):
+    app = create_app({**env, "CFP_ADMIN_TOKEN": "s3cret"})
+    with make_server("127.0.0.1", 0, app, threaded=True) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            _sign_in_and_out(driver, f"http://127.0.0.1:{server.server_port}/status", data)
+        finally:
+            driver.get("about:blank")
+            server.shutdown()
+            serving.join()
+
+
+def _sign_in_and_out(driver, url, data):
+    def says(words):
+        return wait_until(
+            lambda: words in driver.find_element(By.TAG_NAME, "body").text, timeout_s=30, what=words
+        )
+
+    driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    driver.get(url)
+    driver.find_element(By.NAME, "token").send_keys("wrong", Keys.ENTER)
+    says("That is not the admin token.")
+    driver.find_element(By.NAME, "token").send_keys("s3cret", Keys.ENTER)
+    says("queued")
+    data.commit("Seen after a while")
+    says("Seen after a while")
+    driver.find_element(By.XPATH, "//button[.='Sign out']").click()
+    says("Sign in")
 
 
 def _look_at_it(screen, tmp_path):
