@@ -18,7 +18,7 @@ READY := $(VENV)/.ferry-installed
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test image-test soak bench lint format types lock clean
+.PHONY: docs docs-check licences audit sbom help demo test image-test soak bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,7 +50,7 @@ lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for ne
 	.venv-lock/bin/python $(PIP_INSTALL) pip-tools==7.6.2
 	$(PIP_COMPILE) --output-file requirements/run.txt pyproject.toml requirements/run.in
 	$(PIP_COMPILE) --output-file requirements/dev.txt --constraint requirements/run.txt \
-	    --extra dev --extra otel --extra test pyproject.toml requirements/dev.in
+	    --extra dev --extra docs --extra otel --extra release --extra test pyproject.toml requirements/dev.in
 	$(PIP_COMPILE) --output-file requirements/build.txt --constraint requirements/dev.txt requirements/build.in
 
 soak: $(READY) ## Ten minutes of writes while every part is killed; prints what was lost (SOAK_ARGS="--seconds 60")
@@ -59,8 +59,24 @@ soak: $(READY) ## Ten minutes of writes while every part is killed; prints what 
 bench: $(READY) ## Measure; each figure beside a floor taken in the same run
 	$(BIN)/python -m benchmarks.growth
 
+docs: $(READY) ## Build docs/ as a site into site/, warnings as errors
+	$(BIN)/mkdocs build --strict --quiet
+
+docs-check: $(READY) ## Type what the tutorial and the how-tos say
+	$(BIN)/python -m tests.docs.check
+
+licences: $(READY) ## List the licences of what is installed with Ferry
+	$(BIN)/python -m tests.docs.licences
+
+audit: $(READY) ## Look the pinned packages up among known vulnerabilities; needs the network
+	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements/run.txt
+
+sbom: $(READY) ## Write dist/sbom.json: what is in a deployment (CycloneDX)
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements requirements/run.txt --pyproject pyproject.toml --output-file dist/sbom.json
+
 clean: ## Remove what the other targets made, the virtual environments too
-	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-* site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find app worker tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PINS): requirements/dev.txt

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ import git
 from app.sample import make_sample_repository
 from worker.bootstrap import Pipeline, build
 from worker.logs import log
+from worker.redaction import redact
 
 LOOPBACK = "127.0.0.1"
 _READY_TIMEOUT_S = 60.0
@@ -331,6 +333,7 @@ def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_po
         stack.start()
         click.echo(f"Flower shows the tasks: {stack.flower_url}")
         click.echo(f"The status page: {stack.url}/status")
+        click.echo(f"For ferry's commands elsewhere: export {_for_commands(stack.env)}")
         click.echo(f"Ferry is ready: {stack.url}")
         while not stop:
             stack.check()
@@ -339,6 +342,18 @@ def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_po
         stack.stop()
         with contextlib.suppress(OSError):
             work.rmdir()  # the sample, if there is one, stays
+
+
+def _for_commands(env: Mapping[str, str]) -> str:
+    """
+    Return what another terminal needs to set; nothing that holds a secret is shown.
+    """
+    names = ("CFP_DATA_REPO_PATH", "CFP_DATA_BRANCH", "CFP_DATA_REMOTE", "CFP_REDIS_URL")
+    return " ".join(
+        f"{name}={shlex.quote(env[name])}"
+        for name in names
+        if env.get(name) and redact(env[name]) == env[name]
+    )
 
 
 def _stop_requests() -> list[int]:

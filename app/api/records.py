@@ -28,6 +28,8 @@ from app.store import Transaction, Written
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")
 
 MERGE_PATCH = "application/merge-patch+json"
+# The last two say nothing: a client that named none, and what `curl -d` names by itself.
+_PATCH_TYPES = (MERGE_PATCH, "application/json", "", "application/x-www-form-urlencoded")
 
 
 @bp.get("")
@@ -97,7 +99,7 @@ def patch(sheet: str, path: str) -> ResponseReturnValue:
     """
     Change some fields of a record by a JSON merge patch (RFC 7396); ``null`` removes a field.
     """
-    if request.mimetype not in (MERGE_PATCH, "application/json", ""):
+    if request.mimetype not in _PATCH_TYPES:
         raise Problem(
             415,
             "media-type-unsupported",
