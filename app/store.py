@@ -31,7 +31,7 @@ from app.errors import (
     SheetConfigError,
     SheetNotFoundError,
 )
-from app.kinds import adopt, merge_patch
+from app.kinds import adopt, merge_patch, unstorable
 from app.snapshot import Record, Sheet, Snapshot, is_plain
 from worker.errors import RepositoryError
 from worker.git import Repository
@@ -270,6 +270,8 @@ class Transaction:
         sheet = self._sheet(sheet_name)
         before = self._record(sheet, replaces) if replaces is not None else None
         record = adopt(record, sheet.schema, before)
+        if errors := unstorable(record):
+            raise InvalidRecordError("The record holds what TOML cannot.", errors)
         replaced = replaces is not None and self.version(sheet, replaces) is not None
         with _translated(self._before.git_dir, sheet_name):
             candidate = self._core.prepare_upsert(sheet_name, record, replaces if replaced else None)

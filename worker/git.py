@@ -420,6 +420,15 @@ class Repository:
         except (RefError, OSError) as exc:
             raise RepositoryError(f"cannot move {ref}: {exc}") from exc
 
+    def forget(self, remote: str) -> None:
+        """
+        Drop what we remember of the branch on *remote*, which has none.
+
+        Raises:
+            RepositoryError: git could not.
+        """
+        self._query("update-ref", "-d", self.tracking_ref(remote))
+
     def clear_tracking_lock(self, remote: str) -> None:
         """
         Remove git's lock on the remote-tracking ref, left behind by a push that was killed.

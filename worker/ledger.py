@@ -109,6 +109,7 @@ class Entry:
         backoff_s: How long it waits in all, in seconds.
         last_attempt_at: When an attempt last began.
         last_push_at: When a push last landed.
+        looked_at: When the remote was last asked where its branch stands.
         last_failure: The failure that no success has followed yet.
         failing_since: When the first failure since then happened.
         paged: The reasons that somebody was paged for since then.
@@ -132,6 +133,7 @@ class Entry:
     backoff_s: float | None = None
     last_attempt_at: float | None = None
     last_push_at: float | None = None
+    looked_at: float | None = None
     last_failure: Failure | None = None
     failing_since: float | None = None
     paged: tuple[str, ...] = ()
@@ -260,6 +262,16 @@ class Ledger:
                     f"a push to {remote} has not ended in {timeout_s:g} s; repeat this later"
                 )
             time.sleep(_POLL_S)
+
+    def set_paused(self, remote: str, paused_at: float | None, *, timeout_s: float) -> None:
+        """
+        Stop the pushes to *remote*, or with None let them be made again; waits for one that runs.
+
+        Raises:
+            RemoteBusyError: It has not ended within *timeout_s* seconds.
+        """
+        with self.claim_within(remote, timeout_s) as claim:
+            claim.write(paused_at=paused_at)
 
     def is_claimed(self, remote: str) -> bool:
         """

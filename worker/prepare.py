@@ -25,6 +25,7 @@ from worker.settings import Settings
 COMMITTER = ("Ferry", "ferry@localhost")
 _LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix"})
 _LOCK_TIMEOUT_S = 30.0
+_GIT_TIMEOUT_S = 30
 _LOCK_IS_OLD_S = 60.0  # git holds one for milliseconds
 
 
@@ -75,7 +76,7 @@ def prepare(settings: Settings) -> str:
         _check_file_system(state)
         with FileLock(state / "prepare.lock").hold(_LOCK_TIMEOUT_S), git.Repo(path) as repo:
             return _configure(repo, settings)
-    except (OSError, LockTimeoutError) as exc:
+    except (OSError, LockTimeoutError, git.GitError) as exc:
         raise RepositoryError(f"cannot prepare {path}: {exc}") from exc
 
 
@@ -212,9 +213,19 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
     missing = {key: value for key, value in wanted.items() if config.get(*key, fallback="") != value}
     if missing:
         # In this process: a URL with a token on a command line would show in `ps`.
+        moved = [
+            name
+            for name in settings.remotes
+            if (f'remote "{name}"', "url") in missing and config.has_option(f'remote "{name}"', "url")
+        ]
         with repo.config_writer("repository") as writer:
             for (section, option), value in missing.items():
                 writer.set_value(section, option, value)
+        for name in moved:
+            # What was seen at the old address says nothing of the new one.
+            repo.git.update_ref(
+                "-d", f"refs/remotes/{name}/{settings.data_branch}", kill_after_timeout=_GIT_TIMEOUT_S
+            )
         # A remote's URL may hold a token.
         config_file = Path(repo.git_dir) / "config"
         config_file.chmod(config_file.stat().st_mode & 0o770)

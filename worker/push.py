@@ -25,6 +25,7 @@ from worker.settings import Settings
 
 # A worker that is to stop waits for its tasks: under steady load one would never end.
 _TURN_S = 2.0
+_LOOK_TIMEOUT_S = 30.0
 
 ALREADY_THERE = "already there"
 HANDED_OVER = "handed over to the push that runs"
@@ -45,6 +46,8 @@ class Request:
         is_retry: Whether this is such a retry.
         look_first: Whether nothing new is known, as at a sweep: a divergence is
             then looked at before it is pushed at.
+        look_afresh: Whether to ask the remote first where its branch stands, instead of
+            believing what the last push left there.
         out_of_turn: Whether to try at once although a retry is scheduled for
             later: an operator asked, or a worker has just started.
     """
@@ -54,6 +57,7 @@ class Request:
     is_retry: bool = False
     look_first: bool = False
     out_of_turn: bool = False
+    look_afresh: bool = False
 
 
 class Pusher:
@@ -101,11 +105,40 @@ class Pusher:
         if request.remote not in self._settings.remotes:
             return NO_SUCH_REMOTE
         try:
+            if request.look_afresh:
+                self._look_afresh(request.remote)
             return self._push(request)
         except PushError as error:
             if error.paged and not deliver():
                 self._page_again(error)
             raise
+
+    def _look_afresh(self, remote: str) -> None:
+        """
+        See whether *remote* still stands where we remember it: it may have been made anew, or restored.
+        """
+        with self._ledger.claim(remote) as claim:
+            if claim is None or claim.entry.paused_at is not None:
+                return
+            claim.write(looked_at=self._clock())
+            timeout_s = min(self._settings.push_timeout_s, _LOOK_TIMEOUT_S)
+            try:
+                known, tip = (
+                    self._repository.remote_head(remote),
+                    self._repository.ask(remote, timeout_s=timeout_s),
+                )
+                if tip == known:
+                    return
+                if tip is None:
+                    self._repository.forget(remote)
+                else:
+                    self._repository.fetch(remote, timeout_s=timeout_s)
+            except RepositoryError as exc:
+                # Nothing may be pending: that it does not answer matters when something is.
+                log().info("remote.not_seen", remote=remote, error=str(exc))
+                return
+        if known is not None:
+            log().warning("remote.moved", remote=remote, was=known, found=tip)
 
     def _page_again(self, error: PushError) -> None:
         """

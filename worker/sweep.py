@@ -21,6 +21,8 @@ from worker.logs import log
 from worker.settings import Settings
 
 _LATE_AFTER_SWEEPS = 3
+# A remote that was made anew lacks what we remember it to have; this is how long that may go unseen.
+_LOOK_EVERY_S = 600.0
 
 
 class Sweeper:
@@ -78,6 +80,17 @@ class Sweeper:
         return {
             remote: head for remote in self._settings.remotes if self._wants(remote, out_of_turn=out_of_turn)
         }
+
+    def unseen(self, *, at_start: bool = False) -> list[str]:
+        """
+        Return the remotes that nobody has asked for a while where they stand; at a start, all.
+        """
+        now = self._clock()
+        return [
+            remote
+            for remote in self._settings.remotes
+            if at_start or not 0 <= now - (self._ledger.read(remote).looked_at or 0.0) < _LOOK_EVERY_S
+        ]
 
     def last_at(self) -> float | None:
         """

@@ -68,7 +68,12 @@ def register(
         throws=(PushError,),
     )
     def push(
-        self: Task, remote: str, commit: str, out_of_turn: bool = False, look_first: bool = False
+        self: Task,
+        remote: str,
+        commit: str,
+        out_of_turn: bool = False,
+        look_first: bool = False,
+        look_afresh: bool = False,
     ) -> str:
         """
         Bring *remote* up to date with the branch, and with it *commit*.
@@ -83,6 +88,7 @@ def register(
             is_retry=self.request.retries > 0,
             out_of_turn=out_of_turn,
             look_first=look_first,
+            look_afresh=look_afresh,
         )
         with bound(task=self.request.id, **{name: self.request.get(name) for name in TRACED}):
             return pusher.push(request)
@@ -101,9 +107,14 @@ def register(
         monitor.check_in()
         watchdog.check()
         wanting = sweeper.sweep(out_of_turn=out_of_turn)
-        for remote, head in wanting.items():
+        unseen = sweeper.unseen(at_start=at_start)
+        for remote in {**wanting, **dict.fromkeys(unseen)}:
             push.delay(
-                remote, (head or "")[:SHOWN_CHARACTERS], out_of_turn=out_of_turn, look_first=not out_of_turn
+                remote,
+                (wanting.get(remote) or "")[:SHOWN_CHARACTERS],
+                out_of_turn=out_of_turn,
+                look_first=not out_of_turn,
+                look_afresh=remote in unseen,
             )
         if maintenance.is_due():
             maintain.delay()

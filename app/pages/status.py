@@ -7,6 +7,7 @@ listens to the event stream and fetches its changing part anew.
 
 from __future__ import annotations
 
+import time
 from http import HTTPStatus
 from typing import Any
 
@@ -41,13 +42,15 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+_PAUSE_TIMEOUT_S = 10.0  # a push that runs is waited for; a browser does not wait for long
 _ASSETS = "status.static"
 _STRATEGIES: tuple[Strategy, ...] = ("merge", "rebase", "preserve")
 # What the page says after a form, by the word in its address.
 _DONE = {
     "queued": ("good", "The push is queued."),
+    "resumed": ("good", "Resumed; what waits is pushed."),
     "nothing": ("busy", "There is nothing to push."),
-    "paused": ("warn", "An operator has paused it. Go on with: ferry push resume"),
+    "paused": ("warn", "It is paused: commits wait until somebody resumes it."),
     "no-broker": ("bad", "The broker did not take the push. Check Redis (CFP_REDIS_URL) and the worker."),
 }
 
@@ -167,6 +170,23 @@ def push() -> ResponseReturnValue:
         return _back("paused")
     taken = services().push_queue.enqueue_push(head, out_of_turn=True, only=only)
     return _back("queued" if taken else "no-broker")
+
+
+@bp.post("/pause")
+def pause() -> ResponseReturnValue:
+    """
+    Stop the pushes to the remote that the form names, or let them be made again.
+    """
+    remote, resume = _remote(), request.form.get("resume") == "yes"
+    pipeline = services().pipeline
+    try:
+        pipeline.ledger.set_paused(remote, None if resume else time.time(), timeout_s=_PAUSE_TIMEOUT_S)
+    except WorkerError as exc:
+        return _message(HTTPStatus.SERVICE_UNAVAILABLE, f"Not paused: {remote}", str(exc))
+    head = pipeline.repository.head()
+    if resume and head:
+        services().push_queue.enqueue_push(head, out_of_turn=True, only=remote)
+    return _back("resumed" if resume else "paused")
 
 
 @bp.post("/reconcile")

@@ -12,9 +12,14 @@ import re
 import shutil
 import signal
 import stat
+import time
 from pathlib import Path
 
+import pytest
+
 from tests.parts import Bare, wait_until
+from worker.ledger import Ledger
+from worker.prepare import remotes_directory
 
 JANE = {"slug": "jane", "name": "Jane"}
 
@@ -353,3 +358,58 @@ def _spy_on_git(directory: Path, calls: Path) -> None:
     spy = directory / "git"
     spy.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec {shutil.which("git")} "$@"\n')
     spy.chmod(spy.stat().st_mode | stat.S_IEXEC)
+
+
+# --- A remote that is another one ---
+
+
+def test_a_new_address_gets_everything_without_a_request(client, worker, env, remote, data, tmp_path):
+    """
+    What was seen at the old address says nothing of the new one.
+    """
+    client()
+    running = worker()
+    wait_until(lambda: remote.head() == data.head(), what="the first push")
+    running.stop()
+    elsewhere = Bare.init(tmp_path / "elsewhere.git")
+    env["CFP_DATA_REMOTE"] = str(elsewhere.path)
+    api = client()
+    assert _status(api)["pending_commits"] > 0
+    worker()
+    wait_until(lambda: elsewhere.head() == data.head(), what="everything at the new address")
+
+
+@pytest.mark.parametrize("at", ["a start", "a sweep"])
+def test_a_remote_that_was_made_anew_is_filled_again(client, worker, beat, env, remote, data, at):
+    """
+    Nobody writes and nobody tells us: a look at each start, and one now and then, finds it.
+    """
+    api, running = client(), worker()
+    wait_until(
+        lambda: _status(api)["state"] == "idle" and remote.head() == data.head(), what="the first push"
+    )
+    if at == "a start":
+        running.stop()
+    shutil.rmtree(remote.path)
+    Bare.init(remote.path)
+    if at == "a start":
+        running.spawn()
+    else:
+        ledger = Ledger(remotes_directory(data.path))
+        with ledger.claim_within("origin", 10) as claim:
+            claim.write(looked_at=time.time() - 3600)
+        beat()
+    wait_until(lambda: remote.head() == data.head(), what="everything on the new repository")
+    assert running.await_event("remote.moved")["found"] is None
+
+
+def test_a_remote_that_was_set_back_is_brought_forward_again(client, worker, remote, data):
+    _, running = client(), worker()
+    data.commit("one more")
+    running.stop()
+    running.spawn()
+    wait_until(lambda: remote.head() == data.head(), what="the first push")
+    running.stop()
+    remote.git("update-ref", "refs/heads/main", "main~1")
+    running.spawn()
+    wait_until(lambda: remote.head() == data.head(), what="what the backup lacked")

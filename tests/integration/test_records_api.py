@@ -292,6 +292,17 @@ def test_what_a_client_reads_and_sends_back_changes_nothing(client, data):
     assert "price = 3.0" in data.git("show", "main:events/2031/06/fair.toml")
 
 
+@pytest.mark.parametrize(
+    ("value", "field"), [([1, None], "x"), (2**64, "x"), ({"deep": [2**63]}, "x.deep.0"), ("\ud800", "x")]
+)
+def test_what_toml_cannot_hold_is_named(api, data, value, field):
+    before = data.head()
+    body = json.dumps({"slug": "ann", "name": "Ann", "x": value})
+    problem = _problem(api.post(PEOPLE, data=body), 422, "validation-failed")
+    assert [error["field"].startswith(field) for error in problem["errors"]] == [True]
+    assert data.head() == before
+
+
 def test_two_kinds_of_writers_conflict_only_where_they_asked_to(api):
     api.put(f"{PEOPLE}/ann", json={"slug": "ann", "name": "Ann"})
     seen = api.get(f"{PEOPLE}/ann").headers["ETag"]

@@ -144,9 +144,21 @@ def test_a_paused_remote_says_so_and_how_to_go_on(browser):
         claim.write(paused_at=time.time() - 90)
     page = browser.open()
     assert "origin ‖ paused ! blocked" in page.text
-    assert "Paused 1 min 30 s ago, by an operator." in page.text
-    assert "ferry push resume --remote origin" in page.text
-    assert "An operator has paused it." in browser.press(page, "Push now").text
+    assert "Paused 1 min 30 s ago, by an operator" in page.text
+    assert "It is paused" in browser.press(page, "Push now").text
+
+
+def test_a_remote_is_paused_and_resumed(browser, worker, remote):
+    worker()
+    wait_until(lambda: remote.head(), what="the first push")
+    there = remote.head()
+    paused = browser.press(browser.open(), "Pause")
+    assert "It is paused" in paused.text
+    commit = _write(browser)
+    page = _shows(browser, "blocked")
+    assert remote.head() == there
+    assert "Resumed; what waits is pushed." in browser.press(page, "Resume").text
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")
 
 
 def test_every_reason_is_in_the_runbook(browser):
