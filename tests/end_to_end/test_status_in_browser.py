@@ -9,6 +9,7 @@ To make the pictures in the documentation anew:
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import random
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -83,6 +85,20 @@ class Screen:
 
     def text(self) -> str:
         return str(self.driver.execute_script("return document.body.innerText"))
+
+    def read(self, selector: str) -> str:
+        return str(
+            self.driver.execute_script("return document.querySelector(arguments[0])?.textContent", selector)
+        )
+
+    def press(self, name: str) -> bool:
+        """
+        Press a button; returns False where it was swapped for a fresh one just then.
+        """
+        with contextlib.suppress(WebDriverException):
+            self.driver.find_element(By.ID, name).click()
+            return True
+        return False
 
     def await_text(self, *needed: str) -> None:
         wait_until(
@@ -221,8 +237,8 @@ def test_the_page_lives_and_fits(screen, tmp_path):
     screen.await_text(commit[:10])
     screen.await_text("origin: ✓ pushed", "archive: … pending", "↻ retrying", "✓ alive")
 
-    countdown = driver.find_element(By.CSS_SELECTOR, "[data-until]").text
-    wait_until(lambda: driver.find_element(By.CSS_SELECTOR, "[data-until]").text != countdown, what="a tick")
+    countdown = screen.read("[data-until]")
+    wait_until(lambda: screen.read("[data-until]") != countdown, what="a tick")
 
     screen.closed.touch()
     driver.execute_script("document.getElementById('push-1').focus()")
@@ -236,7 +252,7 @@ def test_the_page_lives_and_fits(screen, tmp_path):
     _look_at_it(screen, tmp_path)
 
     screen.closed.unlink()
-    driver.find_element(By.ID, "push-1").click()
+    wait_until(lambda: screen.press("push-1"), what="a button that stays")
     screen.await_text("The push is queued.")
     screen.await_text("✓ idle")
     wait_until(lambda: "! blocked" not in screen.text(), what="the end of the trouble")
@@ -257,10 +273,12 @@ def test_without_javascript_it_asks_for_the_token_and_loads_itself_anew(driver, 
 
 
 def _sign_in_and_out(driver, url, data):
+    def is_there(words):
+        with contextlib.suppress(WebDriverException):  # asked while one page gave way to the next
+            return words in driver.find_element(By.TAG_NAME, "body").text
+
     def says(words):
-        return wait_until(
-            lambda: words in driver.find_element(By.TAG_NAME, "body").text, timeout_s=30, what=words
-        )
+        wait_until(lambda: is_there(words), timeout_s=30, what=words)
 
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     driver.get(url)
