@@ -18,7 +18,7 @@ READY := $(VENV)/.ferry-installed
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: docs docs-check licences audit sbom help demo test image-test soak bench lint format types lock clean
+.PHONY: release docs docs-check licences audit sbom help demo test image-test soak bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +74,14 @@ audit: $(READY) ## Look the pinned packages up among known vulnerabilities; need
 sbom: $(READY) ## Write dist/sbom.json: what is in a deployment (CycloneDX)
 	@mkdir -p dist
 	$(BIN)/cyclonedx-py requirements requirements/run.txt --pyproject pyproject.toml --output-file dist/sbom.json
+
+release: $(READY) ## Gather the changelog, set the version, build into dist/ (VERSION=0.2.0); commits nothing
+	@echo "$(VERSION)" | grep -Eq '^[0-9]+\.[0-9]+\.[0-9]+$$' || { echo "name it: make release VERSION=0.2.0" >&2; exit 1; }
+	sed -i 's/^version = ".*"/version = "$(VERSION)"/' pyproject.toml
+	$(BIN)/towncrier build --yes --version $(VERSION)
+	rm -rf dist && $(BIN)/python -m hatchling build
+	$(MAKE) --no-print-directory sbom
+	cd dist && sha256sum * > SHA256SUMS
 
 clean: ## Remove what the other targets made, the virtual environments too
 	rm -rf .venv .venv-* site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

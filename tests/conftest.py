@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from app import create_app, metering
 from app.sample import make_sample_repository
 from app.sentry_sink import SentrySink, sentry_sink
 from tests.git_http import GitHttpServer, git_http_server
-from tests.parts import Bare, Process, Worker, start_beat
+from tests.parts import Bare, Process, Worker, clean_environment, start_beat
 from worker.watchdog import Watchdog
 
 metering.prepare()  # before any test imports prometheus_client
@@ -134,6 +136,27 @@ def beat(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Process]
     yield start
     for each in started:
         each.kill()
+
+
+@pytest.fixture
+def ferry(env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """
+    Run the command ``ferry``, with further variables as keywords.
+    """
+
+    def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "ferry"), *arguments],
+            env={**clean_environment(), **env, **extra},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,27 +22,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.parts import clean_environment, wait_until
 
 PEOPLE = "/api/sheets/people/records"
-
-
-@pytest.fixture
-def ferry(env):
-    """
-    Run the command ``ferry``.
-    """
-
-    def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / "ferry"), *arguments],
-            env={**clean_environment(), **env, **extra},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    return run
 
 
 def _write(api, slug="jane"):

@@ -6,32 +6,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from app import create_app
-from tests.parts import Bare, clean_environment, wait_until
-
-
-@pytest.fixture
-def ferry(env):
-    """
-    Run the command ``ferry``.
-    """
-
-    def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [str(Path(sys.executable).parent / "ferry"), *arguments],
-            env={**clean_environment(), **env, **extra},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return run
+from tests.parts import Bare, wait_until
 
 
 def _write(api, slug="jane", **record):
