@@ -113,7 +113,17 @@ class Stack:
         worker_stop_s = self.pipeline.settings.push_timeout_s + _STOP_TIMEOUT_S
         celery = [sys.executable, "-m", "celery", "--quiet", "-A", "worker"]
         flower = ["flower", f"--address={LOOPBACK}", f"--port={self.flower_port}"]
-        gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"{LOOPBACK}:{self.port}", "--threads", "8"]
+        gunicorn = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "--config",
+            "python:app.gunicorn_logging",
+            "--bind",
+            f"{LOOPBACK}:{self.port}",
+            "--threads",
+            "8",
+        ]
         # Whoever listens to /api/events keeps a thread busy, and the API from ending by itself.
         gunicorn += ["--graceful-timeout", "5"]
         # The server itself: its wrapper in Python, killed, would leave it behind with the port.

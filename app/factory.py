@@ -16,7 +16,7 @@ from flask_cors import CORS
 from flask_limiter import Limiter
 from sentry_sdk.integrations.flask import FlaskIntegration
 
-from app import metering, problems
+from app import gunicorn_logging, metering, problems
 from app.access import caller, reader
 from app.api import (
     attachments,
@@ -71,6 +71,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
         # It lets requests in flight finish, and an event stream never would.
         built.arrivals.close_on(signal.SIGTERM)
+        gunicorn_logging.take_over()
     if tracing.configure("ferry-api"):
         from opentelemetry.instrumentation.flask import FlaskInstrumentor  # an extra
 

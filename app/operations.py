@@ -11,10 +11,13 @@ import json
 import os
 import re
 import secrets
+import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 import click
@@ -34,6 +37,7 @@ from worker.status import RemoteStatus, remote_statuses
 
 _ENQUEUE_BUDGET_S = 5.0  # nobody's request waits
 _SHOWN = 10
+_TELL_EVERY_S = 5.0
 
 
 @contextmanager
@@ -318,7 +322,8 @@ def init() -> None:
     logs.configure()
     try:
         settings = Settings.from_env(os.environ)
-        made = clone.make(settings, Credentials.from_settings(settings, os.environ))
+        with _progress(settings.data_repo_path.parent):
+            made = clone.make(settings, Credentials.from_settings(settings, os.environ))
         pipeline = build(os.environ, publisher=True)
         warnings = clone.check(settings, pipeline.repository)
         pipeline.reconciler.at_start()
@@ -332,6 +337,28 @@ def init() -> None:
     if waiting and head:
         PushQueue(pipeline.celery, waiting, budget_s=_ENQUEUE_BUDGET_S).enqueue_push(head)
         click.echo(f"commits wait for {', '.join(waiting)}; a worker pushes them at its start")
+
+
+@contextmanager
+def _progress(directory: Path) -> Iterator[None]:
+    """
+    Say every few seconds how much has come, while a clone is made below *directory*.
+    """
+    ended = threading.Event()
+
+    def tell() -> None:
+        before = shutil.disk_usage(directory).used if directory.exists() else 0
+        while not ended.wait(_TELL_EVERY_S):
+            mib = max(0, (shutil.disk_usage(directory).used - before) >> 20)
+            click.echo(f"ferry: fetching, {mib} MiB so far", err=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 @click.command()

@@ -7,8 +7,12 @@ credentials and the same words.
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
@@ -19,6 +23,7 @@ from worker.errors import RepositoryError
 from worker.failures import POLICIES, Reason, explain
 from worker.prepare import old_locks
 
+_SOON_S = 14 * 24 * 3600.0
 _BROKER_TIMEOUT_S = 3.0
 _PING_TIMEOUT_S = 2.0
 _OLDEST_GIT = (2, 34)  # Ubuntu 22.04's; `repack --geometric` came with 2.33
@@ -58,6 +63,7 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
     yield _workers(pipeline)
     yield _sweeps(pipeline)
     yield from _files(pipeline)
+    yield _visibility(pipeline)
     yield _sentry(pipeline)
     for remote in pipeline.settings.remotes:
         yield _remote(pipeline, remote)
@@ -174,12 +180,17 @@ def _files(pipeline: Pipeline) -> Iterator[Finding]:
         if path is None:
             continue
         try:
-            is_empty = not path.read_bytes().strip()
+            content = path.read_bytes()
         except OSError as exc:
             yield Finding(name=variable, state="failed", detail=str(exc), remedy="Put the file there.")
             continue
-        if is_empty:
+        ends = _expiry(content)
+        if not content.strip():
             yield Finding(name=variable, state="failed", detail=f"{path} is empty", remedy="Renew it.")
+        elif ends is not None and ends < time.time() + _SOON_S:
+            when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(ends))
+            state: Literal["warning", "failed"] = "failed" if ends < time.time() else "warning"
+            yield Finding(name=variable, state=state, detail=f"{path} ends at {when}", remedy="Renew it.")
         else:
             yield _ok(variable, f"{path} can be read")
     for lock in old_locks(settings.data_repo_path):
@@ -189,6 +200,41 @@ def _files(pipeline: Pipeline) -> Iterator[Finding]:
             detail=f"{lock} is old",
             remedy=f"If no git process works on the repository: rm {lock}",
         )
+
+
+def _visibility(pipeline: Pipeline) -> Finding:
+    """
+    Compare the longest wait of a retry with the time after which Redis delivers it again.
+    """
+    longest_s = pipeline.settings.push_longest_wait_s
+    timeout_s = pipeline.celery.conf.broker_transport_options.get("visibility_timeout")
+    if timeout_s is None:
+        return _ok("countdowns", f"at most {longest_s:g} s; this broker has no visibility timeout")
+    if timeout_s <= longest_s:
+        return Finding(
+            name="countdowns",
+            state="failed",
+            detail=f"a retry may wait {longest_s:g} s, and Redis delivers it again after {timeout_s:g} s",
+            remedy="Set CFP_PUSH_BACKOFF_CAP lower.",
+        )
+    return _ok("countdowns", f"at most {longest_s:g} s, well under the visibility timeout of {timeout_s:g} s")
+
+
+def _expiry(content: bytes) -> float | None:
+    """
+    Return when a credential ends, in seconds since the epoch, where it says so: a JWT does (RFC 7519).
+
+    A deploy key has no end, and what the hosts call tokens mostly keep theirs to themselves.
+    """
+    parts = content.strip().rpartition(b":")[2].split(b".")
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        claims = (
+            json.loads(base64.urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4)))
+            if len(parts) == 3
+            else {}
+        )
+        return float(claims["exp"])
+    return None
 
 
 def _sentry(pipeline: Pipeline) -> Finding:

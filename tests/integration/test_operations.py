@@ -4,6 +4,7 @@ The operator's hands, as commands over a real deployment.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import hashlib
@@ -14,6 +15,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 
 import pytest
@@ -377,3 +379,67 @@ def test_one_trace_leads_from_the_request_to_the_push(env, worker, remote, colle
     finally:
         process.terminate()
         process.wait(20)
+
+
+# --- Log lines ---
+
+
+def test_gunicorns_lines_have_the_form_of_all_others(env, tmp_path):
+    from app.dev import accepts, free_port
+
+    port, path = free_port(), tmp_path / "api.log"
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--config",
+        "python:app.gunicorn_logging",
+        "--access-logfile",
+        "-",
+    ]
+    with path.open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--bind", f"127.0.0.1:{port}", "app:create_app()"],
+            env={**clean_environment(), **env},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until(lambda: accepts(port), what="gunicorn")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=10):
+            pass
+    finally:
+        process.terminate()
+        process.wait(20)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    loggers = {line.get("logger") for line in lines}
+    assert {"gunicorn.error", "gunicorn.access"} <= loggers
+    assert any("Listening at" in line["event"] for line in lines)
+    assert any("/api/health" in line["event"] for line in lines)
+
+
+# --- Credentials that end ---
+
+
+def test_doctor_says_when_a_token_ends(ferry, tmp_path, env):
+    def jwt(ends):
+        claims = base64.urlsafe_b64encode(json.dumps({"exp": ends}).encode()).decode().rstrip("=")
+        return f"h.{claims}.s"
+
+    token = tmp_path / "token"
+    settings = {"CFP_DATA_REMOTE": "http://127.0.0.1:1/x.git", "CFP_HTTPS_TOKEN_PATH": str(token)}
+    found = {}
+    for name, text in (
+        ("soon", jwt(time.time() + 3600)),
+        ("over", jwt(1)),
+        ("far", jwt(9e9)),
+        ("plain", "t0ken"),
+    ):
+        token.write_text(text)
+        done = ferry("doctor", "--json", **settings)
+        [finding] = [
+            f for f in map(json.loads, done.stdout.splitlines()) if f["name"] == "CFP_HTTPS_TOKEN_PATH"
+        ]
+        found[name] = finding["state"]
+        assert text not in done.stdout
+    assert found == {"soon": "warning", "over": "failed", "far": "ok", "plain": "ok"}
