@@ -209,7 +209,8 @@ class Stack:
             cwd=self.directory,
             env=dict(self.env),
             stdin=subprocess.DEVNULL,
-            stdout=self.output,
+            # Standard output is for what this command itself says.
+            stdout=self.output or sys.stderr,
             stderr=self.output,
             # Ctrl-C in the terminal reaches this process alone, which ends the others in order.
             start_new_session=True,
