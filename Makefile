@@ -69,7 +69,8 @@ licences: $(READY) ## List the licences of what is installed with Ferry
 	$(BIN)/python -m tests.docs.licences
 
 audit: $(READY) ## Look the pinned packages up among known vulnerabilities; needs the network
-	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements/run.txt
+	@# Strict, or a package that could not be looked up would count as free of them.
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements/run.txt
 
 sbom: $(READY) ## Write dist/sbom.json: what is in a deployment (CycloneDX)
 	@mkdir -p dist

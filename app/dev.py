@@ -31,7 +31,6 @@ import git
 from app.sample import make_sample_repository
 from worker.bootstrap import Pipeline, build
 from worker.logs import log
-from worker.redaction import redact
 
 LOOPBACK = "127.0.0.1"
 _READY_TIMEOUT_S = 60.0
@@ -39,6 +38,7 @@ _STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.1
 _RESTART_PAUSE_S = 1.0
 _TOO_MANY_RESTARTS = 5  # in a row, each within ten seconds of its start
+_ENVIRONMENT = "environment"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -344,27 +344,26 @@ def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_po
         stack.start()
         click.echo(f"Flower shows the tasks: {stack.flower_url}")
         click.echo(f"The status page: {stack.url}/status")
-        click.echo(f"For ferry's commands elsewhere: export {_for_commands(stack.env)}")
+        click.echo(f"Commands in another terminal need: . {_write_environment(work, stack.env)}")
         click.echo(f"Ferry is ready: {stack.url}")
         while not stop:
             stack.check()
             time.sleep(_POLL_S)
     finally:
         stack.stop()
+        (work / _ENVIRONMENT).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             work.rmdir()  # the sample, if there is one, stays
 
 
-def _for_commands(env: Mapping[str, str]) -> str:
+def _write_environment(directory: Path, env: Mapping[str, str]) -> Path:
     """
-    Return what another terminal needs to set; nothing that holds a secret is shown.
+    Write the stack's settings for a shell to source; a file, for they may hold secrets.
     """
-    names = ("CFP_DATA_REPO_PATH", "CFP_DATA_BRANCH", "CFP_DATA_REMOTE", "CFP_REDIS_URL")
-    return " ".join(
-        f"{name}={shlex.quote(env[name])}"
-        for name in names
-        if env.get(name) and redact(env[name]) == env[name]
-    )
+    path = directory / _ENVIRONMENT  # the directory is nobody else's to read
+    lines = [f"export {name}={shlex.quote(env[name])}\n" for name in sorted(env) if name.startswith("CFP_")]
+    path.write_text("".join(lines))
+    return path
 
 
 def _stop_requests() -> list[int]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import fields
@@ -361,6 +362,32 @@ def test_every_value_has_a_schema_and_a_place_in_the_reference():
     named = set(re.findall(r"`([A-Za-z.]+)`", reference))
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert set(paths(values, schema["properties"])) - named == set()
+
+
+def _documented() -> list[list[str]]:
+    """
+    Return each `helm install` and `helm upgrade` that a page tells to type.
+    """
+    pages = [ROOT / "docs/operations/deploy.md", ROOT / "docs/how-to/upgrade.md"]
+    text = "\n".join(page.read_text() for page in pages).replace("\\\n", " ")
+    return [
+        shlex.split(line) for line in re.findall(r"^ *helm -n \S+ (?:install|upgrade) .*", text, re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize("command", _documented(), ids=lambda command: " ".join(command[3:5]))
+def test_the_chart_takes_what_the_pages_tell_to_type(helm, command, tmp_path):
+    _, _, namespace, verb, release, chart, *options = command
+    values = tmp_path / "values.yaml"
+    values.write_text("existingSecret: settings\nssh: {existingSecret: key}\n")
+    if "--reuse-values" in options:
+        options[options.index("--reuse-values")] = f"--values={values}"
+    options = [str(values) if option == "village.yaml" else option for option in options]
+
+    kinds = {each["kind"] for each in helm.render(*options, release=release, namespace=namespace)}
+
+    assert (verb, chart) in (("install", "helm/ferry"), ("upgrade", "helm/ferry"))
+    assert {"StatefulSet", "Service"} <= kinds
 
 
 def test_the_chart_and_ferry_have_one_version():
