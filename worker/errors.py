@@ -55,7 +55,7 @@ class ReconcileError(WorkerError):
 class PushDeferred(WorkerError):
     """
     Another push is due, but not in this turn: ``CFP_PUSH_MIN_INTERVAL`` is not
-    over, or the task has been at it for so long that it starts anew.
+    over, somebody else is at it, or the task has been at it for so long that it starts anew.
 
     Attributes:
         retry_in_s: Seconds until it is due.

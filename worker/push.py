@@ -26,6 +26,7 @@ from worker.settings import Settings
 # A worker that is to stop waits for its tasks: under steady load one would never end.
 _TURN_S = 2.0
 _LOOK_TIMEOUT_S = 30.0
+_IN_THE_WAY_S = 1.0
 
 ALREADY_THERE = "already there"
 HANDED_OVER = "handed over to the push that runs"
@@ -98,7 +99,8 @@ class Pusher:
             What came of it, in a few words for whoever reads the task list.
 
         Raises:
-            PushDeferred: It is too soon after the last attempt, or commits still arrive after some seconds.
+            PushDeferred: It is too soon after the last attempt, commits still arrive after some seconds, or
+                somebody else pushes at the moment when this retry is due.
             PushFailed: The attempt failed and is to be retried.
             PushRefused: The attempt failed and a retry would not help.
         """
@@ -156,6 +158,9 @@ class Pusher:
                 return declined
             with self._ledger.claim(request.remote) as claim:
                 if claim is None:
+                    if is_retry:
+                        # Who holds the claim out of turn leaves the next attempt to this retry.
+                        raise PushDeferred(_IN_THE_WAY_S)
                     return HANDED_OVER
                 if claim.entry.paused_at is not None:
                     return PAUSED

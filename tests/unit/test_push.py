@@ -282,6 +282,23 @@ def test_the_retry_brings_what_was_left_to_it(line: Line, data: Bare, remote: Ba
     assert remote.head() == later
 
 
+def test_a_retry_that_meets_a_push_out_of_turn_is_not_lost(line: Line, data: Bare, remote: Bare):
+    """
+    That push leaves the next attempt to it; with the retry gone, nothing would happen until the sweep.
+    """
+    with _away(remote):
+        failed = line.fail("first")
+        line.fail("out of turn", out_of_turn=True)
+        line.clock.wind(failed.retry_in_s)
+        with line.ledger.claim("origin"), pytest.raises(PushDeferred) as deferred:
+            line.push("first", is_retry=True)
+
+    line.push("first", is_retry=True)
+
+    assert deferred.value.retry_in_s == 1
+    assert remote.head() == data.head()
+
+
 def test_a_retry_that_comes_early_is_made(line: Line, data: Bare, remote: Bare):
     """
     The broker counts in its own time; whose turn it is, the ledger says.
