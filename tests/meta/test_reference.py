@@ -75,6 +75,26 @@ def test_the_problem_codes_are_those_that_are_answered():
     assert set(documented) == _codes()
 
 
+# --- Endpoints ---
+
+
+def test_the_endpoints_are_those_that_there_are(client):
+    there = {
+        (method, re.sub(r"<[^>]+>", "{}", rule.rule))
+        for rule in client().application.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+        if not re.match(r"/docs/|/status/assets/", rule.rule)  # what those pages are made of
+    }
+    page = (REFERENCE / "http.md").read_text().replace("…/att", "/api/sheets/{sheet}/records/{path}/att")
+    documented = {
+        (method, re.sub(r"{\w+}", "{}", path))
+        for methods, path in re.findall(r"`((?:[A-Z]+, )*[A-Z]+) (/[\w/{}.-]*)`", page)
+        for method in methods.split(", ")
+    }
+
+    assert documented == there
+
+
 # --- Reasons and log events ---
 
 
