@@ -14,6 +14,7 @@ from typing import Any
 import gitsheets
 
 from app.errors import RecordNotFoundError, SheetConfigError, SheetNotFoundError, UnreadableRecordError
+from app.objects import find
 
 Record = dict[str, Any]
 
@@ -105,11 +106,13 @@ class Snapshot:
     Args:
         git_dir: The bare repository.
         commit: Full object name, or None for a branch without commits.
+        sheets: Sheets that are known already, by name; those that are asked for are added.
     """
 
-    def __init__(self, git_dir: Path, commit: str | None) -> None:
+    def __init__(self, git_dir: Path, commit: str | None, sheets: dict[str, Sheet] | None = None) -> None:
         self.git_dir = str(git_dir)
         self.commit = commit
+        self.sheets = {} if sheets is None else sheets
 
     def sheet_names(self) -> list[str]:
         """
@@ -125,12 +128,12 @@ class Snapshot:
             SheetNotFoundError: It is not declared.
             SheetConfigError: Its declaration cannot be used.
         """
-        blob = None
-        if self.commit and is_plain(name) and "/" not in name:
-            blob = gitsheets.tree_read_blob(self.git_dir, self.commit, f".gitsheets/{name}.toml")
-        if blob is None:
-            raise SheetNotFoundError(f"There is no sheet {name!r}.")
-        return _parse_sheet(name, blob["content"])
+        if name not in self.sheets:
+            declared = self._blob(f".gitsheets/{name}.toml") if is_plain(name) and "/" not in name else None
+            if declared is None:
+                raise SheetNotFoundError(f"There is no sheet {name!r}.")
+            self.sheets[name] = _parse_sheet(name, gitsheets.blob_read(self.git_dir, declared))
+        return self.sheets[name]
 
     def record(self, sheet: Sheet, path: str) -> StoredRecord:
         """
@@ -141,19 +144,15 @@ class Snapshot:
             UnreadableRecordError: The file is no record.
         """
         version = self.version(sheet, path)
-        found = self._query(sheet, path) if version else []
-        if not version or not found:
+        if version is None:
             raise RecordNotFoundError(f"The sheet {sheet.name!r} has no record {path!r}.")
-        return StoredRecord(path=path, record=found[0]["record"], version=version)
+        return StoredRecord(path=path, record=self._record(sheet, path, version), version=version)
 
     def version(self, sheet: Sheet, path: str) -> str | None:
         """
         Return the version of the record at *path*, or None where there is none.
         """
-        if not self.commit or not is_plain(path):
-            return None
-        found = gitsheets.tree_entry_hash(self.git_dir, self.commit, sheet.file(path))
-        return None if found is None else str(found)
+        return self._blob(sheet.file(path)) if is_plain(path) else None
 
     def attachments(self, sheet: Sheet, path: str) -> dict[str, str]:
         """
@@ -177,9 +176,8 @@ class Snapshot:
             return None
         if sheet.root in ("", "."):
             return self.commit
-        parent, _, name = sheet.root.strip("/").rpartition("/")
-        entries = gitsheets.tree_list(self.git_dir, self.commit, parent or ".") or []
-        return next((entry["hash"] for entry in entries if entry["name"] == name), None)
+        found = find(self.git_dir, self.commit, sheet.root.strip("/"))
+        return None if found is None else found.name
 
     def records(self, sheet: Sheet) -> list[tuple[str, Record]]:
         """
@@ -190,6 +188,19 @@ class Snapshot:
         """
         found = self._query(sheet, sheet.path) if self.commit else []
         return [(row["path"], row["record"]) for row in found]
+
+    def _blob(self, path: str) -> str | None:
+        found = find(self.git_dir, self.commit, path) if self.commit else None
+        return found.name if found and found.kind == "blob" else None
+
+    def _record(self, sheet: Sheet, path: str, version: str) -> Record:
+        if sheet.body_field:
+            return self._query(sheet, path)[0]["record"]  # type: ignore[no-any-return]
+        try:
+            text = gitsheets.blob_read(self.git_dir, version).decode("utf-8")
+            return gitsheets.parse_records([text])[0]  # type: ignore[no-any-return]
+        except (gitsheets.ConfigError, UnicodeDecodeError) as exc:
+            raise _unreadable(sheet, exc) from exc
 
     def _query(self, sheet: Sheet, template: str) -> list[dict[str, Any]]:
         try:
@@ -204,9 +215,11 @@ class Snapshot:
                 sheet.title_field,
             )
         except gitsheets.ConfigError as exc:
-            raise UnreadableRecordError(
-                f"A record of the sheet {sheet.name!r} cannot be read: {exc}"
-            ) from exc
+            raise _unreadable(sheet, exc) from exc
+
+
+def _unreadable(sheet: Sheet, exc: Exception) -> UnreadableRecordError:
+    return UnreadableRecordError(f"A record of the sheet {sheet.name!r} cannot be read: {exc}")
 
 
 def is_plain(path: str) -> bool:

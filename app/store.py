@@ -3,8 +3,8 @@ Records to git and back: the only writer of the data repository.
 
 gitsheets renders, validates and stages records and writes the objects. It is
 safe in one process, flushes nothing to disk, and moves the branch before the
-objects are safe; so here one lock is held across all processes, the objects are
-flushed, and only then the branch is moved, by compare and swap.
+objects are safe; so here one lock is held across all processes, and the branch
+is moved by ``move_ref``, which flushes the objects first.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from worker.errors import RepositoryError
 from worker.git import Repository
 from worker.locks import LockTimeoutError
 from worker.prepare import branch_draft, write_lock
-from worker.refs import RefError, RefLockedError, flush, move_ref
+from worker.refs import RefError, RefLockedError, move_ref
 
 _WRITE_LOCK_TIMEOUT_S = 30.0
 _FULL_BELOW_BYTES = 1024 * 1024  # a commit needs a few blocks; what is left of them says little
@@ -227,6 +227,14 @@ class Transaction:
             raise PreconditionError(f"{what} is not the version that If-Match names.")
 
     @property
+    def keeps_sheets(self) -> bool:
+        """
+        Whether no change so far can have touched a sheet's declaration.
+        """
+        roots = (self._before.sheet(name).root for name in self._open)
+        return not any(root in ("", ".") or root.startswith(".gitsheets") for root in roots)
+
+    @property
     def parent(self) -> str | None:
         """
         The commit that the changes are made on.
@@ -281,7 +289,7 @@ class Transaction:
                 raise InvalidPathError(
                     f"The record's fields make its path {path!r}, and there is no record at {replaces!r}."
                 )
-            created = self.version(sheet, path) is None
+            created = self._standing(sheet, path, record) is None
             if not created and (create_only or replaces not in (None, path)):
                 raise RecordExistsError(f"The sheet {sheet_name!r} has a record {path!r} already.")
             version: str = self._core.stage_upsert(sheet_name)["blob_hash"]
@@ -291,6 +299,15 @@ class Transaction:
         return Written(
             path=path, record=candidate["record"], version=version, created=created and not replaced
         )
+
+    def _standing(self, sheet: Sheet, path: str, record: Record) -> str | None:
+        """
+        Return the version of what *record* would replace at *path*; the core has read that tree already.
+        """
+        if (sheet.name, path) in self._staged:
+            return self._staged[sheet.name, path]
+        found: str | None = self._core.will_change(sheet.name, record)["current_blob_hash"]
+        return found
 
     def _attachments(self, sheet: Sheet, path: str) -> list[str]:
         found = self._core.get_attachments(sheet.name, path) or {}
@@ -329,12 +346,15 @@ class Store:
         self._repository = repository
         self._lock = write_lock(repository.path)
         self._draft = branch_draft(repository.path)
+        # Our last commit, with the sheets that it has as the one before had them.
+        self._landed: tuple[str | None, dict[str, Sheet]] = (None, {})
 
     def snapshot(self) -> Snapshot:
         """
         Return the repository as it is now.
         """
-        return Snapshot(self._repository.path, self._repository.head())
+        head, (landed, sheets) = self._repository.head(), self._landed
+        return Snapshot(self._repository.path, head, sheets if head == landed else None)
 
     @contextlib.contextmanager
     def commit(
@@ -368,6 +388,7 @@ class Store:
                     commit = transaction.finish()
                     if commit is not None:
                         self._land(commit, before.commit)
+                        self._landed = (commit, before.sheets if transaction.keeps_sheets else {})
                 transaction.commit = commit
             finally:
                 transaction.close()
@@ -376,7 +397,6 @@ class Store:
         """
         Put *commit* on the branch, so that no crash can take it off again.
         """
-        flush(self._repository.path)
         move_ref(self._repository.path, self._repository.ref, new=commit, old=parent, draft=self._draft)
         if self._repository.head() != commit:
             raise RepositoryError(f"{self._repository.ref} moved away from {commit} under the write lock")

@@ -76,12 +76,13 @@ class Attempt:
             PushFailed: It failed and is to be retried.
             PushRefused: It failed and a retry would not help.
         """
-        if self._chain is not None:
-            # Before the branch is read: a task that finds this retry still
-            # waiting leaves its commit to us, so we must see that commit.
-            self._claim.write(chain=None, next_attempt_at=None, backoff_s=None)
         self._end_orphan()
-        self._claim.write(last_attempt_at=self._clock())
+        # Before the branch is read: a task that finds the retry still waiting
+        # leaves its commit to us, so we must see that commit.
+        taken_over = (
+            {} if self._chain is None else {"chain": None, "next_attempt_at": None, "backoff_s": None}
+        )
+        self._claim.write(last_attempt_at=self._clock(), **taken_over)
         head = None
         try:
             head = self._repository.head()

@@ -51,6 +51,7 @@ def build_celery(settings: Settings, *, identity: str, publisher: bool) -> Celer
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=True,
+        worker_consumer="worker.event_batches:BatchingConsumer",
         # Beat needs no memory of its own: the sweep compares refs.
         beat_scheduler="celery.beat:Scheduler",
         beat_schedule={

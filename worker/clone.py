@@ -145,7 +145,6 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
     if tip is None or not repository.is_whole(tip):
         raise RepositoryError(f"what {ORIGIN} sent is not whole")
     move_ref(draft, repository.ref, new=tip, old=None, draft=branch_draft(draft))
-    flush(draft)
     return repository
 
 

@@ -35,6 +35,7 @@ _OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _QUERY_TIMEOUT_S = 30.0  # for git commands that stay on this machine
 # The writers and the pushes have the other cores.
 _ONE_THREAD = ("-c", "pack.threads=1")
+_A_FEW_COMMITS = 100  # a tenth of a millisecond each, read in this process; git takes 3 ms for any number
 _WALK_TIMEOUT_S = 300.0  # for those that read a whole history
 _HANG_UP_TIMEOUT_S = 5.0
 _TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
@@ -159,8 +160,24 @@ class Repository:
         Raises:
             RepositoryError: git could not tell.
         """
+        if old and (few := self._line(old, new)):
+            return few
         options = ["--first-parent"] if first_parents else []
         return self._query("rev-list", *options, new, *([f"^{old}"] if old else []), "--").split()
+
+    def _line(self, old: str, new: str) -> list[str]:
+        """
+        Return the commits from *new* to before *old* where they are few and each has one parent; else none.
+        """
+        found: list[str] = []
+        while new != old and len(found) < _A_FEW_COMMITS:
+            found.append(new)
+            header = (gitsheets.blob_read(str(self.path), new) or b"").partition(b"\n\n")[0]
+            parents = re.findall(rb"^parent (\S+)$", header, re.MULTILINE)
+            if len(parents) != 1:
+                return []
+            new = parents[0].decode("ascii")
+        return found if new == old else []
 
     def commit_time(self, commit: str) -> float:
         """

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, cast, get_args, get_origin, get_type_hints
@@ -290,6 +291,9 @@ class Ledger:
         write_json(self._directory / f"{remote}.json", asdict(entry))
 
 
+_hints = lru_cache(maxsize=None)(get_type_hints)
+
+
 def _entry(stored: dict[str, Any]) -> Entry:
     return cast(Entry, _read(Entry, stored))
 
@@ -302,7 +306,7 @@ def _read(kind: Any, value: Any) -> Any:
         TypeError: It is something else.
     """
     if is_dataclass(kind) and isinstance(value, dict):
-        known = get_type_hints(kind)
+        known = _hints(cast(type, kind))
         fields = {name: _read(known[name], item) for name, item in value.items() if name in known}
         return cast(type, kind)(**fields)
     origin, arguments = get_origin(kind), get_args(kind)

@@ -25,6 +25,9 @@ from worker.settings import Settings
 
 # A worker that is to stop waits for its tasks: under steady load one would never end.
 _TURN_S = 2.0
+# Commits that arrived while a push ran are a burst, and go along with what follows them in this
+# time from its start: each push costs as much as ten commits, and they share the machine.
+_GATHER_S = 0.15
 _LOOK_TIMEOUT_S = 30.0
 _IN_THE_WAY_S = 1.0
 
@@ -153,6 +156,9 @@ class Pusher:
 
     def _push(self, request: Request) -> str:
         outcome, is_retry, turn_ends = ALREADY_THERE, request.is_retry, time.monotonic() + _TURN_S
+        next_at = 0.0
+        if not is_retry and self._ledger.is_claimed(request.remote):
+            return HANDED_OVER  # as below, for a fifth of the price: in a burst most tasks end here
         while self._has_work(request.remote):
             if declined := self._declines(self._ledger.read(request.remote), request, is_retry=is_retry):
                 return declined
@@ -170,6 +176,8 @@ class Pusher:
                     continue
                 waits = claim.entry.waits(self._clock())
                 self._put_off(claim, request, turn_is_over=time.monotonic() > turn_ends)
+                time.sleep(max(0.0, next_at - time.monotonic()))
+                next_at = time.monotonic() + _GATHER_S
                 attempt = Attempt(
                     claim,
                     self._settings,

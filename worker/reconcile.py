@@ -27,7 +27,7 @@ from worker.ledger import Ledger
 from worker.locks import FileLock, LockTimeoutError
 from worker.logs import log
 from worker.prepare import COMMITTER, branch_draft, state_directory
-from worker.refs import RefError, flush, move_ref
+from worker.refs import RefError, move_ref
 from worker.settings import ORIGIN, Settings
 
 State = Literal["in-sync", "fast-forwarded", "ahead", "rebased", "merged", "conflict", "fetch-failed"]
@@ -302,7 +302,6 @@ class Reconciler:
     def _moved(self, outcome: Outcome, *, dry_run: bool) -> Outcome:
         if dry_run or outcome.after is None:
             return outcome
-        flush(self._repository.path)
         self._move(self._repository.ref, new=outcome.after, old=outcome.before, draft=self._draft())
         return outcome
 

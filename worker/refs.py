@@ -96,8 +96,9 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None, draft: Path)
     """
     Move *ref* from *old* to *new*, durably, or not at all.
 
-    On return the ref is on disk. The caller has flushed the objects before: a
-    ref that survives a power cut must not name a commit that did not.
+    On return the ref is on disk, and so is all that was written to its file
+    system before: a ref that survives a power cut must not name a commit that
+    did not.
 
     Args:
         old: Where the ref is expected to stand; None where it must not exist.
@@ -113,10 +114,12 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None, draft: Path)
             last flush failed, at *new* without the certainty that it will stay there.
     """
     path = git_dir / ref
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(path.name + ".lock")
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
     _clear_own_leftover(lock, draft)
-    _write_durably(draft, f"{new}\n".encode("ascii"))
+    _write(draft, f"{new}\n".encode("ascii"))
+    flush(git_dir)  # the objects and the draft at once
     _take_lock(lock, draft)
     try:
         found = read_ref(git_dir, ref)
@@ -139,12 +142,15 @@ def _clear_own_leftover(lock: Path, draft: Path) -> None:
         lock.unlink()
 
 
-def _write_durably(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)  # it may be the ref itself, where a predecessor died after the rename
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+def _write(path: Path, content: bytes) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o666)
+    except FileExistsError:
+        path.unlink()  # it may be the ref itself, where a predecessor died after the rename
+        fd = os.open(path, flags, 0o666)
     try:
         os.write(fd, content)
-        os.fsync(fd)
     finally:
         os.close(fd)
 
