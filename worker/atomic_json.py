@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any], *, default: Callable[[Any], Any] | None = None) -> None:
     """
     Replace *path* by *value*. Not flushed to disk: what is kept like this may be lost.
+
+    Args:
+        default: Makes JSON of what is none, as for ``json.dumps``.
 
     Raises:
         OSError: The disk refused; the old file is still there.
     """
     fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        fresh.write_text(json.dumps(value), "utf-8")
+        fresh.write_text(json.dumps(value, default=default), "utf-8")
         os.replace(fresh, path)
     except OSError:
         fresh.unlink(missing_ok=True)

@@ -77,12 +77,11 @@ class Attempt:
             PushRefused: It failed and a retry would not help.
         """
         self._end_orphan()
-        # Before the branch is read: a task that finds the retry still waiting
-        # leaves its commit to us, so we must see that commit.
-        taken_over = (
-            {} if self._chain is None else {"chain": None, "next_attempt_at": None, "backoff_s": None}
-        )
-        self._claim.write(last_attempt_at=self._clock(), **taken_over)
+        self._claim.note(last_attempt_at=self._clock())
+        if self._chain is not None and self._claim.entry.next_attempt_at is not None:
+            # Before the branch is read: a task that finds the retry still waiting
+            # leaves its commit to us, so we must see that commit.
+            self._claim.write(chain=None, next_attempt_at=None, backoff_s=None)
         head = None
         try:
             head = self._repository.head()
@@ -161,7 +160,7 @@ class Attempt:
                     started=lambda group: self._claim.write(running=Running.here(group)),
                 )
         finally:
-            self._claim.write(running=None)
+            self._claim.note(running=None)
         if finished.exit_status is None or finished.exit_status < 0:  # ended by us, or killed
             self._repository.clear_tracking_lock(self._remote)
         verdict = explain(finished.exit_status, finished.stdout, finished.stderr)

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, cast
@@ -139,7 +140,7 @@ class Repository:
         if tip is None or commit == tip:
             return commit == tip
         try:
-            return bool(gitsheets.is_ancestor(str(self.path), commit, tip))
+            return _is_ancestor(str(self.path), commit, tip)
         except gitsheets.GitsheetsError:
             return False
 
@@ -565,6 +566,12 @@ class Repository:
             stderr=redact(stderr.decode("utf-8", "replace")),
             duration_s=time.monotonic() - begun,
         )
+
+
+@lru_cache(maxsize=256)
+def _is_ancestor(git_dir: str, commit: str, tip: str) -> bool:
+    # True of these two for ever, and asked several times for each push; an error is not kept.
+    return bool(gitsheets.is_ancestor(git_dir, commit, tip))
 
 
 def _commit(values: list[str]) -> Commit:

@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
@@ -188,6 +188,12 @@ class Claim:
         episodes = self.entry.episodes
         return {**episodes, reason: episodes.get(reason, 0) + 1}
 
+    def note(self, **changes: Any) -> None:
+        """
+        Change fields of the entry, on disk with the next ``write``; each of those costs the push a moment.
+        """
+        self.entry = replace(self.entry, **changes)
+
     def write(self, **changes: Any) -> Entry:
         """
         Change fields of the entry, on disk at once; returns the new entry.
@@ -288,10 +294,14 @@ class Ledger:
         return self._directory / f"{remote}.history"
 
     def _write(self, remote: str, entry: Entry) -> None:
-        write_json(self._directory / f"{remote}.json", asdict(entry))
+        write_json(self._directory / f"{remote}.json", _fields(entry), default=_fields)
 
 
 _hints = lru_cache(maxsize=None)(get_type_hints)
+
+
+def _fields(thing: Any) -> dict[str, Any]:
+    return {each.name: getattr(thing, each.name) for each in fields(thing)}
 
 
 def _entry(stored: dict[str, Any]) -> Entry:
@@ -307,12 +317,14 @@ def _read(kind: Any, value: Any) -> Any:
     """
     if is_dataclass(kind) and isinstance(value, dict):
         known = _hints(cast(type, kind))
-        fields = {name: _read(known[name], item) for name, item in value.items() if name in known}
-        return cast(type, kind)(**fields)
+        stored = {name: _read(known[name], item) for name, item in value.items() if name in known}
+        return cast(type, kind)(**stored)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is UnionType:
         return None if value is None else _read(arguments[0], value)
     if origin is tuple and isinstance(value, list):
+        if set(map(type, value)) == {arguments[0]}:  # the buckets of a histogram, all as they should be
+            return tuple(value)
         return tuple(_read(arguments[0], item) for item in value)
     if origin is dict and isinstance(value, dict):
         return {_read(arguments[0], name): _read(arguments[1], item) for name, item in value.items()}

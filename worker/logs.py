@@ -19,7 +19,10 @@ from worker.redaction import redact_all
 LOGGER = "ferry"
 TRACED = ("request_id", "traceparent")
 
-_QUIET = ("kombu", "amqp", "urllib3", "git", "celery.utils.functional", "celery.bootsteps", "asyncio")
+_QUIET = (
+    "kombu", "amqp", "urllib3", "git", "celery.utils.functional", "celery.bootsteps", "asyncio",
+    "celery.worker.strategy",  # that a task was received; how it ended is said anyway
+)  # fmt: skip
 
 
 def log() -> structlog.stdlib.BoundLogger:

@@ -176,7 +176,8 @@ class Pusher:
                     continue
                 waits = claim.entry.waits(self._clock())
                 self._put_off(claim, request, turn_is_over=time.monotonic() > turn_ends)
-                time.sleep(max(0.0, next_at - time.monotonic()))
+                if (early_s := next_at - time.monotonic()) > 0:
+                    time.sleep(early_s)
                 next_at = time.monotonic() + _GATHER_S
                 attempt = Attempt(
                     claim,
