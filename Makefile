@@ -11,6 +11,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
 SOAK_ARGS ?= --seconds 600
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PINS := $(VENV)/.pins-installed
@@ -56,8 +57,8 @@ lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for ne
 soak: $(READY) ## Ten minutes of writes while every part is killed; prints what was lost (SOAK_ARGS="--seconds 60")
 	$(BIN)/python -m tests.storm $(SOAK_ARGS)
 
-bench: $(READY) ## Measure; each figure beside a floor taken in the same run
-	$(BIN)/python -m benchmarks.growth
+bench: $(READY) ## Measure, each figure beside a floor of the same run (BENCH_ARGS="--json", BENCH_ARGS="burst ssh")
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 docs: $(READY) ## Build docs/ as a site into site/, warnings as errors
 	$(BIN)/mkdocs build --strict --quiet

@@ -58,10 +58,12 @@ def ssh_server(root):
     running = Server(free_port(), directory)
     running.known_hosts.write_text(f"[127.0.0.1]:{running.port} {host_key}")
     config = directory / "sshd_config"
+    # SHLVL: else bash reads ~/.bashrc for whoever comes over the network, which no git host does.
     config.write_text(
         f'HostKey "{directory}/host-key"\nAuthorizedKeysFile "{directory}/authorized_keys"\nPidFile none\n'
         "ListenAddress 127.0.0.1\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         "KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nLogLevel VERBOSE\n"
+        "SetEnv SHLVL=1\n"
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where sshd drops its privileges

