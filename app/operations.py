@@ -11,7 +11,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import sys
 import threading
 import time
@@ -322,7 +321,7 @@ def init() -> None:
     logs.configure()
     try:
         settings = Settings.from_env(os.environ)
-        with _progress(settings.data_repo_path.parent):
+        with _progress(settings.data_repo_path):
             made = clone.make(settings, Credentials.from_settings(settings, os.environ))
         pipeline = build(os.environ, publisher=True)
         warnings = clone.check(settings, pipeline.repository)
@@ -340,17 +339,15 @@ def init() -> None:
 
 
 @contextmanager
-def _progress(directory: Path) -> Iterator[None]:
+def _progress(path: Path) -> Iterator[None]:
     """
-    Say every few seconds how much has come, while a clone is made below *directory*.
+    Say every few seconds how much has come, while a clone is made for *path*.
     """
     ended = threading.Event()
 
     def tell() -> None:
-        before = shutil.disk_usage(directory).used if directory.exists() else 0
         while not ended.wait(_TELL_EVERY_S):
-            mib = max(0, (shutil.disk_usage(directory).used - before) >> 20)
-            click.echo(f"ferry: fetching, {mib} MiB so far", err=True)
+            click.echo(f"ferry: fetching, {clone.fetched_bytes(path) >> 20} MiB so far", err=True)
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()

@@ -8,6 +8,7 @@ fetched into a directory beside the place, and moved there when it is complete.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -64,6 +65,18 @@ def make(settings: Settings, credentials: Credentials) -> bool:
     except (OSError, LockTimeoutError, RefError, git.GitError) as exc:
         raise RepositoryError(f"cannot make {path}: {exc}") from exc
     return True
+
+
+def fetched_bytes(path: Path) -> int:
+    """
+    Return how much has come of the clone that is being made for *path*.
+    """
+    total = 0
+    for place in (path, path.parent):
+        for pack in place.glob(f".{path.name}.ferry-init-*/objects/pack/*"):
+            with contextlib.suppress(FileNotFoundError):
+                total += pack.stat().st_size
+    return total
 
 
 def check(settings: Settings, repository: Repository) -> list[str]:
@@ -132,6 +145,7 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
     Raises:
         RepositoryError: It cannot be fetched, or is not whole.
     """
+    _check_files(settings)
     git.Repo.init(draft, bare=True, initial_branch=settings.data_branch).close()
     prepare(replace(settings, data_repo_path=draft))
     repository = Repository(draft, branch=settings.data_branch, credentials=credentials)
@@ -146,6 +160,19 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
         raise RepositoryError(f"what {ORIGIN} sent is not whole")
     move_ref(draft, repository.ref, new=tip, old=None, draft=branch_draft(draft))
     return repository
+
+
+def _check_files(settings: Settings) -> None:
+    # ssh says no more of a key that it cannot read than that it was not let in.
+    files = {
+        "CFP_SSH_KEY_PATH": settings.ssh_key_path,
+        "CFP_SSH_KNOWN_HOSTS": settings.ssh_known_hosts,
+        "CFP_HTTPS_TOKEN_PATH": settings.https_token_path,
+    }
+    for variable, path in files.items():
+        if path is not None and not os.access(path, os.R_OK):
+            state = "cannot be read by the user that Ferry runs as" if path.exists() else "does not exist"
+            raise RepositoryError(f"{variable}: {path} {state}")
 
 
 def _move(draft: Path, path: Path) -> None:

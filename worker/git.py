@@ -28,6 +28,7 @@ import gitsheets
 
 from worker.credentials import Credentials
 from worker.errors import RepositoryError
+from worker.failures import POLICIES, Reason, explain
 from worker.redaction import redact
 from worker.refs import RefError, move_ref, read_ref
 
@@ -325,9 +326,7 @@ class Repository:
         ref = f"refs/heads/{branch or self.branch}"
         found = self._visit(remote, "ls-remote", remote, ref, timeout_s=timeout_s)
         if found.exit_status != 0:
-            raise RepositoryError(
-                f"{remote} did not say where {branch or self.branch} stands: {_last_line(found.stderr)}"
-            )
+            raise RepositoryError(f"{remote} did not say where {branch or self.branch} stands: {_why(found)}")
         return next(
             (line.split()[0] for line in found.stdout.splitlines() if line.endswith(f"\t{ref}")), None
         )
@@ -344,7 +343,7 @@ class Repository:
             remote, "fetch", "--no-tags", "--no-auto-maintenance", remote, refspec, timeout_s=timeout_s
         )
         if found.exit_status != 0:
-            raise RepositoryError(f"cannot fetch {self.branch} from {remote}: {_last_line(found.stderr)}")
+            raise RepositoryError(f"cannot fetch {self.branch} from {remote}: {_why(found)}")
         return self.remote_head(remote)
 
     def loose_objects(self) -> int:
@@ -629,6 +628,15 @@ def signal_group(group: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def _why(found: Finished) -> str:
+    """
+    Say why a remote did not let us read, and what helps: ssh's last words are the same for every reason.
+    """
+    verdict = explain(found.exit_status, "", found.stderr)
+    reason = cast(Reason, verdict.reason)
+    return f"{reason}: {verdict.evidence or 'it said nothing'}. {POLICIES[reason].hint}"
 
 
 def _last_line(text: str) -> str:

@@ -313,6 +313,22 @@ REMOTE = ("--set", "secrets.CFP_DATA_REMOTE=git@git.example.org:a/b.git")
         ((*REMOTE, "--set", "secrets.CFP_API_TOKENS=ana:my-token"), "CFP_API_TOKENS"),
         ((*REMOTE, "--set", "replicas=2"), "replicas"),
         ((*REMOTE, "--set", "api.replicas=2"), "replicas"),
+        ((*REMOTE, "--set", "ssh.knownHosts=x"), "ssh.privateKey: required"),
+        (
+            (*REMOTE, "--set", "ssh.existingSecret=a,ssh.privateKey=b,ssh.knownHosts=c"),
+            "ssh.existingSecret and",
+        ),
+        ((*REMOTE, "--set", "httpsToken.existingSecret=a,httpsToken.token=b"), "set one of them"),
+        ((*REMOTE, "--set", "ingress.enabled=true,ingress.host=https://data.example.org"), "ingress"),
+        ((*REMOTE, "--set", "image.repository=registry.example.org/ferry:1.0"), "image"),
+        (
+            ("--set", "secrets.CFP_DATA_REMOTE=ssh://git@h:2222/x.git"),
+            "lacks 2222, the port of secrets.CFP_DATA_REMOTE",
+        ),
+        (
+            (*REMOTE, "--set", "valkey.enabled=false,secrets.CFP_REDIS_URL=redis://redis.internal/0"),
+            "lacks 6379, the port of secrets.CFP_REDIS_URL",
+        ),
     ],
 )
 def test_what_would_not_work_is_refused_by_name(helm, arguments, words):
@@ -364,6 +380,44 @@ def test_every_value_has_a_schema_and_a_place_in_the_reference():
     assert set(paths(values, schema["properties"])) - named == set()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("secrets.CFP_DATA_REMOTE=ssh://git@h:2222/x.git,networkPolicy.egressPorts={2222,443}",),
+        ("secrets.CFP_DATA_REMOTE=https://h:8443/x.git,networkPolicy.egressPorts={8443}",),
+        ("secrets.CFP_DATA_REMOTE=ssh://git@h:2222/x.git,networkPolicy.enabled=false",),
+        (
+            "secrets.CFP_DATA_REMOTE=git@h:x.git,valkey.enabled=false,secrets.CFP_REDIS_URL=redis://a-valkey:6379/0",
+        ),
+        ("secrets.CFP_DATA_REMOTE=git@h:x.git,image.repository=registry.example.org:5000/town/ferry",),
+    ],
+)
+def test_a_way_out_that_is_open_is_taken(helm, arguments):
+    assert helm.render("--set", *arguments)
+
+
+def test_a_broker_that_goes_makes_a_new_pod(helm):
+    def pod(*arguments):
+        found = helm.render("--set", "existingSecret=s", *arguments)
+        return next(
+            each for each in found if each["kind"] == "StatefulSet" and "0" not in each["metadata"]["name"]
+        )["spec"]["template"]
+
+    with_valkey, without = pod(), pod("--set", "valkey.enabled=false")
+    name = "checksum/settings"
+    assert with_valkey["metadata"]["annotations"][name] != without["metadata"]["annotations"][name]
+
+
+def test_the_pod_is_given_as_long_as_its_api(helm):
+    found = helm.render(*REMOTE, "--set", "settings.CFP_PUSH_TIMEOUT=1")
+    graces = [
+        each["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+        for each in found
+        if each["kind"] == "StatefulSet"
+    ]
+    assert 40 in graces
+
+
 def _documented() -> list[list[str]]:
     """
     Return each `helm install` and `helm upgrade` that a page tells to type.
@@ -380,8 +434,8 @@ def test_the_chart_takes_what_the_pages_tell_to_type(helm, command, tmp_path):
     _, _, namespace, verb, release, chart, *options = command
     values = tmp_path / "values.yaml"
     values.write_text("existingSecret: settings\nssh: {existingSecret: key}\n")
-    if "--reuse-values" in options:
-        options[options.index("--reuse-values")] = f"--values={values}"
+    if "--reset-then-reuse-values" in options:
+        options[options.index("--reset-then-reuse-values")] = f"--values={values}"
     options = [str(values) if option == "village.yaml" else option for option in options]
 
     kinds = {each["kind"] for each in helm.render(*options, release=release, namespace=namespace)}

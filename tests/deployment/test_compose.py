@@ -61,6 +61,14 @@ def test_every_setting_of_the_production_file_is_ferrys(production):
         assert names <= KNOWN
 
 
+def test_every_setting_of_ferrys_reaches_production(demo, production):
+    """
+    One that does not would be dropped without a word: reads would stay open, for one.
+    """
+    for role in FERRY:
+        assert KNOWN - {*demo[role]["environment"], *production[role]["environment"]} == set()
+
+
 def test_production_keeps_nothing_of_the_demo(demo, production):
     """
     Neither its tokens nor its keys nor its git server: what it does not replace has no default.

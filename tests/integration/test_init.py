@@ -141,6 +141,21 @@ def test_a_remote_that_is_away_leaves_nothing_behind(init, data, origin, tmp_pat
     assert not list(data.path.parent.glob(".*-init-*"))
 
 
+def test_a_key_that_is_not_there_is_named_before_ssh_is_asked(init, data, origin, tmp_path):
+    done = init(CFP_DATA_REMOTE="ssh://git@127.0.0.1:1/data.git", CFP_SSH_KEY_PATH=str(tmp_path / "key"))
+    assert done.returncode == 1
+    assert done.stderr.endswith(f"ferry: CFP_SSH_KEY_PATH: {tmp_path}/key does not exist\n")
+    assert not data.path.exists()
+
+
+def test_why_ssh_does_not_let_us_in_is_said_with_the_remedy(init, data, origin):
+    done = init(CFP_DATA_REMOTE="ssh://git@127.0.0.1:1/data.git")
+    assert done.returncode == 1
+    assert (
+        "origin did not say where main stands: network: ssh: connect to host 127.0.0.1 port 1" in done.stderr
+    )
+
+
 def test_a_branch_that_the_remote_lacks_is_named(init, data, origin):
     done = init(CFP_DATA_BRANCH="live")
     assert done.returncode == 1

@@ -19,7 +19,8 @@ from tests.git_http import GitHttpServer
 from tests.parts import Bare, wait_until
 from tests.unit.conftest import Deployment
 from worker.errors import RepositoryError
-from worker.git import Finished, Repository, end_group
+from worker.failures import POLICIES
+from worker.git import Finished, Repository, _why, end_group
 
 SECRET = "s3cr3t-w0rd"
 
@@ -263,6 +264,29 @@ def test_a_remote_that_does_not_answer_is_an_error(repository: Repository, remot
         repository.ask("origin", timeout_s=20)
     with pytest.raises(RepositoryError, match="cannot fetch main from origin: "):
         repository.fetch("origin", timeout_s=20)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (
+            "ssh: Could not resolve hostname nowhere: Name or service not known",
+            "network: ssh: Could not resolve",
+        ),
+        ("git@git.example.org: Permission denied (publickey).", "auth: git@git.example.org: Permission denied"),
+        ("Host key verification failed.", "host-key: Host key verification failed"),
+    ],
+)
+def test_why_a_remote_does_not_answer_is_not_what_ssh_says_last(said: str, why: str):
+    farewell = (
+        "fatal: Could not read from remote repository.\n\n"
+        "Please make sure you have the correct access rights\nand the repository exists.\n"
+    )
+    finished = Finished(exit_status=128, stdout="", stderr=f"{said}\n{farewell}", duration_s=0.1)
+    explained = _why(finished)
+
+    assert explained.startswith(why)
+    assert POLICIES[why.partition(":")[0]].hint in explained
 
 
 def test_fetching_shows_what_each_side_has_alone(repository: Repository, data: Bare, remote: Bare):

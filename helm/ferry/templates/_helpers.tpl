@@ -49,9 +49,10 @@ seccompProfile: {type: RuntimeDefault}
 {{- else if .Values.httpsToken.token }}{{ include "ferry.fullname" . }}-https{{ end }}
 {{- end }}
 
-{{- /* Seconds a push may take and some for what follows it: a push that runs when the pod is ended completes. */}}
+{{- /* Seconds a push may take and some for what follows it: a push that runs when the pod is ended completes.
+And no fewer than the API has for the requests that it handles: its pause, gunicorn's 30 s, and some. */}}
 {{- define "ferry.gracePeriod" -}}
-{{- add (ceil (.Values.settings.CFP_PUSH_TIMEOUT | default "120" | float64)) 30 }}
+{{- max 40 (add (ceil (.Values.settings.CFP_PUSH_TIMEOUT | default "120" | float64)) 30) }}
 {{- end }}
 
 {{- /* Where the settings come from; of a name that stands twice the last one counts. */}}
@@ -94,6 +95,29 @@ volumeMounts:
 {{- end }}
 {{- if and .Values.ssh.privateKey (not .Values.ssh.knownHosts) (not .Values.ssh.existingSecret) }}
 {{- fail "ssh.knownHosts: required with ssh.privateKey; what `ssh-keyscan HOST` prints, compared with what the host publishes" }}
+{{- end }}
+{{- if and .Values.ssh.knownHosts (not .Values.ssh.privateKey) (not .Values.ssh.existingSecret) }}
+{{- fail "ssh.privateKey: required with ssh.knownHosts" }}
+{{- end }}
+{{- if and .Values.ssh.existingSecret (or .Values.ssh.privateKey .Values.ssh.knownHosts) }}
+{{- fail "ssh.existingSecret and ssh.privateKey or ssh.knownHosts: set the Secret that is there, or what to make one of" }}
+{{- end }}
+{{- if and .Values.httpsToken.existingSecret .Values.httpsToken.token }}
+{{- fail "httpsToken.existingSecret and httpsToken.token: set one of them" }}
+{{- end }}
+{{- if .Values.networkPolicy.enabled }}
+{{- $open := list }}
+{{- range .Values.networkPolicy.egressPorts }}{{ $open = append $open (toString (int .)) }}{{ end }}
+{{- range $name, $default := dict "CFP_DATA_REMOTE" "" "CFP_REDIS_URL" "6379" "CFP_BROKER_URL" "" }}
+{{- $url := get $s $name | default "" }}
+{{- $host := "" }}
+{{- if contains "://" $url }}{{ $host = (urlParse $url).host }}{{ end }}
+{{- $port := regexFind ":[0-9]+$" $host | trimPrefix ":" | default (ternary $default "" (ne $host "")) }}
+{{- /* The Valkey of another release in this namespace is let through by its labels. */}}
+{{- if and $port (not (has $port $open)) (not (regexMatch "-valkey(:[0-9]+)?$" $host)) }}
+{{- fail (printf "networkPolicy.egressPorts: lacks %s, the port of secrets.%s" $port $name) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) }}
 {{- fail "ingress.host: required where ingress.enabled" }}

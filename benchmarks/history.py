@@ -1,7 +1,7 @@
 """
 Does a repository that is written all the time get slower?
 
-    python -m benchmarks.growth --commits 10000
+    python -m benchmarks.history --commits 10000
 
 makes commits in rounds, with the maintenance that a worker would do between
 them, and then writes and pushes to a copy of it and to a repository that has
