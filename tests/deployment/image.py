@@ -395,6 +395,7 @@ def run_the_chart(stack: Stack) -> None:
     values = {
         "image": {"repository": repository, "tag": tag},
         "valkey": {"enabled": False},
+        "networkPolicy": {"egressPorts": [2222, 6379]},
         "service": {"port": 8000},  # no service stands between here
         "settings": {"CFP_PUSH_SWEEP_INTERVAL": 5},
         "secrets": {
