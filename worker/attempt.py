@@ -43,6 +43,9 @@ class Attempt:
             divergence, and to be quiet where that lasts.
         clock: Seconds since the epoch.
         jitter: A number in [0, 1), afresh at each call.
+
+    Attributes:
+        is_in_burst: Whether several commits came while the push ran; one may be somebody's next.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Attempt:
         self._clock = clock
         self._jitter = jitter
         self._number = 1 if claim.entry.gave_up else claim.entry.attempt + 1
+        self.is_in_burst = False
 
     def make(self) -> str:
         """
@@ -191,6 +195,7 @@ class Attempt:
         return doubtful if repository.contains(tip, head) else replace(asked, reason="non-fast-forward")
 
     def _landed(self, seen: str | None, head: str, finished: Finished, verdict: Verdict) -> str:
+        self.is_in_burst = len(self._repository.commits_between(head, self._repository.head() or head)) > 1
         now, outcome = (
             self._clock(),
             "landed_but_reported_failed" if verdict.rule == _ASKED else verdict.reason,

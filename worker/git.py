@@ -162,6 +162,8 @@ class Repository:
         Raises:
             RepositoryError: git could not tell.
         """
+        if old == new:
+            return []
         if old and (few := self._line(old, new)):
             return few
         options = ["--first-parent"] if first_parents else []

@@ -25,7 +25,7 @@ from worker.settings import Settings
 
 # A worker that is to stop waits for its tasks: under steady load one would never end.
 _TURN_S = 2.0
-# Commits that arrived while a push ran are a burst, and go along with what follows them in this
+# Several commits that came while a push ran are a burst, and go along with what follows them in this
 # time from its start: each push costs as much as ten commits, and they share the machine.
 _GATHER_S = 0.15
 _LOOK_TIMEOUT_S = 30.0
@@ -178,7 +178,7 @@ class Pusher:
                 self._put_off(claim, request, turn_is_over=time.monotonic() > turn_ends)
                 if (early_s := next_at - time.monotonic()) > 0:
                     time.sleep(early_s)
-                next_at = time.monotonic() + _GATHER_S
+                begun = time.monotonic()
                 attempt = Attempt(
                     claim,
                     self._settings,
@@ -190,6 +190,7 @@ class Pusher:
                     jitter=self._jitter,
                 )
                 outcome = attempt.make()
+                next_at = begun + _GATHER_S if attempt.is_in_burst else 0.0
                 if outcome == STILL_DIVERGED:
                     return outcome
             is_retry = False  # what arrives from now on was handed over to us
