@@ -9,6 +9,7 @@ first imported, by an environment variable; so ``prepare`` comes before that.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,7 +34,11 @@ def prepare() -> None:
         is_gunicorn = os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn")
         owner = os.getppid() if is_gunicorn else os.getpid()
         born = Path(f"/proc/{owner}/stat").read_text().rpartition(")")[2].split()[19]
-        path = Path(tempfile.gettempdir()) / f"ferry-metrics-{os.getuid()}-{owner}-{born}"
+        place = Path(tempfile.gettempdir())
+        for left_over in place.glob(f"ferry-metrics-{os.getuid()}-*"):  # of processes that have ended
+            if not Path(f"/proc/{left_over.name.split('-')[3]}").exists():
+                shutil.rmtree(left_over, ignore_errors=True)
+        path = place / f"ferry-metrics-{os.getuid()}-{owner}-{born}"
         path.mkdir(mode=0o700, exist_ok=True)
         os.environ[_VARIABLE] = str(path)
 
