@@ -9,6 +9,7 @@ Flower among them, take apart.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from celery.worker.consumer import Consumer
@@ -21,23 +22,20 @@ class BatchingConsumer(Consumer):  # type: ignore[misc]  # Celery ships no types
     Celery's consumer, with events held back for a tenth of a second.
     """
 
-    _is_due = False
+    _next_at = 0.0
 
     def on_send_event_buffered(self) -> None:
         """
         Have the events sent that were put into the buffer; Celery calls this for each.
         """
-        if self.hub and not self._is_due:
-            self._is_due = True
-            self.hub.call_later(_EVERY_S, self._flush_batch)
+        now = time.monotonic()
+        if self.hub and now >= self._next_at:
+            self._next_at = now + _EVERY_S
+            self.hub.call_later(_EVERY_S, self._flush_events)
 
     def shutdown(self) -> Any:
         """
         Send what is left, and shut down.
         """
-        self._flush_batch()
-        return super().shutdown()
-
-    def _flush_batch(self) -> None:
-        self._is_due = False
         self._flush_events()
+        return super().shutdown()

@@ -273,7 +273,10 @@ def test_a_remote_that_does_not_answer_is_an_error(repository: Repository, remot
             "ssh: Could not resolve hostname nowhere: Name or service not known",
             "network: ssh: Could not resolve",
         ),
-        ("git@git.example.org: Permission denied (publickey).", "auth: git@git.example.org: Permission denied"),
+        (
+            "git@git.example.org: Permission denied (publickey).",
+            "auth: git@git.example.org: Permission denied",
+        ),
         ("Host key verification failed.", "host-key: Host key verification failed"),
     ],
 )

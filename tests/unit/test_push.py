@@ -222,6 +222,30 @@ def test_what_is_committed_during_a_retry_goes_with_it_too(line: Line, data: Bar
     assert remote.head() == later
 
 
+@pytest.mark.parametrize(("meanwhile", "gather_s", "waits"), [(2, 0.5, True), (1, 60.0, False)])
+def test_several_commits_during_a_push_are_gathered_and_one_is_not(
+    line, data, remote, monkeypatch, meanwhile, gather_s, waits
+):
+    """
+    A burst takes few pushes; whoever waits for one commit before the next is not held up.
+    """
+    monkeypatch.setattr("worker.push._GATHER_S", gather_s)
+    later = "main"
+    for number in range(meanwhile):
+        later = data.git("commit-tree", "-p", later, "-m", f"later {number}", "main^{tree}")
+    remote.hook(
+        "post-receive", f"env -i PATH=$PATH git -C {data.path} update-ref refs/heads/main {later} || true"
+    )
+
+    begun = time.monotonic()
+    line.push("first")
+    taken_s = time.monotonic() - begun
+
+    assert remote.head() == later
+    assert line.attempts() == 2
+    assert (taken_s >= gather_s) is waits
+
+
 def test_a_turn_has_an_end_and_its_retry_takes_over(line, data, remote, tmp_path, monkeypatch):
     """
     A worker that is to stop waits for its tasks; under steady load one would never end.
