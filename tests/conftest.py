@@ -5,6 +5,7 @@ The real parts that tests run against: repositories, a Valkey server, workers, a
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import kombu.pools
 import pytest
 import sentry_sdk
 from flask.testing import FlaskClient
@@ -25,6 +27,16 @@ from tests.parts import Bare, Process, Worker, clean_environment, start_beat
 from worker.watchdog import Watchdog
 
 metering.prepare()  # before any test imports prometheus_client
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _connections_of_past_apps() -> Iterator[None]:
+    """
+    Close them: an app is made to last, and a run of all tests makes hundreds, in a process with 1,024 files.
+    """
+    yield
+    kombu.pools.reset()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,8 @@ class Attempt:
         """
         self._end_orphan()
         self._claim.note(last_attempt_at=self._clock())
+        if self._look_first:
+            self._claim.write()  # a look may be all that comes of it
         if self._chain is not None and self._claim.entry.next_attempt_at is not None:
             # Before the branch is read: a task that finds the retry still waiting
             # leaves its commit to us, so we must see that commit.

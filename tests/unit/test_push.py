@@ -26,6 +26,7 @@ from app.sentry_sink import SentrySink
 from tests.parts import Bare, wait_until
 from tests.unit.conftest import Deployment
 from worker import paging
+from worker.attempt import STILL_DIVERGED
 from worker.backoff import delay_s
 from worker.errors import NonFastForward, PushDeferred, PushError, PushFailed, PushRefused
 from worker.git import Repository
@@ -385,6 +386,21 @@ def test_a_retry_that_is_replaced_between_a_look_and_the_claim_does_nothing(
         monkeypatch.setattr(line.ledger, "claim", claim_after_another)
         assert line.push("first", is_retry=True) == SUPERSEDED
     assert (line.entry.chain, line.attempts()) == ("second", 2)
+
+
+def test_a_look_at_a_divergence_is_remembered_as_an_attempt(line: Line, data: Bare, remote: Bare):
+    """
+    The watchdog would say that nobody tries.
+    """
+    line.push("first")
+    remote.commit("theirs")
+    data.commit("ours")
+    with pytest.raises(NonFastForward):
+        line.push("second")
+    line.clock.wind(50)
+
+    assert line.push("sweep", look_first=True) == STILL_DIVERGED
+    assert line.entry.last_attempt_at == line.clock.now
 
 
 def test_a_clock_that_was_set_back_makes_nobody_wait_for_days(line: Line, data: Bare, remote: Bare):
