@@ -5,6 +5,7 @@ What is measured on: repositories of any size, a real Valkey, real workers and A
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
@@ -16,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import gitsheets
+import psutil
+from flask.testing import FlaskClient
 
+from app import create_app
 from app.dev import LOOPBACK
 from app.store import Store
 from app.transact import transact
@@ -208,6 +212,14 @@ class Ground:
             },
         )
 
+    def client(self, site: Site) -> FlaskClient:
+        """
+        Return a client of an API in this process, whose watchdog is not heard when the ground has gone.
+        """
+        client = create_app(site.env, open_access=True).test_client()
+        logging.disable(logging.CRITICAL)
+        return client
+
     def worker(self, site: Site) -> Worker:
         """
         Start a worker over *site*; it is ended with the ground.
@@ -261,3 +273,10 @@ def timed_s(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
+
+
+def cpu_s(family: list[psutil.Process]) -> float:
+    """
+    Return the processor time that processes have taken, in seconds.
+    """
+    return sum(sum(process.cpu_times()[:2]) for process in family)

@@ -11,7 +11,7 @@ import time
 import psutil
 
 from app.dev import LOOPBACK, accepts, free_port
-from benchmarks.ground import Ground, Site, settle
+from benchmarks.ground import Ground, Site, cpu_s, settle
 from benchmarks.table import Figure
 from tests.parts import wait_until
 
@@ -39,9 +39,9 @@ def at_rest(ground: Ground, *, pushes: int) -> list[Figure]:
         # Every process of the pool has pushed once: what it loads then is no leak.
         _push(site, 60)
         families = {"worker": _family(worker.pid), "API": _family(api.pid)}
-        before = {name: _cpu_s(family) for name, family in families.items()}
+        before = {name: cpu_s(family) for name, family in families.items()}
         time.sleep(_IDLE_S)
-        busy = {name: 100 * (_cpu_s(family) - before[name]) / _IDLE_S for name, family in families.items()}
+        busy = {name: 100 * (cpu_s(family) - before[name]) / _IDLE_S for name, family in families.items()}
         memory = {name: _resident(family) for name, family in families.items()}
         _push(site, pushes)
         grown = _resident(families["worker"]) / memory["worker"]
@@ -86,10 +86,6 @@ def _push(site: Site, count: int) -> None:
 def _family(pid: int) -> list[psutil.Process]:
     parent = psutil.Process(pid)
     return [parent, *parent.children(recursive=True)]
-
-
-def _cpu_s(family: list[psutil.Process]) -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in family)
 
 
 def _resident(family: list[psutil.Process]) -> float:

@@ -8,7 +8,6 @@ import statistics
 
 import gitsheets
 
-from app import create_app
 from benchmarks.ground import Ground, Site
 from benchmarks.table import Figure, p99, samples_ms
 
@@ -20,7 +19,7 @@ def one_and_many(ground: Ground) -> list[Figure]:
     One record, and a filtered list, of a flat sheet of ten thousand; the sheet was asked for before.
     """
     site = ground.site("reads", records=_RECORDS)
-    client = create_app(site.env, open_access=True).test_client()
+    client = ground.client(site)
     numbers = iter(range(1, 100_000, 7))
 
     def get(path: str) -> None:

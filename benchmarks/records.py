@@ -5,20 +5,28 @@ How the number of records matters where the path template spreads them over dire
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 
-from app import create_app
 from benchmarks.ground import MAIN, Ground, git, path_of
 from benchmarks.table import Figure, samples_ms
 
 _FEW, _MANY = 1_000, 100_000
+_TURNS, _WARM_UP = 45, 5
 _CHECK = "the remote's own check of that push"
 
 
 def growth(ground: Ground) -> list[Figure]:
     """
-    Write, push and read at a thousand and at a hundred thousand records.
+    Write, push and read at a thousand and at a hundred thousand records, in turns.
     """
-    few, many = (_medians(ground, records) for records in (_FEW, _MANY))
+    works = [_works(ground, records) for records in (_FEW, _MANY)]
+    taken: list[dict[str, list[float]]] = [{what: [] for what in each} for each in works]
+    for turn in range(_TURNS):
+        for work, samples in zip(works, taken, strict=True):
+            for what, do in work.items():
+                sample = samples_ms(do, 1, warm_up=0)
+                samples[what] += sample if turn >= _WARM_UP else []
+    few, many = ({what: statistics.median(each) for what, each in samples.items()} for samples in taken)
     return [
         Figure(
             name=f"{what} at {_MANY:,} records, sharded",
@@ -33,10 +41,10 @@ def growth(ground: Ground) -> list[Figure]:
     ]
 
 
-def _medians(ground: Ground, records: int) -> dict[str, float]:
+def _works(ground: Ground, records: int) -> dict[str, Callable[[], object]]:
     site = ground.site(f"sharded-{records}", records=records, sharded=True)
     git(site.data, "push", "--quiet", str(site.remote), MAIN)
-    client = create_app(site.env, open_access=True).test_client()
+    client = ground.client(site)
     # All over the sheet, and never the same one twice.
     numbers = iter(range(7, 10**9, 7919))
 
@@ -47,17 +55,12 @@ def _medians(ground: Ground, records: int) -> dict[str, float]:
     def push() -> None:
         git(site.data, "push", "--quiet", str(site.remote), MAIN)
 
-    def read() -> None:
-        path = path_of(next(numbers) % records, sharded=True)
-        assert client.get(f"/api/sheets/people/records/{path}").status_code == 200
-
     def check() -> None:
         # What receive-pack does before it takes a push: does it have all that the new commits name?
         git(site.remote, "rev-list", "--objects", "--quiet", MAIN, f"^{MAIN}~1")
 
-    taken: dict[str, list[float]] = {}
-    for turn in range(40):
-        for what, work in {"a write": write, "a push": push, _CHECK: check, "a read": read}.items():
-            sample = samples_ms(work, 1, warm_up=0)
-            taken.setdefault(what, []).extend(sample if turn > 4 else [])
-    return {what: statistics.median(samples) for what, samples in taken.items()}
+    def read() -> None:
+        path = path_of(next(numbers) % records, sharded=True)
+        assert client.get(f"/api/sheets/people/records/{path}").status_code == 200
+
+    return {"a write": write, "a push": push, _CHECK: check, "a read": read}

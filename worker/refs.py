@@ -80,11 +80,15 @@ def flush(directory: Path) -> None:
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if _libc().syncfs(fd) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(directory))
+        _sync_file_system(fd, directory)
     finally:
         os.close(fd)
+
+
+def _sync_file_system(fd: int, path: Path) -> None:
+    if _libc().syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
 
 
 @lru_cache(maxsize=1)
@@ -118,8 +122,7 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None, draft: Path)
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
     _clear_own_leftover(lock, draft)
-    _write(draft, f"{new}\n".encode("ascii"))
-    flush(git_dir)  # the objects and the draft at once
+    _write_after_all_else(draft, f"{new}\n".encode("ascii"))
     _take_lock(lock, draft)
     try:
         found = read_ref(git_dir, ref)
@@ -142,7 +145,10 @@ def _clear_own_leftover(lock: Path, draft: Path) -> None:
         lock.unlink()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write_after_all_else(path: Path, content: bytes) -> None:
+    """
+    Write a new file, and flush it together with everything that its file system was given before.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, 0o666)
@@ -151,6 +157,7 @@ def _write(path: Path, content: bytes) -> None:
         fd = os.open(path, flags, 0o666)
     try:
         os.write(fd, content)
+        _sync_file_system(fd, path)
     finally:
         os.close(fd)
 

@@ -283,7 +283,7 @@ def test_a_predecessor_killed_after_the_rename_costs_the_branch_nothing(data, dr
     assert data.head() == commits[0]
 
 
-@pytest.mark.parametrize("name", ["os.write", "worker.refs.flush", "os.link"])
+@pytest.mark.parametrize("name", ["os.write", "worker.refs._sync_file_system", "os.link"])
 def test_a_disk_that_refuses_leaves_the_ref_where_it_stood(data, draft, commits, monkeypatch, name: str):
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
