@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import click
 import structlog
@@ -22,6 +23,8 @@ from benchmarks.ground import Ground, ground
 from benchmarks.table import Figure, rendered
 
 _PUSHES = 300
+_PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "performance.md"
+_BEGIN, _END = "<!-- the last run -->", "<!-- end of the last run -->"
 
 MEASUREMENTS: dict[str, Callable[[Ground], list[Figure]]] = {
     "latency": pushes.latency,
@@ -41,8 +44,9 @@ MEASUREMENTS: dict[str, Callable[[Ground], list[Figure]]] = {
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(MEASUREMENTS)))
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@click.option("--page", is_flag=True, help="Put the table into docs/reference/performance.md, too.")
 @click.option("--pushes", "many_pushes", default=_PUSHES, help="How many pushes the memory is to survive.")
-def main(names: tuple[str, ...], *, as_json: bool, many_pushes: int) -> None:
+def main(names: tuple[str, ...], *, as_json: bool, page: bool, many_pushes: int) -> None:
     """
     Measure NAMES; without any, everything.
     """
@@ -56,12 +60,20 @@ def main(names: tuple[str, ...], *, as_json: bool, many_pushes: int) -> None:
         with ground() as place:
             figures += measurements[name](place)
         click.echo(f"{name}: {time.monotonic() - at:.0f} s", err=True)
+    summary = f"{_machine()}; {time.monotonic() - begun:.0f} s in all"
+    if page:
+        _write_page(f"{rendered(figures)}\n\nOn {time.strftime('%Y-%m-%d', time.gmtime())}: {summary}.")
     if as_json:
         click.echo(
             json.dumps({"machine": _machine(), "figures": [each.as_json() for each in figures]}, indent=1)
         )
     else:
-        click.echo(f"{rendered(figures)}\n\n{_machine()}; {time.monotonic() - begun:.0f} s in all")
+        click.echo(f"{rendered(figures)}\n\n{summary}")
+
+
+def _write_page(table: str) -> None:
+    before, _, rest = _PAGE.read_text().partition(_BEGIN)
+    _PAGE.write_text(f"{before}{_BEGIN}\n\n{table}\n\n{_END}{rest.partition(_END)[2]}")
 
 
 def _machine() -> str:

@@ -14,7 +14,6 @@ import fcntl
 import os
 import random
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,8 +34,7 @@ class FileLock:
     """
     An exclusive lock on one file, between threads as well as processes.
 
-    Every acquisition opens the file anew, so one ``FileLock`` may be shared. Threads
-    that share one wait in line for ``hold``, and only the first of them asks the kernel.
+    Every acquisition opens the file anew, so one ``FileLock`` may be shared.
 
     Args:
         path: The lock file; made when missing, never removed.
@@ -44,7 +42,6 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._line = threading.Lock()
 
     @contextmanager
     def try_hold(self) -> Iterator[bool]:
@@ -66,21 +63,16 @@ class FileLock:
             LockTimeoutError: When the time is up.
         """
         deadline = time.monotonic() + timeout_s
-        if not self._line.acquire(timeout=timeout_s):
-            raise LockTimeoutError(f"{self.path} was held by another for {timeout_s:g} s")
+        fd = self._open()
         try:
-            fd = self._open()
-            try:
-                while not _try_lock(fd):
-                    if time.monotonic() >= deadline:
-                        raise LockTimeoutError(f"{self.path} was held by another for {timeout_s:g} s")
-                    # The kernel's own wait has no timeout; random steps keep it fair.
-                    time.sleep(random.uniform(*_SLEEP_S))  # noqa: S311 - not for secrets
-                yield
-            finally:
-                os.close(fd)
+            while not _try_lock(fd):
+                if time.monotonic() >= deadline:
+                    raise LockTimeoutError(f"{self.path} was held by another for {timeout_s:g} s")
+                # The kernel's own wait has no timeout; random steps keep it fair.
+                time.sleep(random.uniform(*_SLEEP_S))  # noqa: S311 - not for secrets
+            yield
         finally:
-            self._line.release()
+            os.close(fd)
 
     def is_held(self) -> bool:
         """
