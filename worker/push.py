@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from worker.attempt import STILL_DIVERGED, Attempt
 from worker.errors import PushDeferred, PushError, RepositoryError
@@ -110,21 +110,25 @@ class Pusher:
         if request.remote not in self._settings.remotes:
             return NO_SUCH_REMOTE
         try:
-            if request.look_afresh:
-                self._look_afresh(request.remote)
+            if request.look_afresh and self._look_afresh(request.remote):
+                # It answers, so it is worth a try; and whoever met our claim has handed over to us.
+                request = replace(request, out_of_turn=True)
             return self._push(request)
         except PushError as error:
             if error.paged and not deliver():
                 self._page_again(error)
             raise
 
-    def _look_afresh(self, remote: str) -> None:
+    def _look_afresh(self, remote: str) -> bool:
         """
         See whether *remote* still stands where we remember it: it may have been made anew, or restored.
+
+        Returns:
+            Whether it answered.
         """
         with self._ledger.claim(remote) as claim:
             if claim is None or claim.entry.paused_at is not None:
-                return
+                return False
             claim.write(looked_at=self._clock())
             timeout_s = min(self._settings.push_timeout_s, _LOOK_TIMEOUT_S)
             try:
@@ -133,7 +137,7 @@ class Pusher:
                     self._repository.ask(remote, timeout_s=timeout_s),
                 )
                 if tip == known:
-                    return
+                    return True
                 if tip is None:
                     self._repository.forget(remote)
                 else:
@@ -141,9 +145,10 @@ class Pusher:
             except RepositoryError as exc:
                 # Nothing may be pending: that it does not answer matters when something is.
                 log().info("remote.not_seen", remote=remote, error=str(exc))
-                return
+                return False
         if known is not None:
             log().warning("remote.moved", remote=remote, was=known, found=tip)
+        return True
 
     def _page_again(self, error: PushError) -> None:
         """

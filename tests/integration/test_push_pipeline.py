@@ -245,7 +245,7 @@ def test_a_divergence_keeps_our_commits_safe_on_a_rescue_branch(client, worker, 
     The local head goes to a new branch of the remote and is brought forward with later commits;
     sweeps look without pushing at the branch, and pushing resumes when it can be fast-forwarded.
     """
-    api, running = client(), worker(SENTRY_DSN=sentry.dsn, CFP_PUSH_SWEEP_INTERVAL="1")
+    api, running = client(), worker(SENTRY_DSN=sentry.dsn)
     wait_until(lambda: _status(api)["state"] == "idle")
     ours = remote.head()
     theirs = remote.commit("theirs")
