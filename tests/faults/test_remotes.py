@@ -4,6 +4,7 @@ What a remote may do to a push: hang in every way, answer wrongly, or not at all
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -56,7 +57,11 @@ def _leftovers(running, marker):
     """
     Return what a worker's push left behind: zombies of its own, and whatever names *marker*.
     """
-    found = [child for child in running.children() if child.status() == psutil.STATUS_ZOMBIE]
+    found = []
+    for child in running.children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
+            if child.status() == psutil.STATUS_ZOMBIE:
+                found.append(child)
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and marker in " ".join(process.cmdline()):
