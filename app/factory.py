@@ -55,6 +55,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     """
     logs.configure()
     built = build_services(env, open_access=open_access)
+    metering.register()
     settings = built.pipeline.settings
     paging.configure(settings, FlaskIntegration())
     app = Flask("app", static_folder=None)

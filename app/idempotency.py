@@ -78,9 +78,12 @@ class Answers:
         self._directory = state_directory(repository.path) / "idempotency"
         self._clock = clock
 
-    def recall(self, attempt: Attempt) -> dict[str, Any] | None:
+    def recall(self, attempt: Attempt, head: str | None) -> dict[str, Any] | None:
         """
         Return the answer that an earlier request with this key had, or None where there was none.
+
+        Args:
+            head: The commit that the next is made on.
 
         Raises:
             Problem: 422 where that request was another.
@@ -98,21 +101,21 @@ class Answers:
                 "Send a fresh key for each write; repeat a write with the same body.",
             )
         if "commit" not in kept:
-            kept["commit"] = self._made_since(kept["parent"], attempt)
+            kept["commit"] = self._made_since(kept["base"], head, attempt)
             if kept["commit"] is None:
                 return None  # its commit was never made
         return dict(kept)
 
-    def begin(self, attempt: Attempt, answer: dict[str, Any], *, parent: str | None) -> Path:
+    def begin(self, attempt: Attempt, answer: dict[str, Any], *, base: str | None) -> Path:
         """
-        Keep *answer* before its commit is made on top of *parent*; returns where.
+        Keep *answer* before its commit is made somewhere after *base*; returns where.
         """
         today = self._days()[0]
         if not today.exists():
             self._forget()
             today.mkdir(parents=True, exist_ok=True)
         path = today / f"{attempt.name}.json"
-        write_json(path, {"fingerprint": attempt.fingerprint, "parent": parent, "answer": answer})
+        write_json(path, {"fingerprint": attempt.fingerprint, "base": base, "answer": answer})
         return path
 
     @staticmethod
@@ -123,11 +126,10 @@ class Answers:
         with contextlib.suppress(OSError):  # the trailer says so too
             write_json(path, {**read_json(path), "commit": commit})
 
-    def _made_since(self, parent: str | None, attempt: Attempt) -> str | None:
-        head = self._repository.head()
+    def _made_since(self, base: str | None, head: str | None, attempt: Attempt) -> str | None:
         if head is None:
             return None
-        commits = self._repository.log(head, limit=_MOST_COMMITS_SINCE, without=parent)
+        commits = self._repository.log(head, limit=_MOST_COMMITS_SINCE, without=base)
         return next((each.hash for each in commits if each.trailers.get(TRAILER) == attempt.name), None)
 
     def _days(self) -> list[Path]:

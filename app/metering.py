@@ -73,6 +73,14 @@ def _enqueue_failures() -> Counter:
     return Counter("ferry_enqueue_failures", "Pushes that the broker did not take.", ["remote"])
 
 
+def register() -> None:
+    """
+    Make every metric, before there are threads of which two might make the same one at once.
+    """
+    for make in (_requests, _request_seconds, _transact_seconds, _enqueue_failures):
+        make()
+
+
 def request_answered(method: str, endpoint: str, status: int, seconds: float) -> None:
     """
     Count a request.

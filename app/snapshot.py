@@ -14,7 +14,7 @@ from typing import Any
 import gitsheets
 
 from app.errors import RecordNotFoundError, SheetConfigError, SheetNotFoundError, UnreadableRecordError
-from app.objects import find
+from app.objects import find, read
 
 Record = dict[str, Any]
 
@@ -132,7 +132,7 @@ class Snapshot:
             declared = self._blob(f".gitsheets/{name}.toml") if is_plain(name) and "/" not in name else None
             if declared is None:
                 raise SheetNotFoundError(f"There is no sheet {name!r}.")
-            self.sheets[name] = _parse_sheet(name, gitsheets.blob_read(self.git_dir, declared))
+            self.sheets[name] = _parse_sheet(name, read(self.git_dir, declared))
         return self.sheets[name]
 
     def record(self, sheet: Sheet, path: str) -> StoredRecord:
@@ -197,7 +197,7 @@ class Snapshot:
         if sheet.body_field:
             return self._query(sheet, path)[0]["record"]  # type: ignore[no-any-return]
         try:
-            text = gitsheets.blob_read(self.git_dir, version).decode("utf-8")
+            text = read(self.git_dir, version).decode("utf-8")
             return gitsheets.parse_records([text])[0]  # type: ignore[no-any-return]
         except (gitsheets.ConfigError, UnicodeDecodeError) as exc:
             raise _unreadable(sheet, exc) from exc

@@ -31,15 +31,14 @@ from app.errors import (
     SheetConfigError,
     SheetNotFoundError,
 )
+from app.group_commit import GroupCommit
 from app.kinds import adopt, merge_patch, unstorable
 from app.snapshot import Record, Sheet, Snapshot, is_plain
 from worker.errors import RepositoryError
 from worker.git import Repository
-from worker.locks import LockTimeoutError
 from worker.prepare import branch_draft, write_lock
 from worker.refs import RefError, RefLockedError, move_ref
 
-_WRITE_LOCK_TIMEOUT_S = 30.0
 _FULL_BELOW_BYTES = 1024 * 1024  # a commit needs a few blocks; what is left of them says little
 _NAME_MAX_BYTES = 255  # what the file systems of a checkout allow for one name
 
@@ -67,12 +66,22 @@ class Transaction:
     Changes that become one commit, or none.
 
     Usable in the thread that opened it, until its block ends.
+
+    Attributes:
+        base: A commit before this one that is on the branch for certain; see ``app.group_commit``.
+        commit: This one, once it is on the branch; None where nothing changed.
     """
 
     def __init__(
-        self, before: Snapshot, message: str, author: tuple[str, str], trailers: Sequence[tuple[str, str]]
+        self,
+        before: Snapshot,
+        base: str | None,
+        message: str,
+        author: tuple[str, str],
+        trailers: Sequence[tuple[str, str]],
     ) -> None:
         self._before = before
+        self.base = base
         self._open: set[str] = set()
         self._staged: dict[tuple[str, str], str | None] = {}
         self._records: dict[tuple[str, str], Record | None] = {}
@@ -344,17 +353,16 @@ class Store:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._lock = write_lock(repository.path)
         self._draft = branch_draft(repository.path)
+        self._writers = GroupCommit(write_lock(repository.path), head=repository.head, land=self._land)
         # Our last commit, with the sheets that it has as the one before had them.
-        self._landed: tuple[str | None, dict[str, Sheet]] = (None, {})
+        self._made: tuple[str | None, dict[str, Sheet]] = (None, {})
 
     def snapshot(self) -> Snapshot:
         """
         Return the repository as it is now.
         """
-        head, (landed, sheets) = self._repository.head(), self._landed
-        return Snapshot(self._repository.path, head, sheets if head == landed else None)
+        return self._at(self._repository.head())
 
     @contextlib.contextmanager
     def commit(
@@ -375,39 +383,36 @@ class Store:
             BusyError: Another writer kept the lock for half a minute, or a lock of git's is in the way.
             DiskFullError: There is no room; nothing was written.
         """
-        with self._locked():
-            before = self.snapshot()
+        with self._writers.turn() as group:
+            before = self._at(group.tip)
             if before.commit is None:
                 raise SheetNotFoundError(
                     f"The branch {self._repository.branch!r} has no commits, so no sheets."
                 )
-            transaction = Transaction(before, message, author, trailers)
+            transaction = Transaction(before, group.base, message, author, trailers)
             try:
                 yield transaction
                 with _translated(before.git_dir):
                     commit = transaction.finish()
-                    if commit is not None:
-                        self._land(commit, before.commit)
-                        self._landed = (commit, before.sheets if transaction.keeps_sheets else {})
-                transaction.commit = commit
             finally:
                 transaction.close()
+            if commit is not None:
+                self._made = (commit, before.sheets if transaction.keeps_sheets else {})
+                group.tip = commit
+        transaction.commit = commit
 
-    def _land(self, commit: str, parent: str) -> None:
+    def _at(self, commit: str | None) -> Snapshot:
+        made, sheets = self._made
+        return Snapshot(self._repository.path, commit, sheets if commit == made else None)
+
+    def _land(self, commit: str, parent: str | None) -> None:
         """
         Put *commit* on the branch, so that no crash can take it off again.
         """
-        move_ref(self._repository.path, self._repository.ref, new=commit, old=parent, draft=self._draft)
+        with _translated(str(self._repository.path)):
+            move_ref(self._repository.path, self._repository.ref, new=commit, old=parent, draft=self._draft)
         if self._repository.head() != commit:
             raise RepositoryError(f"{self._repository.ref} moved away from {commit} under the write lock")
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            with self._lock.hold(_WRITE_LOCK_TIMEOUT_S):
-                yield
-        except LockTimeoutError as exc:
-            raise BusyError(str(exc)) from exc
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from pathlib import Path
 
 # struct flock on Linux with 64-bit offsets: type, whence, start, length, pid.
 _FLOCK = struct.Struct("@hhqqi4x")
-_SLEEP_S = (0.0002, 0.002)
+_SLEEP_S = (0.0001, 0.001)
 
 
 class LockTimeoutError(TimeoutError):
@@ -62,14 +62,17 @@ class FileLock:
         Raises:
             LockTimeoutError: When the time is up.
         """
-        deadline = time.monotonic() + timeout_s
+        begun = time.monotonic()
         fd = self._open()
         try:
             while not _try_lock(fd):
-                if time.monotonic() >= deadline:
+                waited = time.monotonic() - begun
+                if waited >= timeout_s:
                     raise LockTimeoutError(f"{self.path} was held by another for {timeout_s:g} s")
-                # The kernel's own wait has no timeout; random steps keep it fair.
-                time.sleep(random.uniform(*_SLEEP_S))  # noqa: S311 - not for secrets
+                # The kernel's own wait has no timeout. Random steps keep it fair; they
+                # grow with the wait, so that it is a little longer at most than it must be.
+                least, most = _SLEEP_S
+                time.sleep(random.uniform(least, min(most, max(2 * least, waited / 2))))  # noqa: S311 - not for secrets
             yield
         finally:
             os.close(fd)

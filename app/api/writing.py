@@ -60,11 +60,11 @@ def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]
     with transact(
         services().store, services().push_queue, about.message, author=about.author, trailers=trailers
     ) as transaction:
-        kept = answers.recall(attempt) if attempt else None
+        kept = answers.recall(attempt, transaction.parent) if attempt else None
         if kept is None:
             done = change(transaction)
             if attempt:
-                place = answers.begin(attempt, to_json(asdict(done)), parent=transaction.parent)
+                place = answers.begin(attempt, to_json(asdict(done)), base=transaction.base)
     if done is None:
         assert kept is not None  # noqa: S101 - one of both is what the block was for
         return _answer(Change(**kept["answer"]), kept["commit"], replayed=True)

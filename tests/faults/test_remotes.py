@@ -124,8 +124,8 @@ def test_a_hung_push_is_ended_with_every_child_and_the_next_attempt_works(
     http_remote.fault = None
     (remote.path / "hooks/pre-receive").unlink(missing_ok=True)
     wait_until(lambda: arrived_at.head() == commit, timeout_s=30, what="the commit, when the remote behaves")
-    wait_until(lambda: not _leftovers(running, marker), what="no process to be left")
-    assert not _leftovers(running, "sleep 1001")
+    for name in (marker, "sleep 1001"):
+        wait_until(lambda name=name: not _leftovers(running, name), what="no process to be left")
 
 
 def test_no_process_is_left_of_a_push_that_ignores_sigterm(env, client, worker, tmp_path):

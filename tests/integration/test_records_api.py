@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -449,6 +450,33 @@ def test_a_write_that_is_repeated_is_made_once(client, api, data):
         _problem(answer, 400, "idempotency-key-invalid")
 
 
+def test_a_write_that_is_repeated_before_the_first_is_on_the_branch_is_made_once(api, data):
+    """
+    Both wait for their turn in one process, and land together.
+    """
+    count = int(data.git("rev-list", "--count", "main"))
+    store = api.application.extensions["ferry"].store
+    with ThreadPoolExecutor(2) as pool:
+        with store._writers.turn():
+            writing = [
+                pool.submit(
+                    api.application.test_client().post,
+                    PEOPLE,
+                    json={"slug": "ann", "name": "Ann"},
+                    headers=KEY,
+                )
+                for _ in range(2)
+            ]
+            wait_until(lambda: len(store._writers._waiting) == 2, what="both to wait")
+            store._writers._group._closes_at += 30
+        first, second = (each.result(30) for each in writing)
+
+    assert first.json == second.json
+    assert {"Idempotent-Replayed" in each.headers for each in (first, second)} == {True, False}
+    assert int(data.git("rev-list", "--count", "main")) == count + 1
+    assert data.head() == first.json["commit"]["hash"]
+
+
 def test_a_write_that_was_refused_may_be_corrected_and_sent_again(api):
     assert api.post(PEOPLE, json={"slug": "ann"}, headers=KEY).status_code == 422
     assert api.post(PEOPLE, json={"slug": "ann", "name": "Ann"}, headers=KEY).status_code == 201
@@ -459,7 +487,7 @@ def test_a_writer_that_died_before_it_answered_wrote_once(env, client, data, die
     """
     The process is killed between keeping the answer and telling it; the client asks again.
     """
-    where = "app.store.Store._land" if dies == "before its commit" else "app.idempotency.Answers.finish"
+    where = "app.store.move_ref" if dies == "before its commit" else "app.idempotency.Answers.finish"
     script = textwrap.dedent(
         f"""
         import os, signal, sys

@@ -120,40 +120,54 @@ def test_git_agrees_after_the_refs_were_packed(store, queue, data):
 
 
 _WRITER = """
-    import sys
+    import sys, threading
     from pathlib import Path
     from app.store import Store
     from worker.git import Repository
 
-    path, name, same = sys.argv[1], sys.argv[2], sys.argv[3] == "same"
+    path, name, same, threads = sys.argv[1], sys.argv[2], sys.argv[3] == "same", int(sys.argv[4])
     store = Store(Repository(Path(path), branch="main"))
-    for number in range(100):
-        slug = "one-for-all" if same else f"{name}-{number}"
-        with store.commit(f"{name} {number}", author=("Tess", "tess@example.org")) as transaction:
-            record = {"slug": slug, "name": f"{name} {number}"}
-            transaction.put("people", slug, record)
-        print(transaction.commit, flush=True)
+
+    def write(thread):
+        for number in range(100 // threads):
+            slug = "one-for-all" if same else f"{name}-{thread}-{number}"
+            with store.commit(f"{name} {number}", author=("Tess", "tess@example.org")) as transaction:
+                transaction.put("people", slug, {"slug": slug, "name": f"{name} {thread} {number}"})
+            sys.stdout.write(f"{thread}:{transaction.commit}\\n")
+
+    writing = [threading.Thread(target=write, args=(thread,)) for thread in range(threads)]
+    for thread in writing: thread.start()
+    for thread in writing: thread.join()
 """
 
 
-@pytest.mark.parametrize(("processes", "same"), [(4, "different"), (2, "same")])
-def test_writers_in_several_processes_lose_nothing_and_fail_nothing(data, repository, processes, same):
+@pytest.mark.parametrize(
+    ("processes", "threads", "same"),
+    [(4, 1, "different"), (2, 1, "same"), (2, 5, "different"), (2, 5, "same")],
+)
+def test_writers_in_several_processes_lose_nothing_and_fail_nothing(
+    data, repository, processes, threads, same
+):
     """
-    100 commits from each of four processes, and the same record from two: every
-    commit that a process was told of is on the branch, in one line of history.
+    100 commits from each process, of records of its own or all of the same one: every
+    commit that somebody was told of is on the branch, in one line of history.
     """
     before = data.head()
     command = [sys.executable, "-c", textwrap.dedent(_WRITER), str(data.path)]
     writers = [
-        subprocess.Popen([*command, f"w{number}", same], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, f"w{number}", same, str(threads)], stdout=subprocess.PIPE, text=True)
         for number in range(processes)
     ]
-    told = [writer.communicate(timeout=100)[0].split() for writer in writers]
+    told: dict[str, list[str]] = {}
+    for number, writer in enumerate(writers):
+        for line in writer.communicate(timeout=100)[0].split():
+            thread, commit = line.split(":")
+            told.setdefault(f"{number}.{thread}", []).append(commit)
 
     assert [writer.returncode for writer in writers] == [0] * processes
     history = data.git("rev-list", "--first-parent", "--reverse", f"{before}..main").split()
-    assert sorted(history) == sorted(commit for commits in told for commit in commits)
+    assert sorted(history) == sorted(commit for commits in told.values() for commit in commits)
     assert len(history) == 100 * processes
-    for commits in told:
+    for commits in told.values():
         assert commits == [commit for commit in history if commit in set(commits)]
     data.git("fsck", "--strict")

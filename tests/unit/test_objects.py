@@ -9,7 +9,7 @@ import subprocess
 import gitsheets
 import pytest
 
-from app.objects import Entry, _entry, find
+from app.objects import Entry, _entry, find, read
 from tests.parts import Bare
 
 HASH = bytes(range(20))
@@ -60,6 +60,20 @@ def test_a_look_alike_inside_an_object_name_is_not_taken_for_a_line():
     assert _entry(b"100644 0\0" + deceptive, b"a", 20) is None
 
 
+@pytest.mark.parametrize("hidden", [b"100644 a", b"40000 a", b"100755 100644 a"])
+def test_a_record_whose_name_looks_like_a_line_is_not_taken_for_another(hidden: bytes):
+    """
+    Whoever may write records may choose their names, and try until an object name has a zero where it helps.
+    """
+    for place in range(20):
+        before = b"100644 0\0" + HASH[:place].replace(b"\0", b"x") + b"\0" + b"x" * (19 - place)
+        other = before + b"100644 " + hidden + b"\0" + HASH[::-1]
+
+        assert _entry(other, b"a", 20) is None
+        assert _entry(other + b"100644 a\0" + HASH, b"a", 20) == Entry("blob", HASH.hex())
+        assert _entry(other, hidden, 20) == Entry("blob", HASH[::-1].hex())
+
+
 def test_object_names_of_either_length():
     tree = b"40000 a\0" + HASH + HASH[:12] + b"100644 b\0" + HASH[::-1] + HASH[:12]
     assert _entry(tree, b"b", 32) == Entry("blob", (HASH[::-1] + HASH[:12]).hex())
@@ -71,3 +85,22 @@ def test_a_missing_object_is_an_error_and_not_an_empty_tree(data: Bare):
 
     with pytest.raises(gitsheets.GitsheetsError, match=tree):
         find(str(data.path), data.head(), "people")
+
+
+def test_what_is_read_is_what_git_shows_loose_or_packed(data: Bare):
+    head = data.head()
+    shown = data.git("cat-file", "commit", head)
+
+    assert read(str(data.path), head).decode().strip() == shown
+    data.git("gc", "--quiet", "--prune=now")
+    assert not (data.path / "objects" / head[:2] / head[2:]).exists()
+    assert read(str(data.path), head).decode().strip() == shown
+
+
+def test_a_damaged_object_is_an_error(data: Bare):
+    file = data.path / "objects" / data.head()[:2] / data.head()[2:]
+    file.chmod(0o644)
+    file.write_bytes(b"not zlib")
+
+    with pytest.raises(gitsheets.GitsheetsError):
+        read(str(data.path), data.head())

@@ -1,0 +1,234 @@
+"""
+That writers who come together land together, and that none is told of a commit which did not land.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import group_commit
+from app.errors import BusyError
+from app.group_commit import GroupCommit
+from tests.parts import wait_until
+from worker.errors import RepositoryError
+from worker.locks import FileLock
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class _Branch:
+    """
+    A branch whose commits are called by the names of all that is in them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.head: str | None = "0"
+        self.landings: list[str] = []
+        self.fails: BaseException | None = None
+        self.lock = FileLock(path / "write.lock")
+        self.writers = GroupCommit(self.lock, head=lambda: self.head, land=self._land)
+
+    def _land(self, new: str, old: str | None) -> None:
+        assert self.lock.is_held()
+        assert self.head == old, "somebody else has moved the branch"
+        if self.fails:
+            raise self.fails
+        self.head = new
+        self.landings.append(new)
+
+    def write(self, name: str, *, refused: bool = False) -> str:
+        with self.writers.turn() as group:
+            if refused:
+                raise ValueError(name)
+            assert group.tip is not None
+            group.tip += name
+        assert self.head is not None
+        assert name in self.head, f"{name} was told of a commit that is not on the branch"
+        return self.head
+
+
+@pytest.fixture
+def branch(tmp_path: Path) -> _Branch:
+    return _Branch(tmp_path)
+
+
+def _together(branch: _Branch, pool: ThreadPoolExecutor, *names: str) -> list[Future[Any]]:
+    """
+    Let one write for each name wait, in this order, while another has its turn; a capital is refused.
+    """
+    begun, may_end = threading.Event(), threading.Event()
+
+    def be_first() -> None:
+        with branch.writers.turn():
+            begun.set()
+            assert may_end.wait(10)
+
+    writing: list[Future[Any]] = [pool.submit(be_first)]
+    assert begun.wait(10)
+    for name in names:
+        writing.append(pool.submit(branch.write, name, refused=name.isupper()))
+        wait_until(lambda: len(branch.writers._waiting) == len(writing) - 1, what="a writer to wait")
+    may_end.set()
+    return writing[1:]
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(16) as threads:
+        yield threads
+
+
+@pytest.fixture(autouse=True)
+def _open_for_long(monkeypatch):
+    monkeypatch.setattr(group_commit, "_OPEN_S", 10.0)
+
+
+def test_one_writer_alone_waits_for_nobody(branch):
+    assert [branch.write("a"), branch.write("b")] == ["0a", "0ab"]
+    assert branch.landings == ["0a", "0ab"]
+    assert not branch.lock.is_held()
+
+
+def test_who_waits_together_lands_together_in_the_order_of_coming(branch, pool):
+    writing = _together(branch, pool, *"abcdefgh")
+
+    assert [each.result(10) for each in writing] == ["0abcdefgh"] * 8
+    assert branch.landings == ["0abcdefgh"]
+    assert not branch.lock.is_held()
+
+
+def test_a_refused_write_takes_no_other_along(branch, pool):
+    first, refused, last, also_refused = _together(branch, pool, *"aBcD")
+
+    assert first.result(10) == last.result(10) == "0ac"
+    for each in (refused, also_refused):
+        with pytest.raises(ValueError, match=r"B|D"):
+            each.result(10)
+    assert branch.landings == ["0ac"]
+
+
+def test_where_landing_fails_everybody_is_told_and_the_next_write_starts_afresh(branch, pool):
+    branch.fails = BusyError("in the way")
+
+    for each in _together(branch, pool, *"aBc"):
+        with pytest.raises(BusyError, match="in the way"):
+            each.result(10)
+
+    assert (branch.head, branch.landings) == ("0", [])
+    branch.fails = None
+    assert branch.write("d") == "0d"
+
+
+def test_nobody_is_told_of_a_commit_whose_landing_was_broken_off(branch, pool):
+    branch.fails = SystemExit(1)
+    first, last = _together(branch, pool, *"ab")
+
+    with pytest.raises(RepositoryError, match="was ended"):
+        first.result(10)
+    with pytest.raises((SystemExit, RepositoryError)):
+        last.result(10)
+    branch.fails = None
+    assert branch.write("c") == "0c"
+
+
+def test_nobody_is_answered_before_the_landing_not_even_who_was_refused(branch, pool):
+    landing, may_land = threading.Event(), threading.Event()
+    land = branch.writers._land
+
+    def slowly(new: str, old: str | None) -> None:
+        landing.set()
+        assert may_land.wait(10)
+        land(new, old)
+
+    branch.writers._land = slowly
+    writing = _together(branch, pool, *"aBc")
+
+    assert landing.wait(10)
+    assert not any(each.done() for each in writing)
+    may_land.set()
+    assert [type(each.exception(10)) for each in writing] == [type(None), ValueError, type(None)]
+
+
+def test_a_group_takes_nobody_in_for_long(branch, pool, monkeypatch):
+    monkeypatch.setattr(group_commit, "_OPEN_S", 0.0)
+    for each in _together(branch, pool, *"abc"):
+        each.result(10)
+
+    assert branch.landings == ["0a", "0ab", "0abc"]
+
+
+def test_who_waited_too_long_is_told_so_and_the_turns_go_on(branch, pool, monkeypatch):
+    with branch.writers.turn() as group:
+        monkeypatch.setattr(group_commit, "_TIMEOUT_S", 0.05)
+        for _ in range(3):
+            with pytest.raises(BusyError, match="Others have written"):
+                pool.submit(branch.write, "x").result(10)
+        monkeypatch.setattr(group_commit, "_TIMEOUT_S", 30.0)
+        patient = pool.submit(branch.write, "b")
+        wait_until(lambda: branch.writers._waiting, what="a writer to wait")
+        group.tip += "a"
+
+    assert patient.result(10) == "0ab"
+    assert branch.landings == ["0ab"]
+
+
+def test_a_lock_that_another_process_holds_is_waited_for_and_no_longer_than_said(branch, pool, monkeypatch):
+    monkeypatch.setattr(group_commit, "_TIMEOUT_S", 0.2)
+    with branch.lock.hold(1):
+        begun = time.monotonic()
+        for each in [pool.submit(branch.write, name) for name in "abcd"]:
+            with pytest.raises(BusyError):
+                each.result(10)
+        assert time.monotonic() - begun < 5
+    monkeypatch.undo()
+
+    assert branch.write("e") == "0e"
+
+
+def test_many_writers_lose_nothing(branch, pool, monkeypatch):
+    monkeypatch.setattr(group_commit, "_OPEN_S", 0.02)
+    names = [f"<{number}>" for number in range(400)]
+
+    for each in [pool.submit(branch.write, name) for name in names]:
+        each.result(30)
+
+    assert sorted(branch.head[1:].replace("><", "> <").split()) == sorted(names)
+    assert len(branch.landings) < len(names)
+
+
+_HAMMER = """
+import sys, threading, time
+from pathlib import Path
+from app.group_commit import GroupCommit
+from worker.locks import FileLock
+writers = GroupCommit(FileLock(Path(sys.argv[1])), head=lambda: "0", land=lambda new, old: time.sleep(0.0005))
+turns, until = [], time.monotonic() + 2
+def write():
+    while time.monotonic() < until:
+        with writers.turn() as group:
+            time.sleep(0.0005)
+            group.tip += "x"
+        turns.append(1)
+print("ready", flush=True)
+threads = [threading.Thread(target=write) for _ in range(12)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(turns), flush=True)
+"""
+
+
+def test_a_busy_process_does_not_keep_another_from_writing(tmp_path: Path):
+    command = [sys.executable, "-c", _HAMMER, str(tmp_path / "lock")]
+    hammering = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+
+    turns = [int(process.communicate(timeout=60)[0].split()[-1]) for process in hammering]
+
+    assert min(turns) > 0.15 * max(turns)
