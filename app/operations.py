@@ -14,7 +14,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -49,6 +49,16 @@ def _pipeline() -> Iterator[Pipeline]:
         yield build(os.environ, publisher=True)
     except WorkerError as exc:
         sys.exit(f"ferry: {exc}")
+
+
+def _enqueue(pipeline: Pipeline, remotes: Sequence[str] | None = None, *, out_of_turn: bool = False) -> bool:
+    """
+    Queue a push of what the branch holds now, to all remotes or to some; returns whether the broker took it.
+    """
+    head = pipeline.repository.head()
+    names = pipeline.settings.remotes if remotes is None else remotes
+    queue = PushQueue(pipeline.celery, list(names), budget_s=_ENQUEUE_BUDGET_S)
+    return head is None or queue.enqueue_push(head, out_of_turn=out_of_turn)
 
 
 @click.group()
@@ -108,8 +118,11 @@ def explain_push(
 def _find(remote: str, *, as_json: bool) -> None:
     with _pipeline() as pipeline:
         timeout_s = pipeline.settings.push_timeout_s
-        with pipeline.ledger.claim_within(_known(pipeline, remote), timeout_s):
-            found = poison.find(pipeline.repository, remote, timeout_s=timeout_s)
+        try:
+            with pipeline.ledger.claim_within(_known(pipeline, remote), timeout_s):
+                found = poison.find(pipeline.repository, remote, timeout_s=timeout_s)
+        finally:
+            _enqueue(pipeline, [remote])  # whoever committed meanwhile has left it to us
     if as_json:
         click.echo(json.dumps(found and found.as_json()))
     elif found is None:
@@ -184,11 +197,8 @@ def _set_paused(remote: str | None, paused_at: float | None) -> None:
         for name in remotes:
             pipeline.ledger.set_paused(name, paused_at, timeout_s=pipeline.settings.push_timeout_s)
             click.echo(f"{name}: {'resumed' if paused_at is None else 'paused'}")
-        head = pipeline.repository.head()
-        if paused_at is None and head:
-            PushQueue(pipeline.celery, remotes, budget_s=_ENQUEUE_BUDGET_S).enqueue_push(
-                head, out_of_turn=True
-            )
+        if paused_at is None:
+            _enqueue(pipeline, remotes, out_of_turn=True)
 
 
 @push.command("status")
@@ -248,9 +258,7 @@ def push_now(remote: str | None) -> None:
     if not head or not remotes:
         click.echo("nothing to push" if remotes else "no remote is configured: set CFP_DATA_REMOTE")
         return
-    if not PushQueue(pipeline.celery, remotes, budget_s=_ENQUEUE_BUDGET_S).enqueue_push(
-        head, out_of_turn=True
-    ):
+    if not _enqueue(pipeline, remotes, out_of_turn=True):
         sys.exit("ferry: the broker did not take the push; check Redis (CFP_REDIS_URL)")
     click.echo(f"queued {', '.join(remotes)}; see: ferry push status")
 
@@ -334,7 +342,7 @@ def init() -> None:
     click.echo(f"{path} was {'made from origin' if made else 'there'}; {settings.data_branch} is at {head}")
     waiting = [remote for remote in settings.remotes if head and not pipeline.repository.is_pushed(remote)]
     if waiting and head:
-        PushQueue(pipeline.celery, waiting, budget_s=_ENQUEUE_BUDGET_S).enqueue_push(head)
+        _enqueue(pipeline, waiting)
         click.echo(f"commits wait for {', '.join(waiting)}; a worker pushes them at its start")
 
 
@@ -483,14 +491,17 @@ def reconcile(remote: str, strategy: Strategy, dry_run: bool, as_json: bool) -> 
     it could not be fetched.
     """
     with _pipeline() as pipeline:
-        outcome = pipeline.reconciler.reconcile(_known(pipeline, remote), strategy, dry_run=dry_run)
+        may_be_pushed = False
+        try:
+            outcome = pipeline.reconciler.reconcile(_known(pipeline, remote), strategy, dry_run=dry_run)
+            may_be_pushed = not dry_run and outcome.state != "fetch-failed"
+        finally:
+            # Whoever committed meanwhile has found the remote claimed, and left it to us.
+            _enqueue(pipeline, out_of_turn=may_be_pushed)
         if as_json:
             click.echo(json.dumps({**outcome.as_json(), "dry_run": dry_run}))
         else:
             _print_outcome(outcome, dry_run=dry_run)
-        if outcome.after and not dry_run and outcome.state != "fetch-failed":
-            queue = PushQueue(pipeline.celery, list(pipeline.settings.remotes), budget_s=_ENQUEUE_BUDGET_S)
-            queue.enqueue_push(outcome.after, out_of_turn=True)
     if not outcome.is_joined:
         sys.exit(1)
 

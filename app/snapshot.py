@@ -4,6 +4,7 @@ The repository as one commit has it: what is read here never changes.
 
 from __future__ import annotations
 
+import posixpath
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -243,6 +244,6 @@ def _parse_sheet(name: str, content: bytes) -> Sheet:
             raise TypeError("path and root are strings")
     except (ValueError, KeyError, TypeError) as exc:
         raise SheetConfigError(f"The sheet {name!r} cannot be used: .gitsheets/{name}.toml: {exc!r}") from exc
-    return Sheet(
-        name=name, root=config.get("root", "."), path=path, schema=config.get("schema"), config=config
-    )
+    # As gitsheets reads it: "./people", "people/" and "/people" are the same.
+    root = posixpath.normpath(config.get("root", ".")).strip("/") or "."
+    return Sheet(name=name, root=root, path=path, schema=config.get("schema"), config=config)

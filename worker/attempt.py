@@ -18,7 +18,7 @@ from worker.git import Finished, Repository, end_group
 from worker.history import Landing
 from worker.ledger import Claim, Failure, Running
 from worker.logs import log
-from worker.paging import Page, page
+from worker.paging import Page, is_configured, page
 from worker.reconcile import Reconciler
 from worker.settings import ORIGIN, Settings
 from worker.tracing import span
@@ -94,7 +94,7 @@ class Attempt:
             if head is None or self._repository.is_pushed(self._remote, head):
                 self._succeeded()
                 return NOTHING_LEFT
-            if self._look_first and self._has_diverged() and not self._can_be_fast_forwarded(head):
+            if self._look_first and self._is_known() and not self._can_be_fast_forwarded(head):
                 if self._joined():
                     return RECONCILED
                 self._rescue(head)
@@ -110,9 +110,14 @@ class Attempt:
             raise self._failed(head, verdict, str(exc)) from exc
         raise self._failed(head, verdict, _detail(finished, verdict), finished.stdout + finished.stderr)
 
-    def _has_diverged(self) -> bool:
-        failure = self._claim.entry.last_failure
-        return failure is not None and failure.reason == "non-fast-forward"
+    def _is_known(self) -> bool:
+        """
+        Whether the last push met a divergence, and whoever is to know of it was told.
+        """
+        entry = self._claim.entry
+        if entry.last_failure is None or entry.last_failure.reason != "non-fast-forward":
+            return False
+        return "non-fast-forward" in entry.paged or not is_configured()
 
     def _can_be_fast_forwarded(self, head: str) -> bool:
         """

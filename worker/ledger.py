@@ -270,6 +270,15 @@ class Ledger:
                 )
             time.sleep(_POLL_S)
 
+    def forget_page(self, remote: str, reason: str) -> None:
+        """
+        Let the next failure page, because Sentry did not take this one's page.
+        """
+        log().warning("page.lost", remote=remote, reason=reason)
+        with self.claim(remote) as claim:
+            if claim is not None:
+                claim.write(paged=tuple(each for each in claim.entry.paged if each != reason))
+
     def set_paused(self, remote: str, paused_at: float | None, *, timeout_s: float) -> None:
         """
         Stop the pushes to *remote*, or with None let them be made again; waits for one that runs.

@@ -70,13 +70,20 @@ def configure(settings: Settings, *integrations: Integration) -> None:
     )
 
 
+def is_configured() -> bool:
+    """
+    Whether there is a Sentry that wakes anybody.
+    """
+    return bool(sentry_sdk.is_initialized())
+
+
 def page(wanted: Page) -> bool:
     """
     Hand *wanted* to Sentry at level ``fatal``; returns whether there is a Sentry to hand it to.
 
     Does not wait: whoever pages holds a claim that others need. ``deliver`` does, after that.
     """
-    if not sentry_sdk.is_initialized():
+    if not is_configured():
         return False
     error = wanted.error
     with sentry_sdk.new_scope() as scope:
@@ -159,12 +166,17 @@ class _Courier(HttpTransport):
         super().__init__(options)
         self.lost = 0
 
-    def record_lost_event(self, reason: str, *args: Any, **options: Any) -> None:
+    def record_lost_event(
+        self, reason: str, data_category: Any = None, item: Any = None, **options: Any
+    ) -> None:
         """
-        Count what is lost, for whatever reason: no network, an error of Sentry's, a quota.
+        Count the events that are lost, for whatever reason: no network, an error of Sentry's, a quota.
+
+        A trace that is not sampled counts as lost too, to Sentry; nobody was to be woken by it.
         """
-        self.lost += 1
-        super().record_lost_event(reason, *args, **options)
+        if (data_category or (item and item.data_category)) == "error":
+            self.lost += 1
+        super().record_lost_event(reason, data_category, item, **options)
 
 
 def _scrub(event: Any, hint: Mapping[str, Any]) -> Any:

@@ -110,13 +110,13 @@ class Pusher:
         if request.remote not in self._settings.remotes:
             return NO_SUCH_REMOTE
         try:
-            if request.look_afresh and self._look_afresh(request.remote):
+            if request.look_afresh and not request.is_retry and self._look_afresh(request.remote):
                 # It answers, so it is worth a try; and whoever met our claim has handed over to us.
                 request = replace(request, out_of_turn=True)
             return self._push(request)
         except PushError as error:
             if error.paged and not deliver():
-                self._page_again(error)
+                self._ledger.forget_page(error.remote, error.reason)
             raise
 
     def _look_afresh(self, remote: str) -> bool:
@@ -127,7 +127,7 @@ class Pusher:
             Whether it answered.
         """
         with self._ledger.claim(remote) as claim:
-            if claim is None or claim.entry.paused_at is not None:
+            if claim is None or claim.entry.paused_at is not None or self._was_told_to_wait(claim.entry):
                 return False
             claim.write(looked_at=self._clock())
             timeout_s = min(self._settings.push_timeout_s, _LOOK_TIMEOUT_S)
@@ -150,15 +150,6 @@ class Pusher:
             log().warning("remote.moved", remote=remote, was=known, found=tip)
         return True
 
-    def _page_again(self, error: PushError) -> None:
-        """
-        Let the next failure page, because Sentry did not take this one's page.
-        """
-        log().warning("page.lost", remote=error.remote, reason=error.reason)
-        with self._ledger.claim(error.remote) as claim:
-            if claim is not None:
-                claim.write(paged=tuple(reason for reason in claim.entry.paged if reason != error.reason))
-
     def _push(self, request: Request) -> str:
         outcome, is_retry, turn_ends = ALREADY_THERE, request.is_retry, time.monotonic() + _TURN_S
         next_at = 0.0
@@ -169,7 +160,7 @@ class Pusher:
                 return declined
             with self._ledger.claim(request.remote) as claim:
                 if claim is None:
-                    if is_retry:
+                    if is_retry and self._ledger.read(request.remote).chain == request.chain:
                         # Who holds the claim out of turn leaves the next attempt to this retry.
                         raise PushDeferred(_IN_THE_WAY_S)
                     return HANDED_OVER
@@ -198,7 +189,8 @@ class Pusher:
                 next_at = begun + _GATHER_S if attempt.is_in_burst else 0.0
                 if outcome == STILL_DIVERGED:
                     return outcome
-            is_retry = False  # what arrives from now on was handed over to us
+            # What arrives from now on was handed over to us, and is nobody's wish in particular.
+            is_retry, request = False, replace(request, out_of_turn=False)
         return outcome
 
     def _declines(self, entry: Entry, request: Request, *, is_retry: bool) -> str | None:
@@ -207,7 +199,7 @@ class Pusher:
         """
         if entry.paused_at is not None:
             return PAUSED
-        if is_retry and entry.chain != request.chain:
+        if is_retry and entry.chain not in (request.chain, None):
             return SUPERSEDED
         if not is_retry and not request.out_of_turn and entry.waits(self._clock()):
             return BACKING_OFF
@@ -221,12 +213,16 @@ class Pusher:
             PushDeferred: It is, or this task has had its turn.
         """
         last, now = claim.entry.last_attempt_at, self._clock()
-        if last is None or last > now or request.out_of_turn:
+        if last is None or last > now or (request.out_of_turn and not request.look_afresh):
             return
         due = last + self._settings.push_min_interval_s
         if now < due or turn_is_over:
             claim.write(chain=request.chain, next_attempt_at=due, backoff_s=None)
             raise PushDeferred(max(0.0, due - now))
+
+    def _was_told_to_wait(self, entry: Entry) -> bool:
+        failure = entry.last_failure
+        return failure is not None and failure.reason == "rate-limited" and entry.waits(self._clock())
 
     def _has_work(self, remote: str) -> bool:
         """

@@ -84,12 +84,15 @@ class Sweeper:
     def unseen(self, *, at_start: bool = False) -> list[str]:
         """
         Return the remotes that nobody has asked for a while where they stand; at a start, all.
+
+        Not those that were given up: it takes more than time to begin again.
         """
         now = self._clock()
+        entries = {remote: self._ledger.read(remote) for remote in self._settings.remotes}
         return [
             remote
-            for remote in self._settings.remotes
-            if at_start or not 0 <= now - (self._ledger.read(remote).looked_at or 0.0) < _LOOK_EVERY_S
+            for remote, entry in entries.items()
+            if at_start or not (entry.gave_up or 0 <= now - (entry.looked_at or 0.0) < _LOOK_EVERY_S)
         ]
 
     def last_at(self) -> float | None:

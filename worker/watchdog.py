@@ -107,7 +107,8 @@ class Watchdog:
             if claim is None or _REASON in claim.entry.paged:
                 return False
             self._page(claim)
-        deliver()
+        if not deliver():
+            self._ledger.forget_page(remote, _REASON)
         return True
 
     def _page(self, claim: Claim) -> None:

@@ -4,6 +4,7 @@ Records: list, read, create, replace, patch, delete, and their history.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -166,7 +167,7 @@ def snapshot_of(commit: str | None) -> Snapshot:
     repository, current = services().pipeline.repository, services().store.snapshot()
     if commit is None:
         return current
-    if len(commit) != len(current.commit or "") or not repository.contains(commit, current.commit):
+    if not re.fullmatch("[0-9a-f]{40}", commit) or not repository.contains(commit, current.commit):
         raise CommitNotFoundError(f"The branch has no commit {commit[:64]!r}.")
     return Snapshot(repository.path, commit)
 

@@ -56,10 +56,12 @@ def reload_data() -> ResponseReturnValue:
         raise Problem(
             503, "repository-busy", str(exc), "Repeat the request.", headers={"Retry-After": "5"}
         ) from exc
+    finally:
+        # The mirrors lack what was fetched, and origin a merge. Who committed meanwhile found origin claimed.
+        if head := repository.head():
+            services().push_queue.enqueue_push(head)
     if not outcome.is_joined:
         raise _problem(outcome)
-    if outcome.after:
-        services().push_queue.enqueue_push(outcome.after)  # the mirrors lack it, and a merge origin too
     return _answer(outcome.state, wish.branch)
 
 

@@ -194,17 +194,21 @@ def reconcile() -> ResponseReturnValue:
     """
     Say what joining both sides would come to; done only where that was shown before, and is still so.
     """
-    remote, strategy = _remote(), _strategy()
+    remote, strategy, may_be_pushed = _remote(), _strategy(), False
+    pipeline = services().pipeline
     try:
-        outcome = services().pipeline.reconciler.reconcile(remote, strategy, dry_run=True)
+        outcome = pipeline.reconciler.reconcile(remote, strategy, dry_run=True)
         shown = request.form.get("shown")
         is_done = shown == _plan(outcome) and _is_worth_doing(outcome)
         if is_done:
-            outcome = services().pipeline.reconciler.reconcile(remote, strategy)
-            if outcome.after and outcome.state != "fetch-failed":
-                services().push_queue.enqueue_push(outcome.after, out_of_turn=True)
+            outcome = pipeline.reconciler.reconcile(remote, strategy)
+            may_be_pushed = outcome.state != "fetch-failed"
     except WorkerError as exc:
         return _message(HTTPStatus.SERVICE_UNAVAILABLE, f"Not reconciled with {remote}", str(exc))
+    finally:
+        # Whoever committed meanwhile has found the remote claimed, and left it to us.
+        if head := pipeline.repository.head():
+            services().push_queue.enqueue_push(head, out_of_turn=may_be_pushed)
     return _page(
         "outcome",
         outcome=outcome,

@@ -249,20 +249,38 @@ def test_fields_that_would_climb_or_collide_make_no_path(env, data, slug):
     """
     A sheet without a schema of its own: what the path template renders is checked all the same.
     """
-    data.git("config", "user.name", "t")
-    config = "[gitsheet]\nroot = 'notes'\npath = 'all/${{ slug }}'\n"
-    blob = _write_blob(data, config)
-    tree = data.git("ls-tree", "main", ".gitsheets").split()[2]
-    listing = data.git("ls-tree", tree) + f"\n100644 blob {blob}\tnotes.toml\n"
-    root = data.git("ls-tree", "main").replace(tree, _make_tree(data, listing))
-    commit = data.git("commit-tree", "-p", "main", "-m", "notes", _make_tree(data, root + "\n"))
-    data.git("update-ref", "refs/heads/main", commit)
+    commit = _declare(data, "notes", "[gitsheet]\nroot = 'notes'\npath = 'all/${{ slug }}'\n")
     client = create_app(env, open_access=True).test_client()
 
     response = client.post("/api/sheets/notes/records", json={"slug": slug})
 
     _problem(response, 422, "path-invalid")
     assert data.head() == commit
+
+
+@pytest.mark.parametrize("root", ["notes", "./notes", "notes/", "/notes", "a//b", "a/./b", ".", "./", ""])
+def test_a_root_may_be_spelt_in_any_way_that_gitsheets_reads(env, data, root):
+    _declare(data, "notes", f"[gitsheet]\nroot = '{root}'\npath = '${{{{ slug }}}}'\n")
+    client = create_app(env, open_access=True).test_client()
+    records = "/api/sheets/notes/records"
+
+    assert client.post(records, json={"slug": "one"}).status_code == 201
+    assert client.get(f"{records}/one").json["record"] == {"slug": "one"}
+    assert "one" in [each["path"] for each in client.get(records).json["records"]]
+    assert client.delete(f"{records}/one").status_code == 200
+
+
+def _declare(data, sheet, config):
+    """
+    Commit the declaration of a sheet, as an outside push would.
+    """
+    data.git("config", "user.name", "t")
+    tree = data.git("ls-tree", "main", ".gitsheets").split()[2]
+    listing = data.git("ls-tree", tree) + f"\n100644 blob {_write_blob(data, config)}\t{sheet}.toml\n"
+    root = data.git("ls-tree", "main").replace(tree, _make_tree(data, listing))
+    commit = data.git("commit-tree", "-p", "main", "-m", sheet, _make_tree(data, root + "\n"))
+    data.git("update-ref", "refs/heads/main", commit)
+    return commit
 
 
 def _write_blob(data, text):

@@ -271,8 +271,11 @@ def test_a_request_can_be_followed_to_its_push(client, worker, remote):
 
 
 def test_a_retry_still_knows_its_request(client, worker, remote, tmp_path):
-    api, running = client(), worker()
-    wait_until(lambda: remote.head(), what="the first push")
+    running = worker()
+    running.await_event("push.done")
+    api = (
+        client()
+    )  # not before: its start queues what it finds pending, and that task may take this commit along
     away = remote.path.rename(tmp_path / "away.git")
     api.put(f"{PEOPLE}/jane", json={"slug": "jane", "name": "Jane"}, headers={"X-Request-Id": "req-8"})
     running.await_event("push.failed", count=2)

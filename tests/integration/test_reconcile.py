@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+from unittest import mock
 
 import pytest
 
 from app import create_app
 from tests.parts import Bare, wait_until
+from worker.enqueue import PushQueue
 
 
 def _write(api, slug="jane", **record):
@@ -198,6 +200,12 @@ def test_the_webhook_leaves_a_divergence_to_people(client, worker, env, remote, 
     assert (answer.json["ahead"], answer.json["behind"]) == (1, 1)
     assert "ferry reconcile" in answer.json["hint"]
     assert answer.json["local_head"] == ours
+
+    # Made while somebody held the remote's claim without pushing, such as for this answer.
+    queued = []
+    with mock.patch.object(PushQueue, "enqueue_push", lambda self, commit, **_: queued.append(commit)):
+        assert _reload(api).status_code == 409
+    assert queued == [ours]
 
     env["CFP_DATA_RECONCILE"] = "auto"
     assert _reload(client()).json["state"] == "merged"

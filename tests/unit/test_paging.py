@@ -81,6 +81,19 @@ def test_a_page_has_arrived_when_it_was_delivered(sentry: SentrySink):
     assert len(sentry.events) == 1
 
 
+def test_a_trace_that_is_not_sampled_is_no_lost_page(sentry: SentrySink):
+    """
+    sentry-sdk counts it as lost, and a page that has arrived would be sent again.
+    """
+    configure(_settings(SENTRY_DSN=sentry.dsn, SENTRY_TRACES_SAMPLE_RATE="0.000001"))
+    for _ in range(3):
+        with sentry_sdk.start_transaction(name="push"):
+            pass
+
+    assert _page()
+    assert len(sentry.events) == 1
+
+
 @pytest.mark.parametrize(
     ("remote", "reason", "is_another"),
     [("origin", "rejected", False), ("backup", "rejected", True), ("origin", "auth", True)],

@@ -114,10 +114,13 @@ class Line:
             self.push(chain, **request)
         return failed.value
 
-    def wanting(self, **options: bool) -> dict[str, str | None]:
+    @property
+    def sweeper(self) -> Sweeper:
         directory = state_directory(self.settings.data_repo_path)
-        sweeper = Sweeper(self.settings, self.repository, self.ledger, directory, clock=self.clock)
-        return sweeper.wanting(**options)
+        return Sweeper(self.settings, self.repository, self.ledger, directory, clock=self.clock)
+
+    def wanting(self, **options: bool) -> dict[str, str | None]:
+        return self.sweeper.wanting(**options)
 
     def attempts(self) -> int:
         return sum(self.entry.outcomes.values())
@@ -349,6 +352,44 @@ def test_a_retry_that_another_has_replaced_does_nothing(line: Line, remote: Bare
 
     assert line.entry == before
     assert remote.head() is None
+
+
+def test_a_retry_that_nobody_has_replaced_is_made_although_its_chain_was_broken_off(
+    line: Line, data: Bare, remote: Bare
+):
+    """
+    Its worker was killed in the middle of the attempt, which had taken the chain out of the ledger; the
+    broker sends the same message again.
+    """
+    with _away(remote):
+        line.fail("first")
+    with line.ledger.claim("origin") as claim:
+        claim.write(chain=None, next_attempt_at=None)
+
+    line.push("first", is_retry=True)
+
+    assert remote.head() == data.head()
+
+
+def test_a_retry_whose_place_is_being_taken_leaves_it_to_the_push_that_runs(line: Line, remote: Bare):
+    with _away(remote):
+        line.fail("first")
+    with line.ledger.claim("origin") as claim:
+        claim.write(chain=None, next_attempt_at=None)
+        assert line.push("first", is_retry=True) == HANDED_OVER
+
+
+def test_a_retry_does_not_look_afresh(line: Line, data: Bare, remote: Bare):
+    """
+    A look may take half a minute under the claim, and comes before every attempt then.
+    """
+    with _away(remote):
+        failed = line.fail("first", look_first=True, look_afresh=True)
+        looked_at = line.entry.looked_at
+        line.clock.wind(failed.retry_in_s)
+        line.fail("first", look_first=True, look_afresh=True, is_retry=True)
+
+    assert line.entry.looked_at == looked_at is not None
 
 
 def test_a_failure_between_a_look_and_the_claim_is_waited_for(line: Line, remote: Bare, monkeypatch):
@@ -670,6 +711,18 @@ def test_the_sweep_tries_a_blocked_remote_each_time(line: Line, data: Bare, remo
     assert line.wanting() == {"origin": data.head()}
 
 
+def test_the_sweep_does_not_look_at_a_remote_that_was_given_up(line: Line, data: Bare, remote: Bare):
+    """
+    The look would be followed by a push, and all the retries would begin again.
+    """
+    assert line.sweeper.unseen() == ["origin"]
+    with line.ledger.claim("origin") as claim:
+        claim.write(gave_up=True)
+
+    assert line.sweeper.unseen() == []
+    assert line.sweeper.unseen(at_start=True) == ["origin"]
+
+
 def test_a_branch_that_cannot_be_read_is_swept_so_that_an_attempt_says_so(line: Line, data: Bare):
     (data.path / "refs" / "heads" / "main").write_text("damaged")
 
@@ -715,6 +768,42 @@ def test_an_operator_passes_the_distance_over(line_with: Callable[..., Line], da
     soon = data.commit("soon")
     line.push("operator", out_of_turn=True)
     assert remote.head() == soon
+
+
+def test_a_wish_to_pass_the_distance_over_holds_for_one_push(line_with, data: Bare, remote: Bare):
+    """
+    What arrives while it runs was nobody's wish, and there is no end of it under load.
+    """
+    line = line_with(CFP_PUSH_MIN_INTERVAL="10")
+    later = data.git("commit-tree", "-p", "main", "-m", "later", "main^{tree}")
+    move = f"env -i PATH=$PATH git -C {data.path} update-ref refs/heads/main {later} || true"
+    remote.hook("post-receive", move)
+
+    with pytest.raises(PushDeferred) as deferred:
+        line.push("operator", out_of_turn=True)
+
+    assert deferred.value.retry_in_s == pytest.approx(10)
+    assert line.attempts() == 1
+
+
+def test_a_look_at_the_remote_keeps_the_distance(line_with, data: Bare, remote: Bare):
+    line = line_with(CFP_PUSH_MIN_INTERVAL="10")
+    line.push("first")
+    data.commit("soon")
+
+    with pytest.raises(PushDeferred) as deferred:
+        line.push("look", look_first=True, look_afresh=True)
+
+    assert deferred.value.retry_in_s == pytest.approx(10)
+
+
+def test_a_look_leaves_a_remote_alone_that_has_named_a_wait(line: Line, remote: Bare):
+    remote.hook("pre-receive", "echo 'error: 429 too many requests, retry after 300 seconds' >&2; exit 1")
+    failed = line.fail("first")
+    assert failed.reason == "rate-limited"
+
+    assert line.push("look", look_first=True, look_afresh=True) == BACKING_OFF
+    assert (line.entry.looked_at, line.attempts()) == (None, 1)
 
 
 # --- After a crash ---
@@ -854,6 +943,31 @@ def test_a_page_that_sentry_did_not_take_is_sent_with_the_next_failure(
         with pytest.raises(PushRefused):
             line.push()
     assert line.entry.paged == ("rejected",)
+    assert len(sentry.events) == 1
+
+
+def test_a_divergence_whose_page_was_lost_is_paged_by_the_next_look(
+    line: Line, data: Bare, remote: Bare, sentry: SentrySink
+):
+    """
+    Nobody may commit for hours; the sweep looks first, and was quiet because the divergence was known.
+    """
+    line.push()
+    data.commit("ours")
+    remote.commit("theirs")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        away = f"http://key@127.0.0.1:{nobody.getsockname()[1]}/1"
+        paging.configure(replace(line.settings, sentry_dsn=away))
+        with pytest.raises(NonFastForward):
+            line.push()
+
+    paging.configure(replace(line.settings, sentry_dsn=sentry.dsn))
+    with pytest.raises(NonFastForward):
+        line.push("sweep", look_first=True)
+    for _ in range(2):
+        assert line.push("sweep", look_first=True) == STILL_DIVERGED
+
     assert len(sentry.events) == 1
 
 
