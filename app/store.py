@@ -298,7 +298,8 @@ class Transaction:
                 raise InvalidPathError(
                     f"The record's fields make its path {path!r}, and there is no record at {replaces!r}."
                 )
-            created = self._standing(sheet, path, record) is None
+            stays = replaced and path == replaces
+            created = not stays and self._standing(sheet, path, record) is None
             if not created and (create_only or replaces not in (None, path)):
                 raise RecordExistsError(f"The sheet {sheet_name!r} has a record {path!r} already.")
             version: str = self._core.stage_upsert(sheet_name)["blob_hash"]
