@@ -1,61 +1,33 @@
 """
-What stands where in a commit, looked up in git's own objects.
+git's objects, read and written in this process.
 
-gitsheets opens the repository anew for each question, a tenth of a millisecond, and
-takes a tree apart, which takes milliseconds for a sheet of ten thousand records.
-What was written lately stands in a file of its own and is read from there. An
+gitsheets opens the repository anew for each question, a tenth of a millisecond.
+What was written lately stands in a file of its own, and is read from there. An
 object's name never changes its meaning, so commits and trees are kept as they are
-on disk, and one entry is found in a tree by its bytes
-(https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
+on disk (https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
 """
 
 from __future__ import annotations
 
-import re
+import contextlib
+import hashlib
+import os
+import secrets
 import threading
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import gitsheets
-from cachetools import LRUCache, cached
+from cachetools import LRUCache
 
 _KEPT_BYTES = 64 * 1024 * 1024
 _OVERHEAD_BYTES = 400  # what Python takes for the entry of one object
-_MODE = re.compile(rb"[0-7]{5,6} ")
-_MODES = {b"40000": "tree", b"100644": "blob", b"100755": "blob", b"100664": "blob"}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """
-    One line of a tree.
-
-    Attributes:
-        kind: ``blob`` or ``tree``.
-        name: Full object name.
-    """
-
-    kind: str
-    name: str
-
-
-def find(git_dir: str, commit: str, path: str) -> Entry | None:
-    """
-    Return what stands at *path* in the tree of *commit*, or None; symbolic links and submodules are nothing.
-
-    Raises:
-        gitsheets.GitsheetsError: An object on the way is missing or damaged.
-    """
-    header = _kept(git_dir, commit).partition(b"\n")[0]
-    found = Entry("tree", header.removeprefix(b"tree ").decode("ascii"))
-    for part in path.split("/"):
-        if found.kind != "tree":
-            return None
-        below = _entry(_kept(git_dir, found.name), part.encode(), len(commit) // 2)
-        if below is None:
-            return None
-        found = below
-    return found
+_FASTEST = 1  # as gitsheets does; object names, of which trees are made, do not get smaller by trying
+_DRAFT = "tmp_obj_"  # git clears away what is called so
+_lock = threading.Lock()
+_kept: LRUCache[tuple[str, str], bytes] = LRUCache(
+    _KEPT_BYTES, getsizeof=lambda content: len(content) + _OVERHEAD_BYTES
+)
 
 
 def read(git_dir: str, name: str) -> bytes:
@@ -69,8 +41,7 @@ def read(git_dir: str, name: str) -> bytes:
         gitsheets.GitsheetsError: It is missing or damaged.
     """
     try:
-        with open(f"{git_dir}/objects/{name[:2]}/{name[2:]}", "rb") as file:
-            return zlib.decompress(file.read()).partition(b"\0")[2]
+        return _read_loose(git_dir, name).partition(b"\0")[2]
     except (OSError, zlib.error):
         content = gitsheets.blob_read(git_dir, name)  # from a pack; or it says what is wrong
     if content is None:
@@ -78,40 +49,119 @@ def read(git_dir: str, name: str) -> bytes:
     return bytes(content)
 
 
-@cached(LRUCache(_KEPT_BYTES, getsizeof=lambda kept: len(kept) + _OVERHEAD_BYTES), lock=threading.Lock())
-def _kept(git_dir: str, name: str) -> bytes:
-    return read(git_dir, name)
-
-
-def _entry(tree: bytes, name: bytes, size: int) -> Entry | None:
+def kept(git_dir: str, name: str) -> bytes:
     """
-    Find ``MODE NAME\\0OBJECT`` in *tree*, whose object names have *size* bytes.
+    Return the content of a commit or a tree, from memory where it was asked for before.
+
+    Raises:
+        gitsheets.GitsheetsError: It is missing or damaged.
     """
-    space = tree.find(b" " + name + b"\0")
-    while space >= 0:
-        for mode, kind in _MODES.items():
-            begin = space - len(mode)
-            # A line begins where the object name of the one before ends; a look-alike inside a name does not.
-            is_line = begin == 0 or (begin > size and tree[begin - size - 1] == 0)
-            if is_line and tree[begin:space] == mode:
-                if _MODE.search(tree, tree.rfind(b"\0", 0, begin) + 1, begin):
-                    return _walk(tree, name, size)  # that line may have begun before: its name holds a mode
-                return Entry(kind, _object(tree, space + len(name) + 2, size))
-        space = tree.find(b" " + name + b"\0", space + 1)
-    return None
+    with _lock:
+        content = _kept.get((git_dir, name))
+    return _keep(git_dir, name, read(git_dir, name)) if content is None else content
 
 
-def _walk(tree: bytes, name: bytes, size: int) -> Entry | None:
-    at = 0
-    while at < len(tree):
-        space = tree.index(b" ", at)
-        end = tree.index(b"\0", space)
-        if tree[space + 1 : end] == name:
-            kind = _MODES.get(tree[at:space])
-            return Entry(kind, _object(tree, end + 1, size)) if kind else None
-        at = end + 1 + size
-    return None
+def name_of(kind: str, content: bytes) -> str:
+    """
+    Return the full object name of *content*.
+
+    Args:
+        kind: ``blob``, ``tree`` or ``commit``.
+    """
+    return hashlib.sha1(_whole(kind, content), usedforsecurity=False).hexdigest()
 
 
-def _object(tree: bytes, at: int, size: int) -> str:
-    return tree[at : at + size].hex()
+def write(git_dir: str, kind: str, content: bytes) -> str:
+    """
+    Store an object in a file of its own; returns its full name. Only a flush puts it on the disk.
+
+    Args:
+        kind: ``blob``, ``tree`` or ``commit``.
+
+    Raises:
+        OSError: The disk refused; nothing is left behind.
+    """
+    whole, name = _whole(kind, content), name_of(kind, content)
+    if not _stands(git_dir, name, whole):
+        _create(f"{git_dir}/objects/{name[:2]}", name[2:], zlib.compress(whole, _FASTEST))
+    if kind != "blob":
+        _keep(git_dir, name, content)
+    return name
+
+
+def write_commit(
+    git_dir: str,
+    tree: str,
+    parent: str,
+    message: str,
+    *,
+    author: tuple[str, str],
+    seconds: int,
+    trailers: Sequence[tuple[str, str]],
+) -> str:
+    """
+    Store a commit; returns its full name. It has the bytes that gitsheets gives it.
+
+    Args:
+        author: Name and e-mail address; the committer is the same.
+        seconds: Since the epoch, in UTC.
+        trailers: Key and value of each, set off from the message by an empty line.
+
+    Raises:
+        ValueError: A name or a trailer holds what would end its line.
+    """
+    lines = [f"{key}: {value}" for key, value in trailers]
+    if any(character in text for text in (*author, *lines) for character in "\n\0") or any(
+        character in text for text in author for character in "<>"
+    ):
+        raise ValueError(f"an author or a trailer would break the commit: {author!r}, {lines!r}")
+    who = f"{author[0]} <{author[1]}> {seconds} +0000"
+    text = message.rstrip("\n") + ("\n\n" + "\n".join(lines) if lines else "") + "\n"
+    head = f"tree {tree}\nparent {parent}\nauthor {who}\ncommitter {who}\n\n"
+    return write(git_dir, "commit", (head + text).encode())
+
+
+def _keep(git_dir: str, name: str, content: bytes) -> bytes:
+    with _lock, contextlib.suppress(ValueError):  # it is larger than all that may be kept
+        _kept[git_dir, name] = content
+    return content
+
+
+def _whole(kind: str, content: bytes) -> bytes:
+    return b"%s %d\0%s" % (kind.encode(), len(content), content)
+
+
+def _read_loose(git_dir: str, name: str) -> bytes:
+    with open(f"{git_dir}/objects/{name[:2]}/{name[2:]}", "rb") as file:
+        return zlib.decompress(file.read())
+
+
+def _stands(git_dir: str, name: str, whole: bytes) -> bool:
+    # A file is left alone where it is good: to replace it would put at risk what is on
+    # the disk already. And a file that a power cut has emptied is replaced.
+    try:
+        if _read_loose(git_dir, name) != whole:
+            return False
+        os.utime(f"{git_dir}/objects/{name[:2]}/{name[2:]}")  # or `git gc` may take it for long forgotten
+    except (OSError, zlib.error):
+        return False
+    return True
+
+
+def _create(directory: str, name: str, content: bytes) -> None:
+    draft = f"{directory}/{_DRAFT}{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(draft, flags, 0o444)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+        fd = os.open(draft, flags, 0o444)
+    try:
+        with open(fd, "wb") as file:
+            file.write(content)
+        os.rename(draft, f"{directory}/{name}")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise

@@ -4,7 +4,9 @@ The repository as one commit has it: what is read here never changes.
 
 from __future__ import annotations
 
+import json
 import posixpath
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +17,13 @@ from typing import Any
 import gitsheets
 
 from app.errors import RecordNotFoundError, SheetConfigError, SheetNotFoundError, UnreadableRecordError
-from app.objects import find, read
+from app.objects import read
+from app.trees import find
 
 Record = dict[str, Any]
+_PLAIN = {"root", "path", "schema"}
+# Literal text and fields, no JavaScript, of which gitsheets' templates may hold any.
+_FIELDS_ONLY = re.compile(r"(?:[^$]|\$\{\{\s*[A-Za-z_][\w.]*(?:/\*\*)?\s*(?::[^{}]*)?\}\})+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,6 +37,7 @@ class Sheet:
         path: Path template, such as ``${{ slug }}``.
         schema: JSON Schema of a record, or None.
         config: The whole ``[gitsheet]`` table.
+        is_plain: Whether it asks for a path of fields and a schema, and for nothing else.
     """
 
     name: str
@@ -38,6 +45,7 @@ class Sheet:
     path: str
     schema: Mapping[str, Any] | None
     config: Mapping[str, Any]
+    is_plain: bool
 
     @property
     def config_path(self) -> str:
@@ -130,11 +138,18 @@ class Snapshot:
             SheetConfigError: Its declaration cannot be used.
         """
         if name not in self.sheets:
-            declared = self._blob(f".gitsheets/{name}.toml") if is_plain(name) and "/" not in name else None
+            declared = self.blob(f".gitsheets/{name}.toml") if is_plain(name) and "/" not in name else None
             if declared is None:
                 raise SheetNotFoundError(f"There is no sheet {name!r}.")
             self.sheets[name] = _parse_sheet(name, read(self.git_dir, declared))
         return self.sheets[name]
+
+    def blob(self, path: str) -> str | None:
+        """
+        Return the object name of the file at *path* in the tree, or None where there is none.
+        """
+        found = find(self.git_dir, self.commit, path) if self.commit else None
+        return found.name if found and found.kind == "blob" else None
 
     def record(self, sheet: Sheet, path: str) -> StoredRecord:
         """
@@ -153,7 +168,7 @@ class Snapshot:
         """
         Return the version of the record at *path*, or None where there is none.
         """
-        return self._blob(sheet.file(path)) if is_plain(path) else None
+        return self.blob(sheet.file(path)) if is_plain(path) else None
 
     def attachments(self, sheet: Sheet, path: str) -> dict[str, str]:
         """
@@ -189,10 +204,6 @@ class Snapshot:
         """
         found = self._query(sheet, sheet.path) if self.commit else []
         return [(row["path"], row["record"]) for row in found]
-
-    def _blob(self, path: str) -> str | None:
-        found = find(self.git_dir, self.commit, path) if self.commit else None
-        return found.name if found and found.kind == "blob" else None
 
     def _record(self, sheet: Sheet, path: str, version: str) -> Record:
         if sheet.body_field:
@@ -246,4 +257,20 @@ def _parse_sheet(name: str, content: bytes) -> Sheet:
         raise SheetConfigError(f"The sheet {name!r} cannot be used: .gitsheets/{name}.toml: {exc!r}") from exc
     # As gitsheets reads it: "./people", "people/" and "/people" are the same.
     root = posixpath.normpath(config.get("root", ".")).strip("/") or "."
-    return Sheet(name=name, root=root, path=path, schema=config.get("schema"), config=config)
+    schema = config.get("schema")
+    return Sheet(
+        name=name,
+        root=root,
+        path=path,
+        schema=schema,
+        config=config,
+        is_plain=config.keys() <= _PLAIN and bool(_FIELDS_ONLY.fullmatch(path)) and _is_json(schema),
+    )
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True

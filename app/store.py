@@ -1,17 +1,16 @@
 """
 Records to git and back: the only writer of the data repository.
 
-gitsheets renders, validates and stages records and writes the objects. It is
-safe in one process, flushes nothing to disk, and moves the branch before the
-objects are safe; so here one lock is held across all processes, and the branch
-is moved by ``move_ref``, which flushes the objects first.
+gitsheets validates records and renders them. Its own transactions are safe in one
+process only, flush nothing to disk, and move the branch before the objects are
+safe; so here one lock is held across all processes, the objects are written by
+``app.trees``, and the branch is moved by ``move_ref``, which flushes them first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,14 +32,17 @@ from app.errors import (
 )
 from app.group_commit import GroupCommit
 from app.kinds import adopt, merge_patch, unstorable
+from app.objects import name_of, write, write_commit
+from app.renderer import Renderer
 from app.snapshot import Record, Sheet, Snapshot, is_plain
+from app.trees import PathTakenError, changed, tree_of
 from worker.errors import RepositoryError
 from worker.git import Repository
 from worker.prepare import branch_draft, write_lock
 from worker.refs import RefError, RefLockedError, move_ref
 
-_FULL_BELOW_BYTES = 1024 * 1024  # a commit needs a few blocks; what is left of them says little
 _NAME_MAX_BYTES = 255  # what the file systems of a checkout allow for one name
+_PATH_MAX_BYTES = 1024  # and for a path: PATH_MAX of macOS, the least of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,39 +70,20 @@ class Transaction:
     Usable in the thread that opened it, until its block ends.
 
     Attributes:
+        parent: The commit that the changes are made on.
         base: A commit before this one that is on the branch for certain; see ``app.group_commit``.
         commit: This one, once it is on the branch; None where nothing changed.
     """
 
-    def __init__(
-        self,
-        before: Snapshot,
-        base: str | None,
-        message: str,
-        author: tuple[str, str],
-        trailers: Sequence[tuple[str, str]],
-    ) -> None:
+    def __init__(self, before: Snapshot, parent: str, base: str | None) -> None:
         self._before = before
+        self._changes: dict[str, str | None] = {}
+        self._attached: dict[str, dict[str, str | None]] = {}
+        self._records: dict[str, Record] = {}
+        self._renderer = Renderer(before.git_dir, parent)
+        self.parent = parent
         self.base = base
-        self._open: set[str] = set()
-        self._staged: dict[tuple[str, str], str | None] = {}
-        self._records: dict[tuple[str, str], Record | None] = {}
         self.commit: str | None = None
-        # No branch is named: gitsheets would move it before the objects are on
-        # disk. And nothing else may hold the core, see ``close``.
-        with _translated(before.git_dir):
-            self._core: Any = gitsheets.CoreTransaction.begin(
-                before.git_dir,
-                message,
-                int(time.time()),
-                0,
-                before.commit,
-                None,
-                author,
-                None,
-                list(trailers),
-                False,
-            )
 
     def create(self, sheet_name: str, record: Record) -> Written:
         """
@@ -141,10 +124,10 @@ class Transaction:
             RecordExistsError, InvalidRecordError, InvalidPathError, SheetNotFoundError, SheetConfigError:
                 As for ``put``.
         """
-        sheet = self._sheet(sheet_name)
+        sheet = self._before.sheet(sheet_name)
         before = self._record(sheet, path)
         if before is None:
-            raise RecordNotFoundError(f"The sheet {sheet_name!r} has no record {path!r}.")
+            raise _no_record(sheet_name, path)
         return self._upsert(sheet_name, merge_patch(before, patch, sheet.schema), replaces=path)
 
     def attach(self, sheet_name: str, path: str, name: str, content: bytes) -> tuple[str, bool]:
@@ -155,18 +138,18 @@ class Transaction:
             RecordNotFoundError: There is no such record.
             InvalidPathError: The attachment cannot have that name.
         """
-        sheet = self._sheet(sheet_name)
+        sheet = self._before.sheet(sheet_name)
         if self.version(sheet, path) is None:
-            raise RecordNotFoundError(f"The sheet {sheet_name!r} has no record {path!r}.")
+            raise _no_record(sheet_name, path)
         if "/" in name or not is_plain(name) or name.endswith(sheet.extension):
             raise InvalidPathError(
                 f"An attachment cannot be named {name!r}: no slash, and no ending {sheet.extension}."
             )
         _check_path(f"{path}/{name}", sheet)
-        with _translated(self._before.git_dir, sheet_name):
-            is_new = self._core.get_attachment(sheet_name, path, name) is None
-            blob: str = gitsheets.write_blob(self._before.git_dir, content)
-            self._core.set_attachment(sheet_name, path, name, blob)
+        is_new = self.attachment(sheet_name, path, name) is None
+        with _translated():
+            blob = write(self._before.git_dir, "blob", content)
+        self._attach(sheet, path, name, blob)
         return blob, is_new
 
     def detach(self, sheet_name: str, path: str, name: str) -> None:
@@ -176,36 +159,29 @@ class Transaction:
         Raises:
             AttachmentNotFoundError: There is none of that name.
         """
-        self._sheet(sheet_name)
-        with _translated(self._before.git_dir, sheet_name):
-            if self._core.get_attachment(sheet_name, path, name) is None:
-                raise AttachmentNotFoundError(f"The record {path!r} has no attachment {name!r}.")
-            self._core.delete_attachment(sheet_name, path, name)
+        if self.attachment(sheet_name, path, name) is None:
+            raise AttachmentNotFoundError(f"The record {path!r} has no attachment {name!r}.")
+        self._attach(self._before.sheet(sheet_name), path, name, None)
 
     def delete(self, sheet_name: str, path: str) -> None:
         """
-        Stage the removal of the record at *path*.
+        Stage the removal of the record at *path*, with its attachments.
 
         Raises:
             RecordNotFoundError, SheetNotFoundError, SheetConfigError: As named.
         """
-        sheet = self._sheet(sheet_name)
+        sheet = self._before.sheet(sheet_name)
         if self.version(sheet, path) is None:
-            raise RecordNotFoundError(f"The sheet {sheet_name!r} has no record {path!r}.")
-        with _translated(self._before.git_dir, sheet_name):
-            # One by one: the directory may hold records of another sheet beside them.
-            for name in self._attachments(sheet, path):
-                self._core.delete_attachment(sheet_name, path, name)
-            self._core.delete(sheet_name, path)
-        self._stage(sheet_name, path, None, None)
+            raise _no_record(sheet_name, path)
+        for name in self._attachments(sheet, path):
+            self._attach(sheet, path, name, None)
+        self._changes[sheet.file(path)] = None
 
     def version(self, sheet: Sheet, path: str) -> str | None:
         """
         Return the version of the record at *path* with the changes so far, or None.
         """
-        if (sheet.name, path) in self._staged:
-            return self._staged[sheet.name, path]
-        return self._before.version(sheet, path)
+        return self._blob(sheet.file(path)) if is_plain(path) else None
 
     def record_version(self, sheet_name: str, path: str) -> str | None:
         """
@@ -214,7 +190,16 @@ class Transaction:
         Raises:
             SheetNotFoundError: The sheet is not declared.
         """
-        return self.version(self._sheet(sheet_name), path)
+        return self.version(self._before.sheet(sheet_name), path)
+
+    def attachment(self, sheet_name: str, path: str, name: str) -> str | None:
+        """
+        Return the object name of an attachment's blob with the changes so far, or None.
+
+        Raises:
+            SheetNotFoundError: The sheet is not declared.
+        """
+        return self._attachments(self._before.sheet(sheet_name), path).get(name)
 
     @staticmethod
     def require(version: str | None, what: str, *, one_of: Sequence[str] | None, absent: bool) -> None:
@@ -238,110 +223,99 @@ class Transaction:
     @property
     def keeps_sheets(self) -> bool:
         """
-        Whether no change so far can have touched a sheet's declaration.
+        Whether no change so far touches a sheet's declaration.
         """
-        roots = (self._before.sheet(name).root for name in self._open)
-        return not any(root in ("", ".") or root.startswith(".gitsheets") for root in roots)
+        return not any(path.startswith(".gitsheets/") for path in self._changes)
 
-    @property
-    def parent(self) -> str | None:
+    def finish(
+        self, message: str, *, author: tuple[str, str], trailers: Sequence[tuple[str, str]]
+    ) -> str | None:
         """
-        The commit that the changes are made on.
-        """
-        return self._before.commit
+        Write the commit's trees and the commit; returns its name, or None where nothing changed.
 
-    def attachment(self, sheet_name: str, path: str, name: str) -> str | None:
+        Raises:
+            InvalidPathError: A record would stand where a directory does.
         """
-        Return the object name of an attachment's blob with the changes so far, or None.
-        """
-        self._sheet(sheet_name)
-        with _translated(self._before.git_dir, sheet_name):
-            found = self._core.get_attachment(sheet_name, path, name)
-        return None if found is None else str(found)
-
-    def finish(self) -> str | None:
-        """
-        Write the commit's objects; returns its name, or None where nothing changed.
-        """
+        git_dir, before = self._before.git_dir, tree_of(self._before.git_dir, self.parent)
         try:
-            return self._core.finalize()["commit_hash"]  # type: ignore[no-any-return]
-        finally:
-            self._core = None
+            tree = changed(git_dir, before, self._changes) or write(git_dir, "tree", b"")
+        except PathTakenError as exc:
+            raise InvalidPathError(f"The record cannot be stored: {exc}.") from exc
+        if tree == before:
+            return None
+        return write_commit(
+            git_dir, tree, self.parent, message, author=author, seconds=int(time.time()), trailers=trailers
+        )
 
     def close(self) -> None:
         """
-        Discard what was not finished, and let go of the core in the thread that made it.
-
-        A traceback may keep this object alive until another thread collects it;
-        there gitsheets can neither end the transaction nor free its memory.
+        Let go of what the changes needed.
         """
-        if self._core is not None:
-            try:
-                self._core.discard()
-            finally:
-                self._core = None
+        self._renderer.close()
 
     def _upsert(
         self, sheet_name: str, record: Record, *, replaces: str | None = None, create_only: bool = False
     ) -> Written:
-        sheet = self._sheet(sheet_name)
+        sheet = self._before.sheet(sheet_name)
         before = self._record(sheet, replaces) if replaces is not None else None
         record = adopt(record, sheet.schema, before)
         if errors := unstorable(record):
             raise InvalidRecordError("The record holds what TOML cannot.", errors)
-        replaced = replaces is not None and self.version(sheet, replaces) is not None
-        with _translated(self._before.git_dir, sheet_name):
-            candidate = self._core.prepare_upsert(sheet_name, record, replaces if replaced else None)
-            path: str = candidate["path"]
+        with _translated(sheet_name):
+            path, text, record = self._renderer.render(sheet, record)
             _check_path(path, sheet)
-            if replaces is not None and path != replaces and not replaced:
+            moves = replaces is not None and path != replaces
+            if moves and before is None:
                 raise InvalidPathError(
                     f"The record's fields make its path {path!r}, and there is no record at {replaces!r}."
                 )
-            stays = replaced and path == replaces
-            created = not stays and self._standing(sheet, path, record) is None
-            if not created and (create_only or replaces not in (None, path)):
+            created = self.version(sheet, path) is None
+            if not created and (create_only or moves):
                 raise RecordExistsError(f"The sheet {sheet_name!r} has a record {path!r} already.")
-            version: str = self._core.stage_upsert(sheet_name)["blob_hash"]
-        if replaced and replaces is not None and path != replaces:
-            self._stage(sheet_name, replaces, None, None)
-        self._stage(sheet_name, path, version, candidate["record"])
-        return Written(
-            path=path, record=candidate["record"], version=version, created=created and not replaced
-        )
+            if moves:
+                self._move(sheet, str(replaces), path)
+            version = self._stage(sheet.file(path), text.encode())
+        self._records[sheet.file(path)] = record
+        return Written(path=path, record=record, version=version, created=created and not moves)
 
-    def _standing(self, sheet: Sheet, path: str, record: Record) -> str | None:
+    def _move(self, sheet: Sheet, old: str, new: str) -> None:
+        for name, blob in self._attachments(sheet, old).items():
+            self._attach(sheet, old, name, None)
+            self._attach(sheet, new, name, blob)
+        self._changes[sheet.file(old)] = None
+
+    def _attach(self, sheet: Sheet, path: str, name: str, blob: str | None) -> None:
+        directory = sheet.directory(path)
+        self._changes[f"{directory}/{name}"] = blob
+        self._attached.setdefault(directory, {})[name] = blob
+
+    def _attachments(self, sheet: Sheet, path: str) -> dict[str, str]:
         """
-        Return the version of what *record* would replace at *path*; the core has read that tree already.
+        Return name and blob of each attachment of the record at *path* with the changes so far.
         """
-        if (sheet.name, path) in self._staged:
-            return self._staged[sheet.name, path]
-        found: str | None = self._core.will_change(sheet.name, record)["current_blob_hash"]
-        return found
-
-    def _attachments(self, sheet: Sheet, path: str) -> list[str]:
-        found = self._core.get_attachments(sheet.name, path) or {}
-        return [name for name in found if not name.endswith(sheet.extension)]
-
-    def _stage(self, sheet_name: str, path: str, version: str | None, record: Record | None) -> None:
-        self._staged[sheet_name, path] = version
-        self._records[sheet_name, path] = record
+        staged = self._attached.get(sheet.directory(path), {})
+        found = self._before.attachments(sheet, path) | staged
+        return {name: blob for name, blob in found.items() if blob}
 
     def _record(self, sheet: Sheet, path: str) -> Record | None:
         """
         Return the record at *path* with the changes so far, or None.
         """
-        if (sheet.name, path) in self._records:
-            return self._records[sheet.name, path]
-        return self._before.record(sheet, path).record if self._before.version(sheet, path) else None
+        if self.version(sheet, path) is None:
+            return None
+        staged = self._records.get(sheet.file(path))
+        return self._before.record(sheet, path).record if staged is None else staged
 
-    def _sheet(self, name: str) -> Sheet:
-        sheet = self._before.sheet(name)
-        if name not in self._open:
-            with _translated(self._before.git_dir, name):
-                self._core.open_sheet(name, sheet.config_path, ".", "")
-            self._open.add(name)
-        return sheet
+    def _blob(self, place: str) -> str | None:
+        if place not in self._changes:
+            return self._before.blob(place)
+        return self._changes[place]
+
+    def _stage(self, place: str, content: bytes) -> str:
+        blob = name_of("blob", content)
+        if blob != self._blob(place):
+            self._changes[place] = write(self._before.git_dir, "blob", content)
+        return blob
 
 
 class Store:
@@ -390,11 +364,11 @@ class Store:
                 raise SheetNotFoundError(
                     f"The branch {self._repository.branch!r} has no commits, so no sheets."
                 )
-            transaction = Transaction(before, group.base, message, author, trailers)
+            transaction = Transaction(before, before.commit, group.base)
             try:
                 yield transaction
-                with _translated(before.git_dir):
-                    commit = transaction.finish()
+                with _translated():
+                    commit = transaction.finish(message, author=author, trailers=trailers)
             finally:
                 transaction.close()
             if commit is not None:
@@ -410,14 +384,18 @@ class Store:
         """
         Put *commit* on the branch, so that no crash can take it off again.
         """
-        with _translated(str(self._repository.path)):
+        with _translated():
             move_ref(self._repository.path, self._repository.ref, new=commit, old=parent, draft=self._draft)
         if self._repository.head() != commit:
             raise RepositoryError(f"{self._repository.ref} moved away from {commit} under the write lock")
 
 
+def _no_record(sheet_name: str, path: str) -> RecordNotFoundError:
+    return RecordNotFoundError(f"The sheet {sheet_name!r} has no record {path!r}.")
+
+
 @contextlib.contextmanager
-def _translated(git_dir: str, sheet_name: str = "") -> Iterator[None]:
+def _translated(sheet_name: str = "") -> Iterator[None]:
     """
     Turn what gitsheets, git's locks and the disk raise into the store's own errors.
     """
@@ -437,20 +415,9 @@ def _translated(git_dir: str, sheet_name: str = "") -> Iterator[None]:
     except RefLockedError as exc:
         raise BusyError(str(exc)) from exc
     except (gitsheets.GitsheetsError, RefError, OSError) as exc:
-        raise _failure(exc, git_dir) from exc
-
-
-def _failure(exc: Exception, git_dir: str) -> DiskFullError | RepositoryError:
-    # gitsheets says that it could not write, and not why.
-    full = isinstance(exc, gitsheets.GitsheetsError) and _free_bytes(git_dir) < _FULL_BELOW_BYTES
-    if full or getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError("The data repository's disk is full; nothing was written.")
-    return RepositoryError(str(exc))
-
-
-def _free_bytes(path: str) -> int:
-    disk = os.statvfs(path)
-    return disk.f_bavail * disk.f_frsize if disk.f_favail else 0
+        if getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError("The data repository's disk is full; nothing was written.") from exc
+        raise RepositoryError(str(exc)) from exc
 
 
 def _field(issue: Mapping[str, Any]) -> str:
@@ -462,10 +429,14 @@ def _field(issue: Mapping[str, Any]) -> str:
 
 
 def _check_path(path: str, sheet: Sheet) -> None:
-    if not is_plain(path):
+    place = sheet.directory(path)
+    if not is_plain(place):
         raise InvalidPathError(
-            f"The record's path would be {path!r}: each part needs a name, and '.' and '..' are none."
+            f"The record's path would be {path!r} in {sheet.root!r}: each part needs a name, "
+            "and '.', '..' and '.git' are none."
         )
+    if len(place.encode()) + len(sheet.extension) > _PATH_MAX_BYTES:
+        raise InvalidPathError(f"The record's path is longer than {_PATH_MAX_BYTES} bytes.")
     longest = max(path.split("/"), key=lambda name: len(name.encode()))
     if len(longest.encode()) + len(sheet.extension) > _NAME_MAX_BYTES:
         raise InvalidPathError(f"A part of the record's path is longer than {_NAME_MAX_BYTES} bytes.")

@@ -194,6 +194,11 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
         raise RepositoryError(
             f"CFP_DATA_REPO_PATH: {repo.git_dir} is not bare; set it with: git config core.bare true"
         )
+    if (kind := config.get_value("extensions", "objectformat", default="sha1")) != "sha1":
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: {repo.git_dir} names its objects by {kind}, and gitsheets knows sha1 only; "
+            "make it anew with: git init --bare --object-format=sha1"
+        )
     identity = config.get("ferry", "id", fallback="") or uuid.uuid4().hex[:12]
     wanted = {("ferry", "id"): identity}
     # For the commits that git itself makes here, by an operator's hand; records have authors of their own.

@@ -16,6 +16,7 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
+import gitsheets
 import pytest
 
 from app import create_app
@@ -584,6 +585,43 @@ def test_a_record_goes_with_its_attachments_and_with_no_other_record(api, data):
     api.put(f"{PEOPLE}/ann/attachments/a.txt", data=b"a")
     api.delete(f"{PEOPLE}/ann")
     assert "people/ann" not in data.git("ls-tree", "-r", "--name-only", "main")
+
+
+@pytest.fixture
+def things(api, data):
+    """
+    The URL of a sheet whose records may have any path.
+    """
+    with gitsheets.transact(
+        str(data.path), "declare", 1_700_000_000, parent="refs/heads/main", branch="refs/heads/main",
+        author=("Ann", "ann@example.org"),
+    ) as transaction:  # fmt: skip
+        transaction.write_file(
+            ".gitsheets/things.toml", "[gitsheet]\nroot = 'things'\npath = '${{ id/** }}'\n"
+        )
+    return "/api/sheets/things/records"
+
+
+def test_no_file_takes_the_place_of_a_directory_or_the_other_way_round(api, data, things):
+    for name in ("ann", "ann.toml", "bob.toml"):
+        assert api.put(f"{things}/{name}", json={"id": name}).status_code == 201
+    api.put(f"{things}/bob.toml/attachments/a.txt", data=b"a")
+    before = data.head()
+
+    for answer in (
+        api.put(f"{things}/bob", json={"id": "bob"}),  # bob.toml holds the attachment
+        api.put(f"{things}/ann.toml/attachments/a.txt", data=b"a"),  # ann.toml is the record of ann
+        api.put(f"{things}/ann.toml/x", json={"id": "ann.toml/x"}),
+    ):
+        assert "both a file and a directory" in _problem(answer, 422, "path-invalid")["detail"]
+    assert data.head() == before
+
+
+@pytest.mark.parametrize("path", ["a/" * 600 + "a", "a/../b", "a/.git/b", "a//b", f"a/{'b' * 251}"])
+def test_a_path_that_no_checkout_could_hold_is_refused(api, data, things, path):
+    before = data.head()
+    _problem(api.post(things, json={"id": path}), 422, "path-invalid")
+    assert data.head() == before
 
 
 @pytest.mark.parametrize("name", ["x.toml", "..", "a%2Fb", "%0A", ".git", "x" * 256])

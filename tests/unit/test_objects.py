@@ -1,15 +1,20 @@
 """
-That what stands in a commit is found where git says it does.
+That objects are read and written as git does it, and what stands in a commit is found where it stands.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import subprocess
+from pathlib import Path
 
 import gitsheets
 import pytest
 
-from app.objects import Entry, _entry, find, read
+from app.objects import name_of, read, write, write_commit
+from app.trees import Entry, _entry, find
 from tests.parts import Bare
 
 HASH = bytes(range(20))
@@ -56,8 +61,8 @@ def test_a_look_alike_inside_an_object_name_is_not_taken_for_a_line():
     assert len(deceptive) == 20
     tree = b"100644 0\0" + deceptive + b"100644 a\0" + HASH
 
-    assert _entry(tree, b"a", 20) == Entry("blob", HASH.hex())
-    assert _entry(b"100644 0\0" + deceptive, b"a", 20) is None
+    assert _entry(tree, b"a") == Entry("blob", HASH.hex())
+    assert _entry(b"100644 0\0" + deceptive, b"a") is None
 
 
 @pytest.mark.parametrize("hidden", [b"100644 a", b"40000 a", b"100755 100644 a"])
@@ -69,14 +74,9 @@ def test_a_record_whose_name_looks_like_a_line_is_not_taken_for_another(hidden: 
         before = b"100644 0\0" + HASH[:place].replace(b"\0", b"x") + b"\0" + b"x" * (19 - place)
         other = before + b"100644 " + hidden + b"\0" + HASH[::-1]
 
-        assert _entry(other, b"a", 20) is None
-        assert _entry(other + b"100644 a\0" + HASH, b"a", 20) == Entry("blob", HASH.hex())
-        assert _entry(other, hidden, 20) == Entry("blob", HASH[::-1].hex())
-
-
-def test_object_names_of_either_length():
-    tree = b"40000 a\0" + HASH + HASH[:12] + b"100644 b\0" + HASH[::-1] + HASH[:12]
-    assert _entry(tree, b"b", 32) == Entry("blob", (HASH[::-1] + HASH[:12]).hex())
+        assert _entry(other, b"a") is None
+        assert _entry(other + b"100644 a\0" + HASH, b"a") == Entry("blob", HASH.hex())
+        assert _entry(other, hidden) == Entry("blob", HASH[::-1].hex())
 
 
 def test_a_missing_object_is_an_error_and_not_an_empty_tree(data: Bare):
@@ -104,3 +104,64 @@ def test_a_damaged_object_is_an_error(data: Bare):
 
     with pytest.raises(gitsheets.GitsheetsError):
         read(str(data.path), data.head())
+
+
+@pytest.mark.parametrize("content", [b"", b"some words\n", os.urandom(300_000)])
+def test_what_is_written_is_what_git_would_write(data: Bare, content: bytes):
+    name = write(str(data.path), "blob", content)
+
+    read_by_git = subprocess.run(
+        ["git", "-C", str(data.path), "cat-file", "blob", name], capture_output=True, check=True
+    ).stdout
+    assert read_by_git == content
+    assert name == name_of("blob", content)
+    assert stat.S_IMODE(_file(data, name).stat().st_mode) == 0o444
+
+
+def test_a_good_object_is_left_alone_and_one_that_a_power_cut_emptied_is_replaced(data: Bare):
+    name = write(str(data.path), "blob", b"some words")
+    file = _file(data, name)
+    written = file.stat().st_ino
+
+    os.utime(file, (0, 0))
+    write(str(data.path), "blob", b"some words")
+    assert file.stat().st_ino == written
+    assert file.stat().st_mtime > 0, "git gc removes what is old and in no commit yet"
+
+    file.chmod(0o644)
+    file.write_bytes(b"")
+    write(str(data.path), "blob", b"some words")
+    assert read(str(data.path), name) == b"some words"
+
+
+def test_a_write_that_fails_leaves_nothing_behind(data: Bare, monkeypatch: pytest.MonkeyPatch):
+    def refuse(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    before = set((data.path / "objects").rglob("*"))
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(OSError, match="No space"):
+        write(str(data.path), "blob", b"some words")
+
+    assert {path for path in (data.path / "objects").rglob("*") if path.is_file()} <= before
+
+
+@pytest.mark.parametrize(
+    ("author", "trailers"),
+    [
+        (("Ann\nparent 0", "a@b"), []),
+        (("Ann <x>", "a@b"), []),
+        (("Ann", "a@b>"), []),
+        (("Ann", "a@b"), [("Actor", "ann\nAction: none")]),
+        (("Ann\0", "a@b"), []),
+    ],
+)
+def test_no_commit_is_written_whose_lines_are_not_what_they_seem(data: Bare, author, trailers):
+    with pytest.raises(ValueError, match="would break the commit"):
+        write_commit(
+            str(data.path), "0" * 40, "0" * 40, "message", author=author, seconds=0, trailers=trailers
+        )
+
+
+def _file(data: Bare, name: str) -> Path:
+    return data.path / "objects" / name[:2] / name[2:]

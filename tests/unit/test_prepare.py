@@ -5,8 +5,10 @@ The data repository at the start: what is refused, what is set, what is reported
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -45,6 +47,10 @@ def test_remotes_stand_where_the_settings_say(start, data, tmp_path):
     assert data.git("config", "remote.origin.fetch") == "+refs/heads/*:refs/remotes/origin/*"
 
 
+def _sha256(path: Path) -> None:
+    subprocess.run(["git", "init", "-q", "--bare", "--object-format=sha256", str(path)], check=True)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -53,6 +59,7 @@ def test_remotes_stand_where_the_settings_say(start, data, tmp_path):
         (lambda path: (path / ".git").mkdir(parents=True), "is a working clone"),
         (lambda path: (Bare.init(path).path / "shallow").touch(), "git -C .* fetch --unshallow"),
         (lambda path: (Bare.init(path).path / "reftable").mkdir(), "git refs migrate"),
+        (_sha256, "--object-format=sha1"),
         (lambda path: Bare.init(path).git("config", "core.bare", "false"), "is not bare"),
         (lambda path: Bare.init(path).git("config", "remote.origin.mirror", "true"), "is a mirror"),
     ],

@@ -1,0 +1,134 @@
+"""
+That a changed tree is the one that git's own index would write.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import gitsheets
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from app.objects import write
+from app.trees import PathTakenError, changed, find
+from tests.parts import Bare
+
+EMPTY = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+# Names around which git's order of files and directories turns: "a-b" < "a.toml" < "a/" < "a0".
+NAMES = st.sampled_from(["a", "a-b", "a.toml", "a0", "A", "ab", "é", "b", "100644 a", "40000 b"])
+PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
+FILES = st.dictionaries(PATHS, st.integers(0, 3), max_size=12)
+CHANGES = st.dictionaries(PATHS, st.none() | st.integers(0, 3), max_size=6)
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[Bare]:
+    with tempfile.TemporaryDirectory() as directory:
+        yield Bare.init(Path(directory) / "bare.git")
+
+
+def _by_git(bare: Bare, files: dict[str, str]) -> str:
+    """
+    Return the tree that git makes of *files*, through an index.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        env = {**os.environ, "GIT_INDEX_FILE": f"{directory}/index"}
+        for arguments, text in (
+            (("update-index", "-z", "--index-info"), "".join(f"100644 {b}\t{p}\0" for p, b in files.items())),
+            (("write-tree",), ""),
+        ):
+            done = subprocess.run(
+                ["git", "-C", str(bare.path), *arguments],
+                input=text, capture_output=True, text=True, check=True, env=env,
+            )  # fmt: skip
+    return done.stdout.strip()
+
+
+def _blobs(bare: Bare, files: dict[str, int]) -> dict[str, str]:
+    return {path: write(str(bare.path), "blob", b"%d\n" % content) for path, content in files.items()}
+
+
+def _fits(files: dict[str, str]) -> bool:
+    return not any(other.startswith(f"{path}/") for path in files for other in files)
+
+
+@given(files=FILES, changes=CHANGES)
+def test_a_changed_tree_is_what_git_makes_of_the_same_files(bare, files, changes):
+    assume(_fits(files))
+    before = _blobs(bare, files)
+    wanted = before | _blobs(
+        bare, {path: content for path, content in changes.items() if content is not None}
+    )
+    for path, content in changes.items():
+        if content is None:
+            wanted.pop(path, None)
+    edits = {path: wanted.get(path) for path in changes}
+    tree = changed(str(bare.path), None, before) or EMPTY
+
+    assert tree == _by_git(bare, before)
+    if _fits(wanted):
+        assert (changed(str(bare.path), tree, edits) or EMPTY) == _by_git(bare, wanted)
+    else:
+        with pytest.raises(PathTakenError):
+            changed(str(bare.path), tree, edits)
+
+
+def test_git_finds_no_fault_with_what_was_written(bare: Bare):
+    blobs = _blobs(bare, {f"{directory}/{name}": name for name in range(300) for directory in ("x", "x/y")})
+    tree = changed(str(bare.path), None, blobs)
+    commit = bare.git("commit-tree", str(tree), "-m", "all of it")
+    bare.git("update-ref", "refs/heads/main", commit)
+
+    assert bare.git("fsck", "--strict", "--full", "--no-dangling") == ""
+
+
+def test_what_is_no_file_and_no_directory_stays_where_it_is(bare: Bare):
+    listing = f"120000 blob {'1' * 40}\tlink\n160000 commit {'2' * 40}\tmodule\n100755 blob {'3' * 40}\trun\n"
+    tree = _made(bare, listing)
+    [blob] = _blobs(bare, {"new": 1}).values()
+
+    edited = changed(str(bare.path), tree, {"new": blob, "none": None})
+
+    assert edited == _made(bare, f"{listing}100644 blob {blob}\tnew\n")
+
+
+def test_a_file_that_is_written_is_an_ordinary_one_whatever_stood_there(bare: Bare):
+    [blob] = _blobs(bare, {"new": 1}).values()
+    for mode, kind in (("100755", "blob"), ("100664", "blob"), ("120000", "blob"), ("160000", "commit")):
+        tree = _made(bare, f"{mode} {kind} {'1' * 40}\tx\n")
+
+        assert changed(str(bare.path), tree, {"x": blob}) == _made(bare, f"100644 blob {blob}\tx\n")
+
+
+def test_a_tree_that_does_not_change_is_not_written(bare: Bare):
+    blobs = _blobs(bare, {"a/b": 1, "a/c": 2})
+    tree = changed(str(bare.path), None, blobs)
+    assert changed(str(bare.path), tree, {**blobs, "a/d": None, "e/f": None}) == tree
+
+
+def test_nothing_is_made_of_a_damaged_tree(bare: Bare):
+    [blob] = _blobs(bare, {"new": 1}).values()
+    damaged = write(str(bare.path), "tree", b"100644 whole\0" + b"1" * 20 + b"100644 cut\0123")
+
+    with pytest.raises(gitsheets.GitsheetsError, match="damaged"):
+        changed(str(bare.path), damaged, {"new": blob})
+
+
+def test_what_was_written_is_found(bare: Bare):
+    tree = changed(str(bare.path), None, blobs := _blobs(bare, {"a/b/c": 1}))
+    found = find(str(bare.path), bare.git("commit-tree", str(tree), "-m", "m"), "a/b/c")
+    assert found is not None
+    assert found.name == blobs["a/b/c"]
+
+
+def _made(bare: Bare, listing: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(bare.path), "mktree", "--missing"],
+        input=listing, capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
