@@ -1,10 +1,8 @@
 """
-git's objects, read and written in this process.
+git's objects, written in this process, and those kept that are asked for again and again.
 
-gitsheets opens the repository anew for each question, a tenth of a millisecond.
-What was written lately stands in a file of its own, and is read from there. An
-object's name never changes its meaning, so commits and trees are kept as they are
-on disk (https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
+An object's name never changes its meaning, so commits and trees are kept as they
+are on disk (https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
 """
 
 from __future__ import annotations
@@ -17,8 +15,9 @@ import threading
 import zlib
 from collections.abc import Sequence
 
-import gitsheets
 from cachetools import LRUCache
+
+from worker.objects import read, read_loose
 
 _KEPT_BYTES = 64 * 1024 * 1024
 _OVERHEAD_BYTES = 400  # what Python takes for the entry of one object
@@ -28,25 +27,6 @@ _lock = threading.Lock()
 _kept: LRUCache[tuple[str, str], bytes] = LRUCache(
     _KEPT_BYTES, getsizeof=lambda content: len(content) + _OVERHEAD_BYTES
 )
-
-
-def read(git_dir: str, name: str) -> bytes:
-    """
-    Return the content of an object.
-
-    Args:
-        name: Full object name.
-
-    Raises:
-        gitsheets.GitsheetsError: It is missing or damaged.
-    """
-    try:
-        return _read_loose(git_dir, name).partition(b"\0")[2]
-    except (OSError, zlib.error):
-        content = gitsheets.blob_read(git_dir, name)  # from a pack; or it says what is wrong
-    if content is None:
-        raise gitsheets.NotFoundError(f"object {name} is missing")
-    return bytes(content)
 
 
 def kept(git_dir: str, name: str) -> bytes:
@@ -131,16 +111,11 @@ def _whole(kind: str, content: bytes) -> bytes:
     return b"%s %d\0%s" % (kind.encode(), len(content), content)
 
 
-def _read_loose(git_dir: str, name: str) -> bytes:
-    with open(f"{git_dir}/objects/{name[:2]}/{name[2:]}", "rb") as file:
-        return zlib.decompress(file.read())
-
-
 def _stands(git_dir: str, name: str, whole: bytes) -> bool:
     # A file is left alone where it is good: to replace it would put at risk what is on
     # the disk already. And a file that a power cut has emptied is replaced.
     try:
-        if _read_loose(git_dir, name) != whole:
+        if read_loose(git_dir, name) != whole:
             return False
         os.utime(f"{git_dir}/objects/{name[:2]}/{name[2:]}")  # or `git gc` may take it for long forgotten
     except (OSError, zlib.error):

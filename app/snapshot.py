@@ -17,8 +17,8 @@ from typing import Any
 import gitsheets
 
 from app.errors import RecordNotFoundError, SheetConfigError, SheetNotFoundError, UnreadableRecordError
-from app.objects import read
 from app.trees import find
+from worker.objects import read
 
 Record = dict[str, Any]
 _PLAIN = {"root", "path", "schema"}

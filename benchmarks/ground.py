@@ -224,7 +224,13 @@ class Ground:
         """
         Start a worker over *site*; it is ended with the ground.
         """
-        worker = Worker.start(site.env, self.directory / f"{site.data.parent.name}.log")
+        return self.start_worker(site.env, site.data.parent.name)
+
+    def start_worker(self, env: dict[str, str], name: str) -> Worker:
+        """
+        Start a worker of that name and environment; it is ended with the ground.
+        """
+        worker = Worker.start(env, self.directory / f"{name}.log", f"--hostname={name}@%h")
         self.resources.callback(_end, worker)
         return worker
 
@@ -234,13 +240,13 @@ def _end(worker: Worker) -> None:
         worker.stop()
 
 
-def settle(site: Site) -> None:
+def settle(site: Site, *, rest_s: float = 0.5) -> None:
     """
     Wait until everything is on the remote and the worker is at rest.
     """
     repository = site.pipeline.repository
     wait_until(lambda: repository.is_pushed("origin"), timeout_s=60, what="everything to arrive")
-    time.sleep(0.5)
+    time.sleep(rest_s)
 
 
 @contextmanager

@@ -29,7 +29,9 @@ _IDENTITY = {
 }
 
 
-def wait_until(happened: Callable[[], Any], *, timeout_s: float = 15.0, what: str = "") -> Any:
+def wait_until(
+    happened: Callable[[], Any], *, timeout_s: float = 15.0, every_s: float = _POLL_S, what: str = ""
+) -> Any:
     """
     Poll until *happened* returns something true, and return that.
     """
@@ -40,7 +42,7 @@ def wait_until(happened: Callable[[], Any], *, timeout_s: float = 15.0, what: st
             return found
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s:g} s for {what or happened}")
-        time.sleep(_POLL_S)
+        time.sleep(every_s)
 
 
 @dataclass(frozen=True)

@@ -311,7 +311,14 @@ class Attempt:
             context = dossier(self._repository, error, self._claim.entry, said=said, now=now)
             if not isinstance(error, PushFailed):
                 log().error("push.blocked", **fields, hint=error.hint, **_heads(context))
-            if is_due and page(Page(error=error, branch=self._repository.branch, context=context)):
+            if is_due and page(
+                Page(
+                    error=error,
+                    branch=self._repository.branch,
+                    repository=self._repository.name,
+                    context=context,
+                )
+            ):
                 error.paged = True
                 self._claim.write(paged=(*self._claim.entry.paged, error.reason))
         return error

@@ -4,17 +4,27 @@ Putting the parts together: once per process, from its environment.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init, worker_ready, worker_shutdown
+from celery.signals import (
+    setup_logging,
+    worker_before_create_process,
+    worker_process_init,
+    worker_ready,
+    worker_shutdown,
+)
 from sentry_sdk.integrations.celery import CeleryIntegration
 
 from worker import logs, paging, redis_transport, tracing
-from worker.celery_app import build_celery
+from worker.celery_app import build_celery, queue_of
 from worker.credentials import Credentials
+from worker.errors import RepositoryError
+from worker.fleet import environments, settings_of
 from worker.git import Repository
 from worker.ledger import Ledger
 from worker.maintenance import Maintenance
@@ -25,7 +35,7 @@ from worker.reconcile import Reconciler
 from worker.settings import Settings
 from worker.shutdown import end_beat_for_certain, finish_tasks_first
 from worker.sweep import Sweeper
-from worker.tasks import register
+from worker.tasks import Crew, register
 from worker.watchdog import Watchdog
 
 
@@ -43,6 +53,7 @@ class Pipeline:
     maintenance: Maintenance
     reconciler: Reconciler
     celery: Celery
+    queue: str
 
 
 def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
@@ -58,61 +69,112 @@ def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
         SettingsError: The environment is wrong.
         RepositoryError: The data repository is not usable.
     """
-    settings = Settings.from_env(env)
-    identity = prepare(settings)
-    repository = Repository(
-        settings.data_repo_path,
-        branch=settings.data_branch,
-        credentials=Credentials.from_settings(settings, env),
-    )
-    state = state_directory(settings.data_repo_path)
-    ledger = Ledger(remotes_directory(settings.data_repo_path))
-    sweeper = Sweeper(settings, repository, ledger, state)
-    watchdog = Watchdog(settings, repository, ledger)
-    lock = write_lock(settings.data_repo_path)
-    reconciler = Reconciler(settings, repository, ledger, lock)
-    maintenance = Maintenance(repository, state, lock)
-    celery = build_celery(settings, identity=identity, publisher=publisher)
-    pusher, monitor = Pusher(settings, repository, ledger, reconciler), CronMonitor(settings)
-    register(celery, pusher, sweeper, watchdog, maintenance, reconciler, monitor)
+    [pipeline] = build_all({"": env}, publisher=publisher)
+    return pipeline
+
+
+def build_all(environments: Mapping[str, Mapping[str, str]], *, publisher: bool = False) -> list[Pipeline]:
+    """
+    Do the same for each repository of one process, which has one Celery app for all.
+
+    Args:
+        environments: Environment variables by the repository's name; see ``worker.fleet``.
+
+    Raises:
+        SettingsError, RepositoryError: As above; or two of them are one repository.
+    """
+    found = settings_of(environments)
+    names: dict[str, str] = {}
+    for name, settings in found.items():
+        queue = queue_of(prepare(settings))
+        if queue in names:
+            raise RepositoryError(
+                f"{names[queue]} and {name} are the same repository, or one is a copy of the other; "
+                f"in the copy: git -C {settings.data_repo_path} config --unset ferry.id"
+            )
+        names[queue] = name
+    celery = build_celery({queue: found[name] for queue, name in names.items()}, publisher=publisher)
+    pipelines = [
+        _assemble(found[name], environments[name], name, queue, celery) for queue, name in names.items()
+    ]
+    register(celery, {pipeline.queue: _crew(pipeline) for pipeline in pipelines})
+    return pipelines
+
+
+def _assemble(settings: Settings, env: Mapping[str, str], name: str, queue: str, celery: Celery) -> Pipeline:
+    path = settings.data_repo_path
+    credentials = Credentials.from_settings(settings, env)
+    repository = Repository(path, branch=settings.data_branch, credentials=credentials, name=name)
+    ledger, lock = Ledger(remotes_directory(path)), write_lock(path)
     return Pipeline(
         settings=settings,
         repository=repository,
         ledger=ledger,
-        sweeper=sweeper,
-        watchdog=watchdog,
-        maintenance=maintenance,
-        reconciler=reconciler,
+        sweeper=Sweeper(settings, repository, ledger, state_directory(path)),
+        watchdog=Watchdog(settings, repository, ledger),
+        maintenance=Maintenance(repository, state_directory(path), lock),
+        reconciler=Reconciler(settings, repository, ledger, lock),
         celery=celery,
+        queue=queue,
+    )
+
+
+def _crew(pipeline: Pipeline) -> Crew:
+    return Crew(
+        name=pipeline.repository.name,
+        pusher=Pusher(pipeline.settings, pipeline.repository, pipeline.ledger, pipeline.reconciler),
+        sweeper=pipeline.sweeper,
+        watchdog=pipeline.watchdog,
+        maintenance=pipeline.maintenance,
+        reconciler=pipeline.reconciler,
+        monitor=CronMonitor(pipeline.settings),
     )
 
 
 def start_worker() -> Celery:
     """
-    Build the pipeline for ``celery -A worker``: a worker, beat, or Flower.
+    Build what ``celery -A worker`` runs, over one repository or several: a worker, beat, or Flower.
     """
     # Celery would otherwise give the root logger a form of its own.
     setup_logging.connect(_configure_logging)
     logs.configure()
-    pipeline = build(os.environ)
-    paging.configure(pipeline.settings, CeleryIntegration())
+    pipelines = build_all(environments(os.environ))
+    paging.configure(pipelines[0].settings, CeleryIntegration())
     if tracing.is_wanted(os.environ):
         worker_process_init.connect(lambda **_: tracing.configure("ferry-worker"), weak=False)
+    worker_before_create_process.connect(_freeze, weak=False)
     finish_tasks_first()
     end_beat_for_certain()
     redis_transport.mend()
-    worker_shutdown.connect(lambda **_: pipeline.repository.hang_up(), weak=False)
-    worker_ready.connect(lambda **_: push_backlog(pipeline), weak=False)
-    return pipeline.celery
+    for pipeline in pipelines:
+        worker_shutdown.connect(partial(_hang_up, pipeline), weak=False)
+        worker_ready.connect(partial(push_backlog, pipeline), weak=False)
+    return pipelines[0].celery
 
 
-def push_backlog(pipeline: Pipeline) -> None:
+def push_backlog(pipeline: Pipeline, **_: object) -> None:
     """
     Queue what a start finds ahead of a remote, without waiting for a retry that is due later.
     """
     if not pipeline.settings.remotes:
         logs.log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
-    pipeline.celery.send_task("sweep", kwargs={"out_of_turn": True, "at_start": True})
+    at_start = {"out_of_turn": True, "at_start": True}
+    pipeline.celery.send_task("sweep", kwargs=at_start, queue=pipeline.queue)
+
+
+def _freeze(**_: object) -> None:
+    """
+    Leave what there is out of later garbage collections.
+
+    A process of the pool shares its parent's memory until it writes there, and its
+    collector would write to every object: 20 MiB for each process.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def _hang_up(pipeline: Pipeline, **_: object) -> None:
+    pipeline.repository.hang_up()
 
 
 def _configure_logging(**_: object) -> None:

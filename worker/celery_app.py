@@ -4,10 +4,12 @@ Celery as Ferry needs it, with the reason beside each option.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from worker.settings import Settings
 
@@ -15,28 +17,36 @@ from worker.settings import Settings
 # its own bound in ``worker.enqueue``.
 PUBLISHER_SOCKET_TIMEOUT_S = 0.2
 _WORKER_SOCKET_TIMEOUT_S = 30.0
+_MOST_SLOTS = 16  # for several repositories; each is a process
 
 
-def build_celery(settings: Settings, *, identity: str, publisher: bool) -> Celery:
+def queue_of(identity: str) -> str:
     """
-    Build the Celery app of one repository, without tasks.
+    Return the name of a repository's queue: several repositories share one broker and one Flower.
+    """
+    return f"push.{identity}"
+
+
+def build_celery(served: Mapping[str, Settings], *, publisher: bool) -> Celery:
+    """
+    Build the Celery app of a process, without tasks.
 
     Args:
-        settings: Broker, backoff and sweep interval.
-        identity: The repository's identity; names its queue, so that several
-            repositories share one broker and one Flower.
+        served: Each repository's queue and settings. They have one broker.
         publisher: Whether this process only sends tasks.
     """
     app = Celery("ferry", set_as_current=not publisher)
-    queue = f"push.{identity}"
+    first, settings = next(iter(served.items()))
     app.conf.update(
         broker_url=_url(settings).partition("#")[0],
         # The default gives up after 100 failures and ends the worker.
         broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,
-        broker_transport_options=_transport_options(settings, queue, publisher=publisher),
-        task_default_queue=queue,
-        task_queues=[Queue(queue, routing_key=queue)],
+        broker_transport_options=_transport_options(served, publisher=publisher),
+        task_default_queue=first,
+        # Each with an exchange of its own name, as an app of one queue has it: a message
+        # finds its way back by both, whoever sent it.
+        task_queues=[Queue(queue, Exchange(queue), routing_key=queue) for queue in served],
         task_create_missing_queues=True,
         # The ledger is the result. With a result backend `delay` would also
         # subscribe to it, and raise for ever once that connection broke.
@@ -46,27 +56,45 @@ def build_celery(settings: Settings, *, identity: str, publisher: bool) -> Celer
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
-        # One slot per remote, each of which may hang, one for maintenance, and one that is always free.
-        worker_concurrency=len(settings.remotes) + 2,
+        worker_concurrency=_slots([len(each.remotes) for each in served.values()]),
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=True,
         worker_consumer="worker.event_batches:BatchingConsumer",
         # Beat needs no memory of its own: the sweep compares refs.
         beat_scheduler="celery.beat:Scheduler",
-        beat_schedule={
-            "sweep": {
-                "task": "sweep",
-                "schedule": settings.push_sweep_interval_s,
-                # Sweeps that no worker took must not pile up.
-                "options": {"expires": settings.push_sweep_interval_s},
-            }
-        },
+        beat_schedule=_sweeps(served),
     )
     return app
 
 
-def _transport_options(settings: Settings, queue: str, *, publisher: bool) -> dict[str, Any]:
+def _slots(remotes: list[int]) -> int:
+    """
+    Return how many tasks a worker runs at once, for repositories with that many remotes each.
+
+    One slot per remote, each of which may hang, one for maintenance, and one that is
+    always free. Many repositories share theirs.
+    """
+    return max(max(remotes), min(sum(remotes), _MOST_SLOTS - 2)) + 2
+
+
+def _sweeps(served: Mapping[str, Settings]) -> dict[str, dict[str, Any]]:
+    now, schedule = datetime.now(UTC), {}
+    for number, (queue, settings) in enumerate(served.items()):
+        interval_s = settings.push_sweep_interval_s
+        schedule[f"sweep {queue}"] = {
+            "task": "sweep",
+            "schedule": interval_s,
+            # Sweeps that no worker took must not pile up.
+            "options": {"expires": interval_s, "queue": queue},
+            # One after the other over the interval: all at once they would hold up the pushes.
+            "last_run_at": now + timedelta(seconds=number * interval_s / len(served)),
+        }
+    return schedule
+
+
+def _transport_options(served: Mapping[str, Settings], *, publisher: bool) -> dict[str, Any]:
+    queue, settings = next(iter(served.items()))
     url = _url(settings)
     if url.startswith("amqp"):
         return {"max_retries": 0} if publisher else {}
@@ -80,7 +108,9 @@ def _transport_options(settings: Settings, queue: str, *, publisher: bool) -> di
         # kombu would try to connect again and again, seconds apart; a worker may.
         **({"max_retries": 0} if publisher else {}),
         # A countdown that outlives this is delivered twice, so it is twice the longest.
-        "visibility_timeout": 2 * settings.push_longest_wait_s,
+        "visibility_timeout": 2 * max(each.push_longest_wait_s for each in served.values()),
+        # No message has a priority, and Redis is asked for each queue once, not four times.
+        "priority_steps": [0],
         # Redis keeps one such set per database: another repository's worker
         # must not restore our messages by its own clock.
         "unacked_key": f"{queue}.unacked",

@@ -37,11 +37,13 @@ class Page:
     Attributes:
         error: What went wrong; its remote and reason make the fingerprint.
         branch: The branch that does not reach the remote.
+        repository: Its repository's name, where a worker serves several; else "".
         context: What the person who is woken needs to see.
     """
 
     error: PushError
     branch: str
+    repository: str = ""
     context: Mapping[str, Any]
 
 
@@ -88,8 +90,13 @@ def page(wanted: Page) -> bool:
     error = wanted.error
     with sentry_sdk.new_scope() as scope:
         scope.set_level("fatal")
-        scope.set_tags({"remote": error.remote, "branch": wanted.branch, "reason": error.reason})
-        scope.fingerprint = ["ferry", "push", error.reason, error.remote, wanted.branch]
+        repository = {"repository": wanted.repository} if wanted.repository else {}
+        scope.set_tags(
+            {"remote": error.remote, "branch": wanted.branch, "reason": error.reason, **repository}
+        )
+        scope.fingerprint = [
+            "ferry", "push", error.reason, error.remote, wanted.branch, *repository.values(),
+        ]  # fmt: skip
         scope.set_context("push", dict(wanted.context))
         sentry_sdk.capture_exception(error)
     return True

@@ -232,6 +232,7 @@ class Settings:
 
     Attributes:
         data_repo_path: The bare data repository that the API commits to.
+        data_repositories: Directory with the environments of several, for a worker that serves them all.
         data_remote: git URL of ``origin``; None keeps commits local.
         data_branch: The one branch that is written and pushed.
         data_mirrors: Further remotes, name to URL.
@@ -267,6 +268,7 @@ class Settings:
     """
 
     data_repo_path: Path = _from_env("CFP_DATA_REPO_PATH", _path)
+    data_repositories: Path | None = _from_env("CFP_DATA_REPOSITORIES", _path)
     data_remote: str | None = _from_env("CFP_DATA_REMOTE", _remote_url, secret=True)
     data_branch: str = _from_env("CFP_DATA_BRANCH", _branch, "main")
     data_mirrors: Mapping[str, str] = _from_env("CFP_DATA_MIRRORS", _mirrors, factory=dict, secret=True)

@@ -4,6 +4,9 @@ What Celery runs: a few lines each over functions that know no Celery.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery, Task
@@ -17,6 +20,24 @@ from worker.push import Pusher, Request
 from worker.reconcile import Reconciler
 from worker.sweep import Sweeper
 from worker.watchdog import Watchdog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """
+    Those who work on one repository.
+
+    Attributes:
+        name: What the repository is called where one worker serves several, else "".
+    """
+
+    name: str
+    pusher: Pusher
+    sweeper: Sweeper
+    watchdog: Watchdog
+    maintenance: Maintenance
+    reconciler: Reconciler
+    monitor: CronMonitor
 
 
 class PushTask(Task):  # type: ignore[misc]  # Celery ships no types
@@ -43,17 +64,14 @@ class PushTask(Task):  # type: ignore[misc]  # Celery ships no types
         return super().retry(*args, exc=exc, **options)
 
 
-def register(
-    app: Celery,
-    pusher: Pusher,
-    sweeper: Sweeper,
-    watchdog: Watchdog,
-    maintenance: Maintenance,
-    reconciler: Reconciler,
-    monitor: CronMonitor,
-) -> None:
+def register(app: Celery, crews: Mapping[str, Crew]) -> None:
     """
     Register the tasks ``push``, ``sweep`` and ``maintain`` with *app*.
+
+    A message is a repository's by the queue that it was in; it says no more of it.
+
+    Args:
+        crews: For each queue, those who work on its repository.
     """
 
     @app.task(  # type: ignore[untyped-decorator]
@@ -82,6 +100,7 @@ def register(
             PushFailed: Retried with exponential backoff.
             PushRefused: Not retried; paged once, shown as failed in Flower.
         """
+        crew = crews[_queue(self)]
         request = Request(
             remote=remote,
             chain=self.request.id,
@@ -90,11 +109,11 @@ def register(
             look_first=look_first,
             look_afresh=look_afresh,
         )
-        with bound(task=self.request.id, **{name: self.request.get(name) for name in TRACED}):
-            return pusher.push(request)
+        with _logged_as(self, crew):
+            return crew.pusher.push(request)
 
-    @app.task(name="sweep")  # type: ignore[untyped-decorator]
-    def sweep(out_of_turn: bool = False, at_start: bool = False) -> str:
+    @app.task(bind=True, name="sweep")  # type: ignore[untyped-decorator]
+    def sweep(self: Task, out_of_turn: bool = False, at_start: bool = False) -> str:
         """
         Queue a push for each remote that lacks commits and that nobody sees to.
 
@@ -102,30 +121,49 @@ def register(
             out_of_turn: Queue one also where a retry is scheduled for later.
             at_start: Whether a worker has just started.
         """
-        if at_start:
-            reconciler.at_start()
-        monitor.check_in()
-        watchdog.check()
-        wanting = sweeper.sweep(out_of_turn=out_of_turn)
-        unseen = sweeper.unseen(at_start=at_start)
+        queue = _queue(self)
+        crew = crews[queue]
+        with _logged_as(self, crew):
+            if at_start:
+                crew.reconciler.at_start()
+            crew.monitor.check_in()
+            crew.watchdog.check()
+            wanting = crew.sweeper.sweep(out_of_turn=out_of_turn)
+            unseen = crew.sweeper.unseen(at_start=at_start)
         for remote in {**wanting, **dict.fromkeys(unseen)}:
-            push.delay(
-                remote,
-                (wanting.get(remote) or "")[:SHOWN_CHARACTERS],
-                out_of_turn=out_of_turn,
-                look_first=not out_of_turn,
-                look_afresh=remote in unseen,
+            push.apply_async(
+                (remote, (wanting.get(remote) or "")[:SHOWN_CHARACTERS]),
+                {
+                    "out_of_turn": out_of_turn,
+                    "look_first": not out_of_turn,
+                    "look_afresh": remote in unseen,
+                },
+                queue=queue,
             )
-        if maintenance.is_due():
-            maintain.delay()
+        if crew.maintenance.is_due():
+            maintain.apply_async(queue=queue)
         return f"queued {', '.join(wanting)}" if wanting else "nothing to do"
 
-    @app.task(name="maintain")  # type: ignore[untyped-decorator]
-    def maintain() -> str:
+    @app.task(bind=True, name="maintain")  # type: ignore[untyped-decorator]
+    def maintain(self: Task) -> str:
         """
         Pack the repository's loose objects.
 
         Raises:
             RepositoryError: git could not; the next sweep asks again.
         """
-        return maintenance.run()
+        crew = crews[_queue(self)]
+        with _logged_as(self, crew):
+            return crew.maintenance.run()
+
+
+def _queue(task: Task) -> str:
+    return str(task.request.delivery_info["routing_key"])
+
+
+def _logged_as(task: Task, crew: Crew) -> AbstractContextManager[None]:
+    """
+    Have each line that is logged in the block say which task it is, and which repository's.
+    """
+    traces = {name: task.request.get(name) for name in TRACED}
+    return bound(task=task.request.id, repository=crew.name or None, **traces)

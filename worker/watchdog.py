@@ -131,7 +131,11 @@ class Watchdog:
             "idle_seconds": idle_s,
             "last_attempt": _last(entry),
         }
-        page(Page(error=error, branch=self._repository.branch, context=context))
+        page(
+            Page(
+                error=error, branch=self._repository.branch, repository=self._repository.name, context=context
+            )
+        )
         claim.write(
             last_failure=Failure(reason=_REASON, message=message, hint=hint, at=now, attempt=entry.attempt),
             failing_since=now if entry.failing_since is None else entry.failing_since,

@@ -20,7 +20,8 @@ from tests.deployment.helm import CHART, ROOT
 from worker.settings import Settings
 
 COMBINATIONS = sorted((CHART / "ci").glob("*-values.yaml"))
-KNOWN = {spec.metadata["variable"] for spec in fields(Settings)}
+# A release is one repository.
+KNOWN = {spec.metadata["variable"] for spec in fields(Settings)} - {"CFP_DATA_REPOSITORIES"}
 # What the chart sets by itself, beside what `settings` and `secrets` take.
 OF_THE_CHART = {"CFP_DATA_REPO_PATH", "CFP_SSH_KEY_PATH", "CFP_SSH_KNOWN_HOSTS", "CFP_HTTPS_TOKEN_PATH"}
 NOT_OF_FERRY = {"FLOWER_BASIC_AUTH"}

@@ -14,7 +14,8 @@ import yaml
 from tests.deployment.helm import ROOT
 from worker.settings import Settings, Token
 
-KNOWN = {spec.metadata["variable"] for spec in fields(Settings)}
+# The file serves one repository.
+KNOWN = {spec.metadata["variable"] for spec in fields(Settings)} - {"CFP_DATA_REPOSITORIES"}
 FERRY = ("api", "worker", "beat", "flower")
 
 

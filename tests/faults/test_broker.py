@@ -153,7 +153,7 @@ def test_no_countdown_ever_reaches_the_visibility_timeout(env):
 
     for extra in ({}, {"CFP_PUSH_BACKOFF_CAP": "90000"}, {"CFP_PUSH_MIN_INTERVAL": "86400"}):
         settings = Settings.from_env({**env, **extra})
-        celery = build_celery(settings, identity="x", publisher=False)
+        celery = build_celery({"push.x": settings}, publisher=False)
         timeout_s = celery.conf.broker_transport_options["visibility_timeout"]
         assert timeout_s >= 2 * settings.push_longest_wait_s
         assert settings.push_longest_wait_s >= max(settings.push_backoff_cap_s, settings.push_min_interval_s)

@@ -13,9 +13,10 @@ from pathlib import Path
 import gitsheets
 import pytest
 
-from app.objects import name_of, read, write, write_commit
+from app.objects import name_of, write, write_commit
 from app.trees import Entry, _entry, find
 from tests.parts import Bare
+from worker.objects import is_commit, lineage, read
 
 HASH = bytes(range(20))
 
@@ -104,6 +105,29 @@ def test_a_damaged_object_is_an_error(data: Bare):
 
     with pytest.raises(gitsheets.GitsheetsError):
         read(str(data.path), data.head())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_a_commit_and_what_came_between_two_is_as_git_says(data: Bare, packed: bool):
+    first = data.head()
+    line = [data.commit(f"commit {number}") for number in range(5)]
+    side = data.git("commit-tree", "-p", str(first), "-m", "side", "main^{tree}")
+    merge = data.git("commit-tree", "-p", "main", "-p", side, "-m", "merge", "main^{tree}")
+    data.git("update-ref", "refs/heads/main", merge)
+    if packed:
+        data.git("repack", "-a", "-d", "-q")
+    path = str(data.path)
+
+    assert lineage(path, line[0], line[4], longest=9) == line[:0:-1]
+    assert lineage(path, line[0], line[4], longest=4) == line[:0:-1]
+    assert lineage(path, line[0], line[4], longest=3) == [], "further than asked for"
+    assert lineage(path, line[4], line[0], longest=9) == [], "the wrong way round"
+    assert lineage(path, line[0], line[0], longest=9) == []
+    assert lineage(path, str(first), merge, longest=9) == [], "a merge is no line"
+    assert lineage(path, "1" * 40, line[4], longest=99) == [], "the first commit has no parent"
+    assert is_commit(path, merge)
+    assert not is_commit(path, data.git("rev-parse", "main^{tree}"))
+    assert not is_commit(path, "1" * 40)
 
 
 @pytest.mark.parametrize("content", [b"", b"some words\n", os.urandom(300_000)])
