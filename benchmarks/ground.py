@@ -240,13 +240,13 @@ def _end(worker: Worker) -> None:
         worker.stop()
 
 
-def settle(site: Site, *, rest_s: float = 0.5) -> None:
+def settle(site: Site) -> None:
     """
     Wait until everything is on the remote and the worker is at rest.
     """
     repository = site.pipeline.repository
     wait_until(lambda: repository.is_pushed("origin"), timeout_s=60, what="everything to arrive")
-    time.sleep(rest_s)
+    time.sleep(0.5)
 
 
 @contextmanager

@@ -5,17 +5,19 @@ Many repositories on one Redis, behind a few workers.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
 from inotify_simple import INotify, flags
 
-from benchmarks.ground import MAIN, Ground, Site, git, settle
+from benchmarks.ground import MAIN, Ground, Site, git
 from benchmarks.table import Figure, p99
 from tests.parts import Worker, wait_until
 from worker.fleet import VARIABLE
@@ -23,9 +25,9 @@ from worker.refs import read_ref
 
 _REPOSITORIES = 100
 _WORKERS = 4
-_ALONE_EVERY_S, _ALONE = 0.25, 50
+_ALONE_EVERY_S, _ALONE = 0.12, 100
 # The pace that was asked for, and one that two cores can keep.
-_PACES = ((1.0, 8), (2.0, 5))
+_PACES = ((1.0, 5), (3.0, 4))
 
 Push = Callable[[Site, str], object]
 
@@ -39,8 +41,11 @@ def repositories(ground: Ground) -> list[Figure]:
         git(site.data, "push", "--quiet", "origin", MAIN)
     workers = _workers(ground, sites)
     for site in sites:
-        settle(site, rest_s=0.0)
-    time.sleep(1)
+        ledger = site.pipeline.ledger
+        wait_until(
+            lambda ledger=ledger: ledger.read("origin").looked_at, timeout_s=60, what="a look at the start"
+        )
+    time.sleep(3)
     figures = []
     with _arrivals(sites) as arrivals:
         ways: dict[str, Push] = {
@@ -67,10 +72,12 @@ def _workers(ground: Ground, sites: list[Site]) -> list[Worker]:
         own = (f"{name}={value}\n" for name, value in site.env.items() if name.startswith("CFP_"))
         (directory / f"{number:03d}.env").write_text("".join(own))
     env = {name: value for name, value in sites[0].env.items() if not name.startswith("CFP_DATA_")}
-    return [
-        ground.start_worker({**env, VARIABLE: str(directory)}, f"fleet-{number}")
-        for number in range(_WORKERS)
-    ]
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        names = [f"fleet-{number}" for number in range(_WORKERS)]
+        workers = list(pool.map(partial(ground.start_worker, {**env, VARIABLE: str(directory)}), names))
+    # They stop side by side; the ground then waits for one after the other.
+    ground.resources.callback(lambda: [worker.signal(signal.SIGTERM) for worker in workers])
+    return workers
 
 
 def _figure(every_s: float, way: str, taken: list[float], one: list[float]) -> Figure:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -158,8 +159,9 @@ def push_backlog(pipeline: Pipeline, **_: object) -> None:
     """
     if not pipeline.settings.remotes:
         logs.log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
-    at_start = {"out_of_turn": True, "at_start": True}
-    pipeline.celery.send_task("sweep", kwargs=at_start, queue=pipeline.queue)
+    pipeline.celery.send_task(
+        "sweep", kwargs={"out_of_turn": True, "start": time.time()}, queue=pipeline.queue
+    )
 
 
 def _freeze(**_: object) -> None:

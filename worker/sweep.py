@@ -81,18 +81,22 @@ class Sweeper:
             remote: head for remote in self._settings.remotes if self._wants(remote, out_of_turn=out_of_turn)
         }
 
-    def unseen(self, *, at_start: bool = False) -> list[str]:
+    def unseen(self, *, start: float = 0.0) -> list[str]:
         """
-        Return the remotes that nobody has asked for a while where they stand; at a start, all.
+        Return the remotes that nobody has asked for a while where they stand.
 
         Not those that were given up: it takes more than time to begin again.
+
+        Args:
+            start: When a worker has started, in seconds since the epoch; all that nobody has asked since.
         """
         now = self._clock()
         entries = {remote: self._ledger.read(remote) for remote in self._settings.remotes}
         return [
             remote
             for remote, entry in entries.items()
-            if at_start or not (entry.gave_up or 0 <= now - (entry.looked_at or 0.0) < _LOOK_EVERY_S)
+            if (entry.looked_at or 0.0) < start
+            or not (entry.gave_up or 0 <= now - (entry.looked_at or 0.0) < _LOOK_EVERY_S)
         ]
 
     def last_at(self) -> float | None:

@@ -113,23 +113,23 @@ def register(app: Celery, crews: Mapping[str, Crew]) -> None:
             return crew.pusher.push(request)
 
     @app.task(bind=True, name="sweep")  # type: ignore[untyped-decorator]
-    def sweep(self: Task, out_of_turn: bool = False, at_start: bool = False) -> str:
+    def sweep(self: Task, out_of_turn: bool = False, start: float = 0.0) -> str:
         """
         Queue a push for each remote that lacks commits and that nobody sees to.
 
         Args:
             out_of_turn: Queue one also where a retry is scheduled for later.
-            at_start: Whether a worker has just started.
+            start: When the worker that asks has started, in seconds since the epoch; 0.0: some time ago.
         """
         queue = _queue(self)
         crew = crews[queue]
         with _logged_as(self, crew):
-            if at_start:
+            if start:
                 crew.reconciler.at_start()
             crew.monitor.check_in()
             crew.watchdog.check()
             wanting = crew.sweeper.sweep(out_of_turn=out_of_turn)
-            unseen = crew.sweeper.unseen(at_start=at_start)
+            unseen = crew.sweeper.unseen(start=start)
         for remote in {**wanting, **dict.fromkeys(unseen)}:
             push.apply_async(
                 (remote, (wanting.get(remote) or "")[:SHOWN_CHARACTERS]),

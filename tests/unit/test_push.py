@@ -720,7 +720,16 @@ def test_the_sweep_does_not_look_at_a_remote_that_was_given_up(line: Line, data:
         claim.write(gave_up=True)
 
     assert line.sweeper.unseen() == []
-    assert line.sweeper.unseen(at_start=True) == ["origin"]
+    assert line.sweeper.unseen(start=1.0) == ["origin"]
+
+
+def test_workers_that_start_together_look_once(line: Line, data: Bare, remote: Bare):
+    line.push(look_afresh=True)
+    looked_at = line.ledger.read("origin").looked_at
+    assert looked_at
+
+    assert line.sweeper.unseen(start=looked_at - 1) == []
+    assert line.sweeper.unseen(start=looked_at + 1) == ["origin"]
 
 
 def test_a_branch_that_cannot_be_read_is_swept_so_that_an_attempt_says_so(line: Line, data: Bare):
