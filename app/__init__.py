@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
+_GUNICORN_GIVES_UP = 3  # gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR
+
 
 def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = False) -> Flask:
     """
@@ -27,8 +29,8 @@ def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = Fals
             loopback alone, as ``ferry dev`` does.
 
     Raises:
-        SystemExit: With one line that names what is wrong with the environment
-            or the data repository.
+        SystemExit: After one line that names what is wrong with the environment
+            or the data repository; with status 1, or 3 under gunicorn.
     """
     from app import metering
 
@@ -40,4 +42,6 @@ def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = Fals
         return build_app(os.environ if env is None else env, open_access=open_access)
     except WorkerError as exc:
         # A traceback would bury the one line that names the wrong variable.
-        sys.exit(f"ferry: {exc}")
+        sys.stderr.write(f"ferry: {exc}\n")
+        # With any other status gunicorn would start the worker again, and again.
+        sys.exit(_GUNICORN_GIVES_UP if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn") else 1)

@@ -31,7 +31,7 @@ _kept: LRUCache[tuple[str, str], bytes] = LRUCache(
 
 def kept(git_dir: str, name: str) -> bytes:
     """
-    Return the content of a commit or a tree, from memory where it was asked for before.
+    Return the content of a commit, a tree or a declaration, from memory where it was asked for before.
 
     Raises:
         gitsheets.GitsheetsError: It is missing or damaged.

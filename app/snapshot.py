@@ -17,11 +17,16 @@ from typing import Any
 import gitsheets
 
 from app.errors import RecordNotFoundError, SheetConfigError, SheetNotFoundError, UnreadableRecordError
+from app.objects import kept
 from app.trees import find
 from worker.objects import read
 
 Record = dict[str, Any]
 _PLAIN = {"root", "path", "schema"}
+_LINK = "120000"  # a symbolic link, see git-fast-import(1)
+# What git or some file system takes for a name of git's own, and a host that checks refuses with the whole
+# push (https://git-scm.com/docs/git-fsck, hasDotgit and gitmodulesName); Windows calls ".git" also "git~1".
+_GITS_OWN = re.compile(r"\.git(modules|attributes)?|g[a-z0-9]{0,6}~[0-9]+", re.IGNORECASE)
 # Literal text and fields, no JavaScript, of which gitsheets' templates may hold any.
 _FIELDS_ONLY = re.compile(r"(?:[^$]|\$\{\{\s*[A-Za-z_][\w.]*(?:/\*\*)?\s*(?::[^{}]*)?\}\})+")
 
@@ -141,7 +146,7 @@ class Snapshot:
             declared = self.blob(f".gitsheets/{name}.toml") if is_plain(name) and "/" not in name else None
             if declared is None:
                 raise SheetNotFoundError(f"There is no sheet {name!r}.")
-            self.sheets[name] = _parse_sheet(name, read(self.git_dir, declared))
+            self.sheets[name] = _parse_sheet(name, kept(self.git_dir, declared))
         return self.sheets[name]
 
     def blob(self, path: str) -> str | None:
@@ -181,7 +186,7 @@ class Snapshot:
         return {
             entry["name"]: entry["hash"]
             for entry in entries
-            if entry["type"] == "blob" and not entry["name"].endswith(records)
+            if entry["type"] == "blob" and entry["mode"] != _LINK and not entry["name"].endswith(records)
         }
 
     def tree(self, sheet: Sheet) -> str | None:
@@ -244,6 +249,14 @@ def is_plain(path: str) -> bool:
         and "${{" not in path
         and not any(part.lower() == ".git" for part in path.split("/"))
     )
+
+
+def is_gits_own(path: str) -> bool:
+    """
+    Whether a part of *path* may be none of a new file's; what has one already can be read and removed.
+    """
+    # A backslash parts names on Windows, and a colon begins a stream of the file before it.
+    return any(_GITS_OWN.fullmatch(name.rstrip(" .")) for name in re.split(r"[/\\:]", path))
 
 
 @lru_cache(maxsize=1024)

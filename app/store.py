@@ -34,7 +34,7 @@ from app.group_commit import GroupCommit
 from app.kinds import adopt, merge_patch, unstorable
 from app.objects import name_of, write, write_commit
 from app.renderer import Renderer
-from app.snapshot import Record, Sheet, Snapshot, is_plain
+from app.snapshot import Record, Sheet, Snapshot, is_gits_own, is_plain
 from app.trees import PathTakenError, changed, tree_of
 from worker.errors import RepositoryError
 from worker.git import Repository
@@ -145,6 +145,8 @@ class Transaction:
             raise InvalidPathError(
                 f"An attachment cannot be named {name!r}: no slash, and no ending {sheet.extension}."
             )
+        if sheet.directory(path).split("/")[0] == ".gitsheets":
+            raise InvalidPathError("What stands beside the sheets' declarations has no attachments.")
         _check_path(f"{path}/{name}", sheet)
         is_new = self.attachment(sheet_name, path, name) is None
         with _translated():
@@ -430,6 +432,11 @@ def _field(issue: Mapping[str, Any]) -> str:
 
 def _check_path(path: str, sheet: Sheet) -> None:
     place = sheet.directory(path)
+    if is_gits_own(place):
+        raise InvalidPathError(
+            f"The path would be {path!r} in {sheet.root!r}, and git or a file system takes a part of it "
+            "for one of git's own names, such as .git, git~1 or .gitmodules."
+        )
     if not is_plain(place):
         raise InvalidPathError(
             f"The record's path would be {path!r} in {sheet.root!r}: each part needs a name, "

@@ -19,7 +19,8 @@ from app.objects import kept, write
 
 _MODE = re.compile(rb"[0-7]{5,6} ")
 _LINES = re.compile(rb"[0-7]{5,6} [^\0]+\0.{20}", re.DOTALL)
-_MODES = {b"40000": "tree", b"100644": "blob", b"100755": "blob", b"100664": "blob"}
+_MODE_BYTES = (5, 6)
+_FORMAT_BITS, _KINDS = 0o170000, {0o40000: "tree", 0o100000: "blob"}  # inode(7), which git goes by
 _WRITTEN = {"tree": b"40000", "blob": b"100644"}
 _NAME_BYTES = 20  # of an object's name, in a tree
 
@@ -140,7 +141,14 @@ def _place(line: bytes) -> bytes:
     Return what git sorts the lines of a tree by: a directory's name with a slash behind it.
     """
     mode, _, name = line[: -_NAME_BYTES - 1].partition(b" ")
-    return name + b"/" if mode == b"40000" else name
+    return name + b"/" if _kind(mode) == "tree" else name
+
+
+def _kind(mode: bytes) -> str | None:
+    """
+    Return what a line with *mode* is, ``tree`` or ``blob``; old tools wrote ``040000`` and ``100640``.
+    """
+    return _KINDS.get(int(mode, 8) & _FORMAT_BITS)
 
 
 def _entry(tree: bytes, name: bytes) -> Entry | None:
@@ -148,7 +156,8 @@ def _entry(tree: bytes, name: bytes) -> Entry | None:
     if found is None:
         return None
     mode, at = found
-    return Entry(_MODES[mode], tree[at : at + _NAME_BYTES].hex())
+    kind = _kind(mode)
+    return Entry(kind, tree[at : at + _NAME_BYTES].hex()) if kind else None
 
 
 def _locate(tree: bytes, name: bytes) -> tuple[bytes, int] | None:
@@ -157,16 +166,22 @@ def _locate(tree: bytes, name: bytes) -> tuple[bytes, int] | None:
     """
     space = tree.find(b" " + name + b"\0")
     while space >= 0:
-        for mode in _MODES:
-            begin = space - len(mode)
-            # A line begins where the object name of the one before ends; a look-alike inside a name does not.
-            is_line = begin == 0 or (begin > _NAME_BYTES and tree[begin - _NAME_BYTES - 1] == 0)
-            if is_line and tree[begin:space] == mode:
-                if _MODE.search(tree, tree.rfind(b"\0", 0, begin) + 1, begin):
-                    return _walk(tree, name)  # that line may have begun before: its name holds a mode
-                return mode, space + len(name) + 2
+        begins = [space - size for size in _MODE_BYTES if _may_begin(tree, space - size)]
+        if begins:
+            begin = begins[0]
+            if len(begins) > 1 or _MODE.search(tree, tree.rfind(b"\0", 0, begin) + 1, begin):
+                return _walk(tree, name)  # that line may have begun before: its name holds a mode
+            return tree[begin:space], space + len(name) + 2
         space = tree.find(b" " + name + b"\0", space + 1)
     return None
+
+
+def _may_begin(tree: bytes, at: int) -> bool:
+    """
+    Whether a line may begin there: with a mode, and where the object name of the one before ends.
+    """
+    follows = at == 0 or (at > _NAME_BYTES and tree[at - _NAME_BYTES - 1] == 0)
+    return follows and _MODE.match(tree, at) is not None
 
 
 def _walk(tree: bytes, name: bytes) -> tuple[bytes, int] | None:
@@ -175,7 +190,6 @@ def _walk(tree: bytes, name: bytes) -> tuple[bytes, int] | None:
         space = tree.index(b" ", at)
         end = tree.index(b"\0", space)
         if tree[space + 1 : end] == name:
-            mode = tree[at:space]
-            return (mode, end + 1) if mode in _MODES else None
+            return tree[at:space], end + 1
         at = end + 1 + _NAME_BYTES
     return None

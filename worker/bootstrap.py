@@ -25,9 +25,10 @@ from worker import logs, paging, redis_transport, tracing
 from worker.celery_app import build_celery, queue_of
 from worker.credentials import Credentials
 from worker.errors import RepositoryError
-from worker.fleet import environments, settings_of
+from worker.fleet import Environments, environments, settings_of, told_of
 from worker.git import Repository
 from worker.ledger import Ledger
+from worker.locks import FileLock
 from worker.maintenance import Maintenance
 from worker.paging import CronMonitor
 from worker.prepare import prepare, remotes_directory, state_directory, write_lock
@@ -74,7 +75,7 @@ def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
     return pipeline
 
 
-def build_all(environments: Mapping[str, Mapping[str, str]], *, publisher: bool = False) -> list[Pipeline]:
+def build_all(environments: Environments, *, publisher: bool = False) -> list[Pipeline]:
     """
     Do the same for each repository of one process, which has one Celery app for all.
 
@@ -85,24 +86,54 @@ def build_all(environments: Mapping[str, Mapping[str, str]], *, publisher: bool 
         SettingsError, RepositoryError: As above; or two of them are one repository.
     """
     found = settings_of(environments)
-    names: dict[str, str] = {}
-    for name, settings in found.items():
-        queue = queue_of(prepare(settings))
-        if queue in names:
-            raise RepositoryError(
-                f"{names[queue]} and {name} are the same repository, or one is a copy of the other; "
-                f"in the copy: git -C {settings.data_repo_path} config --unset ferry.id"
-            )
-        names[queue] = name
+    names = _prepare_all(found)
     celery = build_celery({queue: found[name] for queue, name in names.items()}, publisher=publisher)
+    first = next(iter(found.values()))
+    packing = FileLock(state_directory(first.data_repo_path) / "packing.lock") if len(found) > 1 else None
     pipelines = [
-        _assemble(found[name], environments[name], name, queue, celery) for queue, name in names.items()
+        _assemble(found[name], environments[name], name, queue, celery, packing)
+        for queue, name in names.items()
     ]
     register(celery, {pipeline.queue: _crew(pipeline) for pipeline in pipelines})
     return pipelines
 
 
-def _assemble(settings: Settings, env: Mapping[str, str], name: str, queue: str, celery: Celery) -> Pipeline:
+def _prepare_all(found: Mapping[str, Settings]) -> dict[str, str]:
+    """
+    Check every repository; returns for each queue the name of its repository.
+    """
+    names: dict[str, str] = {}
+    problems = []
+    for name, settings in found.items():
+        try:
+            queue = queue_of(prepare(settings))
+            if queue in names:
+                raise RepositoryError(_same(found[names[queue]], settings, names[queue]))
+            names[queue] = name
+        except RepositoryError as exc:
+            problems.append(told_of(name, exc))
+    if problems:
+        raise RepositoryError("; ".join(problems))
+    return names
+
+
+def _same(one: Settings, other: Settings, name: str) -> str:
+    if one.data_repo_path.samefile(other.data_repo_path):
+        return f"is the repository of {name}.env; remove one of the two files"
+    return (
+        f"{other.data_repo_path} has the ferry.id of {one.data_repo_path}, so one is a copy; "
+        "in the copy, and before its API is started again: git config --unset ferry.id"
+    )
+
+
+def _assemble(
+    settings: Settings,
+    env: Mapping[str, str],
+    name: str,
+    queue: str,
+    celery: Celery,
+    packing: FileLock | None,
+) -> Pipeline:
     path = settings.data_repo_path
     credentials = Credentials.from_settings(settings, env)
     repository = Repository(path, branch=settings.data_branch, credentials=credentials, name=name)
@@ -113,7 +144,7 @@ def _assemble(settings: Settings, env: Mapping[str, str], name: str, queue: str,
         ledger=ledger,
         sweeper=Sweeper(settings, repository, ledger, state_directory(path)),
         watchdog=Watchdog(settings, repository, ledger),
-        maintenance=Maintenance(repository, state_directory(path), lock),
+        maintenance=Maintenance(repository, state_directory(path), lock, packing),
         reconciler=Reconciler(settings, repository, ledger, lock),
         celery=celery,
         queue=queue,
@@ -157,8 +188,11 @@ def push_backlog(pipeline: Pipeline, **_: object) -> None:
     """
     Queue what a start finds ahead of a remote, without waiting for a retry that is due later.
     """
-    if not pipeline.settings.remotes:
-        logs.log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
+    with logs.bound(repository=pipeline.repository.name or None):
+        logs.log().info("worker.serves", path=str(pipeline.repository.path), queue=pipeline.queue)
+        if not pipeline.settings.remotes:
+            hint = "CFP_DATA_REMOTE is not set: commits stay on this machine"
+            logs.log().warning("push.disabled", hint=hint)
     pipeline.celery.send_task(
         "sweep", kwargs={"out_of_turn": True, "start": time.time()}, queue=pipeline.queue
     )

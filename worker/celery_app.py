@@ -4,6 +4,7 @@ Celery as Ferry needs it, with the reason beside each option.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -94,7 +95,9 @@ def _sweeps(served: Mapping[str, Settings]) -> dict[str, dict[str, Any]]:
 
 
 def _transport_options(served: Mapping[str, Settings], *, publisher: bool) -> dict[str, Any]:
-    queue, settings = next(iter(served.items()))
+    owner, settings = next(iter(served.items()))
+    if settings.data_repositories:  # a name that outlives any of them
+        owner = f"push.{hashlib.sha256(bytes(settings.data_repositories)).hexdigest()[:12]}"
     url = _url(settings)
     if url.startswith("amqp"):
         return {"max_retries": 0} if publisher else {}
@@ -113,9 +116,9 @@ def _transport_options(served: Mapping[str, Settings], *, publisher: bool) -> di
         "priority_steps": [0],
         # Redis keeps one such set per database: another repository's worker
         # must not restore our messages by its own clock.
-        "unacked_key": f"{queue}.unacked",
-        "unacked_index_key": f"{queue}.unacked_index",
-        "unacked_mutex_key": f"{queue}.unacked_mutex",
+        "unacked_key": f"{owner}.unacked",
+        "unacked_index_key": f"{owner}.unacked_index",
+        "unacked_mutex_key": f"{owner}.unacked_mutex",
     }
 
 

@@ -2,8 +2,7 @@
 Several data repositories behind one worker, one beat and one Flower.
 
 ``CFP_DATA_REPOSITORIES`` names a directory with a file of variables for each, as
-its API has them. A worker, with its processes for pushes that may hang, takes as
-much memory for one repository as for a hundred.
+its API has them. What a worker takes in processes and memory, it takes once.
 """
 
 from __future__ import annotations
@@ -14,10 +13,13 @@ from pathlib import Path
 from dotenv.parser import parse_stream
 
 from worker.errors import SettingsError
-from worker.settings import Settings
+from worker.settings import PREFIX, Settings, absolute_path
 
 VARIABLE = "CFP_DATA_REPOSITORIES"
 _ENDING = ".env"
+# What says which repository it is, and where its commits go: it must not be another one's by oversight.
+_OF_EACH = f"{PREFIX}DATA_"
+_READ = (PREFIX, "SENTRY_", "GIT_SSH_COMMAND")
 # What a process has once, whomever it serves.
 _COMMON = {
     "CFP_REDIS_URL": "redis_url",
@@ -27,24 +29,34 @@ _COMMON = {
     "SENTRY_TRACES_SAMPLE_RATE": "sentry_traces_sample_rate",
 }
 
+Environments = Mapping[str, Mapping[str, str]]
 
-def environments(env: Mapping[str, str]) -> dict[str, Mapping[str, str]]:
+
+def environments(env: Mapping[str, str]) -> Environments:
     """
     Return the environment of each repository that a worker with *env* serves, by name; a single one's is "".
 
     Raises:
-        SettingsError: The directory or one of its files cannot be read.
+        SettingsError: The directory or one of its files cannot be read, or *env* names a repository itself.
     """
     if not env.get(VARIABLE):
         return {"": env}
-    directory = Path(env[VARIABLE]).expanduser()
-    files = sorted(directory.glob(f"*{_ENDING}"))
-    if not files:
-        raise SettingsError(f"{VARIABLE}: there is no file NAME{_ENDING} in {directory}")
-    return {file.stem: {**env, **_variables(file)} for file in files}
+    own = [name for name in sorted(env) if name.startswith(_OF_EACH) and name != VARIABLE and env[name]]
+    if own:
+        raise SettingsError(f"{', '.join(own)}: with {VARIABLE}, each repository's file has its own")
+    found: dict[str, Mapping[str, str]] = {}
+    problems = []
+    for file in _files(env[VARIABLE]):
+        try:
+            found[file.stem] = {**env, **_variables(file)}
+        except (OSError, ValueError) as exc:
+            problems.append(f"{file.name}: {exc}")
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return found
 
 
-def settings_of(environments: Mapping[str, Mapping[str, str]]) -> dict[str, Settings]:
+def settings_of(environments: Environments) -> dict[str, Settings]:
     """
     Check the environments of all the repositories that one process serves; returns their settings by name.
 
@@ -57,26 +69,67 @@ def settings_of(environments: Mapping[str, Mapping[str, str]]) -> dict[str, Sett
         try:
             found[name] = Settings.from_env(env)
         except SettingsError as exc:
-            problems.append(f"{name}{_ENDING}: {exc}" if name else str(exc))
+            problems.append(told_of(name, exc))
     problems += [
         f"{variable}: is one for all that a worker serves, and {name}{_ENDING} has another than the first"
         for name, settings in found.items()
         for variable, field in _COMMON.items()
         if getattr(settings, field) != getattr(next(iter(found.values())), field)
     ]
+    problems += _shared_remotes(found)
     if problems:
         raise SettingsError("; ".join(problems))
     return found
 
 
-def _variables(file: Path) -> dict[str, str]:
+def told_of(name: str, problem: Exception) -> str:
+    """
+    Say which repository's *problem* it is, where there are several.
+    """
+    return f"{name}{_ENDING}: {problem}" if name else str(problem)
+
+
+def _files(directory: str) -> list[Path]:
     try:
-        with file.open(encoding="utf-8") as stream:
-            lines = list(parse_stream(stream))
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"{VARIABLE}: cannot read {file}: {exc}") from exc
+        path = absolute_path(directory)
+        # Hidden ones are an editor's.
+        files = sorted(file for file in path.iterdir() if file.match(f"[!.]*{_ENDING}"))
+    except (OSError, ValueError) as exc:
+        raise SettingsError(f"{VARIABLE}: {exc}") from exc
+    if not files:
+        raise SettingsError(f"{VARIABLE}: there is no file NAME{_ENDING} in {path}")
+    return files
+
+
+def _variables(file: Path) -> dict[str, str]:
+    """
+    Read ``NAME=value`` lines.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no text, or a line is something else.
+    """
+    with file.open(encoding="utf-8") as stream:
+        lines = list(parse_stream(stream))
     for line in lines:
         if line.error or (line.key and line.value is None):
             # It is not repeated: what stands here may be a secret.
-            raise SettingsError(f"{VARIABLE}: line {line.original.line} of {file} is not NAME=value")
-    return {line.key: line.value for line in lines if line.key and line.value is not None}
+            raise ValueError(f"line {line.original.line} is not NAME=value")
+    pairs = {line.key: line.value for line in lines if line.key and line.value is not None}
+    if VARIABLE in pairs:
+        raise ValueError(f"{VARIABLE} is the worker's own")
+    return {name: value for name, value in pairs.items() if name.startswith(_READ)}
+
+
+def _shared_remotes(found: Mapping[str, Settings]) -> list[str]:
+    problems = []
+    seen: dict[tuple[str, str], str] = {}
+    for name, settings in found.items():
+        for remote, url in settings.remotes.items():
+            first = seen.setdefault((url, settings.data_branch), name)
+            if first != name:
+                problems.append(
+                    f"{name}{_ENDING}: the remote {remote} is one of {first}{_ENDING}, too; "
+                    "two repositories cannot push one branch"
+                )
+    return problems

@@ -116,6 +116,8 @@ class Repository:
             "GIT_DIR": str(path),
             "GIT_TERMINAL_PROMPT": "0",
             "LC_ALL": "C",
+            # What is read in this process knows no replaced objects (git-replace), and is pushed as it is.
+            "GIT_NO_REPLACE_OBJECTS": "1",
         }
         self._credentials = credentials or Credentials(remotes={})
 
@@ -561,13 +563,15 @@ class Repository:
 
 
 @lru_cache(maxsize=256)
+def _are_neighbours(git_dir: str, old: str, new: str) -> bool:
+    # Asked several times for each push. Commits say it for ever, but for one that is missing and comes back.
+    return bool(lineage(git_dir, old, new, longest=_NEIGHBOURS))
+
+
 def _is_ancestor(git_dir: str, commit: str, tip: str) -> bool:
-    # True of these two for ever, and asked several times for each push; an error is not kept.
-    if lineage(git_dir, tip, commit, longest=_NEIGHBOURS):
+    if _are_neighbours(git_dir, tip, commit):
         return False
-    return bool(
-        lineage(git_dir, commit, tip, longest=_NEIGHBOURS) or gitsheets.is_ancestor(git_dir, commit, tip)
-    )
+    return _are_neighbours(git_dir, commit, tip) or bool(gitsheets.is_ancestor(git_dir, commit, tip))
 
 
 def _commit(values: list[str]) -> Commit:

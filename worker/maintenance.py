@@ -11,6 +11,7 @@ writers.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,15 @@ class Maintenance:
         repository: The data repository.
         directory: Where its lock and its record live.
         write_lock: What every writer of the repository holds.
+        turn: What is held for one packing at a time, where a worker serves several repositories:
+            it may last, and the worker's other slots are for pushes.
     """
 
-    def __init__(self, repository: Repository, directory: Path, write_lock: FileLock) -> None:
+    def __init__(
+        self, repository: Repository, directory: Path, write_lock: FileLock, turn: FileLock | None = None
+    ) -> None:
         self._repository = repository
+        self._turn = turn
         self._write_lock = write_lock
         self._lock = FileLock(directory / "maintenance.lock")
         self._record = directory / "maintenance.json"
@@ -57,9 +63,12 @@ class Maintenance:
         Raises:
             RepositoryError: git could not pack; nothing was removed.
         """
-        with self._lock.try_hold() as held:
+        our_turn = self._turn.try_hold() if self._turn else contextlib.nullcontext(True)
+        with our_turn as is_our_turn, self._lock.try_hold() as held:
             if not held:
                 return "already under way"
+            if not is_our_turn:
+                return "left to a later sweep: another repository is packed"
             begun = time.monotonic()
             self._pack()
             duration_s = round(time.monotonic() - begun, 3)

@@ -29,7 +29,13 @@ _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _BAD_BRANCH = re.compile(r"^[-/.]|//|/\.|\.\.|@\{|[\x00-\x20\x7f~^:?*\[\\]|\.lock(/|$)|[/.]$|^(@|HEAD)?$")
 
 
-def _path(text: str) -> Path:
+def absolute_path(text: str) -> Path:
+    """
+    Return the path that *text* names.
+
+    Raises:
+        ValueError: It is not absolute.
+    """
     try:
         path = Path(text).expanduser()
     except RuntimeError:  # nobody of that name
@@ -267,8 +273,8 @@ class Settings:
         sentry_cron_monitor: Slug of the Sentry monitor that every sweep checks in with.
     """
 
-    data_repo_path: Path = _from_env("CFP_DATA_REPO_PATH", _path)
-    data_repositories: Path | None = _from_env("CFP_DATA_REPOSITORIES", _path)
+    data_repo_path: Path = _from_env("CFP_DATA_REPO_PATH", absolute_path)
+    data_repositories: Path | None = _from_env("CFP_DATA_REPOSITORIES", absolute_path)
     data_remote: str | None = _from_env("CFP_DATA_REMOTE", _remote_url, secret=True)
     data_branch: str = _from_env("CFP_DATA_BRANCH", _branch, "main")
     data_mirrors: Mapping[str, str] = _from_env("CFP_DATA_MIRRORS", _mirrors, factory=dict, secret=True)
@@ -294,9 +300,9 @@ class Settings:
     api_cors_origins: tuple[str, ...] = _from_env("CFP_API_CORS_ORIGINS", _origins, ())
     admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", str, secret=True)
     data_reload_secret: str | None = _from_env("CFP_DATA_RELOAD_SECRET", str, secret=True)
-    ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", _path)
-    ssh_known_hosts: Path | None = _from_env("CFP_SSH_KNOWN_HOSTS", _path)
-    https_token_path: Path | None = _from_env("CFP_HTTPS_TOKEN_PATH", _path)
+    ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", absolute_path)
+    ssh_known_hosts: Path | None = _from_env("CFP_SSH_KNOWN_HOSTS", absolute_path)
+    https_token_path: Path | None = _from_env("CFP_HTTPS_TOKEN_PATH", absolute_path)
     sentry_dsn: str | None = _from_env("SENTRY_DSN", _url_of("http", "https"), secret=True)
     sentry_environment: str = _from_env("SENTRY_ENVIRONMENT", str, "production")
 
@@ -345,7 +351,7 @@ class Settings:
             except ValueError as exc:
                 problems.append(f"{variable}: {exc}")
         problems += [
-            f"{variable}: required"
+            f"{variable}: required{_hint(variable, env)}"
             for variable in ("CFP_DATA_REPO_PATH", "CFP_REDIS_URL")
             if not env.get(variable)
         ]
@@ -360,6 +366,12 @@ class Settings:
         if problems:
             raise SettingsError("; ".join(problems))
         return cls(**values)
+
+
+def _hint(variable: str, env: Mapping[str, str]) -> str:
+    if variable != "CFP_DATA_REPO_PATH" or not env.get("CFP_DATA_REPOSITORIES"):
+        return ""
+    return f"; for one of several: (set -a; . {env['CFP_DATA_REPOSITORIES']}/NAME.env; COMMAND)"
 
 
 def _unknown(name: str, known: Mapping[str, object]) -> str:

@@ -225,6 +225,29 @@ def test_worker_and_api_end_at_a_wrong_environment_with_one_line(command):
     assert "Traceback" not in done.stderr
 
 
+def test_gunicorn_ends_at_a_wrong_environment(tmp_path):
+    """
+    It would start its worker again and again, with the same line each time.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--bind",
+        "127.0.0.1:0",
+        "--workers",
+        "2",
+        "app:create_app()",
+    ]
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CFP_PUSH_TIMEOUT": "soon"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 3
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ferry: CFP_PUSH_TIMEOUT: ")]
+    assert 1 <= len(lines) <= 2, "one of each process at the most"
+    assert "Traceback" not in done.stderr
+
+
 def test_the_demo_shows_the_main_job_and_ends_with_a_summary():
     done = subprocess.run([FERRY, "demo"], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,6 +14,7 @@ import pytest
 from app.store import Store
 from tests.parts import wait_until
 from worker.git import Repository
+from worker.locks import FileLock
 from worker.maintenance import Maintenance
 from worker.prepare import state_directory, write_lock
 
@@ -35,6 +36,20 @@ def _commit(store, number):
     with store.commit(f"visit {number}", author=AUTHOR) as transaction:
         transaction.put("people", slug, {"slug": slug, "name": f"Visit {number}"})
     return transaction.commit
+
+
+def test_of_a_workers_repositories_one_is_packed_at_a_time(repository, tmp_path):
+    """
+    Packing may last, and all the slots of the worker would be taken by it.
+    """
+    turn, directory = FileLock(tmp_path / "packing.lock"), state_directory(repository.path)
+    maintenance = Maintenance(repository, directory, write_lock(repository.path), turn)
+
+    with turn.try_hold() as held:
+        assert held
+        assert maintenance.run() == "left to a later sweep: another repository is packed"
+        assert maintenance.last() == {}
+    assert maintenance.run().startswith("packed in ")
 
 
 _WRITER = """

@@ -617,14 +617,35 @@ def test_no_file_takes_the_place_of_a_directory_or_the_other_way_round(api, data
     assert data.head() == before
 
 
-@pytest.mark.parametrize("path", ["a/" * 600 + "a", "a/../b", "a/.git/b", "a//b", f"a/{'b' * 251}"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a/" * 600 + "a", "a/../b", "a/.git/b", "a//b", f"a/{'b' * 251}",
+        "GIT~1/a", "a/.git ./b", "a/x\\.Git/b", "a/.git::$INDEX/b", ".gitmodules/a", "a/gi7eba~1/b",
+    ],
+)  # fmt: skip
 def test_a_path_that_no_checkout_could_hold_is_refused(api, data, things, path):
     before = data.head()
     _problem(api.post(things, json={"id": path}), 422, "path-invalid")
     assert data.head() == before
 
 
-@pytest.mark.parametrize("name", ["x.toml", "..", "a%2Fb", "%0A", ".git", "x" * 256])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x.toml",
+        "..",
+        "a%2Fb",
+        "%0A",
+        ".git",
+        "x" * 256,
+        "git~1",
+        ".GIT.",
+        ".gitmodules",
+        ".gitattributes",
+        "a%5Cgit~1",
+    ],
+)
 def test_an_attachment_that_could_be_something_else_is_refused(api, data, name):
     api.put(f"{PEOPLE}/ann", json={"slug": "ann", "name": "Ann"})
     before = data.head()

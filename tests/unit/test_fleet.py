@@ -98,15 +98,69 @@ def test_what_a_process_has_once_is_the_same_for_all(given):
 @pytest.mark.parametrize("line", [f"{SECRET}", f"CFP_ADMIN_TOKEN='{SECRET}"])
 def test_a_line_that_is_no_assignment_is_named_and_not_repeated(given, line):
     problem = _problem(given(town=f"CFP_DATA_REPO_PATH=/srv/town.git\n{line}\n"))
-    assert "line 2 of " in problem
-    assert "town.env is not NAME=value" in problem
+    assert problem == "town.env: line 2 is not NAME=value"
 
 
 def test_a_directory_without_files_or_with_one_that_cannot_be_read_is_said(given):
     env = given()
+    directory = Path(env["CFP_DATA_REPOSITORIES"])
+    (directory / ".town.env").write_text("an editor's")
     assert "there is no file NAME.env in " in _problem(env)
-    (Path(env["CFP_DATA_REPOSITORIES"]) / "town.env").write_bytes(b"\xff")
-    assert "cannot read " in _problem(env)
+    (directory / "town.env").write_bytes(b"\xff")
+    assert "town.env: 'utf-8' codec can't decode" in _problem(env)
+    for wrong, words in (
+        (directory / "none", "No such file"),
+        (directory / "town.env", "Not a directory"),
+        ("repositories", "must be an absolute path"),
+        ("~nobody-of-that-name/x", "must be an absolute path"),
+    ):
+        assert words in _problem({**env, "CFP_DATA_REPOSITORIES": str(wrong)})
+
+
+def test_what_says_where_commits_go_is_no_other_repositorys_by_oversight(given):
+    """
+    A remote left over in the worker's environment would get the histories of all of them.
+    """
+    env = given(
+        a="CFP_DATA_REPO_PATH=/srv/a.git\nCFP_DATA_REMOTE=git@host:a\n",
+        b=f"CFP_DATA_REPO_PATH=/srv/b.git\nCFP_DATA_MIRRORS='x=https://{SECRET}@host/x'\n",
+        c=f"CFP_DATA_REPO_PATH=/srv/c.git\nCFP_DATA_REMOTE=https://{SECRET}@host/x\n",
+        d=f"CFP_DATA_REPO_PATH=/srv/d.git\nCFP_DATA_REMOTE=https://{SECRET}@host/x\nCFP_DATA_BRANCH=d\n",
+    )
+    assert _problem(env) == (
+        "c.env: the remote origin is one of b.env, too; two repositories cannot push one branch"
+    )
+    assert _problem({**env, "CFP_DATA_REMOTE": SECRET}).startswith("CFP_DATA_REMOTE: with CFP_DATA_REPOS")
+    assert "the worker's own" in _problem(given(c="CFP_DATA_REPOSITORIES=/x"))
+
+
+def test_what_is_not_ferrys_own_is_not_read(given):
+    env = given(town="CFP_DATA_REPO_PATH=/srv/town.git\nGIT_CONFIG_COUNT=1\nGIT_SSH_COMMAND='ssh -4'\n")
+    town = environments(env)["town"]
+    assert town["GIT_SSH_COMMAND"] == "ssh -4"
+    assert "GIT_CONFIG_COUNT" not in town
+
+
+def test_a_command_about_one_repository_says_how_to_name_it(given):
+    with pytest.raises(
+        SettingsError, match=r"CFP_DATA_REPO_PATH: required; for one of several: \(set -a; \. "
+    ):
+        Settings.from_env(given())
+
+
+def test_each_repository_that_cannot_be_used_is_named(given):
+    env = given(a="CFP_DATA_REPO_PATH=/nowhere/a.git", b="CFP_DATA_REPO_PATH=/nowhere/b.git")
+    with pytest.raises(RepositoryError, match=r"a\.env: .*/nowhere/a.git.*b\.env: .*/nowhere/b.git"):
+        build_all(environments(env))
+
+
+def test_a_repository_is_served_once(given, tmp_path: Path):
+    one = Bare.init(tmp_path / "one.git")
+    (tmp_path / "link").symlink_to(one.path)
+    env = given(one=f"CFP_DATA_REPO_PATH={one.path}", two=f"CFP_DATA_REPO_PATH={tmp_path}/link")
+
+    with pytest.raises(RepositoryError, match=r"two\.env: is the repository of one\.env; remove one"):
+        build_all(environments(env))
 
 
 def test_a_repository_and_its_copy_are_not_served_side_by_side(given, tmp_path: Path):
@@ -118,7 +172,7 @@ def test_a_repository_and_its_copy_are_not_served_side_by_side(given, tmp_path: 
     copy = Bare.copy(one.path, tmp_path / "copy.git")
     env = given(one=f"CFP_DATA_REPO_PATH={one.path}", two=f"CFP_DATA_REPO_PATH={copy.path}")
 
-    with pytest.raises(RepositoryError, match=r"one and two are the same repository.*--unset ferry\.id"):
+    with pytest.raises(RepositoryError, match=r"two\.env: .*one is a copy; in the copy.*--unset ferry\.id"):
         build_all(environments(env))
 
     copy.git("config", "--unset", "ferry.id")

@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from app.objects import write
-from app.trees import PathTakenError, changed, find
+from app.trees import Entry, PathTakenError, changed, find
 from tests.parts import Bare
 
 EMPTY = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
@@ -104,6 +104,25 @@ def test_a_file_that_is_written_is_an_ordinary_one_whatever_stood_there(bare: Ba
         tree = _made(bare, f"{mode} {kind} {'1' * 40}\tx\n")
 
         assert changed(str(bare.path), tree, {"x": blob}) == _made(bare, f"100644 blob {blob}\tx\n")
+
+
+def test_what_old_tools_wrote_is_a_directory_and_a_file_as_to_git(bare: Bare):
+    """
+    Directories with a zero before their mode, and files with another permission than git gives now.
+    """
+    path = str(bare.path)
+    [blob] = _blobs(bare, {"new": 1}).values()
+    below = write(path, "tree", b"100640 a\0" + b"1" * 20 + b"100755 b\0" + b"2" * 20)
+    old = write(path, "tree", b"100666 d.x\0" + b"3" * 20 + b"040000 d\0" + bytes.fromhex(below))
+    commit = bare.git("commit-tree", old, "-m", "old")
+
+    for name, found in (("d/a", b"1" * 20), ("d/b", b"2" * 20), ("d.x", b"3" * 20)):
+        assert find(path, commit, name) == Entry("blob", found.hex())
+    tree = changed(path, old, {"d/c": blob, "d0": blob, "d.a": blob})
+
+    listed = bare.git("ls-tree", "-r", "--name-only", str(tree)).splitlines()
+    assert listed == ["d.a", "d.x", "d/a", "d/b", "d/c", "d0"]
+    assert changed(path, tree, {"d": blob, "d/a": None, "d/b": None, "d/c": None, "d0": None}) is not None
 
 
 def test_a_tree_that_does_not_change_is_not_written(bare: Bare):
