@@ -25,9 +25,11 @@ from worker.settings import Settings
 
 # A worker that is to stop waits for its tasks: under steady load one would never end.
 _TURN_S = 2.0
-# Several commits that came while a push ran are a burst, and go along with what follows them in this
-# time from its start: each push costs as much as ten commits, and they share the machine.
-_GATHER_S = 0.15
+# Several commits that came while a push ran are a burst, and go along with what follows them without a
+# pause, for this long from that push's start: each costs as much as ten commits, and they share the machine.
+_GATHER_S = 0.25
+_PAUSE_S = 0.04
+_LOOK_EVERY_S = 0.005
 _LOOK_TIMEOUT_S = 30.0
 _IN_THE_WAY_S = 1.0
 
@@ -172,8 +174,7 @@ class Pusher:
                     continue
                 waits = claim.entry.waits(self._clock())
                 self._put_off(claim, request, turn_is_over=time.monotonic() > turn_ends)
-                if (early_s := next_at - time.monotonic()) > 0:
-                    time.sleep(early_s)
+                self._gather(next_at)
                 begun = time.monotonic()
                 attempt = Attempt(
                     claim,
@@ -192,6 +193,20 @@ class Pusher:
             # What arrives from now on was handed over to us, and is nobody's wish in particular.
             is_retry, request = False, replace(request, out_of_turn=False)
         return outcome
+
+    def _gather(self, until: float) -> None:
+        """
+        Wait until *until* for the end of a burst: the first moment in which no commit has come for a while.
+        """
+        head, came_at = None, time.monotonic()
+        while time.monotonic() < min(until, came_at + _PAUSE_S):
+            time.sleep(_LOOK_EVERY_S)
+            try:
+                now = self._repository.head()
+            except RepositoryError:
+                return  # the attempt will meet the same error, and report it
+            if now != head:
+                head, came_at = now, time.monotonic()
 
     def _declines(self, entry: Entry, request: Request, *, is_retry: bool) -> str | None:
         """
