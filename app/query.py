@@ -164,8 +164,9 @@ def _equals(values: list[str]) -> Callable[[Any], bool]:
     wanted = frozenset(values)
 
     def test(value: Any) -> bool:
-        if type(value) is str:  # by far the most frequent
-            return value in wanted
+        kind = type(value)
+        if kind is str or kind is int:  # by far the most frequent, and each record of a sheet comes here
+            return str(value) in wanted
         if isinstance(value, list):
             return any(_text(item) in wanted for item in value)
         return _text(value) in wanted
