@@ -85,6 +85,7 @@ def build_all(environments: Environments, *, publisher: bool = False) -> list[Pi
     Raises:
         SettingsError, RepositoryError: As above; or two of them are one repository.
     """
+    redis_transport.mend()
     found = settings_of(environments)
     names = _prepare_all(found)
     celery = build_celery({queue: found[name] for queue, name in names.items()}, publisher=publisher)
@@ -177,7 +178,6 @@ def start_worker() -> Celery:
     worker_before_create_process.connect(_freeze, weak=False)
     finish_tasks_first()
     end_beat_for_certain()
-    redis_transport.mend()
     for pipeline in pipelines:
         worker_shutdown.connect(partial(_hang_up, pipeline), weak=False)
         worker_ready.connect(partial(push_backlog, pipeline), weak=False)

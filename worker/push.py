@@ -28,7 +28,7 @@ _TURN_S = 2.0
 # Several commits that came while a push ran are a burst, and go along with what follows them without a
 # pause, for this long from that push's start: each costs as much as ten commits, and they share the machine.
 _GATHER_S = 0.25
-_PAUSE_S = 0.04
+_PAUSE_S = 0.025
 _LOOK_EVERY_S = 0.005
 _LOOK_TIMEOUT_S = 30.0
 _IN_THE_WAY_S = 1.0
