@@ -28,7 +28,7 @@ demo: $(READY) ## Show the main job: commits made over HTTP arrive at a remote
 	$(BIN)/ferry demo
 
 test: lint types $(READY) ## Run all that CI runs: lint, types, then pytest (PYTEST_ARGS="-x -k push")
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal $(PYTEST_ARGS)
 
 image-test: $(READY) ## Build the image and run it, compose and the chart's pod for real; needs a Docker engine
 	$(BIN)/python -m tests.deployment.image

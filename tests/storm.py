@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.client
 import itertools
 import json
 import os
@@ -303,7 +304,7 @@ class Storm:
         try:
             with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S) as response:
                 commit = json.load(response)["commit"]
-        except (OSError, ValueError):
+        except (OSError, http.client.HTTPException, ValueError):
             return False
         now = time.monotonic()
         self.report.slowest_write_s = max(self.report.slowest_write_s, now - begun)

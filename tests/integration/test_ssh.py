@@ -100,7 +100,8 @@ def test_a_shared_connection_that_freezes_hangs_one_push_and_no_other(client, wo
     env["CFP_PUSH_TIMEOUT"] = "2"
     api, running = client(), worker()
     first = _write(api, "ann")
-    wait_until(lambda: remote.head() == first, what="the first commit on the remote")
+    # That it is on the remote is not enough: the push that brought it would freeze too, while it ends.
+    wait_until(lambda: first in {done["commit"] for done in running.events("push.done")}, what="the push")
     serving = psutil.Process(server.pid).children(recursive=True)
     for process in serving:
         process.suspend()

@@ -10,6 +10,8 @@ import shlex
 import socket
 import stat
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,11 +28,11 @@ URL = "ssh://git@git.town.example/data.git"
 
 
 @pytest.fixture(autouse=True)
-def private_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    short = tmp_path / "t"
-    short.mkdir()
-    monkeypatch.setattr(credentials_module.tempfile, "tempdir", str(short))
-    return short
+def private_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    # tmp_path is asked for so that pytest has its own place before this one is all there is.
+    with tempfile.TemporaryDirectory(prefix="f") as short:  # a socket's path has no room for pytest's
+        monkeypatch.setattr(credentials_module.tempfile, "tempdir", short)
+        yield Path(short)
 
 
 def _ssh_command(url: str = URL, **given) -> str:
