@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flask import Flask
 
-_GUNICORN_GIVES_UP = 3  # gunicorn.arbiter.Arbiter.WORKER_BOOT_ERROR
-
 
 def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = False) -> Flask:
     """
@@ -36,6 +34,7 @@ def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = Fals
 
     metering.prepare()
     from app.factory import build_app
+    from app.server import GUNICORN_GIVES_UP, is_gunicorn
     from worker.errors import WorkerError
 
     try:
@@ -43,5 +42,4 @@ def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = Fals
     except WorkerError as exc:
         # A traceback would bury the one line that names the wrong variable.
         sys.stderr.write(f"ferry: {exc}\n")
-        # With any other status gunicorn would start the worker again, and again.
-        sys.exit(_GUNICORN_GIVES_UP if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn") else 1)
+        sys.exit(GUNICORN_GIVES_UP if is_gunicorn() else 1)

@@ -29,8 +29,9 @@ import click
 import git
 
 from app.sample import make_sample_repository
-from worker.bootstrap import Pipeline, build
+from worker.bootstrap import build
 from worker.logs import log
+from worker.pipeline import Pipeline
 
 LOOPBACK = "127.0.0.1"
 _READY_TIMEOUT_S = 60.0

@@ -4,7 +4,6 @@ The composition root of an API process.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import time
@@ -34,6 +33,7 @@ from app.api import (
 from app.json_form import RecordJsonProvider
 from app.pages import sessions, status
 from app.provenance import request_id
+from app.server import is_gunicorn
 from app.services import EXTENSION, build_services
 from worker import logs, paging, tracing
 from worker.logs import log
@@ -69,7 +69,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
         app.register_blueprint(blueprint)
     for blueprint in _GUARDED_OTHERWISE:
         app.register_blueprint(blueprint)
-    if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
+    if is_gunicorn():
         # It lets requests in flight finish, and an event stream never would.
         built.arrivals.close_on(signal.SIGTERM)
         gunicorn_logging.take_over()

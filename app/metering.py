@@ -18,6 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.server import is_gunicorn
+
 if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
 
@@ -31,8 +33,7 @@ def prepare() -> None:
     """
     if _VARIABLE not in os.environ:
         # Under gunicorn the processes of one API have one parent, and a restarted one begins anew.
-        is_gunicorn = os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn")
-        owner = os.getppid() if is_gunicorn else os.getpid()
+        owner = os.getppid() if is_gunicorn() else os.getpid()
         born = Path(f"/proc/{owner}/stat").read_text().rpartition(")")[2].split()[19]
         place = Path(tempfile.gettempdir())
         for left_over in place.glob(f"ferry-metrics-{os.getuid()}-*"):  # of processes that have ended

@@ -48,7 +48,7 @@ def name_of(kind: str, content: bytes) -> str:
     Args:
         kind: ``blob``, ``tree`` or ``commit``.
     """
-    return hashlib.sha1(_whole(kind, content), usedforsecurity=False).hexdigest()
+    return _digest(_whole(kind, content))
 
 
 def write(git_dir: str, kind: str, content: bytes) -> str:
@@ -61,7 +61,8 @@ def write(git_dir: str, kind: str, content: bytes) -> str:
     Raises:
         OSError: The disk refused; nothing is left behind.
     """
-    whole, name = _whole(kind, content), name_of(kind, content)
+    whole = _whole(kind, content)
+    name = _digest(whole)
     if not _stands(git_dir, name, whole):
         _create(f"{git_dir}/objects/{name[:2]}", name[2:], zlib.compress(whole, _FASTEST))
     if kind != "blob":
@@ -109,6 +110,10 @@ def _keep(git_dir: str, name: str, content: bytes) -> bytes:
 
 def _whole(kind: str, content: bytes) -> bytes:
     return b"%s %d\0%s" % (kind.encode(), len(content), content)
+
+
+def _digest(whole: bytes) -> str:
+    return hashlib.sha1(whole, usedforsecurity=False).hexdigest()
 
 
 def _stands(git_dir: str, name: str, whole: bytes) -> bool:

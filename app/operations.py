@@ -22,13 +22,14 @@ from typing import Any, TextIO, cast
 import click
 
 from worker import clone, logs, paging, poison, verify
-from worker.bootstrap import Pipeline, build
+from worker.bootstrap import build
 from worker.credentials import Credentials
 from worker.divergence import Divergence
 from worker.doctor import examine
 from worker.enqueue import PushQueue
 from worker.errors import PushRefused, WorkerError
 from worker.failures import POLICIES, Reason, Verdict, explain
+from worker.pipeline import Pipeline
 from worker.reconcile import Outcome, Strategy
 from worker.redaction import redact
 from worker.settings import ORIGIN, Settings, parse_tokens

@@ -16,8 +16,9 @@ from app.idempotency import Answers
 from app.listing import Listing
 from app.pages.liveness import Liveness
 from app.store import Store
-from worker.bootstrap import Pipeline, build
+from worker.bootstrap import build
 from worker.enqueue import PushQueue
+from worker.pipeline import Pipeline
 
 EXTENSION = "ferry"
 

@@ -25,8 +25,9 @@ from app.dev import LOOPBACK
 from app.store import Store
 from app.transact import transact
 from tests.parts import Worker, wait_until
-from worker.bootstrap import Pipeline, build
+from worker.bootstrap import build
 from worker.enqueue import PushQueue
+from worker.pipeline import Pipeline
 from worker.refs import read_ref
 
 AUTHOR = ("Bench", "bench@example.org")

@@ -8,7 +8,6 @@ import gc
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from celery import Celery
@@ -23,39 +22,14 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 
 from worker import logs, paging, redis_transport, tracing
 from worker.celery_app import build_celery, queue_of
-from worker.credentials import Credentials
 from worker.errors import RepositoryError
 from worker.fleet import Environments, environments, settings_of, told_of
-from worker.git import Repository
-from worker.ledger import Ledger
 from worker.locks import FileLock
-from worker.maintenance import Maintenance
-from worker.paging import CronMonitor
-from worker.prepare import prepare, remotes_directory, state_directory, write_lock
-from worker.push import Pusher
-from worker.reconcile import Reconciler
+from worker.pipeline import Pipeline, assemble
+from worker.prepare import prepare, state_directory
 from worker.settings import Settings
 from worker.shutdown import end_beat_for_certain, finish_tasks_first
-from worker.sweep import Sweeper
-from worker.tasks import Crew, register
-from worker.watchdog import Watchdog
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pipeline:
-    """
-    Everything that gets commits of one repository to its remotes.
-    """
-
-    settings: Settings
-    repository: Repository
-    ledger: Ledger
-    sweeper: Sweeper
-    watchdog: Watchdog
-    maintenance: Maintenance
-    reconciler: Reconciler
-    celery: Celery
-    queue: str
+from worker.tasks import register
 
 
 def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
@@ -92,10 +66,10 @@ def build_all(environments: Environments, *, publisher: bool = False) -> list[Pi
     first = next(iter(found.values()))
     packing = FileLock(state_directory(first.data_repo_path) / "packing.lock") if len(found) > 1 else None
     pipelines = [
-        _assemble(found[name], environments[name], name, queue, celery, packing)
+        assemble(found[name], environments[name], celery, queue=queue, name=name, packing=packing)
         for queue, name in names.items()
     ]
-    register(celery, {pipeline.queue: _crew(pipeline) for pipeline in pipelines})
+    register(celery, {pipeline.queue: pipeline for pipeline in pipelines})
     return pipelines
 
 
@@ -124,43 +98,6 @@ def _same(one: Settings, other: Settings, name: str) -> str:
     return (
         f"{other.data_repo_path} has the ferry.id of {one.data_repo_path}, so one is a copy; "
         "in the copy, and before its API is started again: git config --unset ferry.id"
-    )
-
-
-def _assemble(
-    settings: Settings,
-    env: Mapping[str, str],
-    name: str,
-    queue: str,
-    celery: Celery,
-    packing: FileLock | None,
-) -> Pipeline:
-    path = settings.data_repo_path
-    credentials = Credentials.from_settings(settings, env)
-    repository = Repository(path, branch=settings.data_branch, credentials=credentials, name=name)
-    ledger, lock = Ledger(remotes_directory(path)), write_lock(path)
-    return Pipeline(
-        settings=settings,
-        repository=repository,
-        ledger=ledger,
-        sweeper=Sweeper(settings, repository, ledger, state_directory(path)),
-        watchdog=Watchdog(settings, repository, ledger),
-        maintenance=Maintenance(repository, state_directory(path), lock, packing),
-        reconciler=Reconciler(settings, repository, ledger, lock),
-        celery=celery,
-        queue=queue,
-    )
-
-
-def _crew(pipeline: Pipeline) -> Crew:
-    return Crew(
-        name=pipeline.repository.name,
-        pusher=Pusher(pipeline.settings, pipeline.repository, pipeline.ledger, pipeline.reconciler),
-        sweeper=pipeline.sweeper,
-        watchdog=pipeline.watchdog,
-        maintenance=pipeline.maintenance,
-        reconciler=pipeline.reconciler,
-        monitor=CronMonitor(pipeline.settings),
     )
 
 

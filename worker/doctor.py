@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
 from worker import clone, paging
-from worker.bootstrap import Pipeline
 from worker.errors import RepositoryError
 from worker.failures import POLICIES, Reason, explain
+from worker.pipeline import Pipeline
 from worker.prepare import old_locks
 
 _SOON_S = 14 * 24 * 3600.0

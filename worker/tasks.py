@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery, Task
@@ -14,30 +13,8 @@ from celery import Celery, Task
 from worker.enqueue import SHOWN_CHARACTERS
 from worker.errors import PushDeferred, PushError, PushFailed, PushRefused
 from worker.logs import TRACED, bound
-from worker.maintenance import Maintenance
-from worker.paging import CronMonitor
-from worker.push import Pusher, Request
-from worker.reconcile import Reconciler
-from worker.sweep import Sweeper
-from worker.watchdog import Watchdog
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crew:
-    """
-    Those who work on one repository.
-
-    Attributes:
-        name: What the repository is called where one worker serves several, else "".
-    """
-
-    name: str
-    pusher: Pusher
-    sweeper: Sweeper
-    watchdog: Watchdog
-    maintenance: Maintenance
-    reconciler: Reconciler
-    monitor: CronMonitor
+from worker.pipeline import Pipeline
+from worker.push import Request
 
 
 class PushTask(Task):  # type: ignore[misc]  # Celery ships no types
@@ -64,15 +41,18 @@ class PushTask(Task):  # type: ignore[misc]  # Celery ships no types
         return super().retry(*args, exc=exc, **options)
 
 
-def register(app: Celery, crews: Mapping[str, Crew]) -> None:
+def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
     """
     Register the tasks ``push``, ``sweep`` and ``maintain`` with *app*.
 
     A message is a repository's by the queue that it was in; it says no more of it.
 
     Args:
-        crews: For each queue, those who work on its repository.
+        pipelines: Those that this process serves, by their queues.
     """
+
+    def _pipeline(task: Task) -> Pipeline:
+        return pipelines[task.request.delivery_info["routing_key"]]
 
     @app.task(  # type: ignore[untyped-decorator]
         bind=True,
@@ -100,7 +80,7 @@ def register(app: Celery, crews: Mapping[str, Crew]) -> None:
             PushFailed: Retried with exponential backoff.
             PushRefused: Not retried; paged once, shown as failed in Flower.
         """
-        crew = crews[_queue(self)]
+        pipeline = _pipeline(self)
         request = Request(
             remote=remote,
             chain=self.request.id,
@@ -109,8 +89,8 @@ def register(app: Celery, crews: Mapping[str, Crew]) -> None:
             look_first=look_first,
             look_afresh=look_afresh,
         )
-        with _logged_as(self, crew):
-            return crew.pusher.push(request)
+        with _logged_as(self, pipeline):
+            return pipeline.pusher.push(request)
 
     @app.task(bind=True, name="sweep")  # type: ignore[untyped-decorator]
     def sweep(self: Task, out_of_turn: bool = False, start: float = 0.0) -> str:
@@ -121,15 +101,14 @@ def register(app: Celery, crews: Mapping[str, Crew]) -> None:
             out_of_turn: Queue one also where a retry is scheduled for later.
             start: When the worker that asks has started, in seconds since the epoch; 0.0: some time ago.
         """
-        queue = _queue(self)
-        crew = crews[queue]
-        with _logged_as(self, crew):
+        pipeline = _pipeline(self)
+        with _logged_as(self, pipeline):
             if start:
-                crew.reconciler.at_start()
-            crew.monitor.check_in()
-            crew.watchdog.check()
-            wanting = crew.sweeper.sweep(out_of_turn=out_of_turn)
-            unseen = crew.sweeper.unseen(start=start)
+                pipeline.reconciler.at_start()
+            pipeline.monitor.check_in()
+            pipeline.watchdog.check()
+            wanting = pipeline.sweeper.sweep(out_of_turn=out_of_turn)
+            unseen = pipeline.sweeper.unseen(start=start)
         for remote in {**wanting, **dict.fromkeys(unseen)}:
             push.apply_async(
                 (remote, (wanting.get(remote) or "")[:SHOWN_CHARACTERS]),
@@ -138,10 +117,10 @@ def register(app: Celery, crews: Mapping[str, Crew]) -> None:
                     "look_first": not out_of_turn,
                     "look_afresh": remote in unseen,
                 },
-                queue=queue,
+                queue=pipeline.queue,
             )
-        if crew.maintenance.is_due():
-            maintain.apply_async(queue=queue)
+        if pipeline.maintenance.is_due():
+            maintain.apply_async(queue=pipeline.queue)
         return f"queued {', '.join(wanting)}" if wanting else "nothing to do"
 
     @app.task(bind=True, name="maintain")  # type: ignore[untyped-decorator]
@@ -152,18 +131,14 @@ def register(app: Celery, crews: Mapping[str, Crew]) -> None:
         Raises:
             RepositoryError: git could not; the next sweep asks again.
         """
-        crew = crews[_queue(self)]
-        with _logged_as(self, crew):
-            return crew.maintenance.run()
+        pipeline = _pipeline(self)
+        with _logged_as(self, pipeline):
+            return pipeline.maintenance.run()
 
 
-def _queue(task: Task) -> str:
-    return str(task.request.delivery_info["routing_key"])
-
-
-def _logged_as(task: Task, crew: Crew) -> AbstractContextManager[None]:
+def _logged_as(task: Task, pipeline: Pipeline) -> AbstractContextManager[None]:
     """
     Have each line that is logged in the block say which task it is, and which repository's.
     """
     traces = {name: task.request.get(name) for name in TRACED}
-    return bound(task=task.request.id, repository=crew.name or None, **traces)
+    return bound(task=task.request.id, repository=pipeline.repository.name or None, **traces)

@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from app.services import services
-from worker.bootstrap import Pipeline
+from worker.pipeline import Pipeline
 from worker.status import STATES, RemoteStatus, remote_statuses
 
 bp = Blueprint("metrics", __name__)

@@ -12,10 +12,10 @@ from app.pages import words
 from app.pages.charts import Charts, draw
 from app.pages.liveness import Workers
 from app.services import Services
-from worker.bootstrap import Pipeline
 from worker.dossier import commands
 from worker.failures import POLICIES
 from worker.git import Commit
+from worker.pipeline import Pipeline
 from worker.status import RemoteStatus, remote_statuses
 
 _COMMITS = 20

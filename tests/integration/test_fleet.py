@@ -13,8 +13,9 @@ from redis import Redis
 from app.store import Store
 from app.transact import transact
 from tests.parts import CELERY, Bare, Process, wait_until
-from worker.bootstrap import Pipeline, build
+from worker.bootstrap import build
 from worker.enqueue import PushQueue
+from worker.pipeline import Pipeline
 
 NAMES = ("county", "town", "village")
 
