@@ -22,6 +22,9 @@ from worker.objects import read, read_loose
 _KEPT_BYTES = 64 * 1024 * 1024
 _OVERHEAD_BYTES = 400  # what Python takes for the entry of one object
 _FASTEST = 1  # as gitsheets does; object names, of which trees are made, do not get smaller by trying
+# zlib's own choice is 32 KiB and level 8, for which it takes a quarter of a MiB anew each time:
+# ten times as long as a record's bytes need. Trees get no larger, and git reads any window.
+_WINDOW_BITS, _MEMORY_LEVEL = 13, 7
 _DRAFT = "tmp_obj_"  # git clears away what is called so
 _lock = threading.Lock()
 _kept: LRUCache[tuple[str, str], bytes] = LRUCache(
@@ -64,7 +67,7 @@ def write(git_dir: str, kind: str, content: bytes) -> str:
     whole = _whole(kind, content)
     name = _digest(whole)
     if not _stands(git_dir, name, whole):
-        _create(f"{git_dir}/objects/{name[:2]}", name[2:], zlib.compress(whole, _FASTEST))
+        _create(f"{git_dir}/objects/{name[:2]}", name[2:], _compressed(whole))
     if kind != "blob":
         _keep(git_dir, name, content)
     return name
@@ -114,6 +117,11 @@ def _whole(kind: str, content: bytes) -> bytes:
 
 def _digest(whole: bytes) -> str:
     return hashlib.sha1(whole, usedforsecurity=False).hexdigest()
+
+
+def _compressed(whole: bytes) -> bytes:
+    stream = zlib.compressobj(_FASTEST, zlib.DEFLATED, _WINDOW_BITS, _MEMORY_LEVEL)
+    return stream.compress(whole) + stream.flush()
 
 
 def _stands(git_dir: str, name: str, whole: bytes) -> bool:

@@ -127,6 +127,7 @@ class Snapshot:
         self.git_dir = str(git_dir)
         self.commit = commit
         self.sheets = {} if sheets is None else sheets
+        self._blobs: dict[str, str | None] = {}  # a write asks for the same record several times
 
     def sheet_names(self) -> list[str]:
         """
@@ -153,8 +154,10 @@ class Snapshot:
         """
         Return the object name of the file at *path* in the tree, or None where there is none.
         """
-        found = find(self.git_dir, self.commit, path) if self.commit else None
-        return found.name if found and found.kind == "blob" else None
+        if path not in self._blobs:
+            found = find(self.git_dir, self.commit, path) if self.commit else None
+            self._blobs[path] = found.name if found and found.kind == "blob" else None
+        return self._blobs[path]
 
     def record(self, sheet: Sheet, path: str) -> StoredRecord:
         """

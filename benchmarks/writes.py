@@ -21,8 +21,8 @@ from tests.parts import wait_until
 from worker import refs
 
 _CLIENTS = 8
-_EACH = 50
-_TURNS = 5
+_EACH = 25
+_TURNS = 10
 _API_PROCESSES = 2
 
 
