@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,9 @@ def valkey_port() -> Iterator[int]:
 def _sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sample") / "data.git"
     make_sample_repository(path)
+    # Most tests copy it, and most of a thousand copies would be loose objects and sample hooks.
+    Bare(path).git("repack", "-a", "-d", "--quiet")
+    shutil.rmtree(path / "hooks")
     return path
 
 

@@ -55,7 +55,8 @@ class Bare:
 
     @classmethod
     def init(cls, path: Path) -> Bare:
-        subprocess.run(["git", "init", "--quiet", "--bare", "-b", "main", str(path)], check=True)
+        options = ["--quiet", "--bare", "--template=", "-b", "main"]
+        subprocess.run(["git", "init", *options, str(path)], check=True)
         return cls(path)
 
     @classmethod

@@ -92,7 +92,7 @@ def test_idle(browser, worker, beat):
     assert "origin: ✓ pushed" in page.text
     assert "pending" not in page.text
     assert re.search(r"Last push \d+\.\d s ago", page.text)
-    assert re.search(r"Repository \d+ KiB: 0 packs", page.text)
+    assert re.search(r"Repository [\d.]+ KiB: 1 pack with", page.text)
 
 
 def test_pushing(browser, worker, remote):

@@ -81,17 +81,19 @@ def test_a_record_whose_name_looks_like_a_line_is_not_taken_for_another(hidden: 
 
 
 def test_a_missing_object_is_an_error_and_not_an_empty_tree(data: Bare):
-    tree = data.git("rev-parse", "main^{tree}")
-    (data.path / "objects" / tree[:2] / tree[2:]).unlink()
+    missing = name_of("tree", b"never written")
+    author = ("Jane", "jane@example.org")
+    commit = write_commit(str(data.path), missing, data.head(), "m", author=author, seconds=0, trailers=[])
 
-    with pytest.raises(gitsheets.GitsheetsError, match=tree):
-        find(str(data.path), data.head(), "people")
+    with pytest.raises(gitsheets.GitsheetsError, match=missing):
+        find(str(data.path), commit, "people")
 
 
 def test_what_is_read_is_what_git_shows_loose_or_packed(data: Bare):
-    head = data.head()
+    head = data.commit()
     shown = data.git("cat-file", "commit", head)
 
+    assert (data.path / "objects" / head[:2] / head[2:]).exists()
     assert read(str(data.path), head).decode().strip() == shown
     data.git("gc", "--quiet", "--prune=now")
     assert not (data.path / "objects" / head[:2] / head[2:]).exists()
@@ -99,12 +101,13 @@ def test_what_is_read_is_what_git_shows_loose_or_packed(data: Bare):
 
 
 def test_a_damaged_object_is_an_error(data: Bare):
-    file = data.path / "objects" / data.head()[:2] / data.head()[2:]
+    head = data.commit()
+    file = data.path / "objects" / head[:2] / head[2:]
     file.chmod(0o644)
     file.write_bytes(b"not zlib")
 
     with pytest.raises(gitsheets.GitsheetsError):
-        read(str(data.path), data.head())
+        read(str(data.path), head)
 
 
 @pytest.mark.parametrize("packed", [False, True])
