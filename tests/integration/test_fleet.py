@@ -85,8 +85,10 @@ def test_a_retry_and_a_divergence_are_their_own_repositorys_affair(worker, place
     A retry comes back to its repository, a page says whose it is, and the others go on.
     """
     running = worker(SENTRY_DSN=sentry.dsn)
-    for place in places.values():
-        place.await_arrival(place.data.head())
+    wait_until(
+        lambda: {done["repository"] for done in running.events("push.done")} == set(places),
+        what="the first pushes",
+    )
     town, village, county = places["town"], places["village"], places["county"]
     theirs = village.remote.commit("theirs")
     away = town.remote.path.rename(town.remote.path.with_suffix(".away"))
