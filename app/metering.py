@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.server import is_gunicorn
+from worker.git import birth
 
 if TYPE_CHECKING:
     from prometheus_client import Counter, Histogram
@@ -34,12 +35,11 @@ def prepare() -> None:
     if _VARIABLE not in os.environ:
         # Under gunicorn the processes of one API have one parent, and a restarted one begins anew.
         owner = os.getppid() if is_gunicorn() else os.getpid()
-        born = Path(f"/proc/{owner}/stat").read_text().rpartition(")")[2].split()[19]
         place = Path(tempfile.gettempdir())
         for left_over in place.glob(f"ferry-metrics-{os.getuid()}-*"):  # of processes that have ended
             if not Path(f"/proc/{left_over.name.split('-')[3]}").exists():
                 shutil.rmtree(left_over, ignore_errors=True)
-        path = place / f"ferry-metrics-{os.getuid()}-{owner}-{born}"
+        path = place / f"ferry-metrics-{os.getuid()}-{owner}-{birth(owner)}"
         path.mkdir(mode=0o700, exist_ok=True)
         os.environ[_VARIABLE] = str(path)
 

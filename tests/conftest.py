@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def _sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Bare(path).git("repack", "-a", "-d", "--quiet")
     shutil.rmtree(path / "hooks")
     return path
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """
+    A directory whose name leaves room for a socket's; pytest's own are too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="f") as name:
+        yield Path(name)
 
 
 @pytest.fixture

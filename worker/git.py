@@ -631,6 +631,18 @@ def signal_group(group: int, number: int) -> bool:
     return True
 
 
+def birth(process: int) -> str | None:
+    """
+    Return when a process started, in the kernel's clock ticks since the boot; None where it has gone.
+    """
+    # Field 22, counted after the command's name, which may itself hold blanks and parentheses:
+    # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
 def _why(found: Finished) -> str:
     """
     Say why a remote did not let us read, and what helps: ssh's last words are the same for every reason.

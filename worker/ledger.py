@@ -24,7 +24,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from worker.atomic_json import read_json, write_json
 from worker.errors import RemoteBusyError
-from worker.git import signal_group
+from worker.git import birth, signal_group
 from worker.histogram import Histogram
 from worker.history import Landing, recall, remember
 from worker.locks import FileLock
@@ -74,7 +74,7 @@ class Running:
         """
         Describe a process group that this process has just started.
         """
-        return cls(host=socket.gethostname(), group=group, born=_born(group) or "")
+        return cls(host=socket.gethostname(), group=group, born=birth(group) or "")
 
     def is_alive_here(self) -> bool:
         """
@@ -85,17 +85,8 @@ class Running:
         """
         if not self.born or self.host != socket.gethostname():
             return False
-        leader = _born(self.group)
+        leader = birth(self.group)
         return leader == self.born or (leader is None and signal_group(self.group, 0))
-
-
-def _born(process: int) -> str | None:
-    # Field 22, counted after the command's name, which may itself hold blanks and parentheses:
-    # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,6 @@ Pushing over real ssh: a deploy key, a host key that is known, and both wrong.
 
 from __future__ import annotations
 
-import tempfile
-
 import psutil
 import pytest
 
@@ -22,15 +20,14 @@ def server(tmp_path):
 
 
 @pytest.fixture
-def env(env, server, remote):
-    with tempfile.TemporaryDirectory(prefix="f") as short:  # a socket's path has no room for pytest's
-        yield {
-            **env,
-            "TMPDIR": short,
-            "CFP_DATA_REMOTE": server.url(remote),
-            "CFP_SSH_KEY_PATH": str(server.key),
-            "CFP_SSH_KNOWN_HOSTS": str(server.known_hosts),
-        }
+def env(env, server, remote, short_directory):
+    return {
+        **env,
+        "TMPDIR": str(short_directory),
+        "CFP_DATA_REMOTE": server.url(remote),
+        "CFP_SSH_KEY_PATH": str(server.key),
+        "CFP_SSH_KNOWN_HOSTS": str(server.known_hosts),
+    }
 
 
 def _write(api, slug="jane"):

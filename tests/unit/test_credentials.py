@@ -10,8 +10,6 @@ import shlex
 import socket
 import stat
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,11 +26,10 @@ URL = "ssh://git@git.town.example/data.git"
 
 
 @pytest.fixture(autouse=True)
-def private_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def private_place(tmp_path: Path, short_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # tmp_path is asked for so that pytest has its own place before this one is all there is.
-    with tempfile.TemporaryDirectory(prefix="f") as short:  # a socket's path has no room for pytest's
-        monkeypatch.setattr(credentials_module.tempfile, "tempdir", short)
-        yield Path(short)
+    monkeypatch.setattr(credentials_module.tempfile, "tempdir", str(short_directory))
+    return short_directory
 
 
 def _ssh_command(url: str = URL, **given) -> str:
