@@ -30,11 +30,14 @@ from app.api import (
     sheets,
     transactions,
 )
+from app.declarations import OUTDATED_HINT, outdated
+from app.errors import SheetConfigError
 from app.json_form import RecordJsonProvider
 from app.pages import sessions, status
 from app.provenance import request_id
 from app.server import is_gunicorn
 from app.services import EXTENSION, build_services
+from app.snapshot import Snapshot
 from worker import logs, paging, tracing
 from worker.logs import log
 from worker.settings import Settings
@@ -85,10 +88,25 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
         log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
     if not settings.api_tokens and not open_access:
         log().warning("api.read_only", hint="CFP_API_TOKENS is not set: every write is refused")
+    _report_sheets(built.store.snapshot())
     built.pipeline.watchdog.watch()
     if built.pipeline.sweeper.wanting() and (head := built.pipeline.repository.head()):
         built.push_queue.enqueue_push(head)
     return app
+
+
+def _report_sheets(snapshot: Snapshot) -> None:
+    """
+    Log what is wrong with the declarations of sheets, once at the start; requests are told when they meet it.
+    """
+    for name in snapshot.sheet_names():
+        try:
+            keys = outdated(snapshot.sheet(name).config)
+        except SheetConfigError as exc:
+            log().warning("sheet.misconfigured", sheet=name, error=str(exc), hint=exc.hint)
+            continue
+        if keys:
+            log().warning("sheet.outdated", sheet=name, keys=keys, hint=OUTDATED_HINT)
 
 
 def _begin() -> None:

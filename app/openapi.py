@@ -12,11 +12,13 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import quote
 
 from app.api.paging import DEFAULT_LIMIT, MAX_LIMIT
 from app.api.transactions import MAX_OPERATIONS, OPERATIONS
 from app.api.writing import MAX_WAIT_S
 from app.errors import StoreError
+from app.record_schema import component
 from app.snapshot import Sheet, Snapshot
 from worker.settings import Settings
 
@@ -39,7 +41,8 @@ def document(snapshot: Snapshot, settings: Settings) -> Json:
     schemas = _schemas()
     for sheet in sheets:
         paths |= _sheet_paths(sheet)
-        schemas[_schema_name(sheet)] = dict(sheet.schema) if sheet.schema else {"type": "object"}
+        schemas[_schema_name(sheet)] = component(sheet.schema, _ref(_schema_name(sheet))["$ref"])
+    _name_apart(paths)
     if settings.api_read == "open":
         for path in paths.values():
             if "get" in path:
@@ -54,7 +57,8 @@ def document(snapshot: Snapshot, settings: Settings) -> Json:
         },
         "security": [{"token": []}],
         "tags": [
-            {"name": tag} for tag in ("sheets", "commits", "service", *(sheet.name for sheet in sheets))
+            {"name": tag}
+            for tag in dict.fromkeys(("sheets", "commits", "service", *(sheet.name for sheet in sheets)))
         ],
         "paths": paths,
         "components": {
@@ -78,7 +82,23 @@ def _ref(name: str, kind: str = "schemas") -> Json:
 
 
 def _schema_name(sheet: Sheet) -> str:
-    return "record_" + re.sub(r"[^A-Za-z0-9._-]", "_", sheet.name)
+    """
+    Return the component's name; each sheet has one of its own ("." stands only where something is replaced).
+    """
+    return "record_" + re.sub(r"[^A-Za-z0-9_-]", lambda found: f".{ord(found[0]):x}.", sheet.name)
+
+
+def _name_apart(paths: Json) -> None:
+    """
+    Give each operation an identifier of its own: "get_attachment_x" may be meant of two sheets.
+    """
+    taken: set[str] = set()
+    for path in paths.values():
+        for operation in path.values():
+            if isinstance(operation, dict):
+                while operation["operationId"] in taken:
+                    operation["operationId"] += "_"
+                taken.add(operation["operationId"])
 
 
 def _object(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None) -> Json:
@@ -146,7 +166,7 @@ def _sheet_paths(sheet: Sheet) -> Json:
     Return the paths of one sheet. A record's path is one parameter, and may hold slashes.
     """
     name, record = sheet.name, _ref(_schema_name(sheet))
-    root = f"/api/sheets/{name}/records"
+    root = f"/api/sheets/{quote(name)}/records"
     stored = _object({"path": {"type": "string"}, "record": record})
     written = _object({"path": {"type": "string"}, "record": record, "commit": _ref("MaybeCommit")})
     gone = _object({"path": {"type": "string"}, "record": {"type": "null"}, "commit": _ref("MaybeCommit")})

@@ -10,6 +10,7 @@ from typing import Any
 import gitsheets
 from cachetools import LRUCache
 
+from app.declarations import fails_on
 from app.snapshot import Record, Sheet
 
 _TEMPLATES = 16  # kept by each thread; one takes 0.3 MiB
@@ -44,6 +45,14 @@ class Renderer:
             gitsheets.ConfigError: The sheet's declaration cannot be used.
             OverflowError, TypeError, ValueError: The record holds what TOML cannot.
         """
+        try:
+            return self._render(sheet, record)
+        except gitsheets.PathTemplateError as exc:
+            if exc.code == "path_render_failed" and fails_on(sheet.path, record):
+                raise gitsheets.ConfigError(str(exc)) from exc
+            raise
+
+    def _render(self, sheet: Sheet, record: Record) -> tuple[str, str, Record]:
         template = _mine.templates.get(sheet)
         if template is None:
             return self._by_core(sheet, record)

@@ -16,12 +16,14 @@ from typing import Any
 
 import gitsheets
 
-from app.errors import RecordNotFoundError, SheetConfigError, SheetNotFoundError, UnreadableRecordError
+from app import declarations
+from app.errors import RecordNotFoundError, SheetNotFoundError, UnreadableRecordError
 from app.objects import kept
 from app.trees import find
 from worker.objects import read
 
 Record = dict[str, Any]
+_CONTRACTS = ".gitsheets/contracts"
 _PLAIN = {"root", "path", "schema"}
 _LINK = "120000"  # a symbolic link, see git-fast-import(1)
 # What git or some file system takes for a name of git's own, and a host that checks refuses with the whole
@@ -147,6 +149,9 @@ class Snapshot:
             declared = self.blob(f".gitsheets/{name}.toml") if is_plain(name) and "/" not in name else None
             if declared is None:
                 raise SheetNotFoundError(f"There is no sheet {name!r}.")
+            place, contracts = f".gitsheets/{name}.toml", find(self.git_dir, str(self.commit), _CONTRACTS)
+            versions = (declared, contracts and contracts.name)
+            declarations.check(self.git_dir, str(self.commit), name, place, versions)
             self.sheets[name] = _parse_sheet(name, kept(self.git_dir, declared))
         return self.sheets[name]
 
@@ -265,14 +270,17 @@ def is_gits_own(path: str) -> bool:
 @lru_cache(maxsize=1024)
 def _parse_sheet(name: str, content: bytes) -> Sheet:
     try:
-        config = tomllib.loads(content.decode("utf-8"))["gitsheet"]
-        path = config["path"]
-        if not isinstance(path, str) or not isinstance(config.get("root", "."), str):
-            raise TypeError("path and root are strings")
-    except (ValueError, KeyError, TypeError) as exc:
-        raise SheetConfigError(f"The sheet {name!r} cannot be used: .gitsheets/{name}.toml: {exc!r}") from exc
+        # gitsheets has opened it before this; Python's TOML parser may know another version of the language.
+        config = tomllib.loads(content.decode("utf-8-sig"))["gitsheet"]
+    except tomllib.TOMLDecodeError as exc:
+        raise declarations.unusable(name, exc) from exc
+    path = config["path"]
     # As gitsheets reads it: "./people", "people/" and "/people" are the same.
     root = posixpath.normpath(config.get("root", ".")).strip("/") or "."
+    if root.split("/")[0] == "..":
+        raise declarations.unusable(
+            name, f".gitsheets/{name}.toml: gitsheet.root leads out of the repository"
+        )
     schema = config.get("schema")
     return Sheet(
         name=name,

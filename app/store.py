@@ -18,6 +18,7 @@ from typing import Any
 
 import gitsheets
 
+from app.declarations import unusable
 from app.errors import (
     AttachmentNotFoundError,
     BusyError,
@@ -27,7 +28,6 @@ from app.errors import (
     PreconditionError,
     RecordExistsError,
     RecordNotFoundError,
-    SheetConfigError,
     SheetNotFoundError,
 )
 from app.group_commit import GroupCommit
@@ -410,8 +410,8 @@ def _translated(sheet_name: str = "") -> Iterator[None]:
         ) from exc
     except gitsheets.PathTemplateError as exc:
         raise InvalidPathError(str(exc)) from exc
-    except gitsheets.ConfigError as exc:
-        raise SheetConfigError(f"The sheet {sheet_name!r} cannot be used: {exc}") from exc
+    except (gitsheets.ConfigError, gitsheets.ContractError) as exc:
+        raise unusable(sheet_name, exc) from exc
     except (OverflowError, ValueError, TypeError) as exc:  # ValueError: bad Unicode, null in an array
         raise InvalidRecordError(f"The record holds what TOML cannot: {exc}") from exc
     except RefLockedError as exc:
