@@ -11,14 +11,13 @@ from dataclasses import replace
 from typing import Any, cast
 
 from worker.backoff import delay_s
-from worker.dossier import dossier
+from worker.episodes import Episodes, Told
 from worker.errors import NonFastForward, PushError, PushFailed, PushRefused, RepositoryError, WorkerError
 from worker.failures import POLICIES, Reason, Verdict, explain
 from worker.git import Finished, Repository, end_group
 from worker.history import Landing
-from worker.ledger import Claim, Failure, Running
+from worker.ledger import Claim, Running
 from worker.logs import log
-from worker.paging import Page, is_configured, page
 from worker.reconcile import Reconciler
 from worker.settings import ORIGIN, Settings
 from worker.tracing import span
@@ -54,6 +53,7 @@ class Attempt:
         settings: Settings,
         repository: Repository,
         reconciler: Reconciler,
+        episodes: Episodes,
         *,
         chain: str | None,
         look_first: bool,
@@ -65,6 +65,7 @@ class Attempt:
         self._settings = settings
         self._repository = repository
         self._reconciler = reconciler
+        self._episodes = episodes
         self._chain = chain
         self._look_first = look_first
         self._clock = clock
@@ -94,7 +95,7 @@ class Attempt:
             if head is None or self._repository.is_pushed(self._remote, head):
                 self._succeeded()
                 return NOTHING_LEFT
-            if self._look_first and self._is_known() and not self._can_be_fast_forwarded(head):
+            if self._look_first and self._is_known_divergence() and not self._can_be_fast_forwarded(head):
                 if self._joined():
                     return RECONCILED
                 self._rescue(head)
@@ -110,14 +111,8 @@ class Attempt:
             raise self._failed(head, verdict, str(exc)) from exc
         raise self._failed(head, verdict, _detail(finished, verdict), finished.stdout + finished.stderr)
 
-    def _is_known(self) -> bool:
-        """
-        Whether the last push met a divergence, and whoever is to know of it was told.
-        """
-        entry = self._claim.entry
-        if entry.last_failure is None or entry.last_failure.reason != "non-fast-forward":
-            return False
-        return "non-fast-forward" in entry.paged or not is_configured()
+    def _is_known_divergence(self) -> bool:
+        return self._episodes.is_known(self._claim.entry, "non-fast-forward")
 
     def _can_be_fast_forwarded(self, head: str) -> bool:
         """
@@ -270,9 +265,9 @@ class Attempt:
 
     def _failed(self, head: str | None, verdict: Verdict, detail: str, said: str = "") -> PushError:
         """
-        Remember a failure, log it and page for it; returns the exception to raise.
+        Record a failure, tell of it and schedule the retry; returns the exception to raise.
         """
-        reason, now = cast(Reason, verdict.reason), self._clock()
+        reason = cast(Reason, verdict.reason)
         policy, limit = POLICIES[reason], self._settings.push_max_retries
         is_last = limit is not None and self._number > limit and self._chain is not None
         gave_up = policy.retried and is_last
@@ -280,52 +275,47 @@ class Attempt:
         error = (PushFailed if policy.retried and not gave_up else kind)(
             self._remote, reason, detail, policy.hint
         )
-        failing_since = self._claim.entry.failing_since
-        self._claim.write(
-            # Out of turn, an attempt is no step of the backoff.
-            attempt=self._claim.entry.attempt if self._chain is None else self._number,
-            last_failure=Failure(
-                reason=reason, message=detail, hint=policy.hint, at=now, attempt=self._number
-            ),
-            failing_since=now if failing_since is None else failing_since,
-            episodes=self._claim.episode(reason) if failing_since is None else self._claim.entry.episodes,
+        since = self._claim.entry.failing_since
+        failing_s = 0.0 if since is None else self._clock() - since
+        scheduled = self._schedule(error, verdict.retry_after_s) if isinstance(error, PushFailed) else {}
+        self._episodes.record(
+            self._claim,
+            error,
+            number=self._number,
             gave_up=gave_up,
-            outcomes=self._claim.count(reason),
+            # Out of turn, an attempt is no step of the backoff.
+            **({} if self._chain is None else {"attempt": self._number}),
+            **scheduled,
         )
         if isinstance(error, NonFastForward):
             self._fetch()
             if head is not None:
                 self._rescue(head)
-        fields = {
-            "remote": self._remote,
-            "commit": head,
-            "attempt": self._number,
-            "reason": reason,
-            "error": detail,
-        }
-        is_due = self._is_page_due(error, at_once=policy.page == "at-once" or gave_up)
-        if isinstance(error, PushFailed):
-            log().warning("push.failed", **fields)
-            self._schedule(error, head, verdict.retry_after_s)
-        if is_due or not isinstance(error, PushFailed):
-            context = dossier(self._repository, error, self._claim.entry, said=said, now=now)
-            if not isinstance(error, PushFailed):
-                log().error("push.blocked", **fields, hint=error.hint, **_heads(context))
-            if is_due and page(
-                Page(
-                    error=error,
-                    branch=self._repository.branch,
-                    repository=self._repository.name,
-                    context=context,
-                )
-            ):
-                error.paged = True
-                self._claim.write(paged=(*self._claim.entry.paged, error.reason))
+        told = Told(
+            head=head,
+            attempt=self._number,
+            is_blocked=not isinstance(error, PushFailed),
+            pages=policy.page == "at-once" or gave_up or failing_s >= self._settings.push_page_after_s,
+            said=said,
+        )
+        self._episodes.tell(self._claim, error, told)
+        if scheduled:
+            log().info(
+                "push.retry_scheduled",
+                remote=self._remote,
+                commit=head,
+                attempt=self._number,
+                next_delay_ms=round(scheduled["backoff_s"] * 1000),
+                reason=reason,
+            )
         return error
 
-    def _schedule(self, error: PushFailed, head: str | None, stated_wait_s: float | None) -> None:
+    def _schedule(self, error: PushFailed, stated_wait_s: float | None) -> dict[str, Any]:
+        """
+        Say in *error* when it is retried; returns what the ledger is to know of that.
+        """
         if self._chain is None:
-            return
+            return {}
         backoff_s = delay_s(
             self._number,
             base_s=self._settings.push_backoff_base_s,
@@ -335,20 +325,7 @@ class Attempt:
         wait_s = max(backoff_s, stated_wait_s or 0.0, self._settings.push_min_interval_s)
         wait_s = min(wait_s, self._settings.push_longest_wait_s)
         error.retry_in_s = wait_s
-        self._claim.write(chain=self._chain, next_attempt_at=self._clock() + wait_s, backoff_s=wait_s)
-        log().info(
-            "push.retry_scheduled",
-            remote=self._remote,
-            commit=head,
-            attempt=self._number,
-            next_delay_ms=round(wait_s * 1000),
-            reason=error.reason,
-        )
-
-    def _is_page_due(self, error: PushError, *, at_once: bool) -> bool:
-        entry = self._claim.entry
-        failing_s = self._clock() - (entry.failing_since or self._clock())
-        return error.reason not in entry.paged and (at_once or failing_s >= self._settings.push_page_after_s)
+        return {"chain": self._chain, "next_attempt_at": self._clock() + wait_s, "backoff_s": wait_s}
 
     def _fetch(self) -> None:
         """
@@ -370,12 +347,6 @@ class Attempt:
         if running and running.host == socket.gethostname():
             self._repository.clear_tracking_lock(self._remote)
             self._claim.write(running=None)
-
-
-def _heads(context: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: context.get(name) for name in ("local_head", "remote_head", "ahead", "behind", "rescue_branch")
-    }
 
 
 def _utc(seconds: float) -> str:

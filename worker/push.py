@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from worker.attempt import STILL_DIVERGED, Attempt
+from worker.episodes import Episodes
 from worker.errors import PushDeferred, PushError, RepositoryError
 from worker.git import Repository
 from worker.ledger import Claim, Entry, Ledger
 from worker.logs import log
-from worker.paging import deliver
 from worker.reconcile import Reconciler
 from worker.settings import Settings
 
@@ -95,6 +95,7 @@ class Pusher:
         self._reconciler = reconciler
         self._clock = clock
         self._jitter = jitter
+        self._episodes = Episodes(repository, ledger, clock)
 
     def push(self, request: Request) -> str:
         """
@@ -117,8 +118,7 @@ class Pusher:
                 request = replace(request, out_of_turn=True)
             return self._push(request)
         except PushError as error:
-            if error.paged and not deliver():
-                self._ledger.forget_page(error.remote, error.reason)
+            self._episodes.deliver(error)
             raise
 
     def _look_afresh(self, remote: str) -> bool:
@@ -181,6 +181,7 @@ class Pusher:
                     self._settings,
                     self._repository,
                     self._reconciler,
+                    self._episodes,
                     chain=None if request.out_of_turn and waits else request.chain,
                     look_first=request.look_first,
                     clock=self._clock,

@@ -13,16 +13,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from worker.dossier import dossier
+from worker.episodes import Episodes, Told
 from worker.errors import PushFailed, RepositoryError
-from worker.failures import POLICIES
+from worker.failures import POLICIES, Reason
 from worker.git import Repository
-from worker.ledger import Claim, Entry, Failure, Ledger
+from worker.ledger import Entry, Ledger
 from worker.logs import log
-from worker.paging import Page, deliver, page
 from worker.settings import Settings
 
-_REASON = "stalled"
+_REASON: Reason = "stalled"
 _SWEEPS = 2
 
 
@@ -49,6 +48,7 @@ class Watchdog:
         self._repository = repository
         self._ledger = ledger
         self._clock = clock
+        self._episodes = Episodes(repository, ledger, clock)
         self._patience_s = _SWEEPS * settings.push_sweep_interval_s
         # What waited before this process began is given the time that a worker needs to begin too.
         self._watching_since = clock()
@@ -93,7 +93,7 @@ class Watchdog:
             or entry.waits(now, grace_s=self._patience_s)
         ):
             return False
-        if _REASON in entry.paged or self._ledger.is_claimed(remote) or self._repository.is_pushed(remote):
+        if self._is_known(entry) or self._ledger.is_claimed(remote) or self._repository.is_pushed(remote):
             return False
         return now - self._oldest_pending_at(remote) > self._patience_s
 
@@ -103,46 +103,25 @@ class Watchdog:
         return self._repository.commit_time(pending[-1]) if pending else self._clock()
 
     def _report(self, remote: str) -> bool:
+        message = "commits wait, and nobody has tried to push them for {} s"
         with self._ledger.claim(remote) as claim:
-            if claim is None or _REASON in claim.entry.paged:
+            if claim is None or self._is_known(claim.entry):
                 return False
-            self._page(claim)
-        if not deliver():
-            self._ledger.forget_page(remote, _REASON)
+            entry = claim.entry
+            idle_s = round(self._clock() - (entry.last_attempt_at or self._watching_since))
+            error = PushFailed(remote, _REASON, message.format(idle_s), POLICIES[_REASON].hint)
+            facts = {"idle_seconds": idle_s, "last_attempt": _last(entry)}
+            self._episodes.record(claim, error, number=entry.attempt)
+            self._episodes.tell(
+                claim,
+                error,
+                Told(head=self._head(), attempt=entry.attempt, is_blocked=True, pages=True, facts=facts),
+            )
+        self._episodes.deliver(error)
         return True
 
-    def _page(self, claim: Claim) -> None:
-        entry, now, hint = claim.entry, self._clock(), POLICIES["stalled"].hint
-        idle_s = round(now - (entry.last_attempt_at or self._watching_since))
-        message = f"commits wait, and nobody has tried to push them for {idle_s} s"
-        error = PushFailed(claim.remote, _REASON, message, hint)
-        head = self._head()
-        log().error(
-            "push.blocked",
-            remote=claim.remote,
-            commit=head,
-            attempt=entry.attempt,
-            reason=_REASON,
-            error=message,
-            hint=hint,
-        )
-        context = {
-            **dossier(self._repository, error, entry, said="", now=now),
-            "idle_seconds": idle_s,
-            "last_attempt": _last(entry),
-        }
-        page(
-            Page(
-                error=error, branch=self._repository.branch, repository=self._repository.name, context=context
-            )
-        )
-        claim.write(
-            last_failure=Failure(reason=_REASON, message=message, hint=hint, at=now, attempt=entry.attempt),
-            failing_since=now if entry.failing_since is None else entry.failing_since,
-            outcomes=claim.count(_REASON),
-            # Whether or not there was a Sentry to page through: the log says it once.
-            paged=(*entry.paged, _REASON),
-        )
+    def _is_known(self, entry: Entry) -> bool:
+        return _REASON in entry.paged or self._episodes.is_known(entry, _REASON)
 
     def _head(self) -> str | None:
         try:

@@ -4,6 +4,7 @@ One repository and what the push pipeline keeps beside it, without a broker or a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,21 @@ from worker.settings import Settings
 _profile = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())
 hypothesis.settings.register_profile("ferry", _profile, deadline=None)
 hypothesis.settings.load_profile("ferry")
+
+
+class Clock:
+    """
+    A clock that is wound by hand.
+    """
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wind(self, seconds: float) -> None:
+        self.now += seconds
 
 
 @dataclass(frozen=True)

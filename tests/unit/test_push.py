@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 
 from app.sentry_sink import SentrySink
 from tests.parts import Bare, wait_until
-from tests.unit.conftest import Deployment
+from tests.unit.conftest import Clock, Deployment
 from worker import paging
 from worker.attempt import STILL_DIVERGED
 from worker.backoff import delay_s
@@ -63,21 +63,6 @@ ledger = Ledger(remotes_directory(path))
 reconciler = Reconciler(settings, repository, ledger, write_lock(path))
 Pusher(settings, repository, ledger, reconciler).push(Request(remote="origin", chain="killed"))
 """
-
-
-class Clock:
-    """
-    A clock that is wound by hand.
-    """
-
-    def __init__(self) -> None:
-        self.now = time.time()
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wind(self, seconds: float) -> None:
-        self.now += seconds
 
 
 @dataclass
@@ -995,7 +980,7 @@ def test_nobody_waits_for_sentry_to_take_a_page(line: Line, remote: Bare, sentry
         seen.append(line.ledger.is_claimed("origin"))
         return True
 
-    monkeypatch.setattr("worker.push.deliver", slow)
+    monkeypatch.setattr("worker.episodes.deliver", slow)
     paging.configure(replace(line.settings, sentry_dsn=sentry.dsn))
     remote.hook("pre-receive", "exit 1")
     with pytest.raises(PushRefused):

@@ -1,0 +1,134 @@
+"""
+What a failure leaves behind, for attempts and the watchdog alike: ledger, log, page.
+
+An episode begins with the first failure at a remote and ends with the next push
+that lands there. It counts once, by the reason that began it, and each reason pages
+once in it. ``Episodes`` is the only place that records a failure or sends a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.dossier import dossier
+from worker.errors import PushError
+from worker.failures import Reason
+from worker.git import Repository
+from worker.ledger import Claim, Entry, Failure, Ledger
+from worker.logs import log
+from worker.paging import Page, deliver, is_configured, page
+
+_HEADS = ("local_head", "remote_head", "ahead", "behind", "rescue_branch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """
+    How a failure is told.
+
+    Attributes:
+        head: The commit that did not arrive; None where the branch cannot be read.
+        attempt: Which attempt in a row it was.
+        is_blocked: Whether a person is needed: an error in the log instead of a warning.
+        pages: Whether its page is due, unless this episode has had one for this reason.
+        said: All that git printed, redacted.
+        facts: What else the page shows.
+    """
+
+    head: str | None
+    attempt: int
+    is_blocked: bool
+    pages: bool
+    said: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Episodes:
+    """
+    Records the failures of one repository's pushes, and tells of them.
+
+    Args:
+        repository: The data repository.
+        ledger: Where failures are remembered.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, repository: Repository, ledger: Ledger, clock: Callable[[], float]) -> None:
+        self._repository = repository
+        self._ledger = ledger
+        self._clock = clock
+
+    def record(self, claim: Claim, error: PushError, *, number: int, **changes: Any) -> None:
+        """
+        Write *error* to the ledger; the first since the last success begins an episode.
+
+        Args:
+            number: Which attempt in a row it was.
+            changes: Further fields of the entry, for the same write.
+        """
+        entry, now = claim.entry, self._clock()
+        begins = entry.failing_since is None
+        claim.write(
+            last_failure=Failure(
+                reason=error.reason, message=error.detail, hint=error.hint, at=now, attempt=number
+            ),
+            failing_since=now if begins else entry.failing_since,
+            episodes=claim.episode(error.reason) if begins else entry.episodes,
+            outcomes=claim.count(error.reason),
+            **changes,
+        )
+
+    def tell(self, claim: Claim, error: PushError, told: Told) -> None:
+        """
+        Log *error*, which was recorded, and hand over its page to Sentry where one is due.
+
+        Does not wait for Sentry: that is done without the claim, by ``deliver``.
+        """
+        pages = told.pages and error.reason not in claim.entry.paged
+        fields = {
+            "remote": claim.remote,
+            "commit": told.head,
+            "attempt": told.attempt,
+            "reason": error.reason,
+            "error": error.detail,
+        }
+        if not told.is_blocked:
+            log().warning("push.failed", **fields)
+        if not (pages or told.is_blocked):
+            return
+        context = {
+            **dossier(self._repository, error, claim.entry, said=told.said, now=self._clock()),
+            **told.facts,
+        }
+        if told.is_blocked:
+            heads = {name: context.get(name) for name in _HEADS}
+            log().error("push.blocked", **fields, hint=error.hint, **heads)
+        if pages:
+            self._page(claim, error, context)
+
+    def is_known(self, entry: Entry, reason: Reason) -> bool:
+        """
+        Whether *reason* is what *entry* has on record, and those who are paged were told of it.
+        """
+        if entry.last_failure is None or entry.last_failure.reason != reason:
+            return False
+        return reason in entry.paged or not is_configured()
+
+    def _page(self, claim: Claim, error: PushError, context: Mapping[str, Any]) -> None:
+        wanted = Page(
+            error=error, branch=self._repository.branch, repository=self._repository.name, context=context
+        )
+        if page(wanted):
+            error.paged = True
+            claim.write(paged=(*claim.entry.paged, error.reason))
+
+    def deliver(self, error: PushError) -> None:
+        """
+        See to it that the page of *error*, if it has one, was taken; else the next failure pages again.
+
+        For after the claim: Sentry may be slow.
+        """
+        if error.paged and not deliver():
+            self._ledger.forget_page(error.remote, error.reason)
