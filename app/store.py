@@ -38,7 +38,7 @@ from app.snapshot import Record, Sheet, Snapshot, is_gits_own, is_plain
 from app.trees import PathTakenError, changed, tree_of
 from worker.errors import RepositoryError
 from worker.git import Repository
-from worker.prepare import branch_draft, write_lock
+from worker.prepare import write_lock
 from worker.refs import RefError, RefLockedError, move_ref
 
 _NAME_MAX_BYTES = 255  # what the file systems of a checkout allow for one name
@@ -330,7 +330,6 @@ class Store:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._draft = branch_draft(repository.path)
         self._writers = GroupCommit(write_lock(repository.path), head=repository.head, land=self._land)
         # Our last commit, with the sheets that it has as the one before had them.
         self._made: tuple[str | None, dict[str, Sheet]] = (None, {})
@@ -387,7 +386,7 @@ class Store:
         Put *commit* on the branch, so that no crash can take it off again.
         """
         with _translated():
-            move_ref(self._repository.path, self._repository.ref, new=commit, old=parent, draft=self._draft)
+            move_ref(self._repository.path, self._repository.ref, new=commit, old=parent)
         if self._repository.head() != commit:
             raise RepositoryError(f"{self._repository.ref} moved away from {commit} under the write lock")
 

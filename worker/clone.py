@@ -22,7 +22,7 @@ from worker.credentials import Credentials
 from worker.errors import RepositoryError
 from worker.git import Repository
 from worker.locks import FileLock, LockTimeoutError
-from worker.prepare import branch_draft, prepare
+from worker.prepare import prepare
 from worker.refs import RefError, flush, move_ref
 from worker.settings import ORIGIN, Settings
 
@@ -158,7 +158,7 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
     tip = repository.fetch(ORIGIN, timeout_s=_TIMEOUT_S)
     if tip is None or not repository.is_whole(tip):
         raise RepositoryError(f"what {ORIGIN} sent is not whole")
-    move_ref(draft, repository.ref, new=tip, old=None, draft=branch_draft(draft))
+    move_ref(draft, repository.ref, new=tip, old=None)
     return repository
 
 

@@ -31,9 +31,8 @@ from worker.errors import RepositoryError
 from worker.failures import POLICIES, Reason, explain
 from worker.objects import is_commit, lineage
 from worker.redaction import redact
-from worker.refs import RefError, move_ref, read_ref
+from worker.refs import STATE_DIRECTORY, RefError, move_ref, read_ref
 
-STATE_DIRECTORY = "ferry"  # Ferry's own files, inside the bare repository beside git's
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _QUERY_TIMEOUT_S = 30.0  # for git commands that stay on this machine
 # The writers and the pushes have the other cores.
@@ -426,9 +425,7 @@ class Repository:
         if self.contains(commit, seen):
             return
         try:
-            move_ref(
-                self.path, ref, new=commit, old=seen, draft=self.path / STATE_DIRECTORY / f"{remote}.ref"
-            )
+            move_ref(self.path, ref, new=commit, old=seen)
         except (RefError, OSError) as exc:
             raise RepositoryError(f"cannot move {ref}: {exc}") from exc
 

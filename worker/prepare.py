@@ -17,9 +17,9 @@ from pathlib import Path
 import git
 
 from worker.errors import RepositoryError
-from worker.git import STATE_DIRECTORY
 from worker.locks import FileLock, LockTimeoutError
 from worker.logs import log
+from worker.refs import STATE_DIRECTORY
 from worker.settings import Settings
 
 COMMITTER = ("Ferry", "ferry@localhost")
@@ -41,13 +41,6 @@ def write_lock(repository: Path) -> FileLock:
     Return the lock that every writer of the repository holds.
     """
     return FileLock(state_directory(repository) / "write.lock")
-
-
-def branch_draft(repository: Path) -> Path:
-    """
-    Return the draft with which the holder of the write lock moves the branch, see ``worker.refs``.
-    """
-    return state_directory(repository) / "write.ref"
 
 
 def remotes_directory(repository: Path) -> Path:

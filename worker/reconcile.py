@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import gitsheets
@@ -26,7 +25,7 @@ from worker.git import Repository
 from worker.ledger import Ledger
 from worker.locks import FileLock, LockTimeoutError
 from worker.logs import log
-from worker.prepare import COMMITTER, branch_draft, state_directory
+from worker.prepare import COMMITTER
 from worker.refs import RefError, move_ref
 from worker.settings import ORIGIN, Settings
 
@@ -263,11 +262,11 @@ class Reconciler:
         """
         Return our last commit as it is on top of *theirs*, or None where one of ours conflicts.
         """
-        path, draft = self._repository.path, state_directory(self._repository.path) / "scratch.ref"
+        path = self._repository.path
         scratch = path / _SCRATCH
         scratch.unlink(missing_ok=True)  # of one that died
         try:
-            move_ref(path, _SCRATCH, new=ours, old=None, draft=draft)
+            move_ref(path, _SCRATCH, new=ours, old=None)
             found = gitsheets.sync_branch(
                 str(path), _SCRATCH, theirs, int(self._clock()), on_conflict="fail", committer=COMMITTER
             )
@@ -296,21 +295,18 @@ class Reconciler:
                 f"({verdict.evidence or verdict.reason}); nothing was changed. "
                 "The strategy merge needs no such branch"
             )
-        self._move(f"refs/heads/{name}", new=commit, old=None, draft=self._draft())
+        self._move(f"refs/heads/{name}", new=commit, old=None)
         return name
 
     def _moved(self, outcome: Outcome, *, dry_run: bool) -> Outcome:
         if dry_run or outcome.after is None:
             return outcome
-        self._move(self._repository.ref, new=outcome.after, old=outcome.before, draft=self._draft())
+        self._move(self._repository.ref, new=outcome.after, old=outcome.before)
         return outcome
 
-    def _draft(self) -> Path:
-        return branch_draft(self._repository.path)
-
-    def _move(self, ref: str, *, new: str, old: str | None, draft: Path) -> None:
+    def _move(self, ref: str, *, new: str, old: str | None) -> None:
         try:
-            move_ref(self._repository.path, ref, new=new, old=old, draft=draft)
+            move_ref(self._repository.path, ref, new=new, old=old)
         except (RefError, OSError) as exc:
             _fail(exc)
 

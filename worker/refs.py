@@ -10,15 +10,19 @@ one repository at the same time.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import re
 import time
 from functools import lru_cache
 from pathlib import Path
 
+STATE_DIRECTORY = "ferry"  # Ferry's own files, inside the bare repository beside git's
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _LOCK_WAIT_S = 1.0  # as long as git waits for a packed-refs lock (core.packedRefsTimeout)
+_flushed_packed: dict[Path, tuple[int, int, int]] = {}
 
 
 class RefError(Exception):
@@ -43,32 +47,54 @@ def read_ref(git_dir: Path, ref: str) -> str | None:
     """
     Return the object name that *ref* holds, or None where there is no such ref.
 
+    What it returns is on the disk: a ref that was moved and not flushed yet is flushed first.
+
     Args:
         git_dir: The bare repository.
         ref: A full name such as ``refs/heads/main``; symbolic refs are not followed.
 
     Raises:
         RefError: If the ref exists and holds no object name.
+        OSError: The disk refused.
     """
     try:
         with open(f"{git_dir}/{ref}", "rb") as file:  # Path.read_text takes twice as long
             text = file.read().decode("ascii", "replace").strip()
+            is_flushed = os.fstat(file.fileno()).st_nlink == 1
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         # git packs a ref by writing packed-refs first and removing the loose
         # file then, so that this order of looking never misses it.
         return _read_packed(git_dir, ref)
     if not _OBJECT_NAME.fullmatch(text):
         raise RefError(f"{ref} holds {text[:60]!r} where a commit is expected; look with: git fsck")
+    if not is_flushed:
+        # Its mover holds the draft, the file's second name, until the directory is flushed; it may
+        # have died before that, and a power cut would undo what is told of this ref.
+        _fsync_directory((git_dir / ref).parent)
     return text
 
 
 def _read_packed(git_dir: Path, ref: str) -> str | None:
     try:
-        text = (git_dir / "packed-refs").read_text("utf-8", "replace")
+        with (git_dir / "packed-refs").open("rb") as file:
+            text = file.read().decode("utf-8", "replace")
+            _flush_packed(git_dir, file.fileno())
     except FileNotFoundError:
         return None
     line = re.search(rf"^([0-9a-f]{{40,64}}) {re.escape(ref)}$", text, re.MULTILINE)
     return line[1] if line else None
+
+
+def _flush_packed(git_dir: Path, fd: int) -> None:
+    """
+    Put packed-refs on the disk, once for each that git writes: it may hold a move that no flush has followed.
+    """
+    found = os.fstat(fd)
+    version = found.st_ino, found.st_mtime_ns, found.st_size
+    if _flushed_packed.get(git_dir) != version:
+        os.fsync(fd)
+        _fsync_directory(git_dir)
+        _flushed_packed[git_dir] = version
 
 
 def flush(directory: Path) -> None:
@@ -97,7 +123,7 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None, draft: Path) -> None:
+def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
     """
     Move *ref* from *old* to *new*, durably, or not at all.
 
@@ -105,62 +131,94 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None, draft: Path)
     system before: a ref that survives a power cut must not name a commit that
     did not.
 
+    Only for the holder of the lock that Ferry keeps for this ref. The new content is
+    written to a draft that belongs to the ref; git's lock file is made as a second
+    name of it, and becomes the ref. So a lock file that a killed predecessor left is
+    known for what it is, and cleared, while anybody else's is left alone. The draft
+    goes when the move is on disk: a ref with a second name is not flushed yet.
+
     Args:
         old: Where the ref is expected to stand; None where it must not exist.
-        draft: A file, on the same file system, that nobody but the holder of the
-            caller's lock touches. git's lock file is made as a second name of it;
-            so a lock file that a killed predecessor left is known for what it is,
-            and cleared, while anybody else's is left alone.
 
     Raises:
         RefMovedError: The ref stands elsewhere.
         RefLockedError: Somebody else's ``REF.lock`` exists and did not go away within a second.
         OSError: The disk refused. The ref stands where it stood, or, where only the
-            last flush failed, at *new* without the certainty that it will stay there.
+            last flush failed, at *new*, which nobody is told before a flush succeeds.
     """
     path = git_dir / ref
     lock = path.with_name(path.name + ".lock")
-    if not path.parent.is_dir():
-        path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_own_leftover(lock, draft)
-    _write_after_all_else(draft, f"{new}\n".encode("ascii"))
+    draft = draft_of(git_dir, ref)
+    content = f"{new}\n".encode("ascii")
+    _clear_left_over(draft, lock)
+    written = _write_after_all_else(draft, content)
     _take_lock(lock, draft)
     try:
         found = read_ref(git_dir, ref)
         if found != old:
             raise RefMovedError(f"{ref} stands at {found}, expected {old}")
+        if not _holds(lock, written, content):
+            raise RefLockedError(f"{lock} was changed by another while it was ours")
         lock.rename(path)
     except BaseException:
-        lock.unlink(missing_ok=True)
+        if _is(lock, written):
+            lock.unlink()
         raise
     _fsync_directory(path.parent)
     draft.unlink()
 
 
-def _clear_own_leftover(lock: Path, draft: Path) -> None:
-    try:
-        left_over = lock.samefile(draft)
-    except FileNotFoundError:
+def draft_of(git_dir: Path, ref: str) -> Path:
+    """
+    Return where *ref*'s next content is written: a name that no other ref's draft has.
+    """
+    return git_dir / STATE_DIRECTORY / "drafts" / f"{ref}~"  # no ref's name holds a tilde
+
+
+def _clear_left_over(draft: Path, lock: Path) -> None:
+    """
+    Clear what a predecessor left that died, once it is certain that what it did is on the disk.
+    """
+    if not draft.exists():
         return
-    if left_over:
-        lock.unlink()
+    flush(draft.parent)
+    with contextlib.suppress(FileNotFoundError):
+        if lock.samefile(draft):
+            lock.unlink()
+    draft.unlink()
 
 
-def _write_after_all_else(path: Path, content: bytes) -> None:
+def _write_after_all_else(path: Path, content: bytes) -> os.stat_result:
     """
     Write a new file, and flush it together with everything that its file system was given before.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, 0o666)
-    except FileExistsError:
-        path.unlink()  # it may be the ref itself, where a predecessor died after the rename
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path, flags, 0o666)
     try:
-        os.write(fd, content)
+        if os.write(fd, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         _sync_file_system(fd, path)
+        return os.fstat(fd)
     finally:
         os.close(fd)
+
+
+def _is(path: Path, written: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), written)
+    except FileNotFoundError:
+        return False
+
+
+def _holds(path: Path, written: os.stat_result, content: bytes) -> bool:
+    """
+    Whether *path* is the file that was *written*, with *content* and nothing else in it.
+    """
+    return _is(path, written) and path.read_bytes() == content
 
 
 def _take_lock(lock: Path, draft: Path) -> None:
@@ -175,6 +233,11 @@ def _take_lock(lock: Path, draft: Path) -> None:
                     "If no git process runs on this repository, remove that file"
                 ) from None
             time.sleep(0.01)
+        except FileNotFoundError:
+            # A new ref's directory; or git, which packs refs, has just removed it as empty.
+            if time.monotonic() >= deadline:
+                raise
+            lock.parent.mkdir(parents=True, exist_ok=True)
         else:
             return
 
