@@ -8,6 +8,7 @@ are on disk (https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -25,6 +26,7 @@ _FASTEST = 1  # as gitsheets does; object names, of which trees are made, do not
 # zlib's own choice is 32 KiB and level 8, for which it takes a quarter of a MiB anew each time:
 # ten times as long as a record's bytes need. Trees get no larger, and git reads any window.
 _WINDOW_BITS, _MEMORY_LEVEL = 13, 7
+_TRIES = 100
 _DRAFT = "tmp_obj_"  # git clears away what is called so
 _lock = threading.Lock()
 _kept: LRUCache[tuple[str, str], bytes] = LRUCache(
@@ -138,13 +140,7 @@ def _stands(git_dir: str, name: str, whole: bytes) -> bool:
 
 def _create(directory: str, name: str, content: bytes) -> None:
     draft = f"{directory}/{_DRAFT}{secrets.token_hex(8)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        fd = os.open(draft, flags, 0o444)
-    except FileNotFoundError:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory)
-        fd = os.open(draft, flags, 0o444)
+    fd = _open_new(draft, directory)
     try:
         with open(fd, "wb") as file:
             file.write(content)
@@ -153,3 +149,13 @@ def _create(directory: str, name: str, content: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise
+
+
+def _open_new(path: str, directory: str) -> int:
+    for _ in range(_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+        # git removes the directories that it has emptied, also the one that was just made.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

@@ -386,19 +386,25 @@ class Repository:
         """
         Roll small packs into larger ones, so that each is at least twice the size of the next.
 
-        ``git repack -d`` prunes loose objects too. It is given an object
-        directory that holds the packs and nothing else, and so needs no lock.
+        ``git repack -d`` prunes loose objects too, and refuses to work on precious objects. It is given
+        a small git directory that holds a link to the packs and nothing else, and so needs no lock.
 
         Raises:
             RepositoryError: git could not, or not in time.
+            OSError: The disk refused.
         """
-        view = self.path / STATE_DIRECTORY / "objects"
-        view.mkdir(exist_ok=True)
+        view = self.path / STATE_DIRECTORY / "packs.git"
+        for part in ("objects", "refs"):
+            (view / part).mkdir(parents=True, exist_ok=True)
+        # Each time anew: a power cut may have emptied them.
+        (view / "HEAD").write_text("ref: refs/heads/none\n")
+        (view / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = true\n")
         with contextlib.suppress(FileExistsError):
-            (view / "pack").symlink_to(self.path / "objects" / "pack")
+            # Relative, so that a copy of the repository merges its own.
+            (view / "objects" / "pack").symlink_to("../../../objects/pack")
         self._query(
             *_ONE_THREAD, "repack", "-d", "-l", "-q", "--geometric=2",
-            timeout_s=timeout_s, environment={"GIT_OBJECT_DIRECTORY": str(view)},
+            timeout_s=timeout_s, environment={"GIT_DIR": str(view)},
         )  # fmt: skip
 
     def size(self) -> dict[str, int]:

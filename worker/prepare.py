@@ -193,7 +193,7 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
             "make it anew with: git init --bare --object-format=sha1"
         )
     identity = config.get("ferry", "id", fallback="") or uuid.uuid4().hex[:12]
-    wanted = {("ferry", "id"): identity}
+    wanted = {("ferry", "id"): identity, **_kept_whole(config)}
     # For the commits that git itself makes here, by an operator's hand; records have authors of their own.
     for option, value in (("name", COMMITTER[0]), ("email", COMMITTER[1])):
         if not config.get("user", option, fallback=""):
@@ -228,3 +228,21 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
         config_file = Path(repo.git_dir) / "config"
         config_file.chmod(config_file.stat().st_mode & 0o770)
     return identity
+
+
+def _kept_whole(config: git.GitConfigParser) -> dict[tuple[str, str], str]:
+    """
+    Return what keeps other people's git commands from taking objects or refs that Ferry has acknowledged.
+
+    ``git gc`` and ``git prune`` remove what no ref named when they looked, and so what was
+    committed since. In a repository of precious objects they remove nothing.
+    """
+    wanted = {("extensions", "preciousObjects"): "true"}
+    if not config.get("core", "fsync", fallback=""):
+        wanted["core", "fsync"] = "reference"  # `git pack-refs` removes what it does not flush otherwise
+    extensions = config.options("extensions") if config.has_section("extensions") else []
+    if {option.lower() for option in extensions} <= {"preciousobjects"}:
+        # So that a git too old to know of them refuses. In format 0 git passes over an extension that
+        # it does not know, and in format 1 it would not: then the repository stays as it is.
+        wanted["core", "repositoryformatversion"] = "1"
+    return wanted

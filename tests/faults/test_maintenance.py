@@ -4,19 +4,22 @@ The repository stays small by itself, and nobody who works on it notices.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
 from app.store import Store
-from tests.parts import wait_until
+from tests.parts import Bare, wait_until
 from worker.git import Repository
 from worker.locks import FileLock
 from worker.maintenance import Maintenance
-from worker.prepare import state_directory, write_lock
+from worker.prepare import prepare, state_directory, write_lock
+from worker.settings import Settings
 
 AUTHOR = ("Tess", "tess@example.org")
 
@@ -54,6 +57,7 @@ def test_of_a_workers_repositories_one_is_packed_at_a_time(repository, tmp_path)
 
 _WRITER = """
     import sys
+    import time
     from pathlib import Path
     from tests.faults.test_maintenance import _commit
     from app.store import Store
@@ -62,6 +66,7 @@ _WRITER = """
     store = Store(Repository(Path(sys.argv[1]), branch="main"))
     for number in range(int(sys.argv[2])):
         print(_commit(store, number), flush=True)
+        time.sleep(float(sys.argv[3]))
 """
 
 
@@ -73,7 +78,7 @@ def test_packing_takes_turns_with_a_writer(data, repository):
     before = data.head()
     maintenance = _maintenance(repository)
     writer = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_WRITER), str(data.path), "600"],
+        [sys.executable, "-c", textwrap.dedent(_WRITER), str(data.path), "600", "0"],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -91,6 +96,72 @@ def test_packing_takes_turns_with_a_writer(data, repository):
     size = repository.size()
     assert size["loose_objects"] == 0
     assert size["packs"] <= 8
+
+
+_FOREIGN = [
+    ["gc", "--quiet", "--prune=now"],
+    ["prune"],
+    ["-c", "gc.pruneExpire=now", "gc", "--quiet"],
+    ["gc", "--quiet", "--aggressive", "--prune=now"],
+    ["repack", "-a", "-d", "-q"],
+    ["maintenance", "run", "--quiet", "--task=loose-objects", "--task=incremental-repack", "--task=gc"],
+    ["pack-refs", "--all", "--prune"],
+    ["reflog", "expire", "--expire=now", "--all"],
+    ["worktree", "prune", "--expire=now"],
+    ["prune-packed", "-q"],
+    ["multi-pack-index", "expire"],
+]
+
+
+def test_what_people_run_beside_a_writer_takes_no_commit(env, data):
+    """
+    All of git's ways to tidy up, again and again, on a repository that Ferry has prepared.
+    """
+    prepare(Settings.from_env(env))
+    before = data.head()
+    writer = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_WRITER), str(data.path), "400", "0.005"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    rounds = 0
+    while writer.poll() is None:
+        command = _FOREIGN[rounds % len(_FOREIGN)]
+        subprocess.run(["git", "-C", str(data.path), *command], capture_output=True, timeout=60, check=False)
+        rounds += 1
+    told = writer.communicate(timeout=60)[0].split()
+
+    assert writer.returncode == 0
+    assert rounds >= len(_FOREIGN)
+    assert data.git("rev-list", "--reverse", f"{before}..main").split() == told
+    data.git("fsck", "--strict")
+
+
+def test_a_copy_of_a_repository_merges_its_own_packs(data, repository, tmp_path):
+    """
+    Packs are merged in precious repositories too, and in a copy those of the copy.
+    """
+    data.git("config", "core.repositoryformatversion", "1")
+    data.git("config", "extensions.preciousObjects", "true")
+    store = Store(repository)
+    for number in range(6):
+        _commit(store, number)
+        repository.pack_loose_objects(timeout_s=60)
+    repository.merge_packs(timeout_s=60)
+    assert repository.packs() <= 2
+    _commit(store, 7)
+    repository.pack_loose_objects(timeout_s=60)
+    packs = repository.packs()
+
+    copy = Bare(Path(shutil.copytree(data.path, tmp_path / "copy.git", symlinks=True)))
+    (copy.path / "ferry" / "packs.git" / "HEAD").write_bytes(b"")  # as after a power cut
+    other = Repository(copy.path, branch="main")
+    other.merge_packs(timeout_s=60)
+
+    assert repository.packs() == packs
+    assert other.packs() <= packs
+    for each in (data, copy):
+        each.git("fsck", "--strict")
 
 
 def test_a_discarded_transaction_and_an_unreferenced_commit_are_not_pruned(data, repository):

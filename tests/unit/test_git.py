@@ -441,7 +441,7 @@ def test_a_fresh_commits_time_is_known_to_the_millisecond(repository: Repository
 
 def test_a_packed_commits_time_is_gits(repository: Repository, data: Bare):
     commit = data.commit("now")
-    data.git("repack", "-a", "-d", "--quiet")
+    data.git("repack", "-a", "--quiet")
     data.git("prune-packed")
 
     assert repository.commit_time(commit) == float(data.git("show", "-s", "--format=%ct", commit))

@@ -89,3 +89,60 @@ def test_an_old_lock_file_is_reported_and_left_alone(start, data):
     assert "remove that file" in found["hint"]
     assert old.exists()
     assert fresh.exists()
+
+
+def test_gits_own_upkeep_removes_no_object(start, data):
+    """
+    An object that no ref names yet is a commit in the making, or one that was acknowledged a moment ago.
+    """
+    commit = data.git("commit-tree", "-p", "main", "-m", "no ref", "main^{tree}")
+    start()
+
+    for command in (["gc", "--prune=now"], ["prune"], ["-c", "gc.pruneExpire=now", "gc"], ["repack", "-ad"]):
+        subprocess.run(["git", "-C", str(data.path), *command], capture_output=True, check=False)
+    assert data.git("cat-file", "-t", commit) == "commit"
+    assert data.git("config", "core.repositoryformatversion") == "1"
+    assert data.git("config", "core.fsync") == "reference"
+
+
+def test_what_a_user_does_with_a_repository_works_with_ours(start, data, remote, tmp_path):
+    """
+    Clone, mirror, fetch, push into it and out of it; a clone is an ordinary repository.
+    """
+    start()
+    data.git("push", "-q", "origin", "main")
+    data.git("fetch", "-q", "origin")
+    data.git("fsck", "--strict")
+    assert remote.head() == data.head()
+    for option in ("--bare", "--mirror", "--shared", "--no-local"):
+        clone = tmp_path / f"clone{option}.git"
+        data.git("clone", "-q", option, *(["--bare"] if option == "--shared" else []), ".", str(clone))
+        assert Bare(clone).git("rev-parse", "main" if "no" not in option else "origin/main") == data.head()
+    other = Bare(tmp_path / "clone--bare.git")
+    commit = other.commit()
+    other.git("push", "-q", str(data.path), "main")
+    assert data.head() == commit
+
+
+@pytest.mark.parametrize(
+    ("extension", "version"), [("partialClone", "0"), ("somethingThatGitPassesOver", "0"), (None, "1")]
+)
+def test_a_repository_that_git_reads_is_one_that_git_reads_afterwards(start, data, extension, version):
+    """
+    Format 1 makes git refuse an extension that it passes over in format 0.
+    """
+    if extension:
+        data.git("config", f"extensions.{extension}", "x")
+    start()
+    start()
+
+    assert data.git("config", "core.repositoryformatversion") == version
+    assert data.git("config", "extensions.preciousObjects") == "true"
+    done = subprocess.run(["git", "-C", str(data.path), "prune"], capture_output=True, text=True, check=False)
+    assert "precious" in done.stderr
+
+
+def test_what_an_operator_has_chosen_to_flush_stays(start, data):
+    data.git("config", "core.fsync", "all")
+    start()
+    assert data.git("config", "core.fsync") == "all"
