@@ -39,7 +39,7 @@ from app.trees import PathTakenError, changed, tree_of
 from worker.errors import RepositoryError
 from worker.git import Repository
 from worker.prepare import write_lock
-from worker.refs import RefError, RefLockedError, move_ref
+from worker.refs import RefError, RefLockedError, RefMovedError, move_ref
 
 _NAME_MAX_BYTES = 255  # what the file systems of a checkout allow for one name
 _PATH_MAX_BYTES = 1024  # and for a path: PATH_MAX of macOS, the least of them
@@ -384,11 +384,24 @@ class Store:
     def _land(self, commit: str, parent: str | None) -> None:
         """
         Put *commit* on the branch, so that no crash can take it off again.
+
+        Raises:
+            BusyError: Another program has moved the branch, or keeps it locked.
         """
+        repository = self._repository
         with _translated():
-            move_ref(self._repository.path, self._repository.ref, new=commit, old=parent)
-        if self._repository.head() != commit:
-            raise RepositoryError(f"{self._repository.ref} moved away from {commit} under the write lock")
+            try:
+                move_ref(repository.path, repository.ref, new=commit, old=parent)
+            except RefMovedError:
+                if repository.contains(commit, repository.head()):
+                    return  # a thread of ours moved it, and was ended before it could say so
+                raise
+            try:
+                head = repository.head()
+            except RepositoryError:
+                return  # the move is on the disk, whatever keeps the branch from being read now
+        if not repository.contains(commit, head):  # or others have gone on from it already
+            raise BusyError(f"Another program has moved {repository.ref} away from the commit {commit}.")
 
 
 def _no_record(sheet_name: str, path: str) -> RecordNotFoundError:
@@ -413,7 +426,7 @@ def _translated(sheet_name: str = "") -> Iterator[None]:
         raise unusable(sheet_name, exc) from exc
     except (OverflowError, ValueError, TypeError) as exc:  # ValueError: bad Unicode, null in an array
         raise InvalidRecordError(f"The record holds what TOML cannot: {exc}") from exc
-    except RefLockedError as exc:
+    except (RefLockedError, RefMovedError) as exc:
         raise BusyError(str(exc)) from exc
     except (gitsheets.GitsheetsError, RefError, OSError) as exc:
         if getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT):

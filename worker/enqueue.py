@@ -73,20 +73,20 @@ class PushQueue:
     def _enqueue(self, remote: str, commit: str, out_of_turn: bool, deadline: float) -> bool:
         # The request's id and trace go along: the thread that sends has a context of its own.
         context = contextvars.copy_context()
-        sending = self._senders.submit(context.run, self._send, remote, commit, out_of_turn)
         try:
-            sending.result(timeout=max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
-            sending.cancel()
-            self._report(remote, commit, f"the broker did not answer within {self._budget_s:g} s")
+            sending = self._senders.submit(context.run, self._send, remote, commit, out_of_turn)
+            try:
+                sending.result(timeout=max(0.0, deadline - time.monotonic()))
+            except TimeoutError:
+                sending.cancel()
+                raise TimeoutError(f"the broker did not answer within {self._budget_s:g} s") from None
         except Exception as exc:  # noqa: BLE001
-            # Whatever a broker's library raises: the commit is durable already and
-            # the caller must be told so. An error here would invite a second write
-            # of the same record.
+            # Whatever a broker's library raises, and threading where no thread can be had or
+            # the interpreter ends: the commit is durable already and the caller must be told
+            # so. An error here would invite a second write of the same record.
             self._report(remote, commit, str(exc))
-        else:
-            return True
-        return False
+            return False
+        return True
 
     def _start_afresh(self) -> None:
         self._senders = _senders()

@@ -67,7 +67,7 @@ def configure(level: int = logging.INFO) -> None:
             structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(default=str),
         ],
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -84,6 +84,17 @@ def configure(level: int = logging.INFO) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """
+    Writes lines for as long as they can be written.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """
+        Lose a line that standard error does not take: it is full, or closed. What it tells of has happened.
+        """
 
 
 def _redact_values(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -165,7 +165,8 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
             lock.unlink()
         raise
     _fsync_directory(path.parent)
-    draft.unlink()
+    with contextlib.suppress(OSError):  # the move is made; the next one clears the draft
+        draft.unlink()
 
 
 def draft_of(git_dir: Path, ref: str) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -130,6 +131,38 @@ def test_a_broker_url_that_no_library_knows_fails_no_write(env):
     broken = {**env, "CFP_BROKER_URL": "sentinel://127.0.0.1:1#mymaster"}
     client = create_app(broken, open_access=True).test_client()
     assert _measured_write(client)[0].status_code == 201
+
+
+def _no_thread(monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("push-queue"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+def _interpreter_ends(monkeypatch):
+    monkeypatch.setattr("concurrent.futures.thread._shutdown", True)
+
+
+@pytest.mark.parametrize("happens", [_no_thread, _interpreter_ends])
+def test_where_no_thread_can_be_had_the_write_succeeds_and_the_sweep_does_the_rest(
+    env, worker, remote, monkeypatch, happens
+):
+    client = create_app(env, open_access=True).test_client()
+    client.application.extensions["ferry"].push_queue._start_afresh()  # no sender is idle
+    with monkeypatch.context() as broken, capture_logs() as logs:
+        happens(broken)
+        response, _ = _measured_write(client)
+
+    assert response.status_code == 201
+    assert [entry["remote"] for entry in logs if entry["event"] == "push.enqueue_failed"] == ["origin"]
+    assert list(client.application.extensions["ferry"].pipeline.sweeper.wanting()) == ["origin"]
+    worker()  # which sweeps as it starts
+    wait_until(lambda: remote.head() == response.json["commit"]["hash"], what="the commit")
 
 
 def test_push_now_says_when_the_broker_is_away(env):

@@ -468,8 +468,8 @@ def test_a_write_that_is_repeated_before_the_first_is_on_the_branch_is_made_once
                 )
                 for _ in range(2)
             ]
-            wait_until(lambda: len(store._writers._waiting) == 2, what="both to wait")
-            store._writers._group._closes_at += 30
+            wait_until(lambda: len(store._writers._queue) == 3, what="both to wait")
+            store._writers._group.closes_at += 30
         first, second = (each.result(30) for each in writing)
 
     assert first.json == second.json

@@ -7,13 +7,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from app.errors import BusyError
 from app.store import Store
 from app.transact import transact
+from tests.parts import wait_until
+from worker.errors import RepositoryError
 from worker.git import Repository
+from worker.refs import move_ref
 
 AUTHOR = ("Tess", "tess@example.org")
 
@@ -171,3 +175,101 @@ def test_writers_in_several_processes_lose_nothing_and_fail_nothing(
     for commits in told.values():
         assert commits == [commit for commit in history if commit in set(commits)]
     data.git("fsck", "--strict")
+
+
+# --- What others do to the branch at that very moment ---
+
+
+def _meddle(monkeypatch, data, *, before=lambda: None, after=lambda: None):
+    def meddled(*args, **kwargs):
+        before()
+        move_ref(*args, **kwargs)
+        after()
+
+    monkeypatch.setattr("app.store.move_ref", meddled)
+
+
+def _write(store, slug="jane"):
+    with store.commit("a write", author=AUTHOR) as transaction:
+        transaction.put("people", slug, {"slug": slug, "name": slug.title()})
+    return transaction.commit
+
+
+def test_a_commit_on_which_others_have_gone_on_is_acknowledged(store, data, monkeypatch):
+    """
+    A fetch or a merge by hand knows no lock of ours, and comes right after our move.
+    """
+    with monkeypatch.context() as busy:
+        _meddle(busy, data, after=data.commit)
+        commit = _write(store)
+    assert data.head() != commit
+    assert data.has(commit)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_branch_that_was_moved_away_is_busy(client, data, monkeypatch, when):
+    """
+    Before our move it fails, and after it the commit is gone: nothing is acknowledged, and a repeat succeeds.
+    """
+    api, before = client(), data.head()
+    people = "/api/sheets/people/records"
+
+    def move_away():
+        data.git("update-ref", "refs/heads/main", elsewhere)
+
+    elsewhere = data.git("commit-tree", "-p", before, "-m", "by hand", f"{before}^{{tree}}")
+    with monkeypatch.context() as busy:
+        _meddle(busy, data, **{when: move_away})
+        answer = api.post(people, json={"slug": "jane", "name": "Jane"})
+
+    assert (answer.status_code, answer.json["code"]) == (503, "repository-busy")
+    assert answer.headers["Retry-After"] == "1"
+    assert data.head() == elsewhere
+    again = api.post(people, json={"slug": "jane", "name": "Jane"})
+    assert again.status_code == 201
+    assert data.head() == again.json["commit"]["hash"]
+
+
+def test_a_branch_that_cannot_be_read_after_the_move_fails_no_write(store, data, monkeypatch):
+    """
+    The commit is on the disk by then, and no file may be had for looking.
+    """
+
+    def no_more_files():
+        def refuse(*_):
+            raise RepositoryError("Too many open files")
+
+        monkeypatch.setattr(Repository, "head", refuse)
+
+    with monkeypatch.context() as broken:
+        _meddle(broken, data, after=no_more_files)
+        commit = _write(store)
+    monkeypatch.undo()
+    assert data.head() == commit
+
+
+def test_what_a_thread_moved_that_was_ended_is_acknowledged_to_the_others(store, data, monkeypatch):
+    """
+    It was ended between its move of the branch and its word to them.
+    """
+
+    class Ended(BaseException):
+        pass
+
+    def be_ended():
+        if ends:
+            raise ends.pop()
+
+    ends = [Ended()]
+    with ThreadPoolExecutor(2) as pool, monkeypatch.context() as ending:
+        _meddle(ending, data, after=be_ended)
+        with store._writers.turn() as group:
+            writing = [pool.submit(_write, store, slug) for slug in ("ann", "bob")]
+            wait_until(lambda: len(store._writers._queue) == 3, what="both to wait")
+            group.closes_at += 30
+        outcomes = [each.exception(30) for each in writing]
+
+    assert sorted(map(type, outcomes), key=str) == sorted([Ended, type(None)], key=str)
+    (told,) = (each.result() for each in writing if not each.exception())
+    assert data.has(told)
+    assert len(data.git("log", "--format=%H", "--grep=^a write$", "main").split()) == 2

@@ -4,10 +4,13 @@ That writers who come together land together, and that none is told of a commit 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,6 @@ from app import group_commit
 from app.errors import BusyError
 from app.group_commit import GroupCommit
 from tests.parts import wait_until
-from worker.errors import RepositoryError
 from worker.locks import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +40,8 @@ class _Branch:
 
     def _land(self, new: str, old: str | None) -> None:
         assert self.lock.is_held()
+        if self.head == new:
+            return  # the thread that moved it was ended before it could say so
         assert self.head == old, "somebody else has moved the branch"
         if self.fails:
             raise self.fails
@@ -60,9 +64,14 @@ def branch(tmp_path: Path) -> _Branch:
     return _Branch(tmp_path)
 
 
-def _together(branch: _Branch, pool: ThreadPoolExecutor, *names: str) -> list[Future[Any]]:
+def _together(
+    branch: _Branch, pool: ThreadPoolExecutor, *names: str, then: Callable[[], None] | None = None
+) -> list[Future[Any]]:
     """
     Let one write for each name wait, in this order, while another has its turn; a capital is refused.
+
+    Args:
+        then: What waits after them; its future is not returned.
     """
     begun, may_end = threading.Event(), threading.Event()
 
@@ -75,7 +84,10 @@ def _together(branch: _Branch, pool: ThreadPoolExecutor, *names: str) -> list[Fu
     assert begun.wait(10)
     for name in names:
         writing.append(pool.submit(branch.write, name, refused=name.isupper()))
-        wait_until(lambda: len(branch.writers._waiting) == len(writing) - 1, what="a writer to wait")
+        wait_until(lambda: len(branch.writers._queue) == len(writing), what="a writer to wait")
+    if then:
+        pool.submit(then)
+        wait_until(lambda: len(branch.writers._queue) == len(writing) + 1, what="the last to wait")
     may_end.set()
     return writing[1:]
 
@@ -127,16 +139,173 @@ def test_where_landing_fails_everybody_is_told_and_the_next_write_starts_afresh(
     assert branch.write("d") == "0d"
 
 
-def test_nobody_is_told_of_a_commit_whose_landing_was_broken_off(branch, pool):
-    branch.fails = SystemExit(1)
+class Ended(BaseException):
+    """
+    What ends a thread from outside, as a signal or ``PyThreadState_SetAsyncExc`` does.
+    """
+
+
+def _is_free(branch: _Branch) -> bool:
+    return not branch.lock.is_held() and not branch.writers._queue and branch.writers._group is None
+
+
+def test_what_a_thread_was_ended_over_lands_by_another(branch, pool, monkeypatch):
+    land, ends = branch.writers._land, [Ended()]
+
+    def land_and_be_ended(new: str, old: str | None) -> None:
+        land(new, old)
+        if ends:
+            raise ends.pop()
+
+    branch.writers._land = land_and_be_ended
     first, last = _together(branch, pool, *"ab")
 
-    with pytest.raises(RepositoryError, match="was ended"):
-        first.result(10)
-    with pytest.raises((SystemExit, RepositoryError)):
+    assert first.result(10) == "0ab"
+    with pytest.raises(Ended):
         last.result(10)
+    assert branch.landings == ["0ab"]
+    assert branch.write("c") == "0abc"
+    assert _is_free(branch)
+
+
+def test_nobody_waits_for_the_block_of_a_later_member(branch, pool):
+    """
+    It may take long, and it lands on top of what has landed meanwhile.
+    """
+    in_block, may_end = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with branch.writers.turn() as group:
+            in_block.set()
+            assert may_end.wait(10)
+            group.tip += "z"
+
+    (first,) = _together(branch, pool, "a", then=slow)
+    assert in_block.wait(10)
+    late = pool.submit(branch.write, "b")
+
+    assert first.result(10) == "0a", "before the block of the later one has ended"
+    assert branch.lock.is_held()
+    may_end.set()
+    assert late.result(10) == "0azb"
+    assert branch.landings[0] == "0a"
+    wait_until(lambda: _is_free(branch), what="the lock")
+
+
+def test_a_commit_on_top_of_one_that_did_not_land_does_not_land_either(branch, pool):
+    in_block, may_end, told = threading.Event(), threading.Event(), []
+
+    def slow() -> None:
+        try:
+            with branch.writers.turn() as group:
+                in_block.set()
+                assert may_end.wait(10)
+                group.tip += "z"
+        except BusyError as exc:
+            told.append(exc)
+
+    branch.fails = BusyError("in the way")
+    (first,) = _together(branch, pool, "a", then=slow)
+    with pytest.raises(BusyError, match="in the way"):
+        first.result(10)
     branch.fails = None
-    assert branch.write("c") == "0c"
+    may_end.set()
+    wait_until(lambda: _is_free(branch), what="the lock")
+
+    assert len(told) == 1
+    assert branch.write("b") == "0b"
+
+
+def _ended_at(number: int, branch: _Branch, name: str) -> bool:
+    """
+    Write *name* in this thread, which is ended at the given line of ``app.group_commit``, if it comes so far.
+    """
+    left, source = [number], Path(group_commit.__file__).read_text().splitlines()
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != group_commit.__file__:
+            return None
+        # The interpreter lets nothing come between a block's last line and its lock's release.
+        if event == "line" and not source[frame.f_lineno - 1].lstrip().startswith("with self._mutex"):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Ended
+        return trace
+
+    sys.settrace(trace)
+    try:
+        with contextlib.suppress(Ended):
+            branch.write(name)
+    finally:
+        sys.settrace(None)
+    return left[0] <= 0
+
+
+@pytest.mark.parametrize(("before", "after"), [(True, True), (True, False), (False, False)])
+def test_a_thread_that_is_ended_at_any_line_keeps_neither_turn_nor_lock(
+    tmp_path, pool, monkeypatch, before: bool, after: bool
+):
+    """
+    While it takes the lock, waits for its turn, makes its commit, waits for the landing, lands, or leaves;
+    with another writer *before* it, and another *after* it.
+    """
+    monkeypatch.setattr(group_commit, "_PATIENCE_S", 0.002)
+    number = 1
+    while _end_at(number, _Branch(tmp_path), pool, before=before, after=after):
+        number += 1
+    assert number > 40
+
+
+def _end_at(number: int, branch: _Branch, pool: ThreadPoolExecutor, *, before: bool, after: bool) -> bool:
+    may_end, others = threading.Event(), []
+    if before:
+        others.append(pool.submit(_write_when, branch, "a", may_end))
+        wait_until(lambda: branch.writers._group, every_s=0.0005)
+    ended = pool.submit(_ended_at, number, branch, "b")
+    wait_until(lambda: ended.done() or len(branch.writers._queue) == 1 + before, every_s=0.0005)
+    if after:
+        others.append(pool.submit(branch.write, "c"))
+        wait_until(lambda: len(branch.writers._queue) == 3 - ended.done(), every_s=0.0005)
+    may_end.set()
+
+    came_so_far = ended.result(10)
+    for other in others:
+        assert other.result(10), f"line {number}"
+    wait_until(lambda: _is_free(branch), timeout_s=5, what=f"the lock, line {number}")
+    assert branch.write("d")[-1] == "d"
+    return bool(came_so_far)
+
+
+def _write_when(branch: _Branch, name: str, may_end: threading.Event) -> bool:
+    with branch.writers.turn() as group:
+        assert may_end.wait(10)
+        group.tip += name
+    return name in (branch.head or "")
+
+
+def test_a_waiter_that_the_interpreter_ends_passes_its_turn_on(branch, pool):
+    """
+    The exception comes when the thread wakes: with its turn.
+    """
+    waiter: list[int] = []
+
+    def write() -> str:
+        waiter.append(threading.get_ident())
+        return branch.write("b")
+
+    with branch.writers.turn() as group:
+        ended = pool.submit(write)
+        wait_until(lambda: len(branch.writers._queue) == 2, what="a writer to wait")
+        last = pool.submit(branch.write, "c")
+        wait_until(lambda: len(branch.writers._queue) == 3, what="another")
+        set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+        assert set_exception(ctypes.c_ulong(waiter[0]), ctypes.py_object(Ended)) == 1
+        group.tip += "a"
+
+    with pytest.raises(Ended):
+        ended.result(10)
+    assert last.result(10) == "0ac"
+    wait_until(lambda: _is_free(branch), what="the lock")
 
 
 def test_nobody_is_answered_before_the_landing_not_even_who_was_refused(branch, pool):
@@ -173,7 +342,7 @@ def test_who_waited_too_long_is_told_so_and_the_turns_go_on(branch, pool, monkey
                 pool.submit(branch.write, "x").result(10)
         monkeypatch.setattr(group_commit, "_TIMEOUT_S", 30.0)
         patient = pool.submit(branch.write, "b")
-        wait_until(lambda: branch.writers._waiting, what="a writer to wait")
+        wait_until(lambda: len(branch.writers._queue) == 2, what="a writer to wait")
         group.tip += "a"
 
     assert patient.result(10) == "0ab"

@@ -147,3 +147,16 @@ def test_a_person_at_a_terminal_gets_it_readable():
     assert SECRET not in shown
     with pytest.raises(ValueError, match="Expecting value"):
         json.loads(shown)
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["a full disk", "closed"])
+def test_a_line_that_cannot_be_written_fails_nothing(closed: bool):
+    script = (
+        "import os, sys\nsys.stderr = open('/dev/full', 'w')\nconfigure()\n"
+        f"if {closed}: sys.stderr.detach()\n"
+        "log().warning('x', error=1)\nos._exit(7)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", _BEGIN + script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (7, "")
