@@ -146,7 +146,9 @@ class Rule:
 def _rule(
     name: str, reason: Reason, speakers: tuple[Speaker, ...], *texts: str, ambiguous: bool = False
 ) -> Rule:
-    return Rule(name, reason, speakers, re.compile("|".join(texts), re.IGNORECASE), ambiguous)
+    # A gap has a bound, so that the time for a line grows with its length and not with the square of it.
+    pattern = "|".join(texts).replace(".*", ".{0,120}")
+    return Rule(name, reason, speakers, re.compile(pattern, re.IGNORECASE), ambiguous)
 
 
 def _http(codes: str) -> str:
@@ -158,49 +160,62 @@ def _http(codes: str) -> str:
 
 # Our own objects (object-file.c, pack-objects). They pose as refusals: pack-objects dies and the remote
 # reports an unpacker error; with a parent lost, our git believes in a non-fast-forward. JGit (Gerrit)
-# words missing necessary objects as "error Missing tree".
+# words missing necessary objects as "error Missing tree". Signal 13 means that the connection ended.
 _OWN_OBJECTS = (
     _rule("own-objects", "local", LOCAL,
           r"\bbad (?:tree |blob |commit )?object [0-9a-f]{7}|missing (?:blob|tree|commit)|inflate: ",
           r"(?:unable to|could not) (?:read|parse|unpack) (?:\w+ )?[0-9a-f]{7}|object .*is (?:corrupt|empty)",
-          r"packfile .*(?:does not match|cannot be|truncated)|unknown object type \d|pack-objects died"),
+          r"packfile .*(?:does not match|cannot be|truncated)|unknown object type \d",
+          r"pack-objects died(?! of signal 13)|hash mismatch [0-9a-f]{7}"),
     _rule("own-pack", "local", ANYONE, r"eof before pack header|error missing \w+ [0-9a-f]{7}"),
 )  # fmt: skip
 
 # Refused by policy: GitHub's GH001 to GH013, Azure DevOps' TF and VS codes, GitLab's checks
 # (lib/gitlab/checks), Gerrit, hooks, and git's receive.maxInputSize and receive.fsckObjects.
 _POLICY = _rule("policy", "rejected", ANYONE,
-    r"\bGH0\d\d\b|\bTF40(?:2455|1027|1289|246\d)\b|\bVS403\d{3}\b|prohibited by gerrit|protected branch",
+    r"\bGH0\d\d\b|\bTF40(?:2455|1027|1289|246\d)\b|\bVS403(?!463)\d{3}\b|prohibited by gerrit",
     r"push declined due to|must use a pull request|through (?:pull|merge) requests|aborted by hook",
-    r"exceeds (?:the )?max|exceed\w* .*(?:size|storage) limit|(?<!disk )quota exceeded|larger than",
-    r"(?:object|pack|file) (?:too large|exceeds)|fsck error|lfs objects are missing|contain.* secrets?\b",
+    r"protected branch|exceeds (?:the )?max|exceed\w* .*(?:size|storage) limit|(?<!disk )quota exceeded",
+    r"storage limit .*reached|(?:object|pack|file) (?:too large|exceeds)|larger than|fsck error",
+    r"lfs objects are missing|contain.* secrets?\b",
     _http("411|413|422"),
 )  # fmt: skip
 
-# The host is busy or broken. A pre-receive hook that has to ask another service (GitLab, Gitea) "declines"
-# while that is down, which is no policy. What sshd sends in place of its banner is here too.
-_BUSY = _rule("rate-limit", "rate-limited", ANYONE,
-    r"rate.?limited\b|\b(?:exceed|reach|hit|over)\w*\b.*\brate.?limit|rate.?limit\w*\b.*(?:exceed|reach|hit)",
-    r"too many (?:requests|concurrent|connections)|requested too many times|rate exceeded|throttl",
-    r"\bTF400733\b|resource_?exhausted|abuse detection|exceeded maxstartups|not allowed at this time",
-    _http("429"),
+
+# The host is busy or broken, and reports it: the words end there, or say whom or what it concerns. A hook
+# that has to ask another service (GitLab, Gitea) "declines" while that is down, which is no policy.
+def _report(*texts: str) -> str:
+    return rf"(?:{'|'.join(texts)})(?=\W*$|[.:;,!(]| \(| (?:for|by|from|at|on|while|occurred)\b)"
+
+
+_BUSY = _rule("rate-limit", "rate-limited", ANYONE, _report(
+    r"rate.?limited", r"\b(?:exceed|reach|hit|over)\w*\b.*\brate.?limit",
+    r"rate.?limit\w*\b.*(?:exceeded|reached|hit)", r"rate exceeded", r"(?<!/)throttl(?:ed|ing)",
+    r"too many (?:requests|connections|concurrent [\w ]+)"),
+    r"requested too many times|\bTF400733\b|resource_?exhausted|abuse detection",
 )  # fmt: skip
 _HOST_DISK = _rule("host-disk", "server", REMOTE,
-    r"no space left|disk quota exceeded|read-only file system|input/output error|out of memory",
-    r"too many open files|cannot allocate memory|insufficient permission for adding|cannot lock pack",
-    r"(?:unable|cannot|could not|failed) .*: permission denied|unable to (?:create temp|migrate objects)",
+    _report(r"no space left on device", r"disk quota exceeded", r"read-only file system",
+            r"input/output error", r"out of memory", r"too many open files", r"cannot allocate memory"),
+    r"out of memory, |insufficient permission for adding|cannot lock pack|unable to migrate objects",
+    r"unable to create temp|(?:^|: )(?:unable to|cannot|could not|failed to) \w+ .*: permission denied",
+    r"error permission denied",
 )  # fmt: skip
 _HOST_HOOK = _rule("host-hook", "server", ANYONE, r"hooks/\S+ died of signal|cannot (?:run|exec) '?\S*hooks/")
-_HOST_TROUBLE = _rule("host-trouble", "server", ANSWER,
-    r"internal (?:server )?error|internal api (?:error|unreachable)|api is not accessible|failed to contact",
-    r"unable to contact|gitaly|rpc error: code|bad gateway|gateway time-?out|service unavailable|heavy load",
-    r"temporarily (?:unavailable|read-only)|maintenance|not available at this time|try again later",
-    r"timed out|connection refused|deadline exceeded|\bTF(?:400898|10216|246017)\b",
+_HOST_TROUBLE = _rule("host-trouble", "server", ANSWER, _report(
+    r"internal (?:server |connection |server connection )?error", r"internal api (?:error|unreachable)",
+    r"api is not accessible", r"bad gateway", r"gateway time-?out", r"services? (?:is )?unavailable",
+    r"heavy load", r"temporarily (?:unavailable|read-only)", r"read-only mode", r"something went wrong",
+    r"maintenance(?: mode| window)?", r"try again later", r"connection refused", r"deadline exceeded",
+    r"timed out", r"starting up"),
+    r"failed to contact|unable to contact|rpc error: code|\bTF(?:400898|10216|246017)\b",
+    r"gitaly.* not available|not available at this time|failed to connect to|timed out after \d",
 )  # fmt: skip
 _READ_ONLY = _rule("read-only", "not-found", ANYONE,
     r"(?:was|is|been) archived|archived (?:so|project|repo)|project state does not permit write",
     r"^(?!.*(?:temporar|maintenance)).*(?:repository|project|mirror)\b.*\bread[- _]only",
-    r"read[- _]only (?:\w+ )?(?:repository|mirror|instance)",
+    r"read[- _]only (?:\w+ )?(?:repository|mirror|instance)|locked for migration|being migrated",
+    r"pushing .* to (?:copy|slave) ",
 )  # fmt: skip
 
 # There is a "!" line: the remote answered for the ref, or our git before it sent anything. Labels are
@@ -225,7 +240,8 @@ REFUSED = (
     _HOST_TROUBLE,
     # Somebody pushed at the same instant, or a dead git left its lock: the remote's tip tells which.
     _rule("ref-locked", "locked", ANSWER,
-          r"cannot lock ref|\(failed to (?:update ref|lock|delete)|\(lock (?:failure|error)|already locked",
+          r"(?:^|\(|error: )cannot lock ref|\(failed to (?:update ref|lock|delete)|\(lock (?:failure|error)",
+          r"\(.*already locked",
           r"\((?:incorrect old value|reference (?:already exists|does not exist)|unknown failure)",
           r"\(transaction failed|TF401028|already been updated by another", ambiguous=True),
     _rule("host-ref-broken", "server", REMOTE, r"fatal: bad object refs/"),
@@ -238,47 +254,74 @@ REFUSED = (
     _rule("ref-refused", "rejected", LABEL, r""),  # whatever else it says, it says no
 )  # fmt: skip
 
-# OpenSSH's sshconnect.c. A certificate that does not verify (libcurl on OpenSSL or GnuTLS) asks the same
-# question, whether this is the server we mean, and has the same answer: nobody may switch the check off.
+# OpenSSH's sshconnect.c. A certificate that does not verify (libcurl on OpenSSL, GnuTLS, NSS or Schannel)
+# asks the same question, whether this is the server we mean, and has the same answer: nobody may switch
+# the check off.
 _HOST_KEY = _rule("server-unverified", "host-key", LOCAL,
     r"host key verification failed|remote host identification has changed|host key is known",
     r"revoked host key|no matching host key type|host key for .* has changed|ssh remote key was not ok",
-    r"certificate (?:verif|problem|subject|has expired|is not|issuer)|alternative certificate",
-    r"self[- ]signed certificate|pinned|public key does not match",
+    r"certificate (?:verif|problem|status|subject|has expired|is not|issuer)|alternative certificate",
+    r"server verification failed|self[- ]signed certificate|not trusted|untrusted|ocsp|pinned",
+    r"public key does not match",
 )  # fmt: skip
 
-# Asked who we are (OpenSSH, credential.c, http.c, a proxy), or told that it does not suffice (the hosts).
+# Asked who we are (OpenSSH, credential.c, http.c, a proxy), or told that it does not suffice: by gitolite,
+# Gerrit and the other front ends that decide who may do what, in their many words for it.
 _AUTH = _rule("access-denied", "auth", ANYONE,
     r"permission denied(?:,| \()|too many authentication failures|authentication (?:failed|required)|captcha",
     r"could not read (?:username|password)|prompts disabled|askpass|user interactivity has been disabled",
-    r"(?:invalid|incorrect|bad|wrong) (?:\w+ ){0,2}(?:username|credential|password|token)|account passwords",
-    r"access denied|unauthori[sz]ed(?! (?:access|use))|not (?:been )?authori[sz]ed|password authentication",
-    r"denied to |not granted|not (?:allowed|permitted) to (?:push|upload|write|access)|saml sso",
-    r"over \w+ is not allowed|not have (?:write|push) |permission_denied|ip allow list",
-    r"\bTF400813\b|\bVS30063\b|account (?:is|has been|has) (?:suspended|blocked|locked|deactivated|expired)",
-    r"rsa key with sha-1|key (?:has|is) expired|alert (?:certificate required|bad certificate|unknown ca)",
-    r"(?:response|http code) 407", _http("401|402|403|407"),
+    r"(?:invalid|incorrect|bad|wrong) (?:\w+ ){0,2}(?:username|credentials?|password|token|key)\b",
+    r"account passwords|password authentication|authori[sz]ation required|saml sso|login denied",
+    r"access (?:to .*)?denied|unauthori[sz]ed(?! (?:access|use))|not (?:been )?authori[sz]ed|upload denied",
+    r"denied (?:to|by) |key denied|not granted|git access forbidden|^\W*(?:\w+: )?forbidden\W*$",
+    r"not (?:allowed|permitted) to (?:push|upload|write|access)|push is not permitted|may not push",
+    r"-pack(?: is)? not permitted|permission_denied|over \w+ is not allowed|ssh has been disabled",
+    r"(?:not have|lacks?|not enough|insufficient|no) (?:\w+ ){0,4}(?:permissions?|privileges?|scopes?)\b",
+    r"not have (?:\w+ ){0,3}(?:push|access|rights?)\b|allow(?:ed)? ?list|conditional access",
+    r"\bTF400813\b|\bVS30063\b|account (?:\w+ ){1,3}(?:suspended|blocked|locked|deactivated|disabled)",
+    r"(?:account|password|token|key) (?:\w+ ){0,2}expired|password change required|change of username",
+    r"account is (?:currently )?not available|prohibited from|key check failed|ssh key audit|using ssh-rsa",
+    r"rsa key with sha-1|accept the terms|contributor agreement|email address is not confirmed",
+    r"\botp\b|two-(?:factor|step)|shell is not enabled|shell access|interactive shell|sftp connections only",
+    r"disallowed command|unrecognized command|unknown git\S* command|helper .* told us to quit",
+    r"certificate is required|alert (?:certificate (?:required|expired|revoked|unknown)|bad certificate)",
+    r"alert unknown ca|gss_init|rejected by the socks|(?:response|http code) 407",
+    _http("401|402|403|407|495|496"),
 )  # fmt: skip
 
 # There is no answer for the ref. Our own side comes first: it fails before it reaches anyone.
 UNANSWERED = (
     *_OWN_OBJECTS,
+    # Whatever kept a credential helper from answering, this is what it comes to.
+    _rule("no-credentials", "auth", LOCAL, r"could not read (?:username|password)"),
     _rule("own-setup", "local", LOCAL,
           r"not a git repository|refspec|not a full refname|no configured push destination|unknown option",
           r"bad (?:\w+ )?config|bad owner or permissions|expected git repo version|not a git command",
           r"unable to find remote helper|transport '\w+' not allowed|ssh variant|unable to access 'PATH'",
           r"(?:cannot|unable to) (?:run|exec|spawn|fork)|ssh\S*: (?:command )?not found|unable to create\b",
-          r"(?:cannot|could not) (?:open|change to|create|lock ref)|(?:bad|invalid|a valid) object",
+          r"(?:cannot|can't|could not) (?:open|change to|create|lock ref)|(?:bad|invalid|a valid) object",
+          r"exec: \S+: not found|fork: (?:retry: )?resource|write object|insufficient permission for adding",
+          r"unable to read (?:config|current)|reading the configuration files|\$home not set|alternates",
+          r"no user exists for uid|you don't exist|control ?path|too long for unix|percent_expand",
+          r"line \d+: (?:missing|bad|unsupported)|terminating, \d+ bad|bad (?:ssh2? cipher|key types|port)",
+          r"strange (?:hostname|pathname|port)|no path specified|credential url cannot be parsed",
           r"no space left|read-only file system|quota exceeded|input/output error|out of memory",
-          r"too many open files|cannot allocate memory|alternates",
-          r"error (?:setting certificate|reading x\.509)|(?:load|use|local) .*client cert|set private key",
-          r"url (?:rejected|using bad)|protocol .* not supported|unsupported proxy"),
+          r"too many open files|cannot allocate memory|thread failed to start|\.netrc",
+          r"error (?:(?:setting|adding|loading) \w+|reading x\.509)|(?:load|use|local) .*client cert",
+          r"set private key|problem with the (?:local )?ssl|problem with the local|cipher list|crypto engine",
+          r"url (?:rejected|using bad)|port number|protocol .* (?:not supported|disabled)|unsupported proxy"),
     _rule("unsuited", "local", ANYONE,
-          r"dubious ownership|receiving end does not support|mismatched algorithms"),
+          r"dubious ownership|unsafe repository|receiving end does not support|mismatched algorithms",
+          r"unknown object format"),
     _HOST_KEY,
     _BUSY,
+    # What sshd says in place of its banner, or before it lets nobody in.
+    _rule("sshd-busy", "rate-limited", LOCAL, r"exceeded maxstartups|not allowed at this time"),
+    _rule("sshd-starting", "server", LOCAL, r"system is (?:booting|going|shutting)"),
+    _rule("too-many-requests", "rate-limited", LOCAL, _http("429|509")),
     _POLICY,
-    _rule("key-may-not-write", "auth", ANYONE, r"key\b.*\b(?:read[- ]only|write access|not authorized)"),
+    _rule("key-may-not-write", "auth", ANYONE,
+          r"key\b.*\b(?:read[- ]only|write access|not authorized|read access only)"),
     _HOST_DISK,
     _HOST_HOOK,
     _HOST_TROUBLE,
@@ -286,37 +329,44 @@ UNANSWERED = (
     # GitHub, GitLab and Azure DevOps say so of lost access too. A web page in git's place is here as well.
     _rule("no-repository", "not-found", ANYONE,
           r"(?:repository|repo|project)\b.* (?:not found|not be found|(?:does|do) not exist|disabled)",
-          r"(?:cannot|could not) find (?:the )?(?:repository|project)|no such (?:repository|project)",
+          r"(?:cannot|could not) find (?:the )?(?:repository|project)|no such (?:repository|project|app)\b",
+          r"no repository .*exists|invalid repo\b|push to create is not enabled|project .* was moved to",
           r"does not appear to be a git repository|repository not exported|service not enabled",
           r"is this a git repository|git-http-push failed|maximum \(\d+\) redirects|\bTF(?:401019|200016)\b",
+          r"update url base from redirection",
           _http(r"30\d|404|405|410|451")),
+    _rule("name-not-found", "not-found", REMOTE, r"^(?:fatal: )?(?:\S+: not found|project not found: \S+)$"),
     _AUTH,
+    _rule("may-not", "auth", REMOTE, r"^(?:fatal: )?(?:[\w ]+: )?(?:\w+ ){0,2}permission denied\W*$"),
     _rule("ref-locked", "locked", ANYONE, r"cannot lock ref", _http("409|423")),
-    _rule("server-error", "server", LOCAL, _http(r"5\d\d")),
+    _rule("server-error", "server", LOCAL, _http(r"421|425|499|5(?!11)\d\d")),
     # OpenSSH's connect and key exchange, libcurl's connection errors, connect.c; a proxy is network too.
     _rule("connection", "network", LOCAL,
           r"could not resolve|unable to look up|ssh: connect to host|unable to connect|errno=|timed out",
           r"(?:failed|couldn't|could not|can't) (?:to )?connect|connection refused|no route to host|timeout",
           r"network is (?:unreachable|down)|operation too slow|(?:kex|ssh)_exchange_id|banner exchange",
           r"ssh_dispatch_run_fatal|unable to negotiate|connection (?:closed|reset|was reset|aborted)|socks",
-          r"(?:recv|send) failure|broken pipe|received disconnect|connect tunnel failed|after connect",
-          r"proxy connect|gnutls|ssl_|ssl routines|tls connection", _http("408")),
+          r"(?:recv|send) failure|broken pipe|received disconnect|disconnected from|proxy connect",
+          r"corrupted mac|bad packet length|packet corrupt|protocol major versions|after connect",
+          r"connect tunnel failed|gnutls|ssl_|ssl routines|tls connection", _http("408|511")),
     # The far end stopped in the middle (remote-curl.c, send-pack.c, sideband.c), or talks no git.
     _rule("cut-short", "server", ANYONE,
           r"rpc failed|unexpected disconnect|early eof|hung up|sideband|closed by remote host|empty reply",
           r"transfer closed|not closed cleanly|http/?2 framing|protocol error|request failed on channel",
-          r"open failed|receive-pack\S*: (?:command )?not found"),
+          r"open failed|session open refused|receive-pack\S*: (?:(?:command )?not found|error while)",
+          r"invalid server response|expected flush|aborted session"),
     _rule("connection-other", "network", LOCAL, r"unable to access 'URL': (?!the requested url)"),
     _rule("host-git", "server", REMOTE, r"^(?:fatal|error): (?!could not read from remote)"),
 )  # fmt: skip
 
 # --- Reading the output ---
 
+_AT_THE_DOOR: frozenset[Reason] = frozenset({"auth", "not-found"})
 _TRANSIENT: frozenset[Reason] = frozenset({"network", "server", "rate-limited", "locked", "unknown"})
 # The connection was up and ended: the pack may have been there by then.
 _MAYBE_SENT = re.compile(
     r"rpc failed|unexpected disconnect|early eof|hung up unexpectedly|sideband|broken pipe"
-    r"|connection to \S+ closed by remote host|server \S+ not responding",
+    r"|connection to \S+ closed by remote host|server \S+ not responding|aborted session",
     re.IGNORECASE,
 )
 # From die_initial_contact() in connect.c. Six causes print it, and it names none of them.
@@ -329,7 +379,7 @@ _NOTHING_SENT = (
 # 124 is timeout(1)'s; the rest are SIGINT, SIGKILL and SIGTERM as a shell and as Python count them.
 _ENDED_FROM_OUTSIDE = frozenset({124, 130, 137, 143, -2, -9, -15})
 
-_WIDTH, _HEIGHT = 1000, 200  # so that a hook that prints megabytes costs no time; both ends are kept
+_WIDTH, _HEIGHT = 500, 60  # so that a hook that prints megabytes costs no time; both ends are kept
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _REF_LINE = re.compile(r"([ +*=!-])\t\S*:\S*\t")
 _REFUSAL = re.compile(r"!\t\S*:\S*\t|\s*! \[")  # the second is how it looks without --porcelain
@@ -337,16 +387,31 @@ _KIND_AND_WORDS = re.compile(r"(\[[^\]]*\])(?:.*? \((.*)\))?")
 # Over ssh, a host's front end writes to our stderr as it is.
 _REMOTE = re.compile(
     r"remote: ?|(?=fatal: remote error:|error: remote unpack failed:)"
-    r"|(?=(?:> )?(?:ERROR|FATAL|GitLab|Gitea|Forgejo|Gogs|Bitbucket|conq):)"
+    r"|(?=(?:> )?(?:ERROR|FATAL|NOTICE|GitLab|Gitea|Forgejo|Gogs|GitBlit|Bitbucket|RhodeCode|Kallithea):)"
+    r"|(?=conq:|phabricator-ssh-exec:)|Gerrit Code Review: "
 )
-_CHATTER = re.compile(r"(?:hint|warning):|error: failed to push some refs|To \S", re.IGNORECASE)
+# The last two are ssh's, which goes on without a home to write to and without a connection to share.
+_FAILED = re.compile(r"error: failed to push some refs")
+# What git adds to that where it had begun to send, or went another way than past a pre-push hook.
+_BEGUN = ("send-pack: ", "fatal: the remote end hung up", "fatal: git-http-push failed", "error: RPC failed")
+_CHATTER = re.compile(
+    rf"(?:hint|warning):|{_FAILED.pattern}|To \S"
+    r"|could not create directory '|control socket connect",
+    re.IGNORECASE,
+)
 _SAYS_LITTLE = re.compile(
     r"(?:remote: ?)?(?:[^A-Za-z]*$|(?:Resolving|Counting|Compressing|Enumerating|Writing|Processing) )"
     r"|Please make sure you have|and the repository exists|Everything up-to-date"
 )
 # A repository or a host called "rate-limited" is not one that is.
 _NAMES = re.compile(
-    r"(?<!\w)'[^']*[/@][^']*'(?!\w)|\S+(?:://|@)\S+|(?<=to host )\S+|(?<=host: )\S+|(?<=hostname )\S+"
+    r"(?<!\w)'[^'/@]*[/@][^']*'(?!\w)|(?<!\S)\S*?(?:://|@)\S+|(?<=to host )\S+"
+    r"|(?<=resolve host: )\S+|(?<=resolve proxy: )\S+|(?<=hostname )\S+"
+)
+# What a hook quotes is no report of its own: other words, a path, a commit and its subject.
+_QUOTED = re.compile(
+    r"(?<!\w)'[^']*'(?!\w)|\"[^\"]*\"|`[^`]*`|(?<!\S)(?!\S*hooks/|input/output)[^\s/]*/\S*"
+    r"|^\W*(?:commit )?[0-9a-f]{7,64}\b.*|\b(?:subject|message|title)\b.*"
 )
 
 
@@ -374,16 +439,24 @@ def explain(exit_status: int | None, stdout: str, stderr: str) -> Verdict:
     if exit_status and not printed:
         refusals += [line for line in said if _REFUSAL.match(line)]
     if refusals:
-        return _refused([*_spoken(said), *map(_label, refusals)])
+        labels = [_label(line) for line in refusals]
+        is_hooks = any("hook declined" in label.text for label in labels)
+        return _refused([*_spoken(said, is_quoted=is_hooks), *labels])
     if exit_status == 0:
         is_new = flags - {"="} or not (flags or "Everything up-to-date" in said)
         return Verdict("pushed" if is_new else "up-to-date", "exit-status", "", ambiguous=False)
     # A ref that it called updated, or "Done" alone: whatever went wrong came after the pack was sent.
-    return _unanswered(said, sent=bool(flags) or "Done" in printed)
+    is_sent = bool(flags) or "Done" in printed
+    return _unanswered(
+        said, is_sent=is_sent, is_stopped=exit_status == 1 and not printed and _is_stopped(said)
+    )
 
 
 def _refused(lines: list[_Line]) -> Verdict:
-    rule, line = _first(REFUSED, lines) or (REFUSED[-1], lines[-1])  # its last rule takes any label
+    rule, line = _first(REFUSED, lines, is_in=False) or (
+        REFUSED[-1],
+        lines[-1],
+    )  # its last rule takes any label
     evidence = line.whole
     if rule.reason == "rejected" and line.speaker == "label":
         remote = (other.whole for other in lines if other.speaker == "remote")
@@ -391,37 +464,50 @@ def _refused(lines: list[_Line]) -> Verdict:
     return Verdict(rule.reason, rule.name, evidence, rule.ambiguous, _stated_wait(rule.reason, lines))
 
 
-def _unanswered(said: list[str], *, sent: bool) -> Verdict:
+def _is_stopped(said: list[str]) -> bool:
+    """
+    Whether a pre-push hook stopped our git: it failed, and has nothing to say of it itself.
+    """
+    return any(map(_FAILED.match, said)) and not any(line.startswith(_BEGUN) for line in said)
+
+
+def _unanswered(said: list[str], *, is_sent: bool, is_stopped: bool) -> Verdict:
     lines = _spoken(said)
-    reason, name, evidence = _why_unanswered(said, lines, sent=sent)
-    if reason == "unknown":
-        doubtful = not any(line.startswith(_NOTHING_SENT) for line in said)
+    is_cut = any(_MAYBE_SENT.search(line.text) for line in lines)
+    # Whatever a pre-push hook says, and whatever program of ours said it there, is not the remote's.
+    rules = [rule for rule in UNANSWERED if not is_stopped or rule.reason == "local"]
+    if found := _first(rules, lines, is_in=is_sent or is_cut):
+        reason, name, evidence = found[0].reason, found[0].name, found[1].whole
     else:
-        doubtful = reason in _TRANSIENT and any(_MAYBE_SENT.search(line.text) for line in lines)
-    return Verdict(reason, name, evidence, sent or doubtful, _stated_wait(reason, lines))
+        evidence = _last_words(said, lines)
+        reason, name = "unknown", "no-rule"
+        if is_sent:
+            reason, name = "server", "answer-lost"
+        elif is_stopped:
+            reason, name = "local", "stopped-before-sending"
+    if reason == "unknown":
+        is_doubtful = not any(line.startswith(_NOTHING_SENT) for line in said)
+    else:
+        is_doubtful = is_cut and reason in _TRANSIENT
+    return Verdict(reason, name, evidence, is_sent or is_doubtful, _stated_wait(reason, lines))
 
 
-def _why_unanswered(said: list[str], lines: list[_Line], *, sent: bool) -> tuple[Reason, str, str]:
-    if found := _first(UNANSWERED, lines):
-        return found[0].reason, found[0].name, found[1].whole
+def _last_words(said: list[str], lines: list[_Line]) -> str:
     telling = [line.whole for line in lines if not _SAYS_LITTLE.match(line.whole)]
-    evidence = next(
-        (line for line in reversed(telling) if line != _NO_CONTACT), (telling or said or [""])[-1]
-    )
-    if sent:
-        return "server", "answer-lost", evidence
-    # With nothing said but by a pre-push hook, our git never went to the remote.
-    if any(line.startswith("error: failed to push some refs") for line in said):
-        return "local", "stopped-before-sending", evidence
-    return "unknown", "no-rule", evidence
+    return next((line for line in reversed(telling) if line != _NO_CONTACT), (telling or said or [""])[-1])
 
 
-def _first(rules: Iterable[Rule], lines: list[_Line]) -> tuple[Rule, _Line] | None:
+def _first(rules: Iterable[Rule], lines: list[_Line], *, is_in: bool) -> tuple[Rule, _Line] | None:
     """
     Return the first rule that any line matches, with that line.
+
+    Args:
+        is_in: The remote had let us in: who is denied what, and what is not found, is a hook's talk then.
     """
     for rule in rules:
         for line in lines:
+            if rule.reason in _AT_THE_DOOR and is_in and line.whole.startswith("remote:"):
+                continue
             if line.speaker in rule.speakers and rule.pattern.search(line.text):
                 return rule, line
     return None
@@ -438,12 +524,15 @@ def _label(line: str) -> _Line:
     return _Line("label", f"{match[1]} ({match[2] or ''})" if match else "", line.strip())
 
 
-def _spoken(said: list[str]) -> list[_Line]:
+def _spoken(said: list[str], *, is_quoted: bool = False) -> list[_Line]:
     """
     Tell the remote's lines from ours, and leave out what git adds to every failure.
+
+    Args:
+        is_quoted: Whether to blank what the remote's lines quote.
     """
     # Where the first contact failed, what a git said before it was the remote's: ours had not begun.
-    theirs = ("fatal: ", "error: ") if _NO_CONTACT in said else ()
+    theirs = ("fatal: ", "error: ", "git-receive-pack: ") if _NO_CONTACT in said else ()
     lines = []
     for whole in said:
         if _CHATTER.match(whole):
@@ -451,15 +540,22 @@ def _spoken(said: list[str]) -> list[_Line]:
         text = _NAMES.sub(lambda name: "'URL'" if "://" in name[0] else "'PATH'", whole)
         prefix = _REMOTE.match(text)
         speaker: Speaker = "remote" if prefix or whole.startswith(theirs) else "local"
-        lines.append(_Line(speaker, text[prefix.end() if prefix else 0 :].strip(), whole.strip()))
+        text = text[prefix.end() if prefix else 0 :].strip()
+        if is_quoted and speaker == "remote":
+            text = _QUOTED.sub("", text)
+        lines.append(_Line(speaker, text, whole.strip()))
     return lines
 
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_SPAN = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhd])(?:ec(?:ond)?|in(?:ute)?|r|our|ay)?s?(?![a-z])", re.I)
+_UNITS_S = {"ms": 0.001, "milli": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SPAN = re.compile(
+    r"(?P<count>\d{1,9}(?:\.\d{1,3})?|(?<=in )an?)\s*(?:more )?"
+    r"(?P<unit>ms|milli|s|m|h|d)(?:ec(?:ond)?|second|in(?:ute)?|r|our|ay)?s?(?![a-z])",
+    re.IGNORECASE,
+)
 _WAIT = re.compile(
-    r"retry[-_ ]after\b[\s:=\"]*(?P<seconds>\d{1,9})(?![\d.]*\s*[a-z:/-])"
-    rf"|(?:try|wait)\b[^.\d]{{0,40}}(?P<spans>(?:{_SPAN.pattern}(?:,|\s|and)*)+)",
+    r"retry[-_ ]after(?:[-_]seconds)?\b[\s:=\"]*(?P<seconds>\d{1,9}(?:\.\d{1,3})?)(?![\d.]*\s*[a-z:/-])"
+    rf"|(?:try\w*|wait|available|resets?)\b[^.\d]{{0,40}}?(?P<spans>(?:{_SPAN.pattern}(?:,|\s|and)*)+)",
     re.IGNORECASE,
 )
 
@@ -473,4 +569,7 @@ def _stated_wait(reason: Reason, lines: list[_Line]) -> float | None:
         return None
     if match["seconds"]:
         return float(match["seconds"])
-    return sum(float(span[1]) * _UNITS_S[span[2].lower()] for span in _SPAN.finditer(match["spans"]))
+    return sum(
+        _UNITS_S[span["unit"].lower()] * (float(span["count"]) if span["count"][0].isdigit() else 1)
+        for span in _SPAN.finditer(match.string, *match.span("spans"))
+    )

@@ -3,14 +3,16 @@ That a failed push is told apart from every other, by real outputs.
 
 ``tests/corpus/push`` holds one finished push per file. Headers say what it means (``reason``,
 ``ambiguous``, perhaps ``retry-after`` in seconds), how git ended (``exit``) and where that is known from
-(``source``: measured, or documented by the host or its source); then follow stdout and stderr. Blanks at
-the ends of lines are left out. A failure that Ferry got wrong belongs there as one more file.
+(``source``: measured, documented by the host or its source, or worded as such a program would); then follow
+stdout and stderr. Blanks at the ends of lines are left out. A failure that Ferry got wrong belongs there as
+one more file.
 """
 
 from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,23 +77,16 @@ each_case = pytest.mark.parametrize("case", [pytest.param(case, id=case.name) fo
 
 @each_case
 def test_a_push_is_told_by_what_it_printed(case: Case):
+    """
+    The evidence is one of its lines: operators are shown it as what git said.
+    """
     verdict = case.explained()
 
     said = (verdict.reason, verdict.ambiguous, verdict.retry_after_s)
     assert said == (case.reason, case.ambiguous, case.retry_after_s), verdict
-
-
-@each_case
-def test_the_evidence_is_a_line_of_the_output(case: Case):
-    """
-    Operators are shown it as what git said; a failure that said anything has some.
-    """
-    evidence = case.explained().evidence
-    lines = {line.strip() for line in (case.stdout + case.stderr).splitlines()}
-
-    assert evidence in lines | {""}
-    if not case.explained().landed and case.exit_status not in (None, 124, 137):
-        assert evidence or not case.stderr
+    assert verdict.evidence in {line.strip() for line in (case.stdout + case.stderr).splitlines()} | {""}
+    if not verdict.landed and verdict.reason != "timeout":
+        assert verdict.evidence or not case.stderr
 
 
 def test_every_rule_decides_a_case():
@@ -105,7 +100,7 @@ def test_every_rule_decides_a_case():
 
 def test_the_corpus_has_every_reason_and_says_where_it_is_from():
     assert {case.reason for case in CASES} == {*POLICIES, "pushed", "up-to-date"} - {"stalled"}
-    assert {case.source.split(" ", 1)[0] for case in CASES} == {"measured", "documented"}
+    assert {case.source.split(" ", 1)[0] for case in CASES} == {"measured", "documented", "worded"}
 
 
 # --- What must make no difference ---
@@ -136,6 +131,31 @@ def _after_a_banner(text: str) -> str:
     return "Unauthorized access is prohibited. Maintenance, reboots and disconnects on Sundays.\n" + text
 
 
+# What hosts and hooks print beside what matters, with words in it that mean something elsewhere.
+CHATTER = [
+    "remote: Processing changes: refs: 1, done",
+    "remote: To create a merge request for main, visit:",
+    "remote:   https://git.example/town/records/-/merge_requests/new?title=timeout",
+    "remote: GitHub found 3 vulnerabilities on example/records's default branch. To find out more, visit:",
+    "remote: people/not-found.toml: ok",
+    "remote: Permission denied is the title of people/jane",
+    "remote: the branch denied is up to date",
+    "remote: warning: people/bob: name not found in the register",
+    "remote: see https://rules.example/timeouts/rate-limit",
+    "remote: record 'internal server error' was added",
+    "remote: 1b2c3d4 Fix: page not found",
+    "remote: Checking records: this may take a while, the timeout is 30 s",
+]
+
+
+def _among_chatter(text: str) -> str:
+    lines = text.splitlines()
+    order = random.Random(len(text))  # noqa: S311 - the same disorder on every run
+    for line in CHATTER:
+        lines.insert(order.randrange(len(lines) + 1), line)
+    return "\n".join(lines)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -146,20 +166,24 @@ def _after_a_banner(text: str) -> str:
         pytest.param(_coloured, id="coloured"),
         pytest.param(_after_progress, id="progress"),
         pytest.param(_after_a_banner, id="banner"),
+        pytest.param(_among_chatter, id="chatter"),
         pytest.param(lambda text: "hint: error: RPC failed; HTTP 429\n" + text, id="hint"),
         pytest.param(
             lambda text: "warning: redirecting to https://rate-limited.example/\n" + text, id="warning"
         ),
     ],
 )
-@each_case
-def test_what_surrounds_the_words_makes_no_difference(case: Case, change: Callable[[str], str]):
+def test_what_surrounds_the_words_makes_no_difference(change: Callable[[str], str]):
     """
     Nor does the order of the lines: stderr is written by several processes at once.
     """
-    verdict = explain(case.exit_status, case.stdout.replace("\n", "\r\n"), change(case.stderr))
+    misread = {}
+    for case in CASES:
+        verdict = explain(case.exit_status, case.stdout.replace("\n", "\r\n"), change(case.stderr))
+        if (verdict.reason, verdict.ambiguous) != (case.reason, case.ambiguous):
+            misread[case.name] = verdict
 
-    assert (verdict.reason, verdict.ambiguous) == (case.reason, case.ambiguous), verdict
+    assert misread == {}
 
 
 def _as_for_people(case: Case) -> tuple[str, str]:
@@ -173,23 +197,23 @@ def _as_for_people(case: Case) -> tuple[str, str]:
     return "", case.stderr + "".join(shown)
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in REFUSALS])
-def test_a_refusal_reads_the_same_without_porcelain(case: Case):
-    stdout, stderr = _as_for_people(case)
+def test_a_refusal_reads_the_same_without_porcelain():
+    misread = {}
+    for case in REFUSALS:
+        verdict = explain(case.exit_status, *_as_for_people(case))
+        if verdict.reason != case.reason:
+            misread[case.name] = verdict
 
-    assert explain(case.exit_status, stdout, stderr).reason == case.reason
+    assert misread == {}
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case.name) for case in CASES if case.reason != "timeout"]
-)
-def test_what_we_ended_ourselves_is_a_timeout_whatever_it_had_said(case: Case):
+def test_what_we_ended_ourselves_is_a_timeout_whatever_it_had_said():
     """
     It may have landed: git reports a ref only after the remote has moved it.
     """
-    verdict = explain(None, case.stdout, case.stderr)
+    verdicts = [explain(None, case.stdout, case.stderr) for case in CASES]
 
-    assert (verdict.reason, verdict.ambiguous) == ("timeout", True)
+    assert {(verdict.reason, verdict.ambiguous) for verdict in verdicts} == {("timeout", True)}
 
 
 # --- Who speaks ---
@@ -215,6 +239,38 @@ def test_a_refusal_that_a_hook_merely_quotes_is_not_ours():
     quoted = "remote:  ! [rejected]        main -> main (fetch first)"
 
     assert _refused("pre-receive hook declined", quoted).reason == "rejected"
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "ghost", "my-host", "host", "host:", "denied", "192.0.2.1", "::1"]
+)
+@pytest.mark.parametrize("methods", ["publickey", "publickey,password,keyboard-interactive"])
+def test_a_refused_key_is_told_whatever_the_host_is_called(host: str, methods: str):
+    said = f"git@{host}: Permission denied ({methods}).\nfatal: Could not read from remote repository.\n"
+
+    assert explain(128, "", said).reason == "auth"
+
+
+def test_a_pre_push_hook_is_ours_whatever_it_says():
+    """
+    It runs here, on our behalf: what the programs say that it runs is not the remote's answer.
+    """
+    begun = (
+        "send-pack:",
+        "fatal: the remote end hung up",
+        "fatal: git-http-push failed",
+        "error: RPC",
+        "!",
+        " !",
+    )
+    failed = "error: failed to push some refs to 'git@git.example:records'"
+    misread = {}
+    for case in CASES:
+        said = [line for line in case.stderr.splitlines() if not line.startswith(begun)]
+        if (verdict := explain(1, "", "\n".join([*said, failed]))).reason != "local":
+            misread[case.name] = verdict
+
+    assert misread == {}
 
 
 def test_a_bare_hook_decline_shows_the_hooks_own_words():
@@ -264,6 +320,23 @@ def test_the_unknown_keeps_the_last_line_that_says_something(said: str, evidence
         ("retry in 1m30s", 90),
         ("Please wait 1 minute and 5 seconds", 65),
         ("retry in 0.5s", 0.5),
+        ("Please try again in a minute.", 60),
+        ("Try again in an hour", 3600),
+        ("Please try again in a moment.", None),
+        ("retry after 500 ms", 0.5),
+        ("retry after 1500 milliseconds", 1.5),
+        ("Please wait 10 more minutes", 600),
+        ("Try again in: 30 seconds", 30),
+        ("retry_after_seconds: 45", 45),
+        ("Retry-After: 2m", 120),
+        ("Retry-After: 1.5", 1.5),
+        ("retryDelay: 30s", 30),
+        ("Rate limit resets in 7 minutes", 420),
+        ("Request was throttled. Expected available in 86 seconds.", 86),
+        ("Please try again after 2 weeks", None),
+        ("try again in 01:30", None),
+        ("Retry-After: 12O", None),
+        ("X-Rate-Limit-Reset: 1790000000", None),
         ("Please wait a few minutes before you try again.", None),
         ("Retry-After: Wed, 21 Oct 2026 07:28:00 GMT", None),
         ("try again, request 7f3 failed", None),
@@ -365,13 +438,29 @@ def test_done_alone_is_always_doubtful(stderr: str):
     assert verdict.ambiguous
 
 
+_LINES = 512 * 1024 // 1000
+_WORDS = (
+    "exceeded repository cannot unable failed project key access rate limit try wait again denied not for"
+)
+
+
 def _hostile() -> Iterator[str]:
-    yield "remote: exceeded over repository cannot unable failed " * 20_000
-    yield "remote: exceeded over repository cannot unable failed\n" * 100_000
-    yield "wait " + "1s " * 100_000
+    for piece in ("exceeded over ", "repository ", "'/", "x", "a@", "wait 1s", "cannot (", '"`'):
+        yield "\n".join([("remote: try " + piece * 500)[:1000]] * _LINES)
+    yield "remote: cannot unable failed repository " * 12_000
+    order = random.Random(16)  # noqa: S311 - the same on every run
+    yield "\n".join("remote: " + " ".join(order.choices(_WORDS.split(), k=150)) for _ in range(_LINES))
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("said", [pytest.param(said, id=str(i)) for i, said in enumerate(_hostile())])
-def test_a_hook_that_prints_megabytes_costs_no_time(said: str):
-    assert explain(128, "", said).reason == "unknown"
+def test_half_a_megabyte_of_anything_is_read_at_once(said: str):
+    """
+    Nothing that a hook prints makes a pattern go back and forth over it.
+    """
+    refused = f"To origin\n!\t{REF}\t[remote rejected] ({said[:5000]}) (pre-receive hook declined)\n"
+    begun = time.process_time()
+
+    explain(128, "", said)
+    explain(1, refused + said, said)
+
+    assert time.process_time() - begun < 3  # of some tenths, so that no other load counts
