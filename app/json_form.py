@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from flask.json.provider import DefaultJSONProvider
 
+from app.kinds import number_of
 from app.problems import Problem
 
 MAX_DEPTH = 32  # gitsheets reads back no more than 80 levels of TOML
@@ -63,7 +64,7 @@ def read_record(body: bytes) -> dict[str, Any]:
     """
     try:
         value = json.loads(
-            body, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_refuse_repeats
+            body, parse_constant=_refuse_constant, parse_float=number_of, object_pairs_hook=_refuse_repeats
         )
     except RecursionError:
         raise _bad_json("The body is nested too deeply.") from None
@@ -79,13 +80,6 @@ def read_record(body: bytes) -> dict[str, Any]:
 def _is_deeper(value: Any, levels: int) -> bool:
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
     return items is not None and (levels == 0 or any(_is_deeper(item, levels - 1) for item in items))
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is beyond what a float holds")
-    return value
 
 
 def _refuse_constant(word: str) -> NoReturn:

@@ -18,13 +18,15 @@ from app.api.paging import DEFAULT_LIMIT, MAX_LIMIT
 from app.api.transactions import MAX_OPERATIONS, OPERATIONS
 from app.api.writing import MAX_WAIT_S
 from app.errors import StoreError
-from app.record_schema import component
+from app.kinds import DATE
+from app.record_schema import component, for_requests
 from app.snapshot import Sheet, Snapshot
 from worker.settings import Settings
 
 Json = dict[str, Any]
 
 _MERGE_PATCH = "application/merge-patch+json"
+_MILLISECONDS = r"^[^.]+(\.[0-9]{1,3}0*)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"  # gitsheets would cut what is finer
 
 
 def document(snapshot: Snapshot, settings: Settings) -> Json:
@@ -41,7 +43,9 @@ def document(snapshot: Snapshot, settings: Settings) -> Json:
     schemas = _schemas()
     for sheet in sheets:
         paths |= _sheet_paths(sheet)
-        schemas[_schema_name(sheet)] = component(sheet.schema, _ref(_schema_name(sheet))["$ref"])
+        schema = component(sheet.schema, _ref(_schema_name(sheet))["$ref"])
+        schemas[_schema_name(sheet)] = schema
+        schemas[_request_name(sheet)] = for_requests(schema, _ref("DateTime"))
     _name_apart(paths)
     if settings.api_read == "open":
         for path in paths.values():
@@ -86,6 +90,13 @@ def _schema_name(sheet: Sheet) -> str:
     Return the component's name; each sheet has one of its own ("." stands only where something is replaced).
     """
     return "record_" + re.sub(r"[^A-Za-z0-9_-]", lambda found: f".{ord(found[0]):x}.", sheet.name)
+
+
+def _request_name(sheet: Sheet) -> str:
+    """
+    Return the component's name of a record in a request, where a date-time may be said to be one.
+    """
+    return f"{_schema_name(sheet)}.request"
 
 
 def _name_apart(paths: Json) -> None:
@@ -165,7 +176,7 @@ def _sheet_paths(sheet: Sheet) -> Json:
     """
     Return the paths of one sheet. A record's path is one parameter, and may hold slashes.
     """
-    name, record = sheet.name, _ref(_schema_name(sheet))
+    name, record, sent = sheet.name, _ref(_schema_name(sheet)), _ref(_request_name(sheet))
     root = f"/api/sheets/{quote(name)}/records"
     stored = _object({"path": {"type": "string"}, "record": record})
     written = _object({"path": {"type": "string"}, "record": record, "commit": _ref("MaybeCommit")})
@@ -204,7 +215,7 @@ def _sheet_paths(sheet: Sheet) -> Json:
                 f"create_{name}",
                 "Create a record",
                 written,
-                body=record,
+                body=sent,
                 creates=True,
                 conditional=False,
             ),
@@ -213,7 +224,7 @@ def _sheet_paths(sheet: Sheet) -> Json:
             "parameters": one,
             "get": _read(name, f"get_{name}", "Read a record", stored, at),
             "put": _write(
-                name, f"put_{name}", "Create or replace a record", written, body=record, creates=True
+                name, f"put_{name}", "Create or replace a record", written, body=sent, creates=True
             ),
             "patch": _write(
                 name,
@@ -447,6 +458,11 @@ def _schemas() -> Json:
             {"errors": {"type": "array", "items": _object({"field": text, "message": text})}},
         ),
         "Cursor": {"type": ["string", "null"]},
+        "DateTime": {
+            "description": "A TOML date-time; a string stays a string, except in the place of a date-time.",
+            **_object({DATE: {"type": "string", "format": "date-time", "pattern": _MILLISECONDS}}),
+            "additionalProperties": False,
+        },
         "CommitMade": _object({"hash": text, "push": push}),
         "MaybeCommit": {"anyOf": [_ref("CommitMade"), {"type": "null"}]},
         "Commit": _object(commit),

@@ -19,7 +19,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
+
+import gitsheets
 
 from app.json_form import to_json
 from app.problems import Problem
@@ -35,7 +38,9 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
 _NAME = re.compile(r"(?P<field>[^\[\]]+)(?:\[(?P<operator>[^\[\]]*)\])?")
 _MOST_FILTERS = 50
 
-Operand = float | datetime
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?|inf)")
+
+Operand = Decimal | datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +130,7 @@ def _filter(parameter: str, values: list[str], sheet: Sheet) -> Filter:
         raise _invalid(parameter, "is no field, such as name, address.city or age[gte]")
     name, word = parsed["field"], parsed["operator"]
     field = _field(name, parameter)
-    schema = sheet.schema or {}
-    if schema.get("additionalProperties") is False and field[0] not in schema.get("properties", {}):
-        known = ", ".join(schema.get("properties", {}))
-        raise _invalid(parameter, f"the sheet {sheet.name!r} has no such field; it has {known}")
+    _check_known(field[0], parameter, sheet)
     if word is None or word == "eq":
         return Filter(field, _equals(values))
     if word == "in":
@@ -137,9 +139,22 @@ def _filter(parameter: str, values: list[str], sheet: Sheet) -> Filter:
         equals = _equals(values)
         return Filter(field, lambda value: not equals(value))
     if word not in OPERATORS:
-        raise _invalid(parameter, f"{word!r} is none of eq, ne, in, {', '.join(OPERATORS)}")
+        raise _invalid(parameter, f"unknown operator {word!r}; use one of eq, ne, in, {', '.join(OPERATORS)}")
     compares = [_compares(OPERATORS[word], _operand(parameter, value)) for value in values]
     return Filter(field, lambda value: all(compare(value) for compare in compares))
+
+
+def _check_known(name: str, parameter: str, sheet: Sheet) -> None:
+    schema = sheet.schema or {}
+    properties, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    if schema.get("additionalProperties") is not False or name in properties:
+        return
+    # gitsheets' own reading of the patterns, which is ECMAScript's and not Python's.
+    matches = {"patternProperties": dict.fromkeys(patterns, True), "additionalProperties": False}
+    if patterns and not gitsheets.validate_batch(matches, [{name: True}])[0]:
+        return
+    known = ", ".join([*properties, *patterns])
+    raise _invalid(parameter, f"the sheet {sheet.name!r} has no such field; it has {known}")
 
 
 def _names(values: list[str]) -> list[str]:
@@ -162,16 +177,27 @@ def _value(record: Record, field: tuple[str, ...]) -> Any:
 
 def _equals(values: list[str]) -> Callable[[Any], bool]:
     wanted = frozenset(values)
+    numbers = frozenset(Decimal(text) for text in wanted if _NUMBER.fullmatch(text))
+
+    def test_one(value: Any) -> bool:
+        if _text(value) in wanted:
+            return True
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and _exact(value) in numbers
 
     def test(value: Any) -> bool:
         kind = type(value)
-        if kind is str or kind is int:  # by far the most frequent, and each record of a sheet comes here
+        if kind is str or (kind is int and not numbers):  # most frequent, and each record comes here
             return str(value) in wanted
-        if isinstance(value, list):
-            return any(_text(item) in wanted for item in value)
-        return _text(value) in wanted
+        return any(map(test_one, value)) if isinstance(value, list) else test_one(value)
 
     return test
+
+
+def _exact(value: float) -> Decimal:
+    """
+    Return a number as JSON shows it, to the last digit.
+    """
+    return Decimal(value if isinstance(value, int) else repr(value))
 
 
 def _text(value: Any) -> str | None:
@@ -187,13 +213,9 @@ def _operand(parameter: str, text: str) -> Operand:
     moment = _moment(text)
     if moment is not None:
         return moment
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if math.isnan(number):
+    if not _NUMBER.fullmatch(text):
         raise _invalid(parameter, f"{text[:40]!r} is neither a number nor a date, such as 2026-01-31")
-    return number
+    return Decimal(text)
 
 
 def _compares(compare: Callable[[Any, Any], bool], operand: Operand) -> Callable[[Any], bool]:
@@ -204,9 +226,16 @@ def _compares(compare: Callable[[Any, Any], bool], operand: Operand) -> Callable
             return moment is not None and compare(moment, operand)
 
         return test_moment
-    return lambda value: (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and compare(value, operand)
-    )
+    rounded = float(operand)
+
+    def test(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+            return False
+        # Only a float that the operand rounds to needs the digits.
+        exactly = isinstance(value, int) or value == rounded
+        return compare(_exact(value), operand) if exactly else compare(value, rounded)
+
+    return test
 
 
 def _moment(value: Any) -> datetime | None:

@@ -56,6 +56,23 @@ def component(schema: Mapping[str, Any] | None, place: str) -> Json:
         return plain_object()
 
 
+def for_requests(schema: Any, date: Json) -> Any:
+    """
+    Return *schema* with a choice wherever it asks for a date-time: the string, or what *date* describes.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    chosen: Json = dict(schema)
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, dict):
+            chosen[key] = {name: for_requests(each, date) for name, each in value.items()}
+        elif key in _MANY and isinstance(value, list):
+            chosen[key] = [for_requests(each, date) for each in value]
+        elif key in ("items", "additionalProperties"):
+            chosen[key] = for_requests(value, date)
+    return {"anyOf": [chosen, date]} if schema.get("format") == "date-time" else chosen
+
+
 def _led_to(place: str, reference: str) -> str:
     if reference != "#" and not reference.startswith("#/"):
         raise _InexpressibleError(reference)

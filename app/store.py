@@ -18,6 +18,8 @@ from typing import Any
 
 import gitsheets
 
+from app import markdown
+from app.date_literals import keep_dates
 from app.declarations import unusable
 from app.errors import (
     AttachmentNotFoundError,
@@ -38,6 +40,7 @@ from app.snapshot import Record, Sheet, Snapshot, is_gits_own, is_plain
 from app.trees import PathTakenError, changed, tree_of
 from worker.errors import RepositoryError
 from worker.git import Repository
+from worker.objects import read
 from worker.prepare import write_lock
 from worker.refs import RefError, RefLockedError, RefMovedError, move_ref
 
@@ -128,7 +131,10 @@ class Transaction:
         before = self._record(sheet, path)
         if before is None:
             raise _no_record(sheet_name, path)
-        return self._upsert(sheet_name, merge_patch(before, patch, sheet.schema), replaces=path)
+        merged = merge_patch(before, patch, sheet.schema)
+        if sheet.body_field in patch:
+            merged.setdefault(sheet.body_field, "")  # null empties a body; a record of its sheet has one
+        return self._upsert(sheet_name, merged, replaces=path)
 
     def attach(self, sheet_name: str, path: str, name: str, content: bytes) -> tuple[str, bool]:
         """
@@ -259,12 +265,18 @@ class Transaction:
         self, sheet_name: str, record: Record, *, replaces: str | None = None, create_only: bool = False
     ) -> Written:
         sheet = self._before.sheet(sheet_name)
-        before = self._record(sheet, replaces) if replaces is not None else None
+        replaced = replaces
+        if replaces is None and not create_only:
+            replaced = self._path(sheet, adopt(record, sheet.schema))
+        before = self._record(sheet, replaced) if replaced else None
         record = adopt(record, sheet.schema, before)
         if errors := unstorable(record):
             raise InvalidRecordError("The record holds what TOML cannot.", errors)
+        if sheet.body_field and not isinstance(record.get(sheet.body_field), str):
+            errors = [{"field": sheet.body_field, "message": "a string is required: the record's body"}]
+            raise InvalidRecordError(f"The record has no body in {sheet.body_field!r}.", errors)
         with _translated(sheet_name):
-            path, text, record = self._renderer.render(sheet, record)
+            path, text, record = self._renderer.render(sheet, record, before)
             _check_path(path, sheet)
             moves = replaces is not None and path != replaces
             if moves and before is None:
@@ -274,11 +286,31 @@ class Transaction:
             created = self.version(sheet, path) is None
             if not created and (create_only or moves):
                 raise RecordExistsError(f"The sheet {sheet_name!r} has a record {path!r} already.")
+            if before is not None and replaced:
+                text = self._with_dates_of(sheet, replaced, text)
             if moves:
                 self._move(sheet, str(replaces), path)
             version = self._stage(sheet.file(path), text.encode())
         self._records[sheet.file(path)] = record
         return Written(path=path, record=record, version=version, created=created and not moves)
+
+    def _path(self, sheet: Sheet, record: Record) -> str | None:
+        """
+        Return the path that the fields of *record* make; None where the write will say why they do not.
+        """
+        with contextlib.suppress(gitsheets.GitsheetsError, OverflowError, TypeError, ValueError):
+            return self._renderer.path(sheet, record)
+        return None
+
+    def _with_dates_of(self, sheet: Sheet, replaced: str, text: str) -> str:
+        """
+        Return *text* with the dates of the record at *replaced* as they are written there.
+        """
+        old = read(self._before.git_dir, str(self.version(sheet, replaced))).decode("utf-8", "replace")
+        if not sheet.body_field:
+            return keep_dates(old, text)
+        front, _ = markdown.split(text)
+        return text.replace(front, keep_dates(markdown.split(old)[0], front), 1)
 
     def _move(self, sheet: Sheet, old: str, new: str) -> None:
         for name, blob in self._attachments(sheet, old).items():
@@ -416,7 +448,7 @@ def _translated(sheet_name: str = "") -> Iterator[None]:
     try:
         yield
     except gitsheets.ValidationError as exc:
-        errors = [{"field": _field(issue), "message": issue["message"]} for issue in exc.issues]
+        errors = [{"field": _field(issue), "message": issue["message"]} for issue in exc.issues or ()]
         raise InvalidRecordError(
             f"The record breaks the schema of the sheet {sheet_name!r}.", errors
         ) from exc

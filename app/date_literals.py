@@ -1,0 +1,114 @@
+"""
+Dates as a file writes them, kept when the rest of the file is rendered.
+
+TOML has dates without a time, times, and date-times without an offset, with any
+offset and with any number of digits. gitsheets' Python binding reads each of them as a moment in
+UTC, to the millisecond, and writes that. So what gitsheets has rendered is compared with the
+text that it takes the place of: a date that means the same moment stays as it was written,
+and one that changed stays of its kind.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+import gitsheets
+
+# Strings and comments come first, so that no date is found in one (https://toml.io/en/v1.0.0).
+_TOKEN = re.compile(
+    r'''
+    """(?:[^"\\]|\\.|"{1,2}(?!"))*"{3,5} | \'\'\'(?:[^']|'{1,2}(?!'))*'{3,5}
+    | "(?:[^"\\\n]|\\.)*" | '[^'\n]*' | \#[^\n]*
+    | (?<![\w.+-])(?P<date>
+        \d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)?)?
+        | \d\d:\d\d:\d\d(?:\.\d+)?
+      )(?![\w.:-])
+    ''',
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+_LOCAL_DATE = re.compile(r"[\d-]{10}", re.ASCII)
+_LOCAL_TIME = re.compile(r"\d\d:\d\d:\d\d(?:\.\d+)?", re.ASCII)
+_HAS_OFFSET = re.compile(r"(?:[Zz]|[+-]\d\d:\d\d)$", re.ASCII)
+
+Place = tuple[str | int, ...]
+
+
+def keep_dates(before: str, after: str) -> str:
+    """
+    Return *after*, a record's TOML as gitsheets renders it, with the dates of *before* as they stand there.
+
+    Args:
+        before: The TOML of the record that is replaced.
+    """
+    try:
+        old = {place: match[0] for place, match in _dates(before.removeprefix("\ufeff"))}
+        new = _dates(after) if old else []
+        moments = _moments([*old.values(), *(match[0] for _, match in new)])
+    except (gitsheets.GitsheetsError, ValueError):  # what stood there cannot be read
+        return after
+    by_field: dict[Place, list[str]] = {}
+    for place, literal in old.items():
+        by_field.setdefault(_field(place), []).append(literal)
+    pieces, end = [], 0
+    for place, match in sorted(new, key=lambda found: found[1].start()):
+        # First the one that stood at this very place, then those of the list's other items.
+        models = [*([old[place]] if place in old else []), *by_field.get(_field(place), [])]
+        pieces += [after[end : match.start()], _literal(match[0], models, moments)]
+        end = match.end()
+    return "".join([*pieces, after[end:]])
+
+
+def _literal(rendered: str, models: list[str], moments: Mapping[str, datetime]) -> str:
+    same = next((model for model in models if moments[model] == moments[rendered]), None)
+    if same is not None or not models:
+        return same or rendered
+    kind = models[0]
+    if _LOCAL_TIME.fullmatch(kind):
+        return rendered[11:-1] if rendered.startswith("1970-01-01T") else rendered
+    if _LOCAL_DATE.fullmatch(kind):
+        return rendered[:10] if rendered.endswith("T00:00:00Z") else rendered
+    return rendered if _HAS_OFFSET.search(kind) else rendered[:-1]
+
+
+def _dates(text: str) -> list[tuple[Place, re.Match[str]]]:
+    """
+    Return where each date in *text* stands in the record, and the match that found it.
+
+    A string takes its place, and the parsed record shows where the string is.
+    """
+    found = [match for match in _TOKEN.finditer(text) if match["date"]]
+    if not found:
+        return []
+    mark, pieces, end = f"{uuid.uuid4().hex} ", [], 0
+    for number, match in enumerate(found):
+        pieces += [text[end : match.start()], f'"{mark}{number}"']
+        end = match.end()
+    record = tomllib.loads("".join([*pieces, text[end:]]))
+    # A bare key may look like a date: 2026-01-31 = "closed".
+    names = {f"{mark}{number}": match[0] for number, match in enumerate(found)}
+
+    def walk(value: Any, place: Place) -> Iterator[tuple[Place, re.Match[str]]]:
+        if isinstance(value, str) and value in names:
+            yield place, found[int(value.removeprefix(mark))]
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                yield from walk(item, (*place, str(names.get(name, name))))
+        elif isinstance(value, list):
+            for number, item in enumerate(value):
+                yield from walk(item, (*place, number))
+
+    return list(walk(record, ()))
+
+
+def _moments(literals: list[str]) -> Mapping[str, datetime]:
+    [record] = gitsheets.parse_records([f"dates = [{', '.join(literals)}]"])
+    return dict(zip(literals, record["dates"], strict=True))
+
+
+def _field(place: Place) -> Place:
+    return tuple(part for part in place if isinstance(part, str))
