@@ -35,6 +35,7 @@ from app.errors import SheetConfigError
 from app.json_form import RecordJsonProvider
 from app.pages import sessions, status
 from app.provenance import request_id
+from app.request import WholeRequest
 from app.server import is_gunicorn
 from app.services import EXTENSION, build_services
 from app.snapshot import Snapshot
@@ -62,6 +63,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     settings = built.pipeline.settings
     paging.configure(settings, FlaskIntegration())
     app = Flask("app", static_folder=None)
+    app.request_class = WholeRequest
     app.json = RecordJsonProvider(app)
     app.url_map.merge_slashes = False  # a path with an empty part is no record's; no need to redirect
     app.config["MAX_CONTENT_LENGTH"] = settings.api_max_body_bytes

@@ -45,6 +45,7 @@ def create() -> ResponseReturnValue:
     Takes ``{"message", "operations": [{"op", "sheet", "path", "record", "if_match"}]}``. A problem names the
     operation that is wrong, counted from 0, as ``operation``; nothing is changed then.
     """
+    writer()  # of no sheet in particular: nothing is read from a stranger
     message, operations = _read(read_record(request.get_data()))
     actor = writer(*(operation.sheet for operation in operations))
     subjects = list(dict.fromkeys((operation.sheet, operation.path or "") for operation in operations))
