@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-from worker import clone, paging
+from worker import clone, maintenance, paging
 from worker.errors import RepositoryError
 from worker.failures import POLICIES, Reason, explain
 from worker.pipeline import Pipeline
@@ -26,6 +26,7 @@ from worker.prepare import old_locks
 _SOON_S = 14 * 24 * 3600.0
 _BROKER_TIMEOUT_S = 3.0
 _PING_TIMEOUT_S = 2.0
+_MANY_NAMES = 5
 _OLDEST_GIT = (2, 34)  # Ubuntu 22.04's; `repack --geometric` came with 2.33
 
 
@@ -101,6 +102,10 @@ def _repository(pipeline: Pipeline) -> Iterator[Finding]:
     for warning in warnings:
         detail, _, remedy = warning.partition("; ")
         yield Finding(name="repository", state="warning", detail=detail, remedy=remedy)
+    if damaged := pipeline.maintenance.damaged():
+        named = ", ".join(f"{name} {why}" for name, why in sorted(damaged.items())[:_MANY_NAMES])
+        detail = f"{len(damaged)} loose objects are damaged, and are not packed: {named}"
+        yield Finding(name="repository", state="warning", detail=detail, remedy=maintenance.HINT)
 
 
 def _broker(pipeline: Pipeline) -> Finding:

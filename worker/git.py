@@ -29,7 +29,7 @@ import gitsheets
 from worker.credentials import Credentials
 from worker.errors import RepositoryError
 from worker.failures import POLICIES, Reason, explain
-from worker.objects import is_commit, lineage
+from worker.objects import is_commit, lineage, loose
 from worker.redaction import redact
 from worker.refs import STATE_DIRECTORY, RefError, move_ref, read_ref
 
@@ -355,20 +355,25 @@ class Repository:
         """
         return sum(1 for _ in (self.path / "objects" / "pack").glob("*.pack"))
 
-    def pack_loose_objects(self, *, timeout_s: float) -> None:
+    def pack_loose_objects(self, *, timeout_s: float) -> dict[str, str]:
         """
         Copy every loose object, reachable or not, into a pack.
+
+        Returns:
+            The files that stand in an object's place and are none, by their path in the
+            repository, with what is wrong. git would pack nothing on account of one.
 
         Raises:
             RepositoryError: git could not, or not in time.
         """
-        objects = self.path / "objects"
-        names = (path.parent.name + path.name for path in objects.glob("[0-9a-f][0-9a-f]/[0-9a-f]*"))
+        names, damaged = loose(str(self.path))
         with tempfile.TemporaryFile(dir=self.path / STATE_DIRECTORY) as listed:
             listed.write("\n".join(names).encode("ascii"))
             listed.seek(0)
-            command = (*_ONE_THREAD, "pack-objects", "-q", "--non-empty", str(objects / "pack" / "pack"))
+            pack = self.path / "objects" / "pack" / "pack"
+            command = (*_ONE_THREAD, "pack-objects", "-q", "--non-empty", str(pack))
             self._query(*command, timeout_s=timeout_s, stdin=cast(BinaryIO, listed))
+        return damaged
 
     def prune_packed(self) -> None:
         """

@@ -12,6 +12,7 @@ writers.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,19 @@ from worker.errors import RepositoryError
 from worker.git import Repository
 from worker.locks import FileLock, LockTimeoutError
 from worker.logs import log
+from worker.refs import flush
 
 # Under these a reader is as quick as in a repository that has just been packed.
 _MANY_LOOSE_OBJECTS = 2000
 _MANY_PACKS = 4
 _TIMEOUT_S = 3600.0
 _WRITE_LOCK_TIMEOUT_S = 60.0
+_MANY_NAMES = 20
+
+HINT = (
+    "Move these files out of the repository and run: git fsck. What it misses then comes back from a remote "
+    "with: git fetch --refetch origin"
+)
 
 
 class Maintenance:
@@ -70,10 +78,10 @@ class Maintenance:
             if not is_our_turn:
                 return "left to a later sweep: another repository is packed"
             begun = time.monotonic()
-            self._pack()
+            damaged = self._pack()
             duration_s = round(time.monotonic() - begun, 3)
             size = self._repository.size()
-            write_json(self._record, {"at": time.time(), "duration_s": duration_s})
+            write_json(self._record, {"at": time.time(), "duration_s": duration_s, "damaged": damaged})
         log().info("maintenance.done", duration_ms=round(duration_s * 1000), **size)
         return f"packed in {duration_s:.1f} s"
 
@@ -83,8 +91,20 @@ class Maintenance:
         """
         return read_json(self._record)
 
-    def _pack(self) -> None:
-        self._repository.pack_loose_objects(timeout_s=_TIMEOUT_S)
+    def damaged(self) -> dict[str, str]:
+        """
+        Return the loose objects that the last packing found damaged and that are still there.
+
+        By their path in the repository, with what is wrong.
+        """
+        return self._existing(self.last().get("damaged", {}))
+
+    def _pack(self) -> dict[str, str]:
+        """
+        Pack what can be packed; returns the loose objects that are damaged, by their path.
+        """
+        damaged = self._repository.pack_loose_objects(timeout_s=_TIMEOUT_S)
+        flush(self._repository.path)  # before the only other copy goes
         try:
             with self._write_lock.hold(_WRITE_LOCK_TIMEOUT_S):
                 self._repository.prune_packed()
@@ -92,3 +112,12 @@ class Maintenance:
             raise RepositoryError(str(exc)) from exc
         if self._repository.packs() > _MANY_PACKS:
             self._repository.merge_packs(timeout_s=_TIMEOUT_S)
+        # Of one that is in a pack as well nothing is missing, and git has just removed it.
+        lasting = self._existing(damaged)
+        if lasting:
+            named = dict(itertools.islice(sorted(lasting.items()), _MANY_NAMES))
+            log().warning("maintenance.damaged_objects", count=len(lasting), objects=named, hint=HINT)
+        return lasting
+
+    def _existing(self, damaged: dict[str, str]) -> dict[str, str]:
+        return {name: why for name, why in damaged.items() if (self._repository.path / name).exists()}

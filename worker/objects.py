@@ -8,11 +8,18 @@ more. What was written lately stands in a file of its own, and is read from ther
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import zlib
+from collections.abc import Iterator
 
 import gitsheets
 
+_PIECE_BYTES = 64 << 10  # a thousand times as much may come of it
+_NAME_OF_FILE = re.compile(r"[0-9a-f]{38}")
+_IN_THE_MAKING = (".", "tmp_")  # how git and gitsheets call a file that is no object yet
+_HEADER = re.compile(rb"(?:blob|tree|commit|tag) (0|[1-9][0-9]*)\0")
 _PARENT = re.compile(rb"^parent ([0-9a-f]+)$", re.MULTILINE)
 
 
@@ -56,6 +63,66 @@ def is_commit(git_dir: str, name: str) -> bool:
     except (OSError, zlib.error):
         header = gitsheets.blob_header(git_dir, name)
     return bool(header) and header["kind"] == "commit"
+
+
+def loose(git_dir: str) -> tuple[list[str], dict[str, str]]:
+    """
+    Look at every file that is to be a loose object.
+
+    Returns:
+        The names of those that are what they are called, and of each other file, by its
+        path in the repository, what is wrong with it.
+    """
+    sound, damaged = [], {}
+    for directory, file in _loose_files(git_dir):
+        path = f"objects/{directory}/{file}"
+        if not _NAME_OF_FILE.fullmatch(file):
+            damaged[path] = "is not called like an object"
+            continue
+        try:
+            fault = _fault(f"{git_dir}/{path}", directory + file)
+        except FileNotFoundError:
+            continue  # git has just removed it: it is in a pack
+        except (OSError, zlib.error) as exc:
+            fault = f"cannot be read: {exc}"
+        if fault:
+            damaged[path] = fault
+        else:
+            sound.append(directory + file)
+    return sound, damaged
+
+
+def _loose_files(git_dir: str) -> Iterator[tuple[str, str]]:
+    for number in range(256):
+        directory = f"{number:02x}"
+        try:
+            files = os.listdir(f"{git_dir}/objects/{directory}")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        yield from ((directory, file) for file in files if not file.startswith(_IN_THE_MAKING))
+
+
+def _fault(path: str, name: str) -> str | None:
+    """
+    Return what is wrong with the loose object at *path*, or None.
+    """
+    stream, digest = zlib.decompressobj(), hashlib.sha1(usedforsecurity=False)
+    head, size = b"", 0
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            content = stream.decompress(piece)
+            digest.update(content)
+            head, size = head or content[:64], size + len(content)
+    if size == 0:
+        return "is empty"
+    if not stream.eof:
+        return "is cut short"
+    if digest.hexdigest() != name:
+        return "holds something else than its name says"
+    header = _HEADER.match(head)
+    if stream.unused_data or header is None or int(header[1]) != size - header.end():
+        return "is not an object of git's"
+    return None
 
 
 def lineage(git_dir: str, old: str, new: str, *, longest: int) -> list[str]:
