@@ -13,7 +13,12 @@ from typing import Any
 
 import gitsheets
 
-_FENCE = re.compile(r"^\+\+\+\s*$", re.MULTILINE)
+_FENCE = "+++"
+# Unicode's White_Space, by which gitsheets trims; Python's strip() takes four more characters.
+_SPACE = (
+    "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000"
+)
 _HEADING = re.compile(r"^# ([^\r\n]+?)[ \t]*$", re.MULTILINE)
 
 
@@ -22,15 +27,21 @@ def split(text: str) -> tuple[str, str]:
     Return the front matter and the body of a file.
     """
     text = text.removeprefix("\ufeff")
-    begin = _FENCE.search(text)
-    if begin is None:
+    lines = text.split("\n")
+    fences = [number for number, line in enumerate(lines) if line.rstrip(_SPACE) == _FENCE][:2]
+    if not fences:
         return "", text
-    end = _FENCE.search(text, begin.end())
-    if end is None:
-        return "", text[begin.end() :].removeprefix("\n")
-    # The line break at the end is the file's; those after the fence are the format's.
-    body = text[end.end() :].removeprefix("\n").removeprefix("\n").removesuffix("\n")
-    return text[begin.end() : end.start()].removeprefix("\n"), body
+    body = "\n".join(_without_blank_lines(lines[fences[-1] + 1 :]))
+    if len(fences) == 1:
+        return "", body
+    front = _without_blank_lines(lines[fences[0] + 1 : fences[1]])
+    # The line break at the end of the body is the file's.
+    return "\n".join([*front, ""]), body.removesuffix("\n")
+
+
+def _without_blank_lines(lines: list[str]) -> list[str]:
+    first = next((number for number, line in enumerate(lines) if line.strip(_SPACE)), len(lines))
+    return lines[first:]
 
 
 def parse(text: str, body_field: str) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from app.api.writing import MAX_WAIT_S
 from app.errors import StoreError
 from app.kinds import DATE
 from app.record_schema import component, for_requests
-from app.snapshot import Sheet, Snapshot
+from app.sheet import Sheet
+from app.snapshot import Snapshot
 from worker.settings import Settings
 
 Json = dict[str, Any]
@@ -192,7 +193,8 @@ def _sheet_paths(sheet: Sheet) -> Json:
                 "items": _object({"path": {"type": "string"}, "record": {"type": "object"}}),
             },
             "next_cursor": _ref("Cursor"),
-        }
+        },
+        {"unreadable": {"type": "array", "items": _ref("Unreadable")}},
     )
     history = _object({"history": {"type": "array", "items": _ref("Change")}, "next_cursor": _ref("Cursor")})
     attachment = _object(
@@ -466,6 +468,9 @@ def _schemas() -> Json:
         "CommitMade": _object({"hash": text, "push": push}),
         "MaybeCommit": {"anyOf": [_ref("CommitMade"), {"type": "null"}]},
         "Commit": _object(commit),
-        "Change": _object({**commit, "patch": {"type": "array", "items": {"type": "object"}}}),
+        "Change": _object(
+            {**commit, "patch": {"type": "array", "items": {"type": "object"}}}, {"unreadable": text}
+        ),
+        "Unreadable": _object({"path": text, "detail": text}),
         "Attachment": _object({"name": text, "type": text, "bytes": {"type": "integer"}, "etag": text}),
     }

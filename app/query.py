@@ -24,9 +24,10 @@ from typing import Any
 
 import gitsheets
 
+from app.codec import Record
 from app.json_form import to_json
 from app.problems import Problem
-from app.snapshot import Record, Sheet
+from app.sheet import Sheet
 
 RESERVED = ("limit", "cursor", "sort", "fields", "at")
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {

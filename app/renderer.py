@@ -14,8 +14,9 @@ import gitsheets
 from cachetools import LRUCache
 
 from app import markdown
+from app.codec import Record
 from app.declarations import fails_on
-from app.snapshot import Record, Sheet
+from app.sheet import Sheet
 
 _TEMPLATES = 16  # kept by each thread; one takes 0.3 MiB
 _VARIANT = "/variant"

@@ -64,7 +64,7 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
         push_queue=PushQueue(
             pipeline.celery, list(pipeline.settings.remotes), on_failure=metering.enqueue_failed
         ),
-        listing=Listing(),
+        listing=Listing(pipeline.repository),
         answers=Answers(pipeline.repository),
         arrivals=Arrivals(pipeline.repository),
         liveness=Liveness(pipeline.celery),

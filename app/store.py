@@ -19,6 +19,7 @@ from typing import Any
 import gitsheets
 
 from app import markdown
+from app.codec import Record
 from app.date_literals import keep_dates
 from app.declarations import unusable
 from app.errors import (
@@ -31,21 +32,22 @@ from app.errors import (
     RecordExistsError,
     RecordNotFoundError,
     SheetNotFoundError,
+    UnreadableRecordError,
 )
 from app.group_commit import GroupCommit
 from app.kinds import adopt, merge_patch, unstorable
+from app.names import check_new, is_plain
 from app.objects import name_of, write, write_commit
 from app.renderer import Renderer
-from app.snapshot import Record, Sheet, Snapshot, is_gits_own, is_plain
-from app.trees import PathTakenError, changed, tree_of
+from app.sheet import Sheet
+from app.snapshot import Snapshot, owns
+from app.territory import Owner
+from app.trees import Entry, PathTakenError, changed, tree_of
 from worker.errors import RepositoryError
 from worker.git import Repository
 from worker.objects import read
 from worker.prepare import write_lock
 from worker.refs import RefError, RefLockedError, RefMovedError, move_ref
-
-_NAME_MAX_BYTES = 255  # what the file systems of a checkout allow for one name
-_PATH_MAX_BYTES = 1024  # and for a path: PATH_MAX of macOS, the least of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +82,7 @@ class Transaction:
 
     def __init__(self, before: Snapshot, parent: str, base: str | None) -> None:
         self._before = before
-        self._changes: dict[str, str | None] = {}
-        self._attached: dict[str, dict[str, str | None]] = {}
+        self._changes: dict[str, Entry | None] = {}
         self._records: dict[str, Record] = {}
         self._renderer = Renderer(before.git_dir, parent)
         self.parent = parent
@@ -151,29 +152,36 @@ class Transaction:
             raise InvalidPathError(
                 f"An attachment cannot be named {name!r}: no slash, and no ending {sheet.extension}."
             )
-        if sheet.directory(path).split("/")[0] == ".gitsheets":
-            raise InvalidPathError("What stands beside the sheets' declarations has no attachments.")
-        _check_path(f"{path}/{name}", sheet)
-        is_new = self.attachment(sheet_name, path, name) is None
+        place = f"{sheet.directory(path)}/{name}"
+        self._require_owner(place, Owner(sheet, path, name))
+        stands = self._entry(place)
+        if stands is None:
+            check_new(place)
+        elif stands.kind == "link":
+            raise InvalidPathError(f"A symbolic link stands at {place!r}.")
         with _translated():
             blob = write(self._before.git_dir, "blob", content)
-        self._attach(sheet, path, name, blob)
-        return blob, is_new
+        self._changes[place] = Entry("blob", blob)
+        return blob, stands is None
 
     def detach(self, sheet_name: str, path: str, name: str) -> None:
         """
         Stage the removal of an attachment.
 
         Raises:
-            AttachmentNotFoundError: There is none of that name.
+            RecordNotFoundError: There is no such record.
+            AttachmentNotFoundError: It has none of that name.
         """
+        sheet = self._before.sheet(sheet_name)
+        if self.version(sheet, path) is None:
+            raise _no_record(sheet_name, path)
         if self.attachment(sheet_name, path, name) is None:
             raise AttachmentNotFoundError(f"The record {path!r} has no attachment {name!r}.")
-        self._attach(self._before.sheet(sheet_name), path, name, None)
+        self._changes[f"{sheet.directory(path)}/{name}"] = None
 
     def delete(self, sheet_name: str, path: str) -> None:
         """
-        Stage the removal of the record at *path*, with its attachments.
+        Stage the removal of the record at *path*, with all that is attached to it.
 
         Raises:
             RecordNotFoundError, SheetNotFoundError, SheetConfigError: As named.
@@ -181,15 +189,16 @@ class Transaction:
         sheet = self._before.sheet(sheet_name)
         if self.version(sheet, path) is None:
             raise _no_record(sheet_name, path)
-        for name in self._attachments(sheet, path):
-            self._attach(sheet, path, name, None)
-        self._changes[sheet.file(path)] = None
+        self._changes |= dict.fromkeys([*self._belongings(sheet, path), sheet.file(path)])
 
     def version(self, sheet: Sheet, path: str) -> str | None:
         """
         Return the version of the record at *path* with the changes so far, or None.
         """
-        return self._blob(sheet.file(path)) if is_plain(path) else None
+        if not owns(self._before.territory, sheet, path):
+            return None
+        found = self._entry(sheet.file(path))
+        return found.name if found and found.is_file else None
 
     def record_version(self, sheet_name: str, path: str) -> str | None:
         """
@@ -207,7 +216,12 @@ class Transaction:
         Raises:
             SheetNotFoundError: The sheet is not declared.
         """
-        return self._attachments(self._before.sheet(sheet_name), path).get(name)
+        sheet = self._before.sheet(sheet_name)
+        place = f"{sheet.directory(path)}/{name}"
+        if "/" in name or self._owner(place) != Owner(sheet, path, name):
+            return None
+        found = self._entry(place)
+        return found.name if found and found.kind == "blob" else None
 
     @staticmethod
     def require(version: str | None, what: str, *, one_of: Sequence[str] | None, absent: bool) -> None:
@@ -228,13 +242,6 @@ class Transaction:
         if one_of is not None and (version is None or not ("*" in one_of or version in one_of)):
             raise PreconditionError(f"{what} is not the version that If-Match names.")
 
-    @property
-    def keeps_sheets(self) -> bool:
-        """
-        Whether no change so far touches a sheet's declaration.
-        """
-        return not any(path.startswith(".gitsheets/") for path in self._changes)
-
     def finish(
         self, message: str, *, author: tuple[str, str], trailers: Sequence[tuple[str, str]]
     ) -> str | None:
@@ -242,13 +249,13 @@ class Transaction:
         Write the commit's trees and the commit; returns its name, or None where nothing changed.
 
         Raises:
-            InvalidPathError: A record would stand where a directory does.
+            InvalidPathError: A file would stand where another stands already.
         """
         git_dir, before = self._before.git_dir, tree_of(self._before.git_dir, self.parent)
         try:
             tree = changed(git_dir, before, self._changes) or write(git_dir, "tree", b"")
         except PathTakenError as exc:
-            raise InvalidPathError(f"The record cannot be stored: {exc}.") from exc
+            raise InvalidPathError(f"The change cannot be stored: {exc}.") from exc
         if tree == before:
             return None
         return write_commit(
@@ -268,7 +275,7 @@ class Transaction:
         replaced = replaces
         if replaces is None and not create_only:
             replaced = self._path(sheet, adopt(record, sheet.schema))
-        before = self._record(sheet, replaced) if replaced else None
+        before = self._replaced(sheet, replaced) if replaced else None
         record = adopt(record, sheet.schema, before)
         if errors := unstorable(record):
             raise InvalidRecordError("The record holds what TOML cannot.", errors)
@@ -277,20 +284,22 @@ class Transaction:
             raise InvalidRecordError(f"The record has no body in {sheet.body_field!r}.", errors)
         with _translated(sheet_name):
             path, text, record = self._renderer.render(sheet, record, before)
-            _check_path(path, sheet)
             moves = replaces is not None and path != replaces
-            if moves and before is None:
+            if moves and self.version(sheet, str(replaces)) is None:
                 raise InvalidPathError(
                     f"The record's fields make its path {path!r}, and there is no record at {replaces!r}."
                 )
+            self._require_owner(sheet.file(path), Owner(sheet, path))
             created = self.version(sheet, path) is None
             if not created and (create_only or moves):
                 raise RecordExistsError(f"The sheet {sheet_name!r} has a record {path!r} already.")
+            if created:
+                self._check_new_record(sheet, path)
             if before is not None and replaced:
                 text = self._with_dates_of(sheet, replaced, text)
+            version = self._stage(sheet.file(path), text.encode())
             if moves:
                 self._move(sheet, str(replaces), path)
-            version = self._stage(sheet.file(path), text.encode())
         self._records[sheet.file(path)] = record
         return Written(path=path, record=record, version=version, created=created and not moves)
 
@@ -312,43 +321,92 @@ class Transaction:
         front, _ = markdown.split(text)
         return text.replace(front, keep_dates(markdown.split(old)[0], front), 1)
 
+    def _replaced(self, sheet: Sheet, path: str) -> Record | None:
+        """
+        Return the fields that a new record at *path* takes the place of; None where none can be read.
+        """
+        try:
+            return self._record(sheet, path)
+        except UnreadableRecordError:
+            return None
+
+    def _check_new_record(self, sheet: Sheet, path: str) -> None:
+        check_new(sheet.file(path))
+        # The record would be the nearest one above these files, and the other sheet would lose them.
+        for place in self._places_below(sheet.directory(path)):
+            owner = self._owner(place)
+            if owner and owner.sheet is not sheet and owner.attachment is not None:
+                raise InvalidPathError(
+                    f"{place!r} is attached to the record {owner.path!r} of the sheet {owner.sheet.name!r}."
+                )
+
     def _move(self, sheet: Sheet, old: str, new: str) -> None:
-        for name, blob in self._attachments(sheet, old).items():
-            self._attach(sheet, old, name, None)
-            self._attach(sheet, new, name, blob)
-        self._changes[sheet.file(old)] = None
+        belongings = self._belongings(sheet, old)
+        self._changes |= dict.fromkeys([*belongings, sheet.file(old)])
+        if belongings:
+            check_new(sheet.directory(new))
+        for name, entry in belongings.values():
+            place = f"{sheet.directory(new)}/{name}"
+            self._require_owner(place, Owner(sheet, new, name))
+            if self._entry(place) is not None:
+                raise InvalidPathError(f"The attachment {name!r} would take the place of {place!r}.")
+            self._changes[place] = entry
 
-    def _attach(self, sheet: Sheet, path: str, name: str, blob: str | None) -> None:
-        directory = sheet.directory(path)
-        self._changes[f"{directory}/{name}"] = blob
-        self._attached.setdefault(directory, {})[name] = blob
+    def _belongings(self, sheet: Sheet, path: str) -> dict[str, tuple[str, Entry]]:
+        """
+        Return all that is attached to the record at *path* with the changes so far: name and entry, by place.
+        """
+        found = {}
+        for place in self._places_below(sheet.directory(path)):
+            owner, entry = self._owner(place), self._entry(place)
+            if owner and entry and owner.attachment and (owner.sheet, owner.path) == (sheet, path):
+                found[place] = owner.attachment, entry
+        return found
 
-    def _attachments(self, sheet: Sheet, path: str) -> dict[str, str]:
-        """
-        Return name and blob of each attachment of the record at *path* with the changes so far.
-        """
-        staged = self._attached.get(sheet.directory(path), {})
-        found = self._before.attachments(sheet, path) | staged
-        return {name: blob for name, blob in found.items() if blob}
+    def _places_below(self, directory: str) -> set[str]:
+        stood = {place for place, _ in self._before.leaves(directory)}
+        return stood | {place for place in self._changes if place.startswith(f"{directory}/")}
+
+    def _owner(self, place: str) -> Owner | None:
+        return self._before.territory.owner(place, self._stands)
+
+    def _require_owner(self, place: str, owner: Owner) -> None:
+        found = self._owner(place)
+        if found == owner:
+            return
+        if found is None:
+            raise InvalidPathError(
+                f"{place!r} is no path of the sheet {owner.sheet.name!r}: its template {owner.sheet.path!r} "
+                "does not make it, or what stands there belongs to no sheet."
+            )
+        what = "" if found.attachment is None else f"the attachment {found.attachment!r} of "
+        raise InvalidPathError(
+            f"{place!r} is {what}the record {found.path!r} of the sheet {found.sheet.name!r}."
+        )
 
     def _record(self, sheet: Sheet, path: str) -> Record | None:
         """
         Return the record at *path* with the changes so far, or None.
+
+        Raises:
+            UnreadableRecordError: The file is no record.
         """
         if self.version(sheet, path) is None:
             return None
         staged = self._records.get(sheet.file(path))
         return self._before.record(sheet, path).record if staged is None else staged
 
-    def _blob(self, place: str) -> str | None:
-        if place not in self._changes:
-            return self._before.blob(place)
-        return self._changes[place]
+    def _stands(self, place: str) -> bool:
+        found = self._entry(place)
+        return found is not None and found.is_file
+
+    def _entry(self, place: str) -> Entry | None:
+        return self._changes[place] if place in self._changes else self._before.entry(place)
 
     def _stage(self, place: str, content: bytes) -> str:
-        blob = name_of("blob", content)
-        if blob != self._blob(place):
-            self._changes[place] = write(self._before.git_dir, "blob", content)
+        blob, stands = name_of("blob", content), self._entry(place)
+        if stands is None or stands.kind != "blob" or blob != stands.name:
+            self._changes[place] = Entry("blob", write(self._before.git_dir, "blob", content))
         return blob
 
 
@@ -363,14 +421,12 @@ class Store:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._writers = GroupCommit(write_lock(repository.path), head=repository.head, land=self._land)
-        # Our last commit, with the sheets that it has as the one before had them.
-        self._made: tuple[str | None, dict[str, Sheet]] = (None, {})
 
     def snapshot(self) -> Snapshot:
         """
         Return the repository as it is now.
         """
-        return self._at(self._repository.head())
+        return Snapshot(self._repository.path, self._repository.head())
 
     @contextlib.contextmanager
     def commit(
@@ -392,7 +448,7 @@ class Store:
             DiskFullError: There is no room; nothing was written.
         """
         with self._writers.turn() as group:
-            before = self._at(group.tip)
+            before = Snapshot(self._repository.path, group.tip)
             if before.commit is None:
                 raise SheetNotFoundError(
                     f"The branch {self._repository.branch!r} has no commits, so no sheets."
@@ -405,13 +461,8 @@ class Store:
             finally:
                 transaction.close()
             if commit is not None:
-                self._made = (commit, before.sheets if transaction.keeps_sheets else {})
                 group.tip = commit
         transaction.commit = commit
-
-    def _at(self, commit: str | None) -> Snapshot:
-        made, sheets = self._made
-        return Snapshot(self._repository.path, commit, sheets if commit == made else None)
 
     def _land(self, commit: str, parent: str | None) -> None:
         """
@@ -472,22 +523,3 @@ def _field(issue: Mapping[str, Any]) -> str:
         # The message begins with the missing property, in quotes.
         named.append(issue["message"].split('"')[1])
     return ".".join(named)
-
-
-def _check_path(path: str, sheet: Sheet) -> None:
-    place = sheet.directory(path)
-    if is_gits_own(place):
-        raise InvalidPathError(
-            f"The path would be {path!r} in {sheet.root!r}, and git or a file system takes a part of it "
-            "for one of git's own names, such as .git, git~1 or .gitmodules."
-        )
-    if not is_plain(place):
-        raise InvalidPathError(
-            f"The record's path would be {path!r} in {sheet.root!r}: each part needs a name, "
-            "and '.', '..' and '.git' are none."
-        )
-    if len(place.encode()) + len(sheet.extension) > _PATH_MAX_BYTES:
-        raise InvalidPathError(f"The record's path is longer than {_PATH_MAX_BYTES} bytes.")
-    longest = max(path.split("/"), key=lambda name: len(name.encode()))
-    if len(longest.encode()) + len(sheet.extension) > _NAME_MAX_BYTES:
-        raise InvalidPathError(f"A part of the record's path is longer than {_NAME_MAX_BYTES} bytes.")

@@ -34,6 +34,7 @@ from worker.redaction import redact
 from worker.refs import STATE_DIRECTORY, RefError, move_ref, read_ref
 
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_BATCHED = re.compile(rb"([0-9a-f]+) (?:missing|[a-z]+ ([0-9]+))\n")
 _QUERY_TIMEOUT_S = 30.0  # for git commands that stay on this machine
 # The writers and the pushes have the other cores.
 _ONE_THREAD = ("-c", "pack.threads=1")
@@ -261,6 +262,36 @@ class Repository:
             "-m", "--first-parent", commit, "--",
         )  # fmt: skip
         return sorted(filter(None, changed.split("\0")))
+
+    def contents(self, names: Sequence[str]) -> dict[str, bytes]:
+        """
+        Return the content of each object in *names*, by full names; those that git cannot read are left out.
+        """
+        with tempfile.TemporaryFile() as wanted:
+            wanted.write("".join(f"{name}\n" for name in names).encode())
+            wanted.seek(0)
+            handle = self._git.execute(
+                ["git", "cat-file", "--batch"],
+                as_process=True,
+                start_new_session=True,
+                istream=wanted,
+                env=self._environment,
+            )
+            process = handle.proc
+            assert process is not None  # noqa: S101 - as in _execute
+            try:
+                answer, _ = process.communicate(timeout=_WALK_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                answer, _ = _end_group(process)
+            except BaseException:
+                _end_group(process)
+                raise
+        found, at = {}, 0
+        while header := _BATCHED.match(answer, at):  # ends where git met a damaged object
+            at = header.end() + int(header[2]) + 1 if header[2] else header.end()
+            if header[2] and at <= len(answer):
+                found[header[1].decode()] = answer[header.end() : at - 1]
+        return found
 
     def is_whole(self, commit: str) -> bool:
         """

@@ -5,6 +5,7 @@ Records: list, read, create, replace, patch, delete, and their history.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,14 +17,17 @@ from app.access import writer
 from app.api.commits import commit_document
 from app.api.paging import page_of
 from app.api.writing import Change, write
-from app.errors import CommitNotFoundError, RecordNotFoundError
+from app.codec import Record
+from app.errors import CommitNotFoundError, RecordNotFoundError, UnreadableRecordError
 from app.json_form import read_record, to_json
 from app.kinds import adopt
+from app.listing import Listed
 from app.problems import Problem
 from app.provenance import provenance
 from app.query import query_of
 from app.services import services
-from app.snapshot import Record, Sheet, Snapshot
+from app.sheet import Sheet
+from app.snapshot import Snapshot, fields_at, owns
 from app.store import Transaction, Written
 
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")
@@ -45,13 +49,15 @@ def index(sheet: str) -> ResponseReturnValue:
     snapshot = snapshot_of(page.commit)
     found = snapshot.sheet(sheet)
     query = query_of(request.args.lists(), found)
-    matching = query.select(services().listing.records(snapshot, found))
+    listed = services().listing.read(snapshot, found)
+    matching = query.select(listed.records)
     start = page.offset
     shown = matching[start : start + page.limit]
     more = len(matching) > start + page.limit
     return {
         "records": [{"path": path, "record": query.shown(record)} for path, record in shown],
         "next_cursor": page.cursor(commit=snapshot.commit, offset=start + page.limit) if more else None,
+        **_unreadable(listed),
     }
 
 
@@ -140,9 +146,10 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
     page = page_of(request.args)
     snapshot, repository = snapshot_of(page.commit), services().pipeline.repository
     found = snapshot.sheet(sheet)
+    is_ours = owns(snapshot.territory, found, path)
     commits = (
         repository.log(snapshot.commit or "", skip=page.offset, limit=page.limit + 1, file=found.file(path))
-        if snapshot.commit
+        if snapshot.commit and is_ours
         else []
     )
     if not commits and not page.offset:
@@ -150,7 +157,7 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
     more = len(commits) > page.limit
     return {
         "history": [
-            {**commit_document(commit), "patch": _patch(found, path, commit.parents[:1], commit.hash)}
+            {**commit_document(commit), **_patch(found, path, commit.parents[:1], commit.hash)}
             for commit in commits[: page.limit]
         ],
         "next_cursor": page.cursor(commit=snapshot.commit, offset=page.offset + page.limit) if more else None,
@@ -196,6 +203,11 @@ def require(transaction: Transaction, version: str | None, what: str) -> None:
     transaction.require(version, what, one_of=one_of, absent=request.if_none_match.star_tag)
 
 
+def _unreadable(listed: Listed) -> dict[str, Any]:
+    named = [{"path": path, "detail": detail} for path, detail in listed.unreadable]
+    return {"unreadable": named} if named else {}
+
+
 def _path_of(sheet: str, record: Record) -> str:
     """
     Return the path that a new record will have, for the commit's trailer; "" where the write will fail.
@@ -207,22 +219,27 @@ def _path_of(sheet: str, record: Record) -> str:
         return ""
 
 
-def _patch(sheet: Sheet, path: str, parents: tuple[str, ...], commit: str) -> list[dict[str, Any]]:
+def _patch(sheet: Sheet, path: str, parents: tuple[str, ...], commit: str) -> dict[str, Any]:
     """
-    Return what *commit* changed in a record as a JSON patch (RFC 6902).
+    Return what *commit* changed in a record as a JSON patch (RFC 6902), or why that cannot be told.
     """
     git_dir = services().pipeline.repository.path
-    before, after = (
-        _as_json(Snapshot(git_dir, name), sheet, path) for name in ((parents or (None,))[0], commit)
-    )
+    before, _ = _as_json(git_dir, parents[0] if parents else None, sheet, path)
+    after, fault = _as_json(git_dir, commit, sheet, path)
+    if fault:
+        return {"patch": [], "unreadable": fault}
     if before is None or after is None:
         operation: dict[str, Any] = {"op": "remove" if after is None else "add", "path": ""}
-        return [operation if after is None else {**operation, "value": after}]
-    return list(gitsheets.create_patch(before, after))
+        return {"patch": [operation if after is None else {**operation, "value": after}]}
+    return {"patch": list(gitsheets.create_patch(before, after))}
 
 
-def _as_json(snapshot: Snapshot, sheet: Sheet, path: str) -> Any:
+def _as_json(git_dir: Path, commit: str | None, sheet: Sheet, path: str) -> tuple[Any, str]:
+    """
+    Return the record as *commit* has it, and what is wrong with it there: one of the two, or none.
+    """
+    found = Snapshot(git_dir, commit).entry(sheet.file(path))
     try:
-        return to_json(snapshot.record(sheet, path).record)
-    except RecordNotFoundError:
-        return None
+        return (to_json(fields_at(str(git_dir), found, sheet)), "") if found and found.is_file else (None, "")
+    except UnreadableRecordError as exc:
+        return None, str(exc)

@@ -13,11 +13,11 @@ from flask.typing import ResponseReturnValue
 from app.access import writer
 from app.api.records import changed
 from app.api.writing import Change, write
+from app.codec import Record
 from app.errors import StoreError
 from app.json_form import read_record
 from app.problems import Problem, store_problem
 from app.provenance import provenance
-from app.snapshot import Record
 from app.store import Transaction
 
 bp = Blueprint("transactions", __name__, url_prefix="/api/transactions")

@@ -318,8 +318,12 @@ def test_a_file_that_is_no_record_is_named(env, data):
     data.git("update-ref", "refs/heads/main", data.git("commit-tree", "-p", "main", "-m", "broken", root))
     client = create_app({**env, "CFP_REDIS_URL": "redis://127.0.0.1:1/0"}, open_access=True).test_client()
 
-    _problem(client.get(f"{RECORDS}/broken"), 500, "record-unreadable")
-    _problem(client.get(RECORDS), 500, "record-unreadable")
+    problem = _problem(client.get(f"{RECORDS}/broken"), 500, "record-unreadable")
+    assert "people/broken.toml" in problem["detail"]
+    listed = client.get(RECORDS).json
+    assert [each["path"] for each in listed["unreadable"]] == ["broken"]
+    assert "line 1" in listed["unreadable"][0]["detail"]
+    assert len(listed["records"]) == 20
     assert client.get(f"{RECORDS}/ada-quill").status_code == 200
     assert client.get("/api/sheets/places/records").status_code == 200
 

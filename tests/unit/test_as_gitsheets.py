@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import store as store_module
+from app.codec import Record
 from app.errors import RecordExistsError
 from app.sample import make_sample_repository
-from app.snapshot import Record
 from app.store import Store, Transaction
 from tests.parts import Bare
 from worker.git import Repository

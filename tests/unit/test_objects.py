@@ -43,7 +43,7 @@ def test_nothing_stands_below_a_file(data: Bare):
     assert find(str(data.path), data.head(), f"{some_file}/below") is None
 
 
-def test_a_symbolic_link_and_a_submodule_are_nothing(data: Bare):
+def test_a_symbolic_link_and_a_submodule_are_told_from_files(data: Bare):
     tree = subprocess.run(
         ["git", "-C", str(data.path), "mktree", "--missing"],
         input=f"120000 blob {'1' * 40}\tlink\n160000 commit {'2' * 40}\tmodule\n",
@@ -53,8 +53,8 @@ def test_a_symbolic_link_and_a_submodule_are_nothing(data: Bare):
     ).stdout.strip()
     commit = data.git("commit-tree", tree, "-m", "odd things")
 
-    assert find(str(data.path), commit, "link") is None
-    assert find(str(data.path), commit, "module") is None
+    assert find(str(data.path), commit, "link") == Entry("link", "1" * 40)
+    assert find(str(data.path), commit, "module") == Entry("module", "2" * 40)
 
 
 def test_a_look_alike_inside_an_object_name_is_not_taken_for_a_line():

@@ -1,0 +1,144 @@
+"""
+A sheet, as its declaration says.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from app.declarations import unusable
+from app.template import Template
+
+_PLAIN = {"root", "path", "schema"}
+# Literal text and fields, no JavaScript, of which gitsheets' templates may hold any.
+_FIELDS_ONLY = re.compile(r"(?:[^$]|\$\{\{\s*[A-Za-z_][\w.]*(?:/\*\*)?\s*(?::[^{}]*)?\}\})+")
+_ROOT = re.compile(rb"""^\s*root\s*=\s*(?:"([^"\n]*)"|'([^'\n]*)')""", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sheet:
+    """
+    A sheet as ``.gitsheets/NAME.toml`` declares it.
+
+    Attributes:
+        name: The sheet's name.
+        root: Directory of its records in the tree.
+        path: Path template, such as ``${{ slug }}``.
+        schema: JSON Schema of a record, or None.
+        config: The whole ``[gitsheet]`` table.
+        is_plain: Whether it asks for a path of fields and a schema, and for nothing else.
+    """
+
+    name: str
+    root: str
+    path: str
+    schema: Mapping[str, Any] | None
+    config: Mapping[str, Any]
+    is_plain: bool
+
+    @property
+    def config_path(self) -> str:
+        """
+        Where the declaration stands in the tree.
+        """
+        return f".gitsheets/{self.name}.toml"
+
+    @property
+    def template(self) -> Template:
+        """
+        What the paths of its records look like.
+        """
+        return Template.of(self.path)
+
+    @property
+    def extension(self) -> str:
+        """
+        The records' file name extension, with its dot.
+        """
+        return {"markdown": ".md", "mdx": ".mdx"}.get(self._format.get("type", "toml"), ".toml")
+
+    @property
+    def body_field(self) -> str | None:
+        """
+        The field that holds a markdown record's text; None for TOML records.
+        """
+        return self._format.get("body") if self.extension != ".toml" else None
+
+    @property
+    def title_field(self) -> str | None:
+        """
+        The field that repeats a markdown record's first heading, if any.
+        """
+        return self._format.get("title") if self.extension != ".toml" else None
+
+    @property
+    def _format(self) -> Mapping[str, Any]:
+        return self.config.get("format", {})  # type: ignore[no-any-return]
+
+    def directory(self, path: str) -> str:
+        """
+        Return where the attachments of the record *path* stand in the tree.
+        """
+        return f"{self.root}/{path}" if self.root != "." else path
+
+    def file(self, path: str) -> str:
+        """
+        Return where the record *path* stands in the tree.
+        """
+        return self.directory(path) + self.extension
+
+
+@lru_cache(maxsize=1024)
+def parse_sheet(name: str, content: bytes) -> Sheet:
+    """
+    Return the sheet *name*, whose declaration is *content*.
+
+    Raises:
+        SheetConfigError: It cannot be used.
+    """
+    try:
+        config = tomllib.loads(content.decode("utf-8-sig"))["gitsheet"]
+        path, root, schema = config["path"], _root(config.get("root", ".")), config.get("schema")
+        kind = config.get("format", {}).get("type", "toml")
+        if not isinstance(path, str) or not isinstance(kind, str):
+            raise TypeError("path and format.type are strings")
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise unusable(name, f".gitsheets/{name}.toml: {exc!r}") from exc
+    if root.split("/")[0] == "..":
+        raise unusable(name, f".gitsheets/{name}.toml: gitsheet.root leads out of the repository")
+    return Sheet(
+        name=name,
+        root=root,
+        path=path,
+        schema=schema,
+        config=config,
+        is_plain=config.keys() <= _PLAIN and bool(_FIELDS_ONLY.fullmatch(path)) and _is_json(schema),
+    )
+
+
+def root_of_broken(content: bytes) -> str | None:
+    """
+    Return the root that a declaration seems to name which cannot be used as it is; None where it names none.
+    """
+    found = _ROOT.search(content)
+    return _root((found[1] or found[2] or b"").decode("utf-8", "replace")) if found else None
+
+
+def _root(given: str) -> str:
+    # As gitsheets reads it: "./people", "people/" and "/people" are the same.
+    return posixpath.normpath(given).strip("/") or "."
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True

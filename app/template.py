@@ -1,0 +1,98 @@
+"""
+Path templates: which paths one can make.
+
+gitsheets renders a template for a record. Here the question is the other way
+round: whether any record could have a given path. Each part of a template but
+the last ``${{ field/** }}`` makes exactly one part of a path, whatever JavaScript
+stands in it, because gitsheets refuses a slash there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+_REFERENCE = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
+_RECURSIVE = re.compile(r"\s*[\w.$]+/\*\*\s*")
+# `${{ starts_at: YYYY/MM }}` makes a part of the path for each part of the date.
+_BUCKET = re.compile(r"\s*[\w.$]+\s*:\s*(YYYY(?:/MM(?:/DD)?|/WW)?)\s*")
+_ANY = re.compile(".*", re.DOTALL)
+_DIGITS = {"YYYY": "[0-9]{4}", "MM": "[0-9]{2}", "DD": "[0-9]{2}", "WW": "[0-9]{2}"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """
+    What the paths of a sheet's records look like.
+
+    Attributes:
+        levels: For each part of a path what it looks like, but for what ``**`` stands for.
+        is_recursive: Whether ``**`` stands at the end, for one part or more.
+        literals: How many characters the template gives itself.
+    """
+
+    levels: tuple[re.Pattern[str], ...]
+    is_recursive: bool
+    literals: int
+
+    @classmethod
+    def of(cls, text: str) -> Template:
+        """
+        Return the template that *text* is, as a declaration holds it.
+        """
+        return _parsed(text)
+
+    def makes(self, parts: Sequence[str]) -> bool:
+        """
+        Whether a record may have the path of these *parts*.
+        """
+        *above, name = parts
+        names = self.names_below(above)
+        return names is not None and names.fullmatch(name) is not None
+
+    def leads_below(self, parts: Sequence[str]) -> bool:
+        """
+        Whether a record may stand below the directory of these *parts*.
+        """
+        return (self.is_recursive or len(parts) < len(self.levels)) and self._begins(parts)
+
+    def names_below(self, parts: Sequence[str]) -> re.Pattern[str] | None:
+        """
+        Return what names records have right in the directory of these *parts*; None where there are none.
+        """
+        missing = len(self.levels) - len(parts)
+        if not self._begins(parts) or (missing > 0 if self.is_recursive else missing != 1):
+            return None
+        return _ANY if self.is_recursive else self.levels[-1]
+
+    def _begins(self, parts: Sequence[str]) -> bool:
+        return all(level.fullmatch(part) for level, part in zip(self.levels, parts, strict=False))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(text: str) -> Template:
+    levels, literals, is_recursive = [""], 0, False
+    # Every second piece is what stands between the braces.
+    for number, piece in enumerate(_REFERENCE.split(text.strip("/"))):
+        if number % 2 == 0:
+            first, *rest = map(re.escape, piece.split("/"))
+            levels[-1] += first
+            levels += rest
+            literals += len(piece.replace("/", ""))
+        elif _RECURSIVE.fullmatch(piece):
+            is_recursive = True
+        elif bucket := _BUCKET.fullmatch(piece):
+            first, *rest = (_DIGITS[part] for part in bucket[1].split("/"))
+            levels[-1] += first
+            levels += rest
+        else:
+            levels[-1] += ".*"
+    if is_recursive:
+        levels.pop()
+    return Template(
+        levels=tuple(re.compile(level, re.DOTALL) for level in levels),
+        is_recursive=is_recursive,
+        literals=literals,
+    )

@@ -1,0 +1,280 @@
+"""
+That a request through a sheet touches nothing of another's, over HTTP and with scoped tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from flask.testing import FlaskClient
+
+from app import create_app
+from tests.parts import Bare
+
+TOKENS = ("notes", "people", "posts", "tags", "docs")
+SHEETS = {
+    # Without a root, so at the top, with everybody else's directories below.
+    "notes": "path = '${{ slug/** }}'",
+    "people": "root = 'people'\npath = '${{ slug }}'\n[gitsheet.schema]\nrequired = ['slug', 'name']",
+    "posts": "root = 'people'\npath = '${{ slug }}'\n[gitsheet.format]\ntype = 'markdown'\nbody = 'text'",
+    "tags": "root = 'notes'\npath = '${{ slug }}'",
+    "docs": "root = 'people'\npath = '${{ a }}/${{ b }}'",
+}
+FILES: Mapping[str, bytes | tuple[str, bytes]] = {
+    **{f".gitsheets/{name}.toml": f"[gitsheet]\n{config}\n".encode() for name, config in SHEETS.items()},
+    "README.md": b"hello\n",
+    "one.toml": b"slug = 'one'\n",
+    "one/photo.jpg": b"one's photo",
+    "people.toml": b"slug = 'people'\n",
+    "people/jane.toml": b"name = 'Jane'\nslug = 'jane'\n",
+    "people/jane/cv.pdf": ("100755", b"her cv"),
+    "people/jane/scans/a/1.png": b"a scan",
+    "people/jane/scans/link": ("120000", b"1.png"),
+    "people/jane.md": b"+++\nslug = 'jane'\n+++\n\nhello\n",
+    "people/hello.md": b"+++\nslug = 'hello'\n+++\n\nhello\n",
+    "people/hello/x.jpg": b"hello's x",
+    "notes/red.toml": b"slug = 'red'\n",
+    "lost/photo.jpg": b"nobody's",
+    "linked": ("120000", b"people"),
+    "module": ("160000", b"1" * 40),
+}
+
+Clients = Callable[[str], FlaskClient]
+
+
+def commit_files(bare: Bare, files: Mapping[str, Any]) -> None:
+    """
+    Put *files* on the branch in the place of all that is there; a value may be a pair with a mode.
+    """
+    lines = b""
+    for place, content in files.items():
+        mode, data = content if isinstance(content, tuple) else ("100644", content)
+        name = data.decode() if mode == "160000" else _blob(bare, data)
+        lines += f"{mode} {name}\t{place}\0".encode()
+    (bare.path / "an-index").unlink(missing_ok=True)
+    env = {"GIT_INDEX_FILE": str(bare.path / "an-index"), "GIT_DIR": str(bare.path)}
+    subprocess.run(["git", "update-index", "-z", "--index-info"], input=lines, check=True, env=env)
+    tree = subprocess.run(
+        ["git", "write-tree", "--missing-ok"], capture_output=True, text=True, check=True, env=env
+    ).stdout.strip()
+    commit = bare.git("commit-tree", "-p", "main", "-m", "files", tree)
+    bare.git("update-ref", "refs/heads/main", commit)
+
+
+def _blob(bare: Bare, content: bytes) -> str:
+    return subprocess.run(
+        ["git", "-C", str(bare.path), "hash-object", "-w", "--stdin"],
+        input=content, capture_output=True, check=True,
+    ).stdout.decode().strip()  # fmt: skip
+
+
+def tree_of(bare: Bare) -> dict[str, str]:
+    """
+    Return mode and object of every file on the branch.
+    """
+    listed = bare.git("-c", "core.quotePath=false", "ls-tree", "-r", "-z", "main").split("\0")
+    return {line.partition("\t")[2]: line.partition("\t")[0] for line in listed if line}
+
+
+@pytest.fixture
+def town(data: Bare) -> Bare:
+    commit_files(data, FILES)
+    return data
+
+
+@pytest.fixture
+def clients(env: dict[str, str], town: Bare) -> Clients:
+    """
+    Return who may write one sheet alone.
+    """
+    tokens = [f"{name}:{hashlib.sha256(name.encode()).hexdigest()}:{name}" for name in TOKENS]
+    app = create_app({**env, "CFP_API_TOKENS": " ".join(tokens)})
+
+    def client(name: str) -> FlaskClient:
+        found = app.test_client()
+        found.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {name}"
+        return found
+
+    return client
+
+
+def _url(sheet: str, path: str) -> str:
+    return f"/api/sheets/{sheet}/records/{quote(path)}"
+
+
+@pytest.mark.parametrize(
+    ("sheet", "path", "record"),
+    [
+        ("notes", "people/jane", {"slug": "people/jane"}),
+        ("notes", ".gitsheets/tags", {"slug": ".gitsheets/tags"}),
+        ("notes", ".GitSheets/tags", {"slug": ".GitSheets/tags"}),
+        ("notes", "PEOPLE/jim", {"slug": "PEOPLE/jim"}),
+        ("notes", "notes/red", {"slug": "notes/red"}),
+        ("notes", "one/.gitsheets/x", {"slug": "one/.gitsheets/x"}),
+        ("notes", "linked/x", {"slug": "linked/x"}),
+        ("notes", "module/x", {"slug": "module/x"}),
+        ("people", "../one", {"slug": "../one", "name": "x"}),
+        ("people", "jane/cv", {"slug": "jane/cv", "name": "x"}),
+        ("docs", "jane", {"a": "jane", "b": ""}),
+        ("docs", "jane/scans", {"a": "jane", "b": "scans"}),  # whose directory holds jane's own
+    ],
+)
+def test_no_request_reaches_beyond_its_sheet(clients, town, sheet, path, record):
+    before, mine = town.head(), clients(sheet)
+    there = f"{_url(sheet, path)}/attachments/x.jpg"
+
+    answers = [
+        mine.put(_url(sheet, path), json=record),
+        mine.post(f"/api/sheets/{sheet}/records", json=record),
+        mine.patch(_url(sheet, path), json={"x": 1}),
+        mine.delete(_url(sheet, path)),
+        mine.get(_url(sheet, path)),
+        mine.get(f"{_url(sheet, path)}/history"),
+        mine.put(there, data=b"x"),
+        mine.delete(there),
+        mine.get(there),
+        *(
+            mine.post("/api/transactions", json={"operations": [{"sheet": sheet, **operation}]})
+            for operation in (
+                {"op": "upsert", "record": record},
+                {"op": "upsert", "path": path, "record": record},
+                {"op": "delete", "path": path},
+            )
+        ),
+    ]
+
+    assert {answer.status_code for answer in answers} <= {404, 422}
+    assert town.head() == before
+    listed = mine.get(f"/api/sheets/{sheet}/records").json["records"]
+    assert path not in [each["path"] for each in listed]
+
+
+def test_each_sheet_lists_what_is_its_own(clients):
+    mine = clients("notes")
+    listed = {
+        name: [each["path"] for each in mine.get(f"/api/sheets/{name}/records").json["records"]]
+        for name in SHEETS
+    }
+    assert listed == {
+        "notes": ["one", "people"],
+        "people": ["jane"],
+        "posts": ["hello", "jane"],
+        "tags": ["red"],
+        "docs": [],
+    }
+
+
+def test_an_attachment_is_no_other_sheets_record(clients, town):
+    """
+    A markdown sheet and a TOML sheet may share a root: neither takes the other's records for its attachments.
+    """
+    before, posts, people = tree_of(town), clients("posts"), clients("people")
+    for name in ("cv.pdf", "x.jpg", "jane.toml"):
+        assert posts.get(f"{_url('posts', 'jane')}/attachments/{name}").status_code == 404
+    assert posts.put(f"{_url('posts', 'jane')}/attachments/new.pdf", data=b"x").status_code == 422
+    # `docs` makes such paths: this is a record of its own, that people may not write past its schema.
+    assert people.put(f"{_url('people', 'jane')}/attachments/new.toml", data=b"x").status_code == 422
+    assert posts.put(f"{_url('posts', 'hello')}/attachments/new.toml", data=b"x").status_code == 422
+    # Whose record comes later does not become the holder of what is attached already.
+    answer = people.put(_url("people", "hello"), json={"slug": "hello", "name": "Hello"})
+    assert (answer.status_code, answer.json["code"]) == (422, "path-invalid"), answer.text
+    assert "posts" in answer.json["detail"]
+
+    assert posts.delete(_url("posts", "jane")).status_code == 200
+    assert tree_of(town) == {place: entry for place, entry in before.items() if place != "people/jane.md"}
+
+
+@pytest.mark.parametrize("way", ["delete", "put", "patch", "transaction"])
+def test_all_that_belongs_to_a_record_goes_with_it(clients, town, way):
+    before, mine = tree_of(town), clients("people")
+    new = {"slug": "joan", "name": "Jane"}
+    answer = {
+        "delete": lambda: mine.delete(_url("people", "jane")),
+        "put": lambda: mine.put(_url("people", "jane"), json=new),
+        "patch": lambda: mine.patch(_url("people", "jane"), json={"slug": "joan"}),
+        "transaction": lambda: mine.post(
+            "/api/transactions",
+            json={"operations": [{"op": "upsert", "sheet": "people", "path": "jane", "record": new}]},
+        ),
+    }[way]()
+
+    assert answer.status_code == 200
+    after = tree_of(town)
+    hers = {place: entry for place, entry in before.items() if place.startswith("people/jane/")}
+    rest = {p: e for p, e in before.items() if p not in hers and p != "people/jane.toml"}
+    after.pop("people/joan.toml", None)
+    moved = {place.replace("/jane/", "/joan/"): entry for place, entry in hers.items()}
+    assert after == (rest if way == "delete" else rest | moved)
+
+
+def test_nothing_is_attached_to_what_is_no_record(clients, town):
+    before, mine = town.head(), clients("notes")
+    for path in ("lost", "nobody", "one/photo"):
+        for name in ("photo.jpg", "new.jpg"):
+            there = f"{_url('notes', path)}/attachments/{name}"
+            assert mine.get(there).status_code == 404
+            assert mine.put(there, data=b"x").status_code == 404
+            assert mine.delete(there).status_code == 404
+    assert town.head() == before
+
+
+def test_a_directory_named_like_a_record_is_not_swept_away_with_it(clients, town):
+    """
+    ``people`` is a record of ``notes``, and the root of three other sheets.
+    """
+    before, mine = tree_of(town), clients("notes")
+    assert mine.get(f"{_url('notes', 'people')}/attachments").json["attachments"] == []
+    assert mine.put(f"{_url('notes', 'people')}/attachments/x.jpg", data=b"x").status_code == 422
+    assert mine.put(_url("notes", "people"), json={"slug": "folk"}).status_code == 200
+    moved = {"folk.toml" if place == "people.toml" else place for place in before}
+    assert set(tree_of(town)) == moved
+    assert mine.delete(_url("notes", "folk")).status_code == 200
+    assert set(tree_of(town)) == set(before) - {"people.toml"}
+
+
+@pytest.mark.parametrize("name", ["link.toml", "module.toml"])
+def test_what_is_no_file_at_a_records_path_is_told_from_one(clients, town, name):
+    """
+    A symbolic link is a record that cannot be read, to be replaced or removed; a submodule is none.
+    """
+    mode, target = ("120000", b"red.toml") if name == "link.toml" else ("160000", b"2" * 40)
+    commit_files(town, {**FILES, f"notes/{name}": (mode, target)})
+    mine, path = clients("tags"), name.removesuffix(".toml")
+    url, is_link = _url("tags", path), name == "link.toml"
+    listed = mine.get("/api/sheets/tags/records").json
+
+    assert [each["path"] for each in listed.get("unreadable", [])] == ([path] if is_link else [])
+    assert mine.get(url).json["code"] == ("record-unreadable" if is_link else "record-not-found")
+    assert mine.post("/api/sheets/tags/records", json={"slug": path}).status_code == (409 if is_link else 422)
+    assert mine.put(url, json={"slug": path, "x": 1}).status_code == (200 if is_link else 422)
+    assert mine.delete(url).status_code == (200 if is_link else 404)
+    assert (f"notes/{name}" in tree_of(town)) is not is_link
+
+
+def test_a_list_follows_the_declarations_of_others(clients, town):
+    """
+    What was listed under one declaration is not served under another.
+    """
+    mine = clients("notes")
+
+    def listed(sheet: str) -> list[str] | int:
+        answer = mine.get(f"/api/sheets/{sheet}/records")
+        return [each["path"] for each in answer.json.get("records", [])] or answer.status_code
+
+    def without(*places: str, **more: bytes) -> dict[str, Any]:
+        return {place: content for place, content in FILES.items() if place not in places} | more
+
+    assert (listed("notes"), listed("tags")) == (["one", "people"], ["red"])
+    commit_files(town, without(".gitsheets/tags.toml"))
+    assert (listed("notes"), listed("tags")) == (["notes/red", "one", "people"], 404)
+    commit_files(town, {**FILES, ".gitsheets/tags.toml": b"[gitsheet]\nroot = 'notes'\npath = = 'broken'\n"})
+    assert (listed("notes"), listed("tags")) == (["one", "people"], 500)
+    commit_files(town, {**FILES, ".gitsheets/tags.toml": b"[gitsheet]\nroot = 'one'\npath = '${{ slug }}'\n"})
+    assert (listed("notes"), listed("tags")) == (["notes/red", "one", "people"], 200)
+    commit_files(town, FILES)
+    assert (listed("notes"), listed("tags")) == (["one", "people"], ["red"])

@@ -1,0 +1,186 @@
+"""
+That a list is exactly what the commit holds, whatever was listed before.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.listing import Listed, Listing
+from app.objects import write, write_commit
+from app.sheet import Sheet
+from app.snapshot import Snapshot
+from app.trees import Entry, PathTakenError, changed
+from tests.parts import Bare
+from worker.git import Repository
+
+SHEETS = {
+    "flat": ("root = 'flat'\npath = '${{ s }}'", lambda path: path.count("/") == 0),
+    "users": ("root = 'users'\npath = 'user-${{ id }}'", lambda path: path in ("user-1", "user-p1")),
+    "deep": ("path = 'deep/${{ p/** }}'", lambda path: path.startswith("deep/")),
+    "days": ("root = 'days'\npath = '${{ d: YYYY/MM }}'", lambda path: path == "2026/01"),
+    "town": ("path = '${{ s }}'", lambda path: path.count("/") == 0),
+    "posts": (
+        "root = 'flat'\npath = '${{ s }}'\n[gitsheet.format]\ntype = 'markdown'\nbody = 'text'",
+        lambda path: path.count("/") == 0,
+    ),
+}
+CONTENTS = [b"a = 1\n", b"a = 2\n", b"= no toml", b"\xff", b"+++\na = 1\n+++\n\nhello\n", b""]
+NAMES = st.sampled_from(["p1", "p2", "user-1", "user-p1", "é", "p1/p1", "p1/p2/x", "2026/01", "2026/01/x"])
+PLACES = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["flat/", "users/", "deep/", "days/", ""]),
+    NAMES,
+    st.sampled_from([".toml", ".toml", ".md", ".toml.bak", ""]),
+)
+ENTRIES = st.tuples(st.sampled_from(["blob", "blob", "blob", "link", "executable"]), st.integers(0, 5))
+CHANGES = st.one_of(
+    st.tuples(st.just("put"), PLACES, ENTRIES),
+    st.tuples(st.just("remove"), st.integers(0, 99)),
+    st.tuples(st.just("rename"), st.integers(0, 99), PLACES),
+    # "people" turns from a sheet into nothing, and its root into somebody else's directory.
+    st.tuples(st.just("declare"), st.sampled_from(["deep/p1", "flat/p1", "users", None])),
+)
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[Bare]:
+    with tempfile.TemporaryDirectory() as directory:
+        yield Bare.init(Path(directory) / "bare.git")
+
+
+class History:
+    """
+    A branch that others commit to, by plain git.
+    """
+
+    def __init__(self, bare: Bare) -> None:
+        self.path = str(bare.path)
+        self.files: dict[str, Entry] = {}
+        for name, (config, _) in SHEETS.items():
+            self._declare(name, config)
+        self.tree = changed(self.path, None, self.files)
+
+    def commit(self, steps: list[tuple]) -> str:
+        """
+        Take the steps that can be taken, in one commit; returns its name.
+        """
+        for step in steps:
+            before = dict(self.files)
+            self._take(*step)
+            edits = {
+                place: self.files.get(place)
+                for place in before | self.files
+                if before.get(place) != self.files.get(place)
+            }
+            try:
+                self.tree = changed(self.path, self.tree, edits)
+            except PathTakenError:
+                self.files = before
+        author = ("Stranger", "stranger@example.org")
+        return write_commit(self.path, str(self.tree), "0" * 40, "m", author=author, seconds=1, trailers=[])
+
+    def _take(self, kind: str, what, entry=None) -> None:
+        records = [place for place in sorted(self.files) if not place.startswith(".gitsheets/")]
+        if kind == "put":
+            self.files[what] = self._entry(*entry)
+        elif kind == "declare":
+            self.files.pop(".gitsheets/other.toml", None)
+            if what:
+                self._declare("other", f"root = '{what}'\npath = '${{{{ s }}}}'")
+        elif records:
+            taken = self.files.pop(records[what % len(records)])
+            if kind == "rename":
+                self.files[entry] = taken
+
+    def _entry(self, kind: str, number: int) -> Entry:
+        blob = write(self.path, "blob", CONTENTS[number])
+        return Entry("link" if kind == "link" else "blob", blob, kind == "executable")
+
+    def _declare(self, name: str, config: str) -> None:
+        blob = write(self.path, "blob", f"[gitsheet]\n{config}\n".encode())
+        self.files[f".gitsheets/{name}.toml"] = Entry("blob", blob)
+
+
+def _plain(listed: Listed) -> tuple[list, list]:
+    return list(listed.records), list(listed.unreadable)
+
+
+def _by_hand(history: History, sheet: Sheet) -> list[str]:
+    """
+    Return the paths that the sheet holds, from git's plain list of files.
+    """
+    makes = SHEETS[sheet.name][1]
+    root = "" if sheet.root == "." else f"{sheet.root}/"
+    roots = [f"{r}/" for r in ("flat", "users", "days") if r != sheet.root]
+    return sorted(
+        place[len(root) : -len(sheet.extension)]
+        for place in history.files
+        if place.startswith(root)
+        and place.endswith(sheet.extension)
+        and not place.startswith((".gitsheets/", *roots))
+        and makes(place[len(root) : -len(sheet.extension)])
+    )
+
+
+@given(history=st.lists(st.lists(CHANGES, min_size=1, max_size=4), max_size=8))
+def test_a_list_that_was_followed_is_the_one_that_is_read_afresh(bare, history):
+    repository = Repository(bare.path, branch="main")
+    followed, branch = Listing(repository), History(bare)
+    for steps in [[], *history]:
+        snapshot = Snapshot(bare.path, branch.commit(steps))
+        for sheet in snapshot.territory.usable():
+            known = _plain(followed.read(snapshot, sheet))
+            assert known == _plain(Listing(repository).read(snapshot, sheet))
+            records, unreadable = known
+            listed = sorted(path for path, _ in [*records, *unreadable])
+            if ".gitsheets/other.toml" not in branch.files:
+                assert listed == _by_hand(branch, sheet)
+            for path, fields in records:
+                assert snapshot.record(sheet, path).record == fields
+            for path in listed:
+                assert snapshot.version(sheet, path) is not None
+
+
+def test_a_sheet_is_read_whole_where_one_of_its_objects_is_damaged(bare):
+    """
+    More records than are read one by one; git itself ends at the damaged one.
+    """
+    branch = History(bare)
+    places = [f"flat/n{number:03}.toml" for number in range(100)]
+    blobs = [write(branch.path, "blob", b"damaged = %d\n" % number) for number in range(100)]
+    branch.files |= {place: Entry("blob", blob) for place, blob in zip(places, blobs, strict=True)}
+    branch.tree = changed(branch.path, branch.tree, branch.files)
+    snapshot = Snapshot(bare.path, branch.commit([]))
+    loose = bare.path / "objects" / blobs[50][:2] / blobs[50][2:]
+    loose.chmod(0o644)
+    loose.write_bytes(b"nothing of the kind")
+
+    listed = Listing(Repository(bare.path, branch="main")).read(snapshot, snapshot.sheet("flat"))
+
+    assert [path for path, _ in listed.unreadable] == ["n050"]
+    assert "git fsck" in listed.unreadable[0][1]
+    assert [fields["damaged"] for _, fields in listed.records] == [n for n in range(100) if n != 50]
+    loose.unlink()
+
+
+def test_a_name_that_is_no_utf_8_is_named(bare):
+    branch = History(bare)
+    snapshot = Snapshot(bare.path, branch.commit([]))
+    blob = write(branch.path, "blob", b"a = 1\n")
+    tree = write(branch.path, "tree", b"100644 caf\xe9.toml\0" + bytes.fromhex(blob))
+    root = changed(branch.path, branch.tree, {"flat": Entry("tree", tree)})
+    commit = write_commit(
+        branch.path, str(root), str(snapshot.commit), "m", author=("a", "a@b"), seconds=1, trailers=[]
+    )
+    snapshot = Snapshot(bare.path, commit)
+
+    listed = Listing(Repository(bare.path, branch="main")).read(snapshot, snapshot.sheet("flat"))
+
+    assert [path for path, _ in listed.unreadable] == ["caf\\xe9"]
