@@ -495,7 +495,6 @@ def test_a_writer_that_died_before_it_answered_wrote_once(env, client, data, die
         import os, signal, sys
         from unittest import mock
         from app import create_app
-from app.codec import fields_of
         api = create_app(dict(os.environ), open_access=True).test_client()
         def die(*_, **__):
             os.kill(os.getpid(), signal.SIGKILL)
