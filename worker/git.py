@@ -478,7 +478,16 @@ class Repository:
         Raises:
             RepositoryError: git could not.
         """
-        self._query("update-ref", "-d", self.tracking_ref(remote))
+        self.remove_ref(self.tracking_ref(remote))
+
+    def remove_ref(self, ref: str) -> None:
+        """
+        Remove *ref*, if there is one, loose or packed.
+
+        Raises:
+            RepositoryError: git could not.
+        """
+        self._query("update-ref", "-d", ref)
 
     def clear_tracking_lock(self, remote: str) -> None:
         """

@@ -10,10 +10,12 @@ they are kept as ``conflicts/UTC``, and that is on the remote before the branch 
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import gitsheets
@@ -25,14 +27,15 @@ from worker.git import Repository
 from worker.ledger import Ledger
 from worker.locks import FileLock, LockTimeoutError
 from worker.logs import log
-from worker.prepare import COMMITTER
+from worker.prepare import COMMITTER, state_directory
 from worker.refs import RefError, move_ref
 from worker.settings import ORIGIN, Settings
 
 State = Literal["in-sync", "fast-forwarded", "ahead", "rebased", "merged", "conflict", "fetch-failed"]
 Strategy = Literal["fast-forward", "merge", "rebase", "preserve"]
 
-_SCRATCH = "refs/ferry/reconcile"
+_SCRATCH_REF = "refs/heads/scratch"
+_FORMER_SCRATCH_REF = "refs/ferry/reconcile"  # of earlier releases, in the data repository itself
 _WRITE_LOCK_TIMEOUT_S = 30.0
 # A writer waits half a minute for the lock; what is done under it must take less.
 _PRESERVE_TIMEOUT_S = 20.0
@@ -262,21 +265,39 @@ class Reconciler:
         """
         Return our last commit as it is on top of *theirs*, or None where one of ours conflicts.
         """
-        path = self._repository.path
-        scratch = path / _SCRATCH
-        scratch.unlink(missing_ok=True)  # of one that died
+        with suppress(RepositoryError):  # it is in nobody's way
+            self._repository.remove_ref(_FORMER_SCRATCH_REF)
         try:
-            move_ref(path, _SCRATCH, new=ours, old=None)
+            scratch = self._scratch(ours)
             found = gitsheets.sync_branch(
-                str(path), _SCRATCH, theirs, int(self._clock()), on_conflict="fail", committer=COMMITTER
+                str(scratch),
+                _SCRATCH_REF,
+                theirs,
+                int(self._clock()),
+                on_conflict="fail",
+                committer=COMMITTER,
             )
         except gitsheets.GitsheetsError:  # no common history
             return None
-        except (RefError, OSError) as exc:
+        except OSError as exc:
             _fail(exc)
-        finally:
-            scratch.unlink(missing_ok=True)
         return str(found["new_commit"]) if found["outcome"] == "rebased" else None
+
+    def _scratch(self, head: str) -> Path:
+        """
+        Make a repository over the same objects whose one ref is at *head*.
+
+        A ref that a killed rebase leaves there concerns neither git nor the next rebase.
+        """
+        scratch = state_directory(self._repository.path) / "rebase.git"
+        shutil.rmtree(scratch, ignore_errors=True)
+        ref = scratch / _SCRATCH_REF
+        ref.parent.mkdir(parents=True)
+        ref.write_text(f"{head}\n")
+        (scratch / "HEAD").write_text(f"ref: {_SCRATCH_REF}\n")
+        (scratch / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = true\n")
+        (scratch / "objects").symlink_to("../../objects")
+        return scratch
 
     def _keep(self, remote: str, commit: str, *, dry_run: bool) -> str:
         """

@@ -233,8 +233,40 @@ def test_a_push_that_runs_is_waited_for_and_a_writer_too(two: Two, deploy: Calla
         reconciler.reconcile("origin", "merge")
 
 
-def test_what_a_rebase_that_was_killed_left_is_no_hindrance(two: Two):
-    two.ours("jane"), two.theirs("joe")
-    two.data.git("update-ref", "refs/ferry/reconcile", "main~2")
-    assert two.reconcile("rebase").state == "rebased"
+@pytest.mark.parametrize("strategy", ["rebase", "preserve"])
+@pytest.mark.parametrize("left", ["a ref", "half a repository", "by the release before"])
+def test_what_a_killed_rebase_left_stops_no_later_one(two: Two, monkeypatch, strategy: str, left: str):
+    """
+    Its scratch ref, which was in the repository itself, and which ``git pack-refs`` packed there.
+    """
+    if left == "by the release before":
+        two.data.git("update-ref", "refs/ferry/reconcile", "main")
+        two.data.git("pack-refs", "--all", "--prune")
+    ours, theirs = two.ours("jane"), two.theirs("joe")
+    with monkeypatch.context() as dying:
+        where = "symlink_to" if left == "half a repository" else "write_text"
+        made = getattr(Path, where)
+        dying.setattr(Path, where, lambda *args: (made(*args), _die())[0])
+        if left != "by the release before":
+            with pytest.raises(Killed):
+                two.reconcile(strategy)
+    two.data.git("pack-refs", "--all", "--prune")
+
+    outcome = two.reconcile(strategy)
+
+    assert (outcome.state, outcome.detail) == ("rebased", "")
+    assert two.data.has(theirs)
+    assert two.person("jane")["name"] == "Jane"
+    assert two.data.git("rev-parse", KEPT_AS) == ours
     assert two.data.git("for-each-ref", "refs/ferry") == ""
+    assert two.data.git("fsck", "--strict") == ""
+
+
+class Killed(BaseException):
+    """
+    The end of a process at some line.
+    """
+
+
+def _die() -> None:
+    raise Killed
