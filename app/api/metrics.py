@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from flask import Blueprint, Response
-from prometheus_client import CollectorRegistry, multiprocess
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from app import metering
 from app.services import services
 from worker.pipeline import Pipeline
 from worker.status import STATES, RemoteStatus, remote_statuses
@@ -30,7 +31,6 @@ def show() -> Response:
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_PipelineCollector(services().pipeline))
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 
@@ -64,6 +64,7 @@ class _PipelineCollector(Collector):
         objects.add_metric(["packed"], size["packed_objects"])
         yield objects
         yield _gauge("ferry_repository_bytes", "Size of the repository's objects.", size["bytes"])
+        yield from metering.collect()
 
 
 def _remote_metrics(remotes: dict[str, RemoteStatus]) -> Iterator[Metric]:

@@ -12,15 +12,18 @@ import http.server
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.dev import accepts, free_port
 from tests.parts import clean_environment, wait_until
 
 PEOPLE = "/api/sheets/people/records"
@@ -211,35 +214,77 @@ def test_metrics_tell_what_pushes_came_to(client, worker, remote):
     )
 
 
-def test_metrics_are_the_same_from_every_process(env, tmp_path):
+@pytest.fixture
+def four(env, tmp_path):
     """
-    Four processes answer in turn; each says what all of them did.
+    The address and the main process of an API with four more, whose temporary files are in ``tmp_path``.
     """
-    from app.dev import accepts, free_port
-
-    port = free_port()
+    port, token = free_port(), f"ana:{hashlib.sha256(b'secret').hexdigest()}"
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "4"]
     with (tmp_path / "api.log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "app:create_app()"], env={**clean_environment(), **env}, stdout=log, stderr=log
+            [*command, "app:create_app()"],
+            env={**clean_environment(), **env, "TMPDIR": str(tmp_path), "CFP_API_TOKENS": token},
+            stdout=log,
+            stderr=log,
         )
     try:
         wait_until(lambda: accepts(port), what="gunicorn")
-        for _ in range(40):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/sheets", timeout=10):
-                pass
-        key = (
-            "ferry_http_requests_total",
-            ("endpoint", "sheets.index"),
-            ("method", "GET"),
-            ("status", "200"),
-        )
-        for _ in range(8):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-                assert _metrics(answer.read().decode())[key] == 40
+        yield f"http://127.0.0.1:{port}", process
     finally:
         process.terminate()
         process.wait(20)
+
+
+def _get(url):
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()
+
+
+_SHEETS_ASKED = (
+    "ferry_http_requests_total",
+    ("endpoint", "sheets.index"),
+    ("method", "GET"),
+    ("status", "200"),
+)
+
+
+def test_metrics_are_the_same_from_every_process_and_outlive_each(four):
+    """
+    Four processes answer in turn; each says what all of them did, those that were killed too.
+    """
+    address, main = four
+    for _ in range(40):
+        _get(f"{address}/api/sheets")
+    for _ in range(8):
+        assert _metrics(_get(f"{address}/metrics"))[_SHEETS_ASKED] == 40
+    before = psutil.Process(main.pid).children()
+    before[0].kill()
+    wait_until(
+        lambda: len(set(psutil.Process(main.pid).children()) - set(before)) == 1, what="another process"
+    )
+    assert _metrics(_get(f"{address}/metrics"))[_SHEETS_ASKED] == 40
+
+
+def test_a_directory_for_metrics_that_was_cleared_away_costs_no_request(four, tmp_path):
+    """
+    What this process has counted it still says, and what the others count from then on.
+    """
+    address, _ = four
+    _get(f"{address}/api/sheets")
+    (place,) = tmp_path.glob("ferry-metrics-*")
+    shutil.rmtree(place)
+    request = urllib.request.Request(
+        f"{address}/api/sheets/people/records/jane",
+        json.dumps({"slug": "jane", "name": "Jane"}).encode(),
+        {"Authorization": "Bearer secret", "Content-Type": "application/json"},
+        method="PUT",
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert answer.status == 201
+    for _ in range(10):
+        _get(f"{address}/api/sheets")
+    assert _metrics(_get(f"{address}/metrics"))[_SHEETS_ASKED] >= 1
 
 
 # --- From the request to the push ---
