@@ -30,6 +30,7 @@ from app.api import (
     sheets,
     transactions,
 )
+from app.api.conditions import answer_conditionally
 from app.declarations import OUTDATED_HINT, outdated
 from app.errors import SheetConfigError
 from app.json_form import RecordJsonProvider
@@ -46,7 +47,10 @@ from worker.settings import Settings
 _READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
 _GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
-_EXPOSED = ("ETag", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After")
+_EXPOSED = (
+    "ETag", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After",
+    "Content-Range",
+)  # fmt: skip
 
 
 def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
@@ -126,15 +130,12 @@ def _let_in() -> None:
 
 def _finish(response: Response) -> Response:
     """
-    Name the request, and answer 304 to whoever has this already.
+    Name the request, and answer by its conditions.
     """
+    answer_conditionally(response)
     response.headers["X-Request-Id"] = request_id()
     seconds = time.perf_counter() - g.begun
     metering.request_answered(request.method, request.endpoint or "none", response.status_code, seconds)
-    if request.method in ("GET", "HEAD") and response.status_code == 200 and not response.is_streamed:
-        if "ETag" not in response.headers:
-            response.add_etag()
-        response.make_conditional(request)
     return response
 
 

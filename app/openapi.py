@@ -71,10 +71,7 @@ def document(snapshot: Snapshot, settings: Settings) -> Json:
             "parameters": _parameters(),
             "headers": _headers(),
             "responses": {
-                "Problem": {
-                    "description": "A problem (RFC 9457), with a stable code and a hint.",
-                    "content": {"application/problem+json": {"schema": _ref("Problem")}},
-                },
+                "Problem": _problem("A problem (RFC 9457), with a stable code and a hint."),
                 "NotModified": {"description": "The client has it already."},
             },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -126,6 +123,14 @@ def _json(schema: Json, description: str, *, headers: tuple[str, ...] = ("ETag",
     }
 
 
+def _file(description: str) -> Json:
+    return {"description": description, "content": {"*/*": {"schema": {}}}}
+
+
+def _problem(description: str) -> Json:
+    return {"description": description, "content": {"application/problem+json": {"schema": _ref("Problem")}}}
+
+
 def _read(tag: str, identifier: str, summary: str, schema: Json, parameters: list[Json]) -> Json:
     return {
         "tags": [tag],
@@ -150,12 +155,16 @@ def _write(
     media_types: tuple[str, ...] = ("application/json",),
     creates: bool = False,
     conditional: bool = True,
+    leaves: bool = True,
 ) -> Json:
     names = ["idempotency_key", "prefer", "commit_message", "request_id"]
     names += ["if_match", "if_none_match"] if conditional else []
+    headers = ("ETag",) if leaves else ()
     responses = {
-        "200": _json(answer, "Done; commit is null where nothing changed."),
-        "202": _json(answer, "Done, and not on the remote within the time that Prefer named."),
+        "200": _json(answer, "Done; commit is null where nothing changed.", headers=headers),
+        "202": _json(
+            answer, "Done, and not on the remote within the time that Prefer named.", headers=headers
+        ),
         "default": _ref("Problem", "responses"),
     }
     if creates:
@@ -219,7 +228,6 @@ def _sheet_paths(sheet: Sheet) -> Json:
                 written,
                 body=sent,
                 creates=True,
-                conditional=False,
             ),
         },
         f"{root}/{{path}}": {
@@ -236,7 +244,9 @@ def _sheet_paths(sheet: Sheet) -> Json:
                 body={"type": "object"},
                 media_types=(_MERGE_PATCH, "application/json"),
             ),
-            "delete": _write(name, f"delete_{name}", "Delete a record with its attachments", gone),
+            "delete": _write(
+                name, f"delete_{name}", "Delete a record with its attachments", gone, leaves=False
+            ),
         },
         f"{root}/{{path}}/history": {
             "parameters": one,
@@ -260,10 +270,16 @@ def _sheet_paths(sheet: Sheet) -> Json:
                 "summary": "Read an attachment, or a range of it",
                 "parameters": at,
                 "responses": {
-                    "200": {"description": "All of it.", "content": {"*/*": {"schema": {}}}},
-                    "206": {"description": "The range asked for.", "content": {"*/*": {"schema": {}}}},
+                    "200": {**_file("All of it."), "headers": {"ETag": _ref("ETag", "headers")}},
+                    "206": {
+                        **_file("The range asked for."),
+                        "headers": {each: _ref(each, "headers") for each in ("ETag", "Content-Range")},
+                    },
                     "304": _ref("NotModified", "responses"),
-                    "416": {"description": "There is no such range.", "content": {"*/*": {"schema": {}}}},
+                    "416": {
+                        **_problem("There is no such range."),
+                        "headers": {"Content-Range": _ref("Content-Range", "headers")},
+                    },
                     "default": _ref("Problem", "responses"),
                 },
             },
@@ -271,7 +287,9 @@ def _sheet_paths(sheet: Sheet) -> Json:
                 **_write(name, f"put_attachment_{name}", "Store an attachment", attachment, creates=True),
                 "requestBody": {"required": True, "content": binary},
             },
-            "delete": _write(name, f"delete_attachment_{name}", "Delete an attachment", attachment),
+            "delete": _write(
+                name, f"delete_attachment_{name}", "Delete an attachment", attachment, leaves=False
+            ),
         },
     }
 
@@ -334,6 +352,7 @@ def _general() -> Json:
                 results,
                 body=wish,
                 conditional=False,
+                leaves=False,
             ),
         },
         "/api/commits": {
@@ -412,7 +431,9 @@ def _parameters() -> Json:
         ),
         "fields": query("fields", "The only fields to show, separated by commas.", {"type": "string"}),
         "if_match": header("If-Match", "Only if this is the version that stands there."),
-        "if_none_match": header("If-None-Match", "`*`: only if nothing stands there."),
+        "if_none_match": header(
+            "If-None-Match", "`*`: only if nothing stands there; or versions: only if it is none of these."
+        ),
         "idempotency_key": header(
             "Idempotency-Key",
             "Repeat the write with the same key and it is made once.",
@@ -430,6 +451,7 @@ def _headers() -> Json:
     return {
         "ETag": {"description": "The version that is shown.", "schema": {"type": "string"}},
         "Location": {"description": "Where it is.", "schema": {"type": "string"}},
+        "Content-Range": {"description": "Which bytes, and of how many.", "schema": {"type": "string"}},
     }
 
 
@@ -438,13 +460,14 @@ def _schemas() -> Json:
         {"type": "string"},
         {"type": "object", "additionalProperties": {"type": "string", "enum": ["pushed", "pending"]}},
     )
+    several: Json = {"type": "array", "items": text}
     commit = {
         "hash": text,
-        "parents": {"type": "array", "items": text},
+        "parents": several,
         "author": _object({"name": text, "email": text}),
         "authored_at": {"type": "string", "format": "date-time"},
         "message": text,
-        "trailers": {"type": "object", "additionalProperties": text},
+        "trailers": {"type": "object", "additionalProperties": {"anyOf": [text, several]}},
         "push": push,
     }
     return {

@@ -78,7 +78,8 @@ def request_id() -> str:
 
 def _named(subject: tuple[str, str]) -> list[tuple[str, str]]:
     sheet, path = subject
-    return [("Subject-Type", sheet), ("Subject-Path", path)]
+    # Where the fields make no path, the write fails or gitsheets knows a field that was not sent.
+    return [("Subject-Type", sheet), *([("Subject-Path", path)] if path else [])]
 
 
 def _checked(summary: str) -> str:

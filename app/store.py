@@ -28,7 +28,6 @@ from app.errors import (
     DiskFullError,
     InvalidPathError,
     InvalidRecordError,
-    PreconditionError,
     RecordExistsError,
     RecordNotFoundError,
     SheetNotFoundError,
@@ -223,24 +222,6 @@ class Transaction:
         found = self._entry(place)
         return found.name if found and found.kind == "blob" else None
 
-    @staticmethod
-    def require(version: str | None, what: str, *, one_of: Sequence[str] | None, absent: bool) -> None:
-        """
-        Check what a conditional request asks for.
-
-        Args:
-            version: The version that stands there, or None.
-            what: What it is a version of.
-            one_of: Versions of which the record must have one; ``*`` is any; None: no matter.
-            absent: Whether there must be no record.
-
-        Raises:
-            PreconditionError: It is not so.
-        """
-        if absent and version is not None:
-            raise PreconditionError(f"{what} exists already.")
-        if one_of is not None and (version is None or not ("*" in one_of or version in one_of)):
-            raise PreconditionError(f"{what} is not the version that If-Match names.")
 
     def finish(
         self, message: str, *, author: tuple[str, str], trailers: Sequence[tuple[str, str]]

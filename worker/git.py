@@ -75,6 +75,7 @@ class Commit:
         authored_at: RFC 3339, with the author's offset.
         message: The whole message, trailers included.
         trailers: Its trailers; the last one where a key stands twice.
+        trailer_lines: Key and value of each of them, in order.
     """
 
     hash: str
@@ -83,6 +84,7 @@ class Commit:
     authored_at: str
     message: str
     trailers: Mapping[str, str]
+    trailer_lines: tuple[tuple[str, str], ...] = ()
 
 
 # Split by NUL, the one character that no part of a commit can hold.
@@ -190,21 +192,31 @@ class Repository:
             return float(self._query("show", "--no-patch", "--format=%ct", commit, "--"))
 
     def log(
-        self, tip: str, *, limit: int, skip: int = 0, without: str | None = None, file: str | None = None
+        self,
+        tip: str,
+        *,
+        limit: int,
+        skip: int = 0,
+        without: str | Sequence[str] | None = None,
+        file: str | None = None,
+        children_first: bool = False,
     ) -> list[Commit]:
         """
-        Return commits that are in *tip*, newest first.
+        Return commits that are in *tip*, newest first by their committers' clocks.
 
         Args:
             tip: Full object name of a commit.
             limit: How many to return at most.
             skip: How many to leave out first.
-            without: Leave out what this commit contains.
+            without: Leave out what this commit contains, or any of these.
             file: Only commits that change the file at this path of the tree.
+            children_first: Whether no commit may stand before one of its children, whatever clocks said.
         """
+        left_out = [without] if isinstance(without, str) else without or ()
         text = self._query(
             "log", "-z", f"--format={_LOG_FORMAT}", f"--skip={skip}", f"--max-count={limit}",
-            tip, *([f"^{without}"] if without else []), "--", *([f":(top,literal){file}"] if file else []),
+            *(["--date-order"] if children_first else []), tip, *(f"^{name}" for name in left_out),
+            "--", *([f":(top,literal){file}"] if file else []),
         )  # fmt: skip
         values = text.split("\0")[: -1 if text.endswith("\0") else None]
         width = _LOG_FORMAT.count("%x00") + 1
@@ -443,6 +455,15 @@ class Repository:
             timeout_s=timeout_s, environment={"GIT_DIR": str(view)},
         )  # fmt: skip
 
+    def write_commit_graph(self, *, timeout_s: float) -> None:
+        """
+        Write down the order of the commits, so that a log in that order need not read them all.
+
+        Raises:
+            RepositoryError: git could not, or not in time.
+        """
+        self._query("commit-graph", "write", "--reachable", "--split", "--no-progress", timeout_s=timeout_s)
+
     def size(self) -> dict[str, int]:
         """
         Count the repository's objects: ``loose_objects``, ``packed_objects``, ``packs`` and ``bytes``.
@@ -624,15 +645,16 @@ def _is_ancestor(git_dir: str, commit: str, tip: str) -> bool:
 
 def _commit(values: list[str]) -> Commit:
     name, parents, author, email, authored_at, message, trailers = values
+    pairs = (line.partition(": ") for line in trailers.splitlines())
+    lines = tuple((key, value) for key, _, value in pairs if value)
     return Commit(
         hash=name,
         parents=tuple(parents.split()),
         author=(author, email),
         authored_at=authored_at,
         message=message.strip("\n"),
-        trailers={
-            key: value for key, _, value in (line.partition(": ") for line in trailers.splitlines()) if value
-        },
+        trailers=dict(lines),
+        trailer_lines=lines,
     )
 
 

@@ -112,6 +112,8 @@ class Maintenance:
             raise RepositoryError(str(exc)) from exc
         if self._repository.packs() > _MANY_PACKS:
             self._repository.merge_packs(timeout_s=_TIMEOUT_S)
+        with contextlib.suppress(RepositoryError):  # a damaged commit; a log without the graph is only slower
+            self._repository.write_commit_graph(timeout_s=_TIMEOUT_S)
         # Of one that is in a pack as well nothing is missing, and git has just removed it.
         lasting = self._existing(damaged)
         if lasting:

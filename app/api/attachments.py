@@ -14,7 +14,8 @@ from flask import Blueprint, request, send_file
 from flask.typing import ResponseReturnValue
 
 from app.access import writer
-from app.api.records import require, snapshot_of
+from app.api.conditions import require
+from app.api.records import snapshot_of
 from app.api.writing import Change, write
 from app.errors import AttachmentNotFoundError, RecordNotFoundError
 from app.provenance import provenance
@@ -48,7 +49,10 @@ def show(sheet: str, path: str, name: str) -> ResponseReturnValue:
     if blob is None:
         raise AttachmentNotFoundError(f"The record {path!r} has no attachment {name!r}.")
     content = gitsheets.blob_read(snapshot.git_dir, blob)
-    response = send_file(io.BytesIO(content), _type(name), etag=blob, conditional=True, download_name=name)
+    response = send_file(io.BytesIO(content), _type(name), etag=blob, conditional=False, download_name=name)
+    response.direct_passthrough = False
+    response.make_sequence()
+    response.headers["Accept-Ranges"] = "bytes"
     # Whoever may write may upload a page with a script in it; it must not run as ours.
     response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -65,7 +69,7 @@ def replace(sheet: str, path: str, name: str) -> ResponseReturnValue:
     content = request.get_data()
 
     def change(transaction: Transaction) -> Change:
-        require(transaction, transaction.attachment(sheet, path, name), f"The attachment {name!r}")
+        require(transaction.attachment(sheet, path, name), f"The attachment {name!r}")
         blob, is_new = transaction.attach(sheet, path, name, content)
         headers = {"ETag": f'"{blob}"'}
         if is_new:
@@ -86,7 +90,7 @@ def delete(sheet: str, path: str, name: str) -> ResponseReturnValue:
     actor = writer(sheet)
 
     def change(transaction: Transaction) -> Change:
-        require(transaction, transaction.attachment(sheet, path, name), f"The attachment {name!r}")
+        require(transaction.attachment(sheet, path, name), f"The attachment {name!r}")
         transaction.detach(sheet, path, name)
         return Change(body={"path": path, "attachment": None})
 

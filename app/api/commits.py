@@ -22,15 +22,15 @@ bp = Blueprint("commits", __name__, url_prefix="/api/commits")
 @bp.get("")
 def index() -> ResponseReturnValue:
     """
-    List commits, newest first.
+    List commits, newest first, and none before one of its children.
     """
-    page = page_of(request.args)
+    page = page_of(request.args, request.path)
     repository = services().pipeline.repository
     head = repository.head()
     tip = page.commit or head
     if page.commit and not repository.contains(page.commit, head):
-        raise CommitNotFoundError(f"The branch has no commit {page.commit[:64]!r}.")
-    found = repository.log(tip, skip=page.offset, limit=page.limit + 1) if tip else []
+        raise page.commit_is_gone()
+    found = repository.log(tip, skip=page.offset, limit=page.limit + 1, children_first=True) if tip else []
     more = len(found) > page.limit
     return {
         "commits": [commit_document(commit) for commit in found[: page.limit]],
@@ -60,6 +60,16 @@ def commit_document(commit: Commit) -> dict[str, Any]:
         "author": {"name": name, "email": email},
         "authored_at": commit.authored_at,
         "message": commit.message,
-        "trailers": dict(commit.trailers),
+        "trailers": _trailers(commit),
         "push": commit_states(commit.hash),
     }
+
+
+def _trailers(commit: Commit) -> dict[str, str | list[str]]:
+    """
+    Return each trailer's value; a list where it stands several times.
+    """
+    values: dict[str, list[str]] = {}
+    for key, value in commit.trailer_lines:
+        values.setdefault(key, []).append(value)
+    return {key: each if len(each) > 1 else each[0] for key, each in values.items()}

@@ -30,7 +30,8 @@ _KEEP_ALIVE_S = 15.0  # proxies end what says nothing for a minute
 _MOST_MISSED = 1000
 _streams = threading.BoundedSemaphore(MAX_STREAMS)
 
-# Where the branch stands, and each remote, by name; "" for the branch itself.
+# Where the branch stands, and each remote, by name; "" for the branch itself. In the midst of what a merge
+# brought, the branch stands at several commits, joined by "+": what they contain has been told.
 Position = dict[str, str | None]
 
 
@@ -83,19 +84,24 @@ def _await_change(shown: tuple[Position, dict[str, Any]]) -> bool:
 
 def _news(before: Position, now: Position) -> Iterator[str]:
     repository = services().pipeline.repository
-    old, new = before.get(""), now[""]
+    told, new = (before.get("") or "").split("+"), now[""]
     at = dict(before)
-    if new is not None and old != new:
-        if old is not None and not repository.contains(old, new):
+    if new is not None and [new] != told:
+        if told != [""] and not all(repository.contains(each, new) for each in told):
             # Reconciled by a rebase, or too old a position: what lies between cannot be told.
             yield _event("reset", {"commit": new}, now)
             return
-        missed = repository.log(new, limit=_MOST_MISSED + 1, without=old) if old else []
+        missed = (
+            repository.log(new, limit=_MOST_MISSED + 1, without=told, children_first=True)
+            if told != [""]
+            else []
+        )
         if len(missed) > _MOST_MISSED:
             yield _event("reset", {"commit": new}, now)
             return
         for commit in reversed(missed):
-            at[""] = commit.hash
+            told = [*(each for each in told if each not in commit.parents), commit.hash]
+            at[""] = "+".join(told)
             yield _event("commit", commit_document(commit), at)
     at[""] = new
     for remote, head in now.items():
@@ -129,7 +135,8 @@ def _read_id(text: str) -> Position:
     position: Position = {}
     for part in text.split(","):
         remote, _, head = part.partition(":")
-        if not re.fullmatch("[0-9a-f]{40}|", head) or ("" in position) != bool(remote):
+        several = "" if remote else r"(\+[0-9a-f]{40}){0,99}"
+        if not re.fullmatch(f"[0-9a-f]{{40}}{several}|", head) or ("" in position) != bool(remote):
             raise Problem(
                 400,
                 "event-id-invalid",

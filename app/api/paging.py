@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from werkzeug.datastructures import MultiDict
 
+from app.errors import CommitNotFoundError
 from app.problems import Problem
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
+_OFFSETS = range(2**31)  # what git takes for --skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +29,15 @@ class Page:
         limit: How many entries at most.
         offset: How many entries the pages before it had.
         commit: The commit that the list is read from, where a cursor or ``at`` names one.
-        query: What else the query asks for: a cursor goes with the query that it came from.
+        query: Which list is asked for, and what else the query says: a cursor goes with those.
+        is_continued: Whether a cursor was given.
     """
 
     limit: int
     offset: int = 0
     commit: str | None = None
     query: str = ""
+    is_continued: bool = False
 
     def cursor(self, *, commit: str | None, offset: int) -> str:
         """
@@ -42,10 +46,23 @@ class Page:
         content = json.dumps([commit, offset, self.query], separators=(",", ":"))
         return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
 
+    def commit_is_gone(self) -> Problem | CommitNotFoundError:
+        """
+        Return the error that says that the branch has no such commit (any more).
+        """
+        if self.is_continued:
+            return _invalid(
+                "The branch has been rewritten since the page before, or has never had that page."
+            )
+        return CommitNotFoundError(f"The branch has no commit {(self.commit or '')[:64]!r}.")
 
-def page_of(arguments: MultiDict[str, str]) -> Page:
+
+def page_of(arguments: MultiDict[str, str], path: str) -> Page:
     """
     Read ``limit``, ``cursor`` and ``at`` from a query.
+
+    Args:
+        path: The address of the list; a cursor of another one is refused.
 
     Raises:
         Problem: 400 where one of them is wrong.
@@ -55,24 +72,24 @@ def page_of(arguments: MultiDict[str, str]) -> Page:
         raise Problem(
             400, "limit-invalid", f"limit is {text[:40]!r}.", f"Give a whole number from 1 to {MAX_LIMIT}."
         )
-    query = _digest(arguments)
+    query = _digest(arguments, path)
     cursor = arguments.get("cursor")
     if not cursor:
         return Page(limit=int(text), commit=arguments.get("at"), query=query)
     try:
         commit, offset, made_for = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if not re.fullmatch("[0-9a-f]{40}", commit) or type(offset) is not int or offset < 0:
+        if not re.fullmatch("[0-9a-f]{40}", commit) or type(offset) is not int or offset not in _OFFSETS:
             raise TypeError("not a commit and a number")
     except (ValueError, TypeError, RecursionError) as exc:
         raise _invalid("The cursor is not one of ours.") from exc
     if made_for != query:
         raise _invalid("The cursor came from another query.")
-    return Page(limit=int(text), offset=offset, commit=commit, query=query)
+    return Page(limit=int(text), offset=offset, commit=commit, query=query, is_continued=True)
 
 
-def _digest(arguments: MultiDict[str, str]) -> str:
+def _digest(arguments: MultiDict[str, str], path: str) -> str:
     asked = sorted((name, values) for name, values in arguments.lists() if name not in ("limit", "cursor"))
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([path, *asked]).encode()).hexdigest()[:12]
 
 
 def _invalid(detail: str) -> Problem:
@@ -80,5 +97,5 @@ def _invalid(detail: str) -> Problem:
         400,
         "cursor-invalid",
         detail,
-        "Give next_cursor as it was, with the same query; or start without one.",
+        "Give next_cursor as it was, to the same list with the same query; or start without one.",
     )

@@ -15,7 +15,8 @@ from flask.typing import ResponseReturnValue
 
 from app.access import writer
 from app.api.commits import commit_document
-from app.api.paging import page_of
+from app.api.conditions import require
+from app.api.paging import Page, page_of
 from app.api.writing import Change, write
 from app.codec import Record
 from app.errors import CommitNotFoundError, RecordNotFoundError, UnreadableRecordError
@@ -45,8 +46,8 @@ def index(sheet: str) -> ResponseReturnValue:
     A cursor names the commit that the first page was read from, so that the
     pages fit together however many commits arrive meanwhile.
     """
-    page = page_of(request.args)
-    snapshot = snapshot_of(page.commit)
+    page = page_of(request.args, request.path)
+    snapshot = snapshot_of_page(page)
     found = snapshot.sheet(sheet)
     query = query_of(request.args.lists(), found)
     listed = services().listing.read(snapshot, found)
@@ -67,12 +68,13 @@ def create(sheet: str) -> ResponseReturnValue:
     Create a record; its path follows from its fields.
     """
     actor, record = writer(sheet), read_record(request.get_data())
-    about = provenance(actor, "record.create", [(sheet, _path_of(sheet, record))])
+    path = path_of(sheet, record)
 
     def change(transaction: Transaction) -> Change:
+        require(transaction.record_version(sheet, path), f"The record {path!r}")
         return changed(sheet, transaction.create(sheet, record))
 
-    return write(actor, about, change)
+    return write(actor, provenance(actor, "record.create", [(sheet, path)]), change)
 
 
 @bp.get("/<path:path>")
@@ -95,7 +97,7 @@ def replace(sheet: str, path: str) -> ResponseReturnValue:
     actor, record = writer(sheet), read_record(request.get_data())
 
     def change(transaction: Transaction) -> Change:
-        require(transaction, transaction.record_version(sheet, path), f"The record {path!r}")
+        require(transaction.record_version(sheet, path), f"The record {path!r}")
         return changed(sheet, transaction.put(sheet, path, record), asked_for=path)
 
     return write(actor, provenance(actor, "record.put", [(sheet, path)]), change)
@@ -117,7 +119,7 @@ def patch(sheet: str, path: str) -> ResponseReturnValue:
     actor, wish = writer(sheet), read_record(request.get_data())
 
     def change(transaction: Transaction) -> Change:
-        require(transaction, transaction.record_version(sheet, path), f"The record {path!r}")
+        require(transaction.record_version(sheet, path), f"The record {path!r}")
         return changed(sheet, transaction.patch(sheet, path, wish), asked_for=path)
 
     return write(actor, provenance(actor, "record.patch", [(sheet, path)]), change)
@@ -131,7 +133,7 @@ def delete(sheet: str, path: str) -> ResponseReturnValue:
     actor = writer(sheet)
 
     def change(transaction: Transaction) -> Change:
-        require(transaction, transaction.record_version(sheet, path), f"The record {path!r}")
+        require(transaction.record_version(sheet, path), f"The record {path!r}")
         transaction.delete(sheet, path)
         return Change(body={"path": path, "record": None})
 
@@ -143,12 +145,18 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
     """
     List the commits that changed the record at this path, newest first, each with what it changed.
     """
-    page = page_of(request.args)
-    snapshot, repository = snapshot_of(page.commit), services().pipeline.repository
+    page = page_of(request.args, request.path)
+    snapshot, repository = snapshot_of_page(page), services().pipeline.repository
     found = snapshot.sheet(sheet)
     is_ours = owns(snapshot.territory, found, path)
     commits = (
-        repository.log(snapshot.commit or "", skip=page.offset, limit=page.limit + 1, file=found.file(path))
+        repository.log(
+            snapshot.commit,
+            skip=page.offset,
+            limit=page.limit + 1,
+            file=found.file(path),
+            children_first=True,
+        )
         if snapshot.commit and is_ours
         else []
     )
@@ -179,6 +187,19 @@ def snapshot_of(commit: str | None) -> Snapshot:
     return Snapshot(repository.path, commit)
 
 
+def snapshot_of_page(page: Page) -> Snapshot:
+    """
+    Return the repository as *page* is to be read from.
+
+    Raises:
+        CommitNotFoundError, Problem: The branch has no such commit.
+    """
+    try:
+        return snapshot_of(page.commit)
+    except CommitNotFoundError as exc:
+        raise page.commit_is_gone() from exc
+
+
 def changed(sheet: str, written: Written, *, asked_for: str | None = None) -> Change:
     """
     Return the answer to a write that left a record.
@@ -190,25 +211,12 @@ def changed(sheet: str, written: Written, *, asked_for: str | None = None) -> Ch
     return Change(status=201 if written.created else 200, body=body, headers=headers)
 
 
-def require(transaction: Transaction, version: str | None, what: str) -> None:
-    """
-    Check ``If-Match`` and ``If-None-Match`` of the request against the *version* that stands there.
-
-    Raises:
-        PreconditionError: It is not so.
-    """
-    one_of = None
-    if "If-Match" in request.headers:
-        one_of = ["*"] if request.if_match.star_tag else list(request.if_match.as_set())
-    transaction.require(version, what, one_of=one_of, absent=request.if_none_match.star_tag)
-
-
 def _unreadable(listed: Listed) -> dict[str, Any]:
     named = [{"path": path, "detail": detail} for path, detail in listed.unreadable]
     return {"unreadable": named} if named else {}
 
 
-def _path_of(sheet: str, record: Record) -> str:
+def path_of(sheet: str, record: Record) -> str:
     """
     Return the path that a new record will have, for the commit's trailer; "" where the write will fail.
     """

@@ -9,12 +9,14 @@ from typing import Any
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
+from werkzeug.http import parse_etags
 
 from app.access import writer
-from app.api.records import changed
+from app.api.conditions import require_match
+from app.api.records import changed, path_of
 from app.api.writing import Change, write
 from app.codec import Record
-from app.errors import StoreError
+from app.errors import PreconditionError, StoreError
 from app.json_form import read_record
 from app.problems import Problem, store_problem
 from app.provenance import provenance
@@ -48,7 +50,9 @@ def create() -> ResponseReturnValue:
     writer()  # of no sheet in particular: nothing is read from a stranger
     message, operations = _read(read_record(request.get_data()))
     actor = writer(*(operation.sheet for operation in operations))
-    subjects = list(dict.fromkeys((operation.sheet, operation.path or "") for operation in operations))
+    if "If-Match" in request.headers:
+        raise PreconditionError("A transaction has no version; name one by if_match in an operation.")
+    subjects = list(dict.fromkeys((operation.sheet, _subject(operation)) for operation in operations))
     about = provenance(actor, "transaction", subjects, summary=message)
 
     def change(transaction: Transaction) -> Change:
@@ -58,12 +62,20 @@ def create() -> ResponseReturnValue:
     return write(actor, about, change)
 
 
+def _subject(wish: _Operation) -> str:
+    if wish.path is not None:
+        return wish.path
+    try:
+        return path_of(wish.sheet, wish.record or {})
+    except StoreError:
+        return ""  # the operation itself says what is wrong
+
+
 def _apply(transaction: Transaction, number: int, wish: _Operation) -> dict[str, Any]:
     try:
         if wish.if_match is not None and wish.path is not None:
             version = transaction.record_version(wish.sheet, wish.path)
-            one_of = [wish.if_match.strip('"')]
-            transaction.require(version, f"The record {wish.path!r}", one_of=one_of, absent=False)
+            require_match(parse_etags(wish.if_match), version, f"The record {wish.path!r}")
         if wish.kind == "delete":
             transaction.delete(wish.sheet, wish.path or "")
             return {"op": wish.kind, "sheet": wish.sheet, "path": wish.path, "record": None}

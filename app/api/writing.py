@@ -67,10 +67,11 @@ def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]
                 place = answers.begin(attempt, to_json(asdict(done)), base=transaction.base)
     if done is None:
         assert kept is not None  # noqa: S101 - one of both is what the block was for
-        return _answer(Change(**kept["answer"]), kept["commit"], replayed=True)
+        change_then = Change(**kept["answer"])
+        return _answer(change_then, kept["commit"], stands_in=transaction.parent, replayed=True)
     if place:
         answers.finish(place, transaction.commit)
-    return _answer(done, transaction.commit)
+    return _answer(done, transaction.commit, stands_in=transaction.parent)
 
 
 def _attempt(actor: str) -> Attempt | None:
@@ -86,9 +87,15 @@ def _attempt(actor: str) -> Attempt | None:
     return Attempt.of(actor, key, "\0".join(wish).encode() + b"\0" + request.get_data())
 
 
-def _answer(change: Change, commit: str | None, *, replayed: bool = False) -> Response:
+def _answer(change: Change, commit: str | None, *, stands_in: str, replayed: bool = False) -> Response:
+    """
+    Answer a write, after waiting for the remote where that is asked for.
+
+    Args:
+        stands_in: A commit that has what the write asks for, where it made none.
+    """
     waits_s = _wait_s()
-    arrived = waits_s is None or commit is None or _has_arrived(commit, waits_s)
+    arrived = waits_s is None or _has_arrived(commit or stands_in, waits_s)
     body = {**change.body, "commit": commit and {"hash": commit, "push": commit_states(commit)}}
     response = make_response(body, change.status if arrived else 202)
     response.headers.update(change.headers)

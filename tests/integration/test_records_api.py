@@ -347,7 +347,7 @@ def test_a_transaction_is_one_commit_over_several_sheets(api, data):
     assert int(data.git("rev-list", "--count", "main")) == count + 1
     message = data.git("log", "-1", "--format=%B")
     assert message.startswith("dev: POST /api/transactions\n\nMove in\n\nAction: transaction\n")
-    assert message.count("Subject-Path: ") == 4
+    assert message.count("Subject-Path: ") == 3
     assert api.get(f"{PEOPLE}/bob").status_code == 404
 
 

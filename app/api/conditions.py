@@ -1,0 +1,118 @@
+"""
+Conditions and ranges of a request (RFC 9110, sections 13 and 14).
+"""
+
+from __future__ import annotations
+
+import re
+
+from flask import Response, request
+from werkzeug.datastructures import ETags
+
+from app.errors import PreconditionError
+from app.problems import Problem, store_problem
+
+_BYTES = re.compile(r"\s*bytes\s*=(.*)", re.IGNORECASE)
+_RANGE = re.compile(r"\s*([0-9]{0,40})\s*-\s*([0-9]{0,40})\s*")
+
+
+def require(version: str | None, what: str) -> None:
+    """
+    Check the conditions of a write against the *version* that stands there; None where nothing does.
+
+    Raises:
+        PreconditionError: ``If-Match`` or ``If-None-Match`` does not hold.
+    """
+    if "If-Match" in request.headers:
+        require_match(request.if_match, version, what)
+    if version is not None and request.if_none_match.contains_weak(version):
+        raise PreconditionError(f"{what} exists already, in a version that If-None-Match names.")
+
+
+def require_match(wanted: ETags, version: str | None, what: str) -> None:
+    """
+    Check that *version* is one of those *wanted*; a weak one is none.
+
+    Raises:
+        PreconditionError: It is not.
+    """
+    if version is None:
+        raise PreconditionError(f"{what} does not exist, so it is not the version that If-Match names.")
+    if not wanted.contains(version):
+        raise PreconditionError(f"{what} is not the version that If-Match names.")
+
+
+def answer_conditionally(response: Response) -> None:
+    """
+    Turn the answer to a successful read into 304, 412, 206 or 416 where the request asks for that.
+
+    Ranges are served where the answer says ``Accept-Ranges: bytes``, one at a time: a request for several is
+    answered with the whole, as is one that makes no sense.
+    """
+    if request.method not in ("GET", "HEAD") or response.status_code != 200 or response.is_streamed:
+        return
+    if "ETag" not in response.headers:
+        response.add_etag()
+    etag = str(response.get_etag()[0])
+    try:
+        if "If-Match" in request.headers:
+            require_match(request.if_match, etag, "What stands here")
+    except PreconditionError as exc:
+        _become(response, store_problem(exc))
+        return
+    if request.if_none_match.contains_weak(etag):
+        response.status_code = 304
+        response.set_data(b"")
+    elif response.headers.get("Accept-Ranges") == "bytes" and request.method == "GET":
+        _answer_range(response, etag)
+
+
+def _answer_range(response: Response, etag: str) -> None:
+    if request.headers.get("If-Range", f'"{etag}"').strip() != f'"{etag}"':
+        return
+    content = response.get_data()
+    wanted = _wanted(request.headers.get("Range", ""), len(content))
+    if wanted is None or len(wanted) > 1:
+        return
+    if not wanted:
+        hint = "Ask for bytes that there are; Content-Range says how many."
+        headers = {"Content-Range": f"bytes */{len(content)}"}
+        problem = Problem(416, "range-unsatisfiable", "There are no such bytes.", hint, headers=headers)
+        _become(response, problem)
+        return
+    first, end = wanted[0]
+    response.status_code = 206
+    response.headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
+    response.set_data(content[first:end])
+
+
+def _wanted(header: str, length: int) -> list[tuple[int, int]] | None:
+    """
+    Return first byte and end of each range that can be served; None where the header is to be ignored.
+    """
+    ranges = _BYTES.fullmatch(header)
+    parsed = [_RANGE.fullmatch(each) for each in ranges[1].split(",")] if ranges else [None]
+    found = []
+    for each in parsed:
+        if each is None or not (each[1] or each[2]):
+            return None
+        if not each[1]:
+            found.append((max(length - int(each[2]), 0), length))
+            continue
+        first, last = int(each[1]), int(each[2] or length)
+        if each[2] and last < first:
+            return None
+        found.append((first, min(last + 1, length)))
+    return [(first, end) for first, end in found if first < end]
+
+
+def _become(response: Response, problem: Problem) -> None:
+    """
+    Make *response* the answer to *problem*; other headers stay.
+    """
+    answer = problem.response()
+    for name in ("ETag", "Accept-Ranges", "Content-Disposition"):
+        response.headers.pop(name, None)
+    response.status_code = answer.status_code
+    response.headers.update(answer.headers)
+    response.set_data(answer.get_data())
