@@ -222,7 +222,6 @@ class Transaction:
         found = self._entry(place)
         return found.name if found and found.kind == "blob" else None
 
-
     def finish(
         self, message: str, *, author: tuple[str, str], trailers: Sequence[tuple[str, str]]
     ) -> str | None:

@@ -155,6 +155,12 @@ class Repository:
         except gitsheets.GitsheetsError:
             return False
 
+    def objects_named(self, prefix: str) -> list[str]:
+        """
+        Return the full names of the objects whose names begin with *prefix*, at least four digits.
+        """
+        return self._query("rev-parse", f"--disambiguate={prefix}").split()
+
     def is_pushed(self, remote: str, commit: str | None = None) -> bool:
         """
         Whether *remote* was seen to hold *commit* (default: everything there is).

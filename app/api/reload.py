@@ -15,10 +15,14 @@ from app.access import reloader
 from app.problems import Problem
 from app.services import services
 from worker.errors import ReconcileError, RemoteBusyError
+from worker.git import Repository
 from worker.reconcile import Outcome, Strategy
 from worker.settings import ORIGIN
 
 bp = Blueprint("reload", __name__, url_prefix="/api/_internal/reload-data")
+
+_FULL = 40
+_HASH = re.compile("[0-9a-fA-F]{7,40}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +49,7 @@ def reload_data() -> ResponseReturnValue:
     repository, settings = pipeline.repository, pipeline.settings
     if wish.branch != repository.branch:
         return _answer("ignored", wish.branch)
-    if wish.commit and repository.contains(wish.commit, repository.head()):
+    if wish.commit and _is_here(repository, wish.commit):
         return _answer("in-sync", wish.branch)
     if ORIGIN not in settings.remotes:
         raise Problem(409, "no-remote", "There is no remote to reload from.", "Set CFP_DATA_REMOTE.")
@@ -65,16 +69,25 @@ def reload_data() -> ResponseReturnValue:
     return _answer(outcome.state, wish.branch)
 
 
+def _is_here(repository: Repository, commit: str) -> bool:
+    """
+    Whether the branch has *commit*, of which the first digits may be given.
+    """
+    head = repository.head()
+    full = [commit] if len(commit) == _FULL else repository.objects_named(commit)
+    return any(repository.contains(each, head) for each in full)
+
+
 def _wish(body: Any) -> _Wish:
     if not isinstance(body, dict):
         raise _bad("The body is not a JSON object.")
-    branch, commit = body.get("branch"), body.get("commit_hash")
+    branch, commit = body.get("branch"), body.get("commit_hash", body.get("commitHash"))
     if branch is not None and (not isinstance(branch, str) or not branch):
         raise _bad("branch is not the name of a branch.")
-    if commit is not None and not (isinstance(commit, str) and re.fullmatch("[0-9a-f]{40}", commit)):
-        raise _bad("commit_hash is not a full commit hash.")
+    if commit is not None and not (isinstance(commit, str) and _HASH.fullmatch(commit)):
+        raise _bad("commit_hash is not a commit's hash, or the first seven digits of one.")
     ours = services().pipeline.repository.branch
-    return _Wish(branch=(branch or ours).removeprefix("refs/heads/"), commit=commit)
+    return _Wish(branch=(branch or ours).removeprefix("refs/heads/"), commit=commit and commit.lower())
 
 
 def _bad(detail: str) -> Problem:
