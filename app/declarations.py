@@ -30,16 +30,19 @@ _BEFORE_1_0 = ("type", "enum", "default")  # keys of [gitsheet.fields.NAME] that
 
 @cached(
     LRUCache(_CHECKED),
-    key=lambda git_dir, commit, name, place, versions: (git_dir, name, versions),
+    key=lambda git_dir, commit, name, place, root, versions: (git_dir, name, versions),
     lock=threading.Lock(),
 )
-def check(git_dir: str, commit: str, name: str, place: str, versions: tuple[str | None, ...]) -> None:
+def check(
+    git_dir: str, commit: str, name: str, place: str, root: str, versions: tuple[str | None, ...]
+) -> None:
     """
     Have gitsheets open the sheet *name*; takes half a millisecond, once for each declaration.
 
     Args:
         commit: Full object name of a commit that declares the sheet.
         place: Where the declaration stands in the commit's tree.
+        root: The directory of the tree that the declaration's paths begin in.
         versions: Object names of the declaration and of the contracts that it may name.
 
     Raises:
@@ -47,7 +50,7 @@ def check(git_dir: str, commit: str, name: str, place: str, versions: tuple[str 
     """
     try:
         gitsheets.verify_sheet_contract(
-            git_dir, commit, name, _NO_CONTRACT, mode="declared", config_path=place
+            git_dir, commit, name, _NO_CONTRACT, mode="declared", config_path=place, root=root
         )
     except (gitsheets.ConfigError, gitsheets.PathTemplateError) as exc:
         raise unusable(name, exc) from exc

@@ -9,7 +9,7 @@ from it has the repository's types.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
@@ -43,8 +43,9 @@ def document(snapshot: Snapshot, settings: Settings) -> Json:
     paths = _general()
     schemas = _schemas()
     for sheet in sheets:
-        paths |= _sheet_paths(sheet)
-        schema = component(sheet.schema, _ref(_schema_name(sheet))["$ref"])
+        contracts = snapshot.contracts(sheet)
+        paths |= _sheet_paths(sheet, contracts)
+        schema = _record(sheet, contracts)
         schemas[_schema_name(sheet)] = schema
         schemas[_request_name(sheet)] = for_requests(schema, _ref("DateTime"))
     _name_apart(paths)
@@ -182,7 +183,20 @@ def _write(
     return operation
 
 
-def _sheet_paths(sheet: Sheet) -> Json:
+def _record(sheet: Sheet, contracts: Mapping[str, Mapping[str, Any]]) -> Json:
+    """
+    Return the schema of the sheet's records: its own, and those of its contracts.
+    """
+    place = _ref(_schema_name(sheet))["$ref"]
+    if not contracts:
+        return component(sheet.schema, place)
+    # A contract's $id is its name, and nothing that could be fetched.
+    documents = [{key: value for key, value in each.items() if key != "$id"} for each in contracts.values()]
+    parts = [*documents, *([dict(sheet.schema)] if sheet.schema else [])]
+    return {"allOf": [component(part, f"{place}/allOf/{number}") for number, part in enumerate(parts)]}
+
+
+def _sheet_paths(sheet: Sheet, contracts: Mapping[str, Mapping[str, Any]]) -> Json:
     """
     Return the paths of one sheet. A record's path is one parameter, and may hold slashes.
     """
@@ -194,7 +208,12 @@ def _sheet_paths(sheet: Sheet) -> Json:
     one = [{"name": "path", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
     at = [_ref("at", "parameters")]
     paging = [_ref(each, "parameters") for each in ("limit", "cursor")]
-    query = [*paging, *at, *(_ref(each, "parameters") for each in ("sort", "fields")), *_filters(sheet)]
+    query = [
+        *paging,
+        *at,
+        *(_ref(each, "parameters") for each in ("sort", "fields")),
+        *_filters([*contracts.values(), sheet.schema or {}]),
+    ]
     listed = _object(
         {
             "records": {
@@ -294,10 +313,11 @@ def _sheet_paths(sheet: Sheet) -> Json:
     }
 
 
-def _filters(sheet: Sheet) -> list[Json]:
+def _filters(schemas: Sequence[Mapping[str, Any]]) -> list[Json]:
     """
-    Return one parameter for each field that the schema declares; its comparisons are described with it.
+    Return one parameter for each field that the schemas declare; its comparisons are described with it.
     """
+    fields = dict.fromkeys(field for schema in schemas for field in schema.get("properties", {}))
     return [
         {
             "name": field,
@@ -305,7 +325,7 @@ def _filters(sheet: Sheet) -> list[Json]:
             "description": f"Only records with this {field}; {field}[gte] and its like compare.",
             "schema": {"type": "string"},
         }
-        for field in (sheet.schema or {}).get("properties", {})
+        for field in fields
         if re.fullmatch(r"[A-Za-z0-9_-]+", field) and field not in ("limit", "cursor", "at", "sort", "fields")
     ]
 
@@ -313,6 +333,11 @@ def _filters(sheet: Sheet) -> list[Json]:
 def _general() -> Json:
     paging = [_ref(each, "parameters") for each in ("limit", "cursor")]
     name = {"name": "sheet", "in": "path", "required": True, "schema": {"type": "string"}}
+    anything: Json = {"type": "object", "additionalProperties": True}
+    sheet = _object(
+        {"name": {"type": "string"}, "config": anything, "schema": {"anyOf": [anything, {"type": "null"}]}},
+        {"contracts": {"type": "object", "additionalProperties": anything}},
+    )
     commit_hash = {
         "name": "hash",
         "in": "path",
@@ -340,9 +365,7 @@ def _general() -> Json:
         "/api/sheets": {"get": _read("sheets", "index_sheets", "List the sheets", names, [])},
         "/api/sheets/{sheet}": {
             "parameters": [name],
-            "get": _read(
-                "sheets", "show_sheet", "Read a sheet's configuration and schema", {"type": "object"}, []
-            ),
+            "get": _read("sheets", "show_sheet", "Read a sheet's configuration and schema", sheet, []),
         },
         "/api/transactions": {
             "post": _write(

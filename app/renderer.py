@@ -5,6 +5,7 @@ What gitsheets makes of a record: its path and its text, or what is wrong with i
 from __future__ import annotations
 
 import math
+import posixpath
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,11 +34,13 @@ class Renderer:
     Args:
         git_dir: The bare repository.
         commit: Full object name of the commit that declares the sheets.
+        root: The directory of the tree that holds ``.gitsheets`` and the sheets.
     """
 
-    def __init__(self, git_dir: str, commit: str) -> None:
+    def __init__(self, git_dir: str, commit: str, root: str = ".") -> None:
         self._git_dir = git_dir
         self._commit = commit
+        self._root = root
         self._core: Any = None
         self._open: set[str] = set()
 
@@ -119,10 +122,11 @@ class Renderer:
         if self._core is None:
             self._core = gitsheets.CoreTransaction.begin(self._git_dir, "never finished", 0, 0, self._commit)
         if sheet.name not in self._open:
+            declared = posixpath.normpath(posixpath.join(self._root, sheet.config_path))
             if sheet.name.endswith(_VARIANT):
                 [declaration] = gitsheets.serialize_records([{"gitsheet": dict(sheet.config)}])
-                self._core.write_file(sheet.config_path, declaration)
-            self._core.open_sheet(sheet.name, sheet.config_path, ".", "")
+                self._core.write_file(declared, declaration)
+            self._core.open_sheet(sheet.name, declared, self._root, "")
             self._open.add(sheet.name)
             if sheet.is_plain:
                 _mine.templates[sheet] = gitsheets.CompiledDefinition(sheet.path)

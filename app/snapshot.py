@@ -4,10 +4,11 @@ The repository as one commit has it: what is read here never changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from app import declarations
 from app.codec import Record, fields_of
@@ -62,11 +63,14 @@ class Snapshot:
     Args:
         git_dir: The bare repository.
         commit: Full object name, or None for a branch without commits.
+        root: Directory in the tree that holds ``.gitsheets`` and the sheets; ``.`` is the top. Every path
+            here is one below it.
     """
 
-    def __init__(self, git_dir: Path, commit: str | None) -> None:
+    def __init__(self, git_dir: Path, commit: str | None, root: str = ".") -> None:
         self.git_dir = str(git_dir)
         self.commit = commit
+        self.root = root
         self._territory: Territory | None = None
         self._entries: dict[str, Entry | None] = {}  # a write asks for the same file several times
 
@@ -100,15 +104,33 @@ class Snapshot:
             raise SheetNotFoundError(f"There is no sheet {name!r}.")
         contracts = self.entry(_CONTRACTS)
         versions = (found.name, contracts and contracts.name)
-        declarations.check(self.git_dir, str(self.commit), name, f"{DECLARATIONS}/{name}.toml", versions)
+        place = self.from_top(f"{DECLARATIONS}/{name}.toml")
+        declarations.check(self.git_dir, str(self.commit), name, place, self.root, versions)
         return self.territory.sheet(name)
+
+    def contracts(self, sheet: Sheet) -> dict[str, Mapping[str, Any]]:
+        """
+        Return the contracts that *sheet* implements: JSON Schemas by name, beside its own.
+        """
+        return {
+            name: tomllib.loads(read(self.git_dir, found.name).decode("utf-8-sig"))
+            for name in sheet.config.get("implements", ())
+            if (found := self.entry(f"{_CONTRACTS}/{name}.toml"))
+        }
+
+    def from_top(self, place: str) -> str:
+        """
+        Return *place* as a path from the top of the tree.
+        """
+        return place if self.root == "." else f"{self.root}/{place}".rstrip("/")
 
     def entry(self, place: str) -> Entry | None:
         """
         Return what stands at *place* in the tree, or None.
         """
         if place not in self._entries:
-            self._entries[place] = find(self.git_dir, self.commit, place) if self.commit else None
+            found = find(self.git_dir, self.commit, self.from_top(place)) if self.commit else None
+            self._entries[place] = found
         return self._entries[place]
 
     def stands(self, place: str) -> bool:
@@ -172,9 +194,7 @@ class Snapshot:
         """
         Return what names the sheet's files as they are: the same name, the same files.
         """
-        if not self.commit:
-            return None
-        found = find(self.git_dir, self.commit, "" if sheet.root == "." else sheet.root)
+        found = self.entry("" if sheet.root == "." else sheet.root)
         return found.name if found and found.kind == "tree" else None
 
     def files(self, sheet: Sheet) -> Iterator[Found]:

@@ -83,7 +83,7 @@ class Transaction:
         self._before = before
         self._changes: dict[str, Entry | None] = {}
         self._records: dict[str, Record] = {}
-        self._renderer = Renderer(before.git_dir, parent)
+        self._renderer = Renderer(before.git_dir, parent, before.root)
         self.parent = parent
         self.base = base
         self.commit: str | None = None
@@ -232,8 +232,9 @@ class Transaction:
             InvalidPathError: A file would stand where another stands already.
         """
         git_dir, before = self._before.git_dir, tree_of(self._before.git_dir, self.parent)
+        changes = {self._before.from_top(place): entry for place, entry in self._changes.items()}
         try:
-            tree = changed(git_dir, before, self._changes) or write(git_dir, "tree", b"")
+            tree = changed(git_dir, before, changes) or write(git_dir, "tree", b"")
         except PathTakenError as exc:
             raise InvalidPathError(f"The change cannot be stored: {exc}.") from exc
         if tree == before:
@@ -406,7 +407,7 @@ class Store:
         """
         Return the repository as it is now.
         """
-        return Snapshot(self._repository.path, self._repository.head())
+        return self._at(self._repository.head())
 
     @contextlib.contextmanager
     def commit(
@@ -428,7 +429,7 @@ class Store:
             DiskFullError: There is no room; nothing was written.
         """
         with self._writers.turn() as group:
-            before = Snapshot(self._repository.path, group.tip)
+            before = self._at(group.tip)
             if before.commit is None:
                 raise SheetNotFoundError(
                     f"The branch {self._repository.branch!r} has no commits, so no sheets."
@@ -443,6 +444,9 @@ class Store:
             if commit is not None:
                 group.tip = commit
         transaction.commit = commit
+
+    def _at(self, commit: str | None) -> Snapshot:
+        return Snapshot(self._repository.path, commit, self._repository.root)
 
     def _land(self, commit: str, parent: str | None) -> None:
         """

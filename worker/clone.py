@@ -148,7 +148,9 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
     _check_files(settings)
     git.Repo.init(draft, bare=True, initial_branch=settings.data_branch).close()
     prepare(replace(settings, data_repo_path=draft))
-    repository = Repository(draft, branch=settings.data_branch, credentials=credentials)
+    repository = Repository(
+        draft, branch=settings.data_branch, credentials=credentials, root=settings.data_root
+    )
     tip = repository.ask(ORIGIN, timeout_s=settings.push_timeout_s)
     if tip is None:
         raise RepositoryError(

@@ -102,12 +102,20 @@ class Repository:
         branch: The branch's short name.
         credentials: What lets git in at the remotes.
         name: What people call it, where a worker serves several; else "".
+        root: Directory in the branch's tree with ``.gitsheets`` and the sheets; ``.`` is the top.
     """
 
     def __init__(
-        self, path: Path, *, branch: str, credentials: Credentials | None = None, name: str = ""
+        self,
+        path: Path,
+        *,
+        branch: str,
+        credentials: Credentials | None = None,
+        name: str = "",
+        root: str = ".",
     ) -> None:
         self.path = path
+        self.root = root
         self.name = name
         self.branch = branch
         self.ref = f"refs/heads/{branch}"

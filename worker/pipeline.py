@@ -65,7 +65,9 @@ def assemble(
     """
     path = settings.data_repo_path
     credentials = Credentials.from_settings(settings, env)
-    repository = Repository(path, branch=settings.data_branch, credentials=credentials, name=name)
+    repository = Repository(
+        path, branch=settings.data_branch, credentials=credentials, name=name, root=settings.data_root
+    )
     ledger, lock = Ledger(remotes_directory(path)), write_lock(path)
     reconciler = Reconciler(settings, repository, ledger, lock)
     return Pipeline(

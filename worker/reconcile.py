@@ -251,7 +251,7 @@ class Reconciler:
     def _try_merge(self, ours: str, theirs: str, *, message: str) -> _Merged:
         try:
             found = gitsheets.merge_sheets(
-                str(self._repository.path), ours, theirs, int(self._clock()),
+                str(self._repository.path), ours, theirs, int(self._clock()), open_root=self._repository.root,
                 commit=bool(message), message=message or None, author=COMMITTER, committer=COMMITTER,
             )  # fmt: skip
         except gitsheets.GitsheetsError as exc:  # no common history

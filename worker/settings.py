@@ -51,6 +51,16 @@ def _branch(text: str) -> str:
     return text
 
 
+def _tree_directory(text: str) -> str:
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if (
+        any(part == ".." or part.lower() in (".git", ".gitsheets") for part in parts)
+        or not text.isprintable()
+    ):
+        raise ValueError(f"must be a directory in the tree, such as data/public, got {text!r}")
+    return "/".join(parts) or "."
+
+
 def _remote_url(text: str) -> str:
     if not text.strip() or text.startswith("-") or any(c in text for c in "\r\n\0"):
         raise ValueError("is not a git URL or a path")
@@ -241,6 +251,7 @@ class Settings:
         data_repositories: Directory with the environments of several, for a worker that serves them all.
         data_remote: git URL of ``origin``; None keeps commits local.
         data_branch: The one branch that is written and pushed.
+        data_root: Directory in the tree with ``.gitsheets`` and the sheets; ``.`` is the top.
         data_mirrors: Further remotes, name to URL.
         data_reconcile: When the branch is joined with origin's without being asked:
             ``manual`` never, ``boot`` at a start, ``auto`` also after a divergence.
@@ -277,6 +288,7 @@ class Settings:
     data_repositories: Path | None = _from_env("CFP_DATA_REPOSITORIES", absolute_path)
     data_remote: str | None = _from_env("CFP_DATA_REMOTE", _remote_url, secret=True)
     data_branch: str = _from_env("CFP_DATA_BRANCH", _branch, "main")
+    data_root: str = _from_env("CFP_DATA_ROOT", _tree_directory, ".")
     data_mirrors: Mapping[str, str] = _from_env("CFP_DATA_MIRRORS", _mirrors, factory=dict, secret=True)
     data_reconcile: str = _from_env("CFP_DATA_RECONCILE", _one_of("manual", "boot", "auto"), "manual")
     redis_url: str = _from_env("CFP_REDIS_URL", _url_of("redis", "rediss", "redis+socket"), secret=True)

@@ -4,6 +4,7 @@ Proving that what is on a remote is what we have, and that it could be had back.
 
 from __future__ import annotations
 
+import posixpath
 import shutil
 import tempfile
 import time
@@ -99,11 +100,11 @@ def last(repository: Path, remote: str) -> dict[str, float]:
 
 def _read_all(repository: Repository, tip: str) -> tuple[int, int]:
     path, records = str(repository.path), 0
-    names = gitsheets.core_discover_sheets(path, tip, ".")
+    names = gitsheets.core_discover_sheets(path, tip, repository.root)
     for name in names:
         try:
-            blob = gitsheets.tree_read_blob(path, tip, f".gitsheets/{name}.toml")
-            records += _count(path, tip, tomllib.loads(blob["content"].decode())["gitsheet"])
+            blob = gitsheets.tree_read_blob(path, tip, _below(repository.root, f".gitsheets/{name}.toml"))
+            records += _count(path, tip, repository.root, tomllib.loads(blob["content"].decode())["gitsheet"])
         except (gitsheets.GitsheetsError, ValueError, KeyError, TypeError) as exc:
             raise RepositoryError(
                 f"the sheet {name!r} of the restored repository cannot be read: {exc}"
@@ -111,14 +112,17 @@ def _read_all(repository: Repository, tip: str) -> tuple[int, int]:
     return len(names), records
 
 
-def _count(path: str, tip: str, sheet: dict[str, Any]) -> int:
+def _count(path: str, tip: str, root: str, sheet: dict[str, Any]) -> int:
     format_ = sheet.get("format", {})
     is_markdown = format_.get("type") in ("markdown", "mdx")
     extension = {"markdown": ".md", "mdx": ".mdx"}.get(format_.get("type", ""), ".toml")
     body, title = (format_.get("body"), format_.get("title")) if is_markdown else (None, None)
-    return len(
-        gitsheets.record_query(path, tip, sheet.get("root", "."), sheet["path"], {}, extension, body, title)
-    )
+    base = _below(root, sheet.get("root", "."))
+    return len(gitsheets.record_query(path, tip, base, sheet["path"], {}, extension, body, title))
+
+
+def _below(root: str, place: str) -> str:
+    return posixpath.normpath(posixpath.join(root, place.strip("/")))
 
 
 def _remember(repository: Path, remote: str, what: str) -> None:

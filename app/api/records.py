@@ -5,7 +5,6 @@ Records: list, read, create, replace, patch, delete, and their history.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -154,7 +153,7 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
             snapshot.commit,
             skip=page.offset,
             limit=page.limit + 1,
-            file=found.file(path),
+            file=snapshot.from_top(found.file(path)),
             children_first=True,
         )
         if snapshot.commit and is_ours
@@ -184,7 +183,7 @@ def snapshot_of(commit: str | None) -> Snapshot:
         return current
     if not re.fullmatch("[0-9a-f]{40}", commit) or not repository.contains(commit, current.commit):
         raise CommitNotFoundError(f"The branch has no commit {commit[:64]!r}.")
-    return Snapshot(repository.path, commit)
+    return Snapshot(repository.path, commit, repository.root)
 
 
 def snapshot_of_page(page: Page) -> Snapshot:
@@ -231,9 +230,8 @@ def _patch(sheet: Sheet, path: str, parents: tuple[str, ...], commit: str) -> di
     """
     Return what *commit* changed in a record as a JSON patch (RFC 6902), or why that cannot be told.
     """
-    git_dir = services().pipeline.repository.path
-    before, _ = _as_json(git_dir, parents[0] if parents else None, sheet, path)
-    after, fault = _as_json(git_dir, commit, sheet, path)
+    before, _ = _as_json(parents[0] if parents else None, sheet, path)
+    after, fault = _as_json(commit, sheet, path)
     if fault:
         return {"patch": [], "unreadable": fault}
     if before is None or after is None:
@@ -242,12 +240,15 @@ def _patch(sheet: Sheet, path: str, parents: tuple[str, ...], commit: str) -> di
     return {"patch": list(gitsheets.create_patch(before, after))}
 
 
-def _as_json(git_dir: Path, commit: str | None, sheet: Sheet, path: str) -> tuple[Any, str]:
+def _as_json(commit: str | None, sheet: Sheet, path: str) -> tuple[Any, str]:
     """
     Return the record as *commit* has it, and what is wrong with it there: one of the two, or none.
     """
-    found = Snapshot(git_dir, commit).entry(sheet.file(path))
+    repository = services().pipeline.repository
+    found = Snapshot(repository.path, commit, repository.root).entry(sheet.file(path))
+    if found is None or not found.is_file:
+        return None, ""
     try:
-        return (to_json(fields_at(str(git_dir), found, sheet)), "") if found and found.is_file else (None, "")
+        return to_json(fields_at(str(repository.path), found, sheet)), ""
     except UnreadableRecordError as exc:
         return None, str(exc)

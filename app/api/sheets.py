@@ -23,8 +23,15 @@ def index() -> ResponseReturnValue:
 @bp.get("/<sheet>")
 def show(sheet: str) -> ResponseReturnValue:
     """
-    Return one sheet's configuration and the schema of its records.
+    Return one sheet's configuration, the schema of its records, and the contracts that they fulfil, if any.
     """
-    found = services().store.snapshot().sheet(sheet)
+    snapshot = services().store.snapshot()
+    found = snapshot.sheet(sheet)
     config = {key: value for key, value in found.config.items() if key != "schema"}
-    return {"name": found.name, "config": config, "schema": found.schema}
+    contracts = snapshot.contracts(found)
+    return {
+        "name": found.name,
+        "config": config,
+        "schema": found.schema,
+        **({"contracts": contracts} if contracts else {}),
+    }

@@ -5,7 +5,9 @@ What becomes of values between JSON and a file: dates, numbers, markdown.
 from __future__ import annotations
 
 import gitsheets
+import jsonschema_rs
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 MARKDOWN = "root = '{0}'\npath = '${{{{ slug }}}}'\n[gitsheet.format]\ntype = 'markdown'\nbody = 'text'\n"
 SHEETS = {
@@ -224,3 +226,66 @@ def test_front_matter_keeps_its_dates(api, data, put_files):
     _write(api.patch("/api/sheets/notes/records/a", json={"n": 1}))
     expected = '+++\nday = 2026-01-31\nn = 1\nslug = "a"\n+++\n\nday = 2026-01-31\n'
     assert _file(data, "notes/a.md") == expected
+
+
+# --- Contracts and patterns ---
+
+CONTRACT = """\
+"$id" = "https://example.org/mail/v1"
+"$schema" = "http://json-schema.org/draft-07/schema#"
+required = ["mail"]
+type = "object"
+
+[properties.mail]
+"$ref" = "#/definitions/address"
+
+[definitions.address]
+format = "email"
+type = "string"
+"""
+
+
+def test_contracts_are_shown_and_kept(api, put_files):
+    declaration = SHEETS["typed"].replace("typed", "bound").replace(
+        "[gitsheet.schema]", "implements = ['example.org/mail/v1']\n[gitsheet.schema]"
+    )  # fmt: skip
+    [canonical] = gitsheets.serialize_records(gitsheets.parse_records([CONTRACT]))
+    put_files(
+        {
+            ".gitsheets/bound.toml": f"[gitsheet]\n{declaration}",
+            ".gitsheets/contracts/example.org/mail/v1.toml": canonical,
+        }
+    )
+    shown = api.get("/api/sheets/bound").json
+    assert shown["contracts"]["example.org/mail/v1"]["required"] == ["mail"]
+    assert "contracts" not in api.get("/api/sheets/typed").json
+    url = "/api/sheets/bound/records"
+    assert _fields(api.post(url, json={"id": "a"})) == ["mail"]
+    _write(api.post(url, json={"id": "a", "mail": "a@example.org"}), 201)
+    assert api.get(f"{url}?mail=a@example.org").json["records"][0]["path"] == "a"
+
+    document = api.get("/openapi.json").json
+    OpenAPIV31SpecValidator(document).validate()
+    schema = {**document, **document["components"]["schemas"]["record_bound"]}
+    assert jsonschema_rs.is_valid(schema, {"id": "a", "mail": "a"})
+    for wrong in ({"id": "a"}, {"mail": "a"}, {"id": "a", "mail": 7}):
+        assert not jsonschema_rs.is_valid(schema, wrong)
+    filters = [each.get("name") for each in document["paths"][url]["get"]["parameters"]]
+    assert {"mail", "id"} <= set(filters)
+
+
+def test_a_field_may_be_one_of_a_pattern(api, put_files):
+    schema = (
+        "[gitsheet.schema]\nrequired = ['id']\nadditionalProperties = false\nproperties.id.type = 'string'\n"
+    )
+    pattern = "patternProperties.'^x-\\d+$'.type = 'integer'\n"
+    put_files(
+        {".gitsheets/free.toml": f"[gitsheet]\nroot = 'free'\npath = '${{{{ id }}}}'\n{schema}{pattern}"}
+    )
+    url = "/api/sheets/free/records"
+    _write(api.post(url, json={"id": "a", "x-1": 5}), 201)
+    for query, found in (("x-1=5", 1), ("x-1[gt]=5", 0), ("x-22=5", 0), ("id=a", 1)):
+        assert len(api.get(f"{url}?{query}").json["records"]) == found
+    for query in ("x-a=5", "y=5", "x-1a[gt]=5"):
+        answer = api.get(f"{url}?{query}")
+        assert (answer.status_code, answer.json["code"]) == (400, "query-invalid")

@@ -119,6 +119,7 @@ def test_sizes_have_units(text: str, wanted: int):
         ("CFP_API_READ", "closed"),
         ("CFP_DATA_PUSH_MODE", "later"),
         ("CFP_DATA_RECONCILE", "always"),
+        *(("CFP_DATA_ROOT", root) for root in ("..", "a/../b", ".git", "a/.GIT/b", ".gitsheets", "a\nb")),
     ],
 )
 def test_what_the_api_is_told_is_checked(variable: str, text: str):
@@ -398,3 +399,11 @@ def test_settings_may_be_printed():
     for text in (repr(settings), f"{settings}", f"{[settings]}"):
         assert SECRET not in text
         assert DIGEST.lower() not in text.lower()
+
+
+@pytest.mark.parametrize(
+    ("given", "root"),
+    [("data", "data"), ("/data/in/", "data/in"), ("./a//b/.", "a/b"), (".", "."), ("/", "."), ("ä b", "ä b")],
+)
+def test_the_root_is_a_directory_in_the_tree(given: str, root: str):
+    assert _read(CFP_DATA_ROOT=given).data_root == root
