@@ -54,8 +54,9 @@ lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for ne
 	    --extra dev --extra docs --extra otel --extra release --extra test pyproject.toml requirements/dev.in
 	$(PIP_COMPILE) --output-file requirements/build.txt --constraint requirements/dev.txt requirements/build.in
 
-soak: $(READY) ## Ten minutes of writes while every part is killed; prints what was lost (SOAK_ARGS="--seconds 60")
+soak: $(READY) ## Ten minutes of writes while every part is killed, ten of power cuts (SOAK_ARGS="--seconds 60")
 	$(BIN)/python -m tests.storm $(SOAK_ARGS)
+	$(BIN)/python -m tests.crash_images $(SOAK_ARGS)
 
 bench: $(READY) ## Measure, each figure beside a floor of the same run (BENCH_ARGS="--json", BENCH_ARGS="burst ssh")
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
