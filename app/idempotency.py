@@ -23,6 +23,7 @@ from app.problems import Problem
 from worker.atomic_json import read_json, write_json
 from worker.git import Repository
 from worker.prepare import state_directory
+from worker.sharing import make_directories
 
 TRAILER = "Idempotency-Key"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -113,7 +114,7 @@ class Answers:
         today = self._days()[0]
         if not today.exists():
             self._forget()
-            today.mkdir(parents=True, exist_ok=True)
+            make_directories(str(self._repository.path), today)
         path = today / f"{attempt.name}.json"
         write_json(path, {"fingerprint": attempt.fingerprint, "base": base, "answer": answer})
         return path

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from cachetools import LRUCache
 
 from worker.objects import read, read_loose
+from worker.sharing import make_directory, share
 
 _KEPT_BYTES = 64 * 1024 * 1024
 _OVERHEAD_BYTES = 400  # what Python takes for the entry of one object
@@ -69,7 +70,7 @@ def write(git_dir: str, kind: str, content: bytes) -> str:
     whole = _whole(kind, content)
     name = _digest(whole)
     if not _stands(git_dir, name, whole):
-        _create(f"{git_dir}/objects/{name[:2]}", name[2:], _compressed(whole))
+        _create(git_dir, name, _compressed(whole))
     if kind != "blob":
         _keep(git_dir, name, content)
     return name
@@ -138,24 +139,25 @@ def _stands(git_dir: str, name: str, whole: bytes) -> bool:
     return True
 
 
-def _create(directory: str, name: str, content: bytes) -> None:
+def _create(git_dir: str, name: str, content: bytes) -> None:
+    directory = f"{git_dir}/objects/{name[:2]}"
     draft = f"{directory}/{_DRAFT}{secrets.token_hex(8)}"
-    fd = _open_new(draft, directory)
+    fd = _open_new(draft, directory, git_dir)
     try:
         with open(fd, "wb") as file:
             file.write(content)
-        os.rename(draft, f"{directory}/{name}")
+            share(git_dir, fd)
+        os.rename(draft, f"{directory}/{name[2:]}")
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise
 
 
-def _open_new(path: str, directory: str) -> int:
+def _open_new(path: str, directory: str, git_dir: str) -> int:
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError):
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
         # git removes the directories that it has emptied, also the one that was just made.
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory)
+        make_directory(git_dir, directory)
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

@@ -389,6 +389,7 @@ def main() -> int:
     arguments.add_argument("--seconds", type=float, default=600.0, help="how long, for all kinds together")
     arguments.add_argument("--seed", type=int, default=None)
     given = arguments.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or the disks would stay mounted
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
     possible = [kind for kind in KINDS if why_not(kind) is None]
     for kind in set(KINDS) - set(possible):

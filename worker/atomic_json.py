@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from worker.sharing import inherit
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """
@@ -36,6 +38,7 @@ def write_json(path: Path, value: dict[str, Any], *, default: Callable[[Any], An
     fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         fresh.write_text(json.dumps(value, default=default), "utf-8")
+        inherit(fresh, path.parent)
         os.replace(fresh, path)
     except OSError:
         fresh.unlink(missing_ok=True)

@@ -32,6 +32,7 @@ from worker.failures import POLICIES, Reason, explain
 from worker.objects import is_commit, lineage, loose
 from worker.redaction import redact
 from worker.refs import STATE_DIRECTORY, RefError, move_ref, read_ref
+from worker.sharing import make_directories, share, sharing
 
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _BATCHED = re.compile(rb"([0-9a-f]+) (?:missing|[a-z]+ ([0-9]+))\n")
@@ -455,12 +456,15 @@ class Repository:
             RepositoryError: git could not, or not in time.
             OSError: The disk refused.
         """
-        view = self.path / STATE_DIRECTORY / "packs.git"
+        view, shared = self.path / STATE_DIRECTORY / "packs.git", sharing(str(self.path))
         for part in ("objects", "refs"):
-            (view / part).mkdir(parents=True, exist_ok=True)
+            make_directories(str(self.path), view / part)
         # Each time anew: a power cut may have emptied them.
         (view / "HEAD").write_text("ref: refs/heads/none\n")
-        (view / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = true\n")
+        options = ("repositoryformatversion = 0", "bare = true", f"sharedRepository = {shared.setting}")
+        (view / "config").write_text("\n\t".join(("[core]", *options, "")))
+        for name in ("HEAD", "config"):
+            share(str(self.path), view / name)
         with contextlib.suppress(FileExistsError):
             # Relative, so that a copy of the repository merges its own.
             (view / "objects" / "pack").symlink_to("../../../objects/pack")

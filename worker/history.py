@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.logs import log
+from worker.sharing import inherit
 
 KEPT = 500
 # A line is appended with each push; only once in so many is the file made anew.
@@ -52,6 +53,8 @@ def remember(path: Path, landing: Landing) -> None:
             # A line that a full disk cut short must not take the next one with it.
             start = b"\n" if history.tell() else b""
             history.write(start + json.dumps(asdict(landing)).encode())
+            if start == b"":
+                inherit(history.fileno(), path.parent)
             size = history.tell()
         if size > KEPT * _LINE_BYTES + _SLACK_BYTES:
             _shorten(path)
@@ -85,6 +88,7 @@ def _shorten(path: Path) -> None:
     fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         fresh.write_bytes(b"\n".join(path.read_bytes().splitlines()[-KEPT:]))
+        inherit(fresh, path.parent)
         os.replace(fresh, path)
     except OSError:
         fresh.unlink(missing_ok=True)

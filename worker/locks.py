@@ -10,6 +10,7 @@ https://man7.org/linux/man-pages/man2/fcntl_locking.2.html.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import random
@@ -18,6 +19,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from worker.sharing import inherit
 
 # struct flock on Linux with 64-bit offsets: type, whence, start, length, pid.
 _FLOCK = struct.Struct("@hhqqi4x")
@@ -89,7 +92,12 @@ class FileLock:
             os.close(fd)
 
     def _open(self) -> int:
-        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        flags = os.O_RDWR | os.O_CLOEXEC
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(self.path, flags)
+        fd = os.open(self.path, flags | os.O_CREAT, 0o660)
+        inherit(fd, self.path.parent)
+        return fd
 
 
 def _whole_file(kind: int) -> bytes:

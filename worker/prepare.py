@@ -21,6 +21,7 @@ from worker.locks import FileLock, LockTimeoutError
 from worker.logs import log
 from worker.refs import STATE_DIRECTORY
 from worker.settings import Settings
+from worker.sharing import adopt, make_directories
 
 COMMITTER = ("Ferry", "ferry@localhost")
 _LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix"})
@@ -65,10 +66,12 @@ def prepare(settings: Settings) -> str:
     _report_locks(path)
     state = state_directory(path)
     try:
-        remotes_directory(path).mkdir(parents=True, exist_ok=True)
+        make_directories(str(path), remotes_directory(path))
         _check_file_system(state)
         with FileLock(state / "prepare.lock").hold(_LOCK_TIMEOUT_S), git.Repo(path) as repo:
-            return _configure(repo, settings)
+            identity = _configure(repo, settings)
+            adopt(str(path), state)
+            return identity
     except (OSError, LockTimeoutError, git.GitError) as exc:
         raise RepositoryError(f"cannot prepare {path}: {exc}") from exc
 

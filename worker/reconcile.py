@@ -30,6 +30,7 @@ from worker.logs import log
 from worker.prepare import COMMITTER, state_directory
 from worker.refs import RefError, move_ref
 from worker.settings import ORIGIN, Settings
+from worker.sharing import adopt
 
 State = Literal["in-sync", "fast-forwarded", "ahead", "rebased", "merged", "conflict", "fetch-failed"]
 Strategy = Literal["fast-forward", "merge", "rebase", "preserve"]
@@ -297,6 +298,7 @@ class Reconciler:
         (scratch / "HEAD").write_text(f"ref: {_SCRATCH_REF}\n")
         (scratch / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = true\n")
         (scratch / "objects").symlink_to("../../objects")
+        adopt(str(self._repository.path), scratch)
         return scratch
 
     def _keep(self, remote: str, commit: str, *, dry_run: bool) -> str:

@@ -19,6 +19,8 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+from worker.sharing import make_directories, share
+
 STATE_DIRECTORY = "ferry"  # Ferry's own files, inside the bare repository beside git's
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _LOCK_WAIT_S = 1.0  # as long as git waits for a packed-refs lock (core.packedRefsTimeout)
@@ -151,8 +153,8 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
     draft = draft_of(git_dir, ref)
     content = f"{new}\n".encode("ascii")
     _clear_left_over(draft, lock)
-    written = _write_after_all_else(draft, content)
-    _take_lock(lock, draft)
+    written = _write_after_all_else(git_dir, draft, content)
+    _take_lock(git_dir, lock, draft)
     try:
         found = read_ref(git_dir, ref)
         if found != old:
@@ -189,7 +191,7 @@ def _clear_left_over(draft: Path, lock: Path) -> None:
     draft.unlink()
 
 
-def _write_after_all_else(path: Path, content: bytes) -> os.stat_result:
+def _write_after_all_else(git_dir: Path, path: Path, content: bytes) -> os.stat_result:
     """
     Write a new file, and flush it together with everything that its file system was given before.
     """
@@ -197,9 +199,10 @@ def _write_after_all_else(path: Path, content: bytes) -> os.stat_result:
     try:
         fd = os.open(path, flags, 0o666)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directories(str(git_dir), path.parent)
         fd = os.open(path, flags, 0o666)
     try:
+        share(str(git_dir), fd)  # it becomes the ref
         if os.write(fd, content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         _sync_file_system(fd, path)
@@ -222,7 +225,7 @@ def _holds(path: Path, written: os.stat_result, content: bytes) -> bool:
     return _is(path, written) and path.read_bytes() == content
 
 
-def _take_lock(lock: Path, draft: Path) -> None:
+def _take_lock(git_dir: Path, lock: Path, draft: Path) -> None:
     deadline = time.monotonic() + _LOCK_WAIT_S
     while True:
         try:
@@ -238,7 +241,8 @@ def _take_lock(lock: Path, draft: Path) -> None:
             # A new ref's directory; or git, which packs refs, has just removed it as empty.
             if time.monotonic() >= deadline:
                 raise
-            lock.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # git, again
+                make_directories(str(git_dir), lock.parent)
         else:
             return
 
