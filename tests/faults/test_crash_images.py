@@ -4,6 +4,8 @@ The quick form of the crash images of ``make soak``.
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import textwrap
@@ -13,6 +15,7 @@ import pytest
 from app import create_app
 from tests.crash_images import KINDS, copy_still, make_disk, mounted, run, why_not
 from tests.parts import Bare
+from worker import refs
 
 
 @pytest.fixture(params=KINDS)
@@ -81,3 +84,32 @@ def test_what_another_process_answers_survives_a_power_cut(kind, env, data, tmp_
         assert commit != before
     with mounted(image, tmp_path / "booted") as place:
         assert Bare(place / "data.git").has(commit or "")
+
+
+def test_a_commit_whose_last_flush_fails_is_told_to_nobody_until_one_succeeds(env, client, data, monkeypatch):
+    """
+    The branch has moved, and a power cut may undo that: neither its writer hears of it, nor a reader.
+    """
+
+    def broken(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    api, before = client(), data.head()
+    jane = {"slug": "jane", "name": "Jane"}
+    headers = {"Idempotency-Key": "jane-1"}
+    with monkeypatch.context() as bad:
+        bad.setattr(refs, "_fsync_directory", broken)
+        assert api.post("/api/sheets/people/records", json=jane, headers=headers).status_code == 503
+        assert data.head() != before
+        for answer in (
+            api.get("/api/sheets/people/records/jane"),
+            api.get("/api/commits"),
+            api.put("/api/sheets/people/records/jane", json=jane),
+            api.post("/api/sheets/people/records", json=jane, headers=headers),
+        ):
+            assert answer.status_code == 503, answer.json
+
+    again = api.post("/api/sheets/people/records", json=jane, headers=headers)
+    assert again.status_code == 201
+    assert again.json["commit"]["hash"] == data.head()
+    assert data.git("rev-list", "--count", f"{before}..main") == "1"

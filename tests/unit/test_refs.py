@@ -434,6 +434,26 @@ def test_no_two_refs_share_a_draft(data: Bare, commits: list[str], one: str, oth
     assert data.git("rev-parse", other) == commits[1]
 
 
+def test_threads_that_move_different_refs_do_not_meet(data: Bare, commits: list[str]):
+    """
+    The branch under the write lock, and a remote's tracking ref of any name under its claim.
+    """
+    names = [MAIN, *(f"refs/remotes/{name}/main" for name in ("write", "scratch", "we-ird_1.x", "drafts"))]
+
+    def move_again_and_again(ref: str) -> None:
+        before = read_ref(data.path, ref)
+        for commit in commits:
+            move_ref(data.path, ref, new=commit, old=before)
+            before = commit
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        for moving in [pool.submit(move_again_and_again, ref) for ref in names]:
+            moving.result()
+
+    assert {read_ref(data.path, ref) for ref in names} == {commits[-1]}
+    assert not [path for path in (data.path / "ferry").rglob("*") if path.is_file()]
+
+
 def test_what_is_renamed_is_what_was_meant(data: Bare, commits: list[str], monkeypatch: pytest.MonkeyPatch):
     """
     Whoever changes the lock file, by another of the name or by its content, does not move the branch.
