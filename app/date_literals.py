@@ -22,8 +22,8 @@ import gitsheets
 # Strings and comments come first, so that no date is found in one (https://toml.io/en/v1.0.0).
 _TOKEN = re.compile(
     r'''
-    """(?:[^"\\]|\\.|"{1,2}(?!"))*"{3,5} | \'\'\'(?:[^']|'{1,2}(?!'))*'{3,5}
-    | "(?:[^"\\\n]|\\.)*" | '[^'\n]*' | \#[^\n]*
+    """(?:[^"\\]++|\\.|"{1,2}(?!"))*+"{3,5} | \'\'\'(?:[^']++|'{1,2}(?!'))*+'{3,5}
+    | "(?:[^"\\\n]++|\\.)*+" | '[^'\n]*+' | \#[^\n]*+
     | (?<![\w.+-])(?P<date>
         \d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)?)?
         | \d\d:\d\d:\d\d(?:\.\d+)?
@@ -31,6 +31,7 @@ _TOKEN = re.compile(
     ''',
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
+_MAY_BE = re.compile(r"\d-\d\d|\d:\d\d", re.ASCII)
 _LOCAL_DATE = re.compile(r"[\d-]{10}", re.ASCII)
 _LOCAL_TIME = re.compile(r"\d\d:\d\d:\d\d(?:\.\d+)?", re.ASCII)
 _HAS_OFFSET = re.compile(r"(?:[Zz]|[+-]\d\d:\d\d)$", re.ASCII)
@@ -45,29 +46,33 @@ def keep_dates(before: str, after: str) -> str:
     Args:
         before: The TOML of the record that is replaced.
     """
+    if not _MAY_BE.search(before):
+        return after
     try:
         old = {place: match[0] for place, match in _dates(before.removeprefix("\ufeff"))}
         new = _dates(after) if old else []
         moments = _moments([*old.values(), *(match[0] for _, match in new)])
     except (gitsheets.GitsheetsError, ValueError):  # what stood there cannot be read
         return after
-    by_field: dict[Place, list[str]] = {}
-    for place, literal in old.items():
-        by_field.setdefault(_field(place), []).append(literal)
+    # First what stood at this very place counts, then what the list's other items have.
+    same = {(_field(place), moments[literal]): literal for place, literal in reversed(old.items())}
+    kinds = {_field(place): literal for place, literal in reversed(old.items())}
     pieces, end = [], 0
     for place, match in sorted(new, key=lambda found: found[1].start()):
-        # First the one that stood at this very place, then those of the list's other items.
-        models = [*([old[place]] if place in old else []), *by_field.get(_field(place), [])]
-        pieces += [after[end : match.start()], _literal(match[0], models, moments)]
+        field, moment = _field(place), moments[match[0]]
+        stood = old.get(place)
+        if stood is None or moments[stood] != moment:
+            kind = stood or kinds.get(field)
+            stood = same.get((field, moment)) or (_in_kind(kind, match[0]) if kind else match[0])
+        pieces += [after[end : match.start()], stood]
         end = match.end()
     return "".join([*pieces, after[end:]])
 
 
-def _literal(rendered: str, models: list[str], moments: Mapping[str, datetime]) -> str:
-    same = next((model for model in models if moments[model] == moments[rendered]), None)
-    if same is not None or not models:
-        return same or rendered
-    kind = models[0]
+def _in_kind(kind: str, rendered: str) -> str:
+    """
+    Return a moment as gitsheets renders it as a date of the kind of another, where that says the same.
+    """
     if _LOCAL_TIME.fullmatch(kind):
         return rendered[11:-1] if rendered.startswith("1970-01-01T") else rendered
     if _LOCAL_DATE.fullmatch(kind):
