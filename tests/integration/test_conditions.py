@@ -353,3 +353,29 @@ def test_no_commit_stands_before_its_child_whatever_the_clocks_said(api, ann, da
         for line in data.git("log", "--format=%H %P", "main").splitlines():
             child, *parents = line.split()
             assert all(order[child] < order[each] for each in parents if child in order and each in order)
+
+
+def test_the_document_declares_a_version_where_there_is_one(api, ann):
+    """
+    Every header that it declares for an answer stands on that answer.
+    """
+    paths = api.get("/openapi.json").json["paths"]
+    one, file = f"{PEOPLE}/{{path}}", f"{PEOPLE}/{{path}}/attachments/{{name}}"
+    operations = [{"op": "delete", "sheet": "people", "path": "bob"}]
+    for template, method, answer in [
+        (PEOPLE, "post", api.post(PEOPLE, json={"slug": "bob", "name": "Bob"})),
+        (one, "put", api.put(f"{PEOPLE}/ann", json={**ANN, "name": "A"})),
+        (one, "patch", api.patch(f"{PEOPLE}/ann", json={"name": "B"}, headers={"Prefer": "wait=1"})),
+        (one, "get", api.get(f"{PEOPLE}/ann")),
+        (file, "put", api.put(f"{PEOPLE}/ann/attachments/a", data=b"a")),
+        (file, "get", api.get(f"{PEOPLE}/ann/attachments/a")),
+        (file, "get", api.get(f"{PEOPLE}/ann/attachments/a", headers={"Range": "bytes=0-0"})),
+        (file, "get", api.get(f"{PEOPLE}/ann/attachments/a", headers={"Range": "bytes=9-"})),
+        (file, "delete", api.delete(f"{PEOPLE}/ann/attachments/a")),
+        ("/api/transactions", "post", api.post("/api/transactions", json={"operations": operations})),
+        (one, "delete", api.delete(f"{PEOPLE}/ann")),
+        ("/api/commits", "get", api.get("/api/commits")),
+    ]:
+        declared = paths[template][method]["responses"][str(answer.status_code)].get("headers", {})
+        assert set(declared) <= set(answer.headers.keys()), (template, method)
+        assert ("ETag" in answer.headers) == ("ETag" in declared), (template, method)
