@@ -14,6 +14,7 @@ from flask import Flask, Response, g, request
 from flask_cors import CORS
 from flask_limiter import Limiter
 from sentry_sdk.integrations.flask import FlaskIntegration
+from werkzeug.routing import PathConverter
 
 from app import gunicorn_logging, metering, problems
 from app.access import caller, reader
@@ -40,6 +41,7 @@ from app.request import WholeRequest
 from app.server import is_gunicorn
 from app.services import EXTENSION, build_services
 from app.snapshot import Snapshot
+from app.territory import OVERLAP_HINT
 from worker import logs, paging, tracing
 from worker.logs import log
 from worker.settings import Settings
@@ -51,6 +53,14 @@ _EXPOSED = (
     "ETag", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After",
     "Content-Range",
 )  # fmt: skip
+
+
+class _PathConverter(PathConverter):
+    """
+    A record's path, which may hold line breaks: git allows them in names.
+    """
+
+    regex = r"[^/](?s:.)*?"
 
 
 def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
@@ -69,6 +79,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     app = Flask("app", static_folder=None)
     app.request_class = WholeRequest
     app.json = RecordJsonProvider(app)
+    app.url_map.converters["path"] = _PathConverter
     app.url_map.merge_slashes = False  # a path with an empty part is no record's; no need to redirect
     app.config["MAX_CONTENT_LENGTH"] = settings.api_max_body_bytes
     app.extensions[EXTENSION] = built
@@ -103,7 +114,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
 
 def _report_sheets(snapshot: Snapshot) -> None:
     """
-    Log what is wrong with the declarations of sheets, once at the start; requests are told when they meet it.
+    Log what is odd about the declarations of sheets, once at the start; requests are told when they meet it.
     """
     for name in snapshot.sheet_names():
         try:
@@ -113,6 +124,8 @@ def _report_sheets(snapshot: Snapshot) -> None:
             continue
         if keys:
             log().warning("sheet.outdated", sheet=name, keys=keys, hint=OUTDATED_HINT)
+    for name, others in snapshot.territory.overlaps().items():
+        log().warning("sheets.overlap", sheet=name, others=others, hint=OVERLAP_HINT)
 
 
 def _begin() -> None:

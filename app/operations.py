@@ -16,11 +16,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 import click
 
+from app.survey import survey
 from worker import clone, logs, paging, poison, verify
 from worker.bootstrap import build
 from worker.credentials import Credentials
@@ -299,14 +301,14 @@ def new_token(name: str, sheets: tuple[str, ...]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 def doctor(as_json: bool) -> None:
     """
-    Look at everything that a push needs, and say what to do where something is wrong.
+    Look at everything that a push needs and at every sheet, and say what to do where something is wrong.
 
     Asks git, the repository, the broker, the workers and every remote (by a dry run); changes
     nothing. Status 1 where something has failed.
     """
     failed = False
     with _pipeline() as pipeline:
-        for finding in examine(pipeline):
+        for finding in chain(examine(pipeline), survey(pipeline.repository)):
             failed = failed or finding.state == "failed"
             if as_json:
                 click.echo(json.dumps(finding.as_json()))

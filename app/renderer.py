@@ -44,7 +44,9 @@ class Renderer:
         self._core: Any = None
         self._open: set[str] = set()
 
-    def render(self, sheet: Sheet, record: Record, before: Record | None = None) -> tuple[str, str, Record]:
+    def render(
+        self, sheet: Sheet, record: Record, before: Record | None = None, stays: str | None = None
+    ) -> tuple[str, str, Record]:
         """
         Return the record's path within its sheet, its text, and its fields as they are read from that.
 
@@ -52,6 +54,7 @@ class Renderer:
             before: The record that it takes the place of. A ``nan`` that stood there may stay, although
                 JSON Schema has no number for it; and where the title or the body of a markdown record
                 changed, the other one follows.
+            stays: The path of *before*, which it may keep although a new record could not have it.
 
         Raises:
             gitsheets.ValidationError: The record breaks the schema.
@@ -64,6 +67,9 @@ class Renderer:
         try:
             return self._render(sheet, record)
         except gitsheets.PathTemplateError as exc:
+            if stays is not None and before is not None and _same_path(sheet, record, before):
+                somewhere = _variant(sheet, "stays", {**sheet.config, "path": "x"})
+                return stays, *self._render(somewhere, record)[1:]
             if exc.code == "path_render_failed" and fails_on(sheet.path, record):
                 raise gitsheets.ConfigError(str(exc)) from exc
             raise
@@ -174,6 +180,14 @@ def _variant(sheet: Sheet, what: str, config: Mapping[str, Any]) -> Sheet:
     """
     # No sheet of the repository has a slash in its name.
     return replace(sheet, name=f"{sheet.name}/{what}{_VARIANT}", schema=None, config=config, is_plain=False)
+
+
+def _same_path(sheet: Sheet, record: Record, before: Record) -> bool:
+    """
+    Whether the fields that make a record's path are the same in both.
+    """
+    names = {name.partition(".")[0] for name in gitsheets.template_field_names(sheet.path)}
+    return all(name in record and record[name] == before.get(name) for name in names)
 
 
 def _stood(path: Sequence[str | int], record: Record, before: Record | None) -> bool:

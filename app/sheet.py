@@ -88,6 +88,17 @@ class Sheet:
         """
         return f"{self.root}/{path}" if self.root != "." else path
 
+    def hidden_by(self, path: str) -> str | None:
+        """
+        Return the record whose history or attachments have the address of the record *path*, if one could.
+        """
+        parts = path.split("/")
+        for depth, name in list(enumerate(parts))[-2:]:
+            is_taken = name == "attachments" or (name == "history" and depth == len(parts) - 1)
+            if is_taken and depth and self.template.makes(parts[:depth]):
+                return "/".join(parts[:depth])
+        return None
+
     def file(self, path: str) -> str:
         """
         Return where the record *path* stands in the tree.

@@ -183,12 +183,12 @@ class Snapshot:
 
     def leaves(self, directory: str) -> Iterator[tuple[str, Entry]]:
         """
-        Yield path, from the top of the tree, and entry of everything below *directory* but directories.
+        Yield path, from the top, and entry of everything but directories below *directory*; "" is the top.
         """
         found = self.entry(directory)
         if found and found.kind == "tree":
             for place, entry in leaves(self.git_dir, found.name):
-                yield f"{directory}/{place}", entry
+                yield f"{directory}/{place}" if directory else place, entry
 
     def tree(self, sheet: Sheet) -> str | None:
         """

@@ -264,7 +264,7 @@ class Transaction:
             errors = [{"field": sheet.body_field, "message": "a string is required: the record's body"}]
             raise InvalidRecordError(f"The record has no body in {sheet.body_field!r}.", errors)
         with _translated(sheet_name):
-            path, text, record = self._renderer.render(sheet, record, before)
+            path, text, record = self._renderer.render(sheet, record, before, stays=replaces)
             moves = replaces is not None and path != replaces
             if moves and self.version(sheet, str(replaces)) is None:
                 raise InvalidPathError(
@@ -313,6 +313,10 @@ class Transaction:
 
     def _check_new_record(self, sheet: Sheet, path: str) -> None:
         check_new(sheet.file(path))
+        if (other := sheet.hidden_by(path)) is not None:
+            raise InvalidPathError(
+                f"{path!r} is where this API has the history or the attachments of a record {other!r}."
+            )
         # The record would be the nearest one above these files, and the other sheet would lose them.
         for place in self._places_below(sheet.directory(path)):
             owner = self._owner(place)

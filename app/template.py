@@ -31,9 +31,11 @@ class Template:
         levels: For each part of a path what it looks like, but for what ``**`` stands for.
         is_recursive: Whether ``**`` stands at the end, for one part or more.
         literals: How many characters the template gives itself.
+        texts: For each level its text, where it can be but one; else None.
     """
 
     levels: tuple[re.Pattern[str], ...]
+    texts: tuple[str | None, ...]
     is_recursive: bool
     literals: int
 
@@ -56,43 +58,64 @@ class Template:
         """
         Whether a record may stand below the directory of these *parts*.
         """
-        return (self.is_recursive or len(parts) < len(self.levels)) and self._begins(parts)
+        return (self.is_recursive or len(parts) < len(self.levels)) and self.reaches(parts)
 
     def names_below(self, parts: Sequence[str]) -> re.Pattern[str] | None:
         """
         Return what names records have right in the directory of these *parts*; None where there are none.
         """
         missing = len(self.levels) - len(parts)
-        if not self._begins(parts) or (missing > 0 if self.is_recursive else missing != 1):
+        if not self.reaches(parts) or (missing > 0 if self.is_recursive else missing != 1):
             return None
         return _ANY if self.is_recursive else self.levels[-1]
 
-    def _begins(self, parts: Sequence[str]) -> bool:
-        return all(level.fullmatch(part) for level, part in zip(self.levels, parts, strict=False))
+    def reaches(self, parts: Sequence[str | None]) -> bool:
+        """
+        Whether a record, or what is attached to one, may stand below the directory of these *parts*.
+
+        Args:
+            parts: None is a part that may be anything.
+        """
+        pairs = zip(self.levels, parts, strict=False)
+        return all(part is None or level.fullmatch(part) for level, part in pairs)
+
+    def meets(self, other: Template) -> bool:
+        """
+        Whether both may make the same path, as far as can be told.
+        """
+        shorter, longer = sorted((self, other), key=lambda template: len(template.levels))
+        if len(shorter.levels) < len(longer.levels) and not shorter.is_recursive:
+            return False
+        if len(shorter.levels) == len(longer.levels) and self.is_recursive != other.is_recursive:
+            return False
+        return self.reaches(other.texts) and other.reaches(self.texts)
 
 
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> Template:
-    levels, literals, is_recursive = [""], 0, False
+    levels, is_recursive = [""], False
     # Every second piece is what stands between the braces.
-    for number, piece in enumerate(_REFERENCE.split(text.strip("/"))):
+    pieces = _REFERENCE.split(text.strip("/"))
+    for number, piece in enumerate(pieces):
         if number % 2 == 0:
             first, *rest = map(re.escape, piece.split("/"))
-            levels[-1] += first
-            levels += rest
-            literals += len(piece.replace("/", ""))
-        elif _RECURSIVE.fullmatch(piece):
-            is_recursive = True
         elif bucket := _BUCKET.fullmatch(piece):
             first, *rest = (_DIGITS[part] for part in bucket[1].split("/"))
-            levels[-1] += first
-            levels += rest
         else:
-            levels[-1] += ".*"
+            first, rest = ".*", []
+            is_recursive = is_recursive or _RECURSIVE.fullmatch(piece) is not None
+        levels[-1] += first
+        levels += rest
     if is_recursive:
         levels.pop()
     return Template(
         levels=tuple(re.compile(level, re.DOTALL) for level in levels),
+        texts=tuple(map(_text, levels)),
         is_recursive=is_recursive,
-        literals=literals,
+        literals=sum(len(piece.replace("/", "")) for piece in pieces[::2]),
     )
+
+
+def _text(level: str) -> str | None:
+    plain = re.sub(r"\\(.)", r"\1", level, flags=re.DOTALL)
+    return plain if re.escape(plain) == level else None

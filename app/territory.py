@@ -30,6 +30,7 @@ from app.objects import kept
 from app.sheet import Sheet, parse_sheet, root_of_broken
 from app.trees import lines
 
+OVERLAP_HINT = "each path belongs to one of them: see docs/explanation/whose-a-path-is.md"
 _MOST = 64  # declarations of as many commits are kept
 
 
@@ -95,6 +96,14 @@ class Territory:
         if isinstance(found, SheetConfigError):
             raise SheetConfigError(str(found)) from found
         return found
+
+    def overlaps(self) -> dict[str, list[str]]:
+        """
+        Return for each sheet the others that own some of what its own template reaches, or own it in turn.
+        """
+        sheets = self.usable()
+        found = {sheet.name: [other.name for other in sheets if _meet(sheet, other)] for sheet in sheets}
+        return {name: others for name, others in found.items() if others}
 
     def owner(self, place: str, stands: Callable[[str], bool]) -> Owner | None:
         """
@@ -167,6 +176,18 @@ class Domain:
                 if sheet.template.makes(self.below[:depth]) and stands(sheet.file(path)):
                     return Owner(sheet, path, "/".join((*self.below[depth:], name)))
         return None
+
+
+def _meet(sheet: Sheet, other: Sheet) -> bool:
+    """
+    Whether records of *sheet*, or what is attached to them, could stand where those of *other* do.
+    """
+    mine, theirs = _folded(sheet.root), _folded(other.root)
+    if sheet is other or theirs[: len(mine)] != mine:
+        return False
+    if mine == theirs:
+        return sheet.template.meets(other.template)
+    return sheet.template.reaches(other.root.split("/")[len(mine) :])
 
 
 def territory_of(git_dir: str, declarations: str | None) -> Territory:

@@ -14,8 +14,9 @@ from flask import Blueprint, request, send_file
 from flask.typing import ResponseReturnValue
 
 from app.access import writer
+from app.api import records
 from app.api.conditions import require
-from app.api.records import snapshot_of
+from app.api.records import is_record, snapshot_of
 from app.api.writing import Change, write
 from app.errors import AttachmentNotFoundError, RecordNotFoundError
 from app.provenance import provenance
@@ -33,6 +34,8 @@ def index(sheet: str, path: str) -> ResponseReturnValue:
     """
     snapshot = snapshot_of(request.args.get("at"))
     found = snapshot.sheet(sheet)
+    if is_record(snapshot, sheet, f"{path}/attachments"):
+        return records.show(sheet, f"{path}/attachments")
     if snapshot.version(found, path) is None:
         raise RecordNotFoundError(f"The sheet {sheet!r} has no record {path!r}.")
     blobs = snapshot.attachments(found, path)
@@ -45,6 +48,8 @@ def show(sheet: str, path: str, name: str) -> ResponseReturnValue:
     Return an attachment's bytes; takes ranges. Its type follows from its name.
     """
     snapshot = snapshot_of(request.args.get("at"))
+    if is_record(snapshot, sheet, address := f"{path}/attachments/{name}"):
+        return records.show(sheet, address)
     blob = snapshot.attachments(snapshot.sheet(sheet), path).get(name)
     if blob is None:
         raise AttachmentNotFoundError(f"The record {path!r} has no attachment {name!r}.")
@@ -64,6 +69,8 @@ def replace(sheet: str, path: str, name: str) -> ResponseReturnValue:
     """
     Store the body as an attachment, in the place of another of that name if there is one.
     """
+    if is_record(services().store.snapshot(), sheet, address := f"{path}/attachments/{name}"):
+        return records.replace(sheet, address)
     actor = writer(sheet)
     request.max_content_length = services().pipeline.settings.api_max_attachment_bytes
     content = request.get_data()
@@ -87,6 +94,8 @@ def delete(sheet: str, path: str, name: str) -> ResponseReturnValue:
     """
     Delete an attachment.
     """
+    if is_record(services().store.snapshot(), sheet, address := f"{path}/attachments/{name}"):
+        return records.delete(sheet, address)
     actor = writer(sheet)
 
     def change(transaction: Transaction) -> Change:

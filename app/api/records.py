@@ -144,6 +144,8 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
     """
     List the commits that changed the record at this path, newest first, each with what it changed.
     """
+    if is_record(snapshot_of(request.args.get("at")), sheet, f"{path}/history"):
+        return show(sheet, f"{path}/history")
     page = page_of(request.args, request.path)
     snapshot, repository = snapshot_of_page(page), services().pipeline.repository
     found = snapshot.sheet(sheet)
@@ -197,6 +199,18 @@ def snapshot_of_page(page: Page) -> Snapshot:
         return snapshot_of(page.commit)
     except CommitNotFoundError as exc:
         raise page.commit_is_gone() from exc
+
+
+def is_record(snapshot: Snapshot, sheet: str, address: str) -> bool:
+    """
+    Whether *address*, which reads as a record's history or attachments, is that of a record itself.
+
+    A record that stands there is asked for; where none does, it is one if nothing else can be meant.
+    """
+    found = snapshot.sheet(sheet)
+    if not owns(snapshot.territory, found, address):
+        return False
+    return found.hidden_by(address) is None or snapshot.version(found, address) is not None
 
 
 def changed(sheet: str, written: Written, *, asked_for: str | None = None) -> Change:
