@@ -59,9 +59,9 @@ def is_declarations(name: str) -> bool:
     return folded(_UNSEEN.sub("", name)).rstrip(" .") == ".gitsheets"
 
 
-def check_new(path: str) -> None:
+def check_new(path: str, extension: str = "") -> None:
     """
-    Check that a new file may stand at *path*, from the top of the tree.
+    Check that a new file may stand at *path* with *extension*, and what is attached to it below *path*.
 
     Raises:
         InvalidPathError: Some checkout, or some host, could not hold it.
@@ -75,6 +75,7 @@ def check_new(path: str) -> None:
             f"The path would be {path!r}, and git or a file system takes a part of it "
             "for one of git's own names, such as .git, git~1 or .gitmodules."
         )
+    path += extension
     if len(path.encode()) > _PATH_MAX_BYTES:
         raise InvalidPathError(f"The path would be longer than {_PATH_MAX_BYTES} bytes.")
     for name in path.split("/"):

@@ -312,7 +312,7 @@ class Transaction:
             return None
 
     def _check_new_record(self, sheet: Sheet, path: str) -> None:
-        check_new(sheet.file(path))
+        check_new(sheet.directory(path), sheet.extension)
         if (other := sheet.hidden_by(path)) is not None:
             raise InvalidPathError(
                 f"{path!r} is where this API has the history or the attachments of a record {other!r}."

@@ -81,13 +81,8 @@ class Template:
 
     def meets(self, other: Template) -> bool:
         """
-        Whether both may make the same path, as far as can be told.
+        Whether records of both, or what is attached to them, may have the same path, as far as can be told.
         """
-        shorter, longer = sorted((self, other), key=lambda template: len(template.levels))
-        if len(shorter.levels) < len(longer.levels) and not shorter.is_recursive:
-            return False
-        if len(shorter.levels) == len(longer.levels) and self.is_recursive != other.is_recursive:
-            return False
         return self.reaches(other.texts) and other.reaches(self.texts)
 
 

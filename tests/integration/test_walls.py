@@ -5,11 +5,13 @@ That a request through a sheet touches nothing of another's, over HTTP and with 
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+import gitsheets
 import pytest
 from flask.testing import FlaskClient
 
@@ -278,3 +280,139 @@ def test_a_list_follows_the_declarations_of_others(clients, town):
     assert (listed("notes"), listed("tags")) == (["notes/red", "one", "people"], 200)
     commit_files(town, FILES)
     assert (listed("notes"), listed("tags")) == (["one", "people"], ["red"])
+
+
+def test_doctor_and_the_log_say_where_sheets_meet(town, env, ferry, capfd):
+    commit_files(town, {**FILES, "notes/green/blue.toml": b"", "people/x.toml": b"= no", "docs.md": b""})
+    create_app(env)
+    found = {
+        each["name"]: each
+        for each in map(json.loads, ferry("doctor", "--json").stdout.splitlines())
+        if each["name"].startswith("sheet ")
+    }
+
+    assert set(found) == {f"sheet {name}" for name in SHEETS}
+    assert {each["state"] for each in found.values()} == {"warning"}
+    assert "opens, 1 record, 1 cannot be read: 'x'" in found["sheet people"]["detail"]
+    assert "shares paths with docs, people, posts, tags" in found["sheet notes"]["detail"]
+    assert "shares paths with people" in found["sheet posts"]["detail"]
+    assert found["sheet tags"]["detail"] == "opens, 1 record, 1 file that its template does not make"
+    assert found["sheet docs"]["detail"] == "opens, 0 records, shares paths with people, posts"
+    logged = [line for line in capfd.readouterr().err.splitlines() if "sheets.overlap" in line]
+    assert len(logged) == len(["notes", "people", "posts", "docs"])
+
+
+def test_a_record_stands_before_what_else_its_address_could_mean(clients, town):
+    """
+    A record `one/history`, say, which git put there: it is read, changed and deleted as all that is listed.
+    """
+    mine, odd = clients("notes"), ("one/history", "one/attachments", "one/attachments/photo.jpg")
+    for path in odd:
+        assert mine.post("/api/sheets/notes/records", json={"slug": path}).status_code == 422
+    assert mine.get(f"{_url('notes', 'one')}/attachments/photo.jpg").data == b"one's photo"
+    assert mine.get(f"{_url('notes', 'one')}/history").json["history"]
+
+    commit_files(town, {**FILES, **{f"{path}.toml": f"slug = '{path}'\n".encode() for path in odd}})
+    for path in odd:
+        assert mine.get(_url("notes", path)).json["record"] == {"slug": path}
+        assert mine.patch(_url("notes", path), json={"x": 1}).status_code == 200
+        answer = mine.put(_url("notes", path), json={"slug": path, "x": 2})
+        assert (answer.status_code, answer.json["record"]["x"]) == (200, 2)
+        assert mine.delete(_url("notes", path)).status_code == 200
+    assert tree_of(town).keys() == FILES.keys()
+
+
+ODD = [
+    "a b", "a\u00a0b", "a\u2003b", "\u3000", "نمی\u200cخواهم", "👩\u200d🚀", "a\u00adb", "a\x7fb", "a\x85b",
+    "a\x01b", "a\nb", "a\n", "a:b", "a\\b", "con", "e\u0301", "\ufeffa", "a\u2028b", ' "', "%41", "a?b#c",
+    "a+b", "...", "${{ x }}", "~", "'",
+]  # fmt: skip
+
+
+def _toml(record: dict[str, Any]) -> bytes:
+    return str(gitsheets.serialize_records([record])[0]).encode()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_listed_can_be_read_changed_and_deleted(clients, town, name):
+    record = {"slug": name}
+    commit_files(town, {**FILES, f"notes/{name}.toml": _toml(record)})
+    mine, url = clients("tags"), _url("tags", name)
+
+    listed = mine.get("/api/sheets/tags/records").json["records"]
+    assert {"path": name, "record": record} in listed
+    assert mine.get(url).json == {"path": name, "record": record}
+    assert mine.get(f"{url}/history").status_code == 200
+    assert mine.patch(url, json={"x": 1}).json["record"] == {**record, "x": 1}
+    assert mine.put(url, json={**record, "x": 2}).json["record"] == {**record, "x": 2}
+    assert mine.delete(url).status_code == 200
+    assert tree_of(town).keys() == FILES.keys()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ODD if not any(bad in name for bad in '\x7f\x85\x01\n:\\"?')]
+)
+def test_a_new_name_may_hold_any_space_and_joiner(clients, town, name):
+    created = clients("tags").post("/api/sheets/tags/records", json={"slug": name})
+    if name == "con":
+        assert (created.status_code, created.json["code"]) == (422, "path-invalid")
+    else:
+        assert created.status_code == 201
+        assert clients("tags").get(created.headers["Location"]).json["path"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a\x7fb", "control character"), ("a\x85b", "control character"), ("a\nb", ""), ("con", "Windows"),
+        ("Aux.x", "Windows"), ("lpt1", "Windows"), ("RED", "'red.toml'"), ("Red", "'red.toml'"),
+        (".git\u200c", ".git"),
+    ],
+)  # fmt: skip
+def test_a_new_name_fits_into_every_checkout_or_says_why_not(clients, town, name, says):
+    before = town.head()
+    answer = clients("tags").post("/api/sheets/tags/records", json={"slug": name})
+    assert (answer.status_code, answer.json["code"]) == (422, "path-invalid")
+    assert says in answer.json["detail"]
+    assert town.head() == before
+
+
+def test_a_name_may_change_its_case(clients, town):
+    answer = clients("tags").put(_url("tags", "red"), json={"slug": "Red"})
+    assert (answer.status_code, answer.json["path"]) == (200, "Red")
+
+
+BROKEN = {
+    "toml": b"= no",
+    "latin": b"slug = '\xe9'\n",
+    "huge": b"slug = 'huge'\nx = 99999999999999999999\n",
+    "early": b"slug = 'early'\nx = 0000-01-01\n",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_file_that_is_no_record_harms_nothing_else(clients, town, name):
+    commit_files(town, {**FILES, **{f"notes/{each}.toml": content for each, content in BROKEN.items()}})
+    mine, url = clients("tags"), _url("tags", name)
+    listed = mine.get("/api/sheets/tags/records").json
+
+    assert [each["path"] for each in listed["records"]] == ["red"]
+    assert [each["path"] for each in listed["unreadable"]] == sorted(BROKEN)
+    assert f"notes/{name}.toml" in mine.get(url).json["detail"]
+    assert mine.patch(url, json={"x": 1}).json["code"] == "record-unreadable"
+    assert mine.put(url, json={"slug": name, "x": 1}).json["record"] == {"slug": name, "x": 1}
+    newest, oldest = mine.get(f"{url}/history").json["history"]
+    assert newest["patch"] == [{"op": "add", "path": "", "value": {"slug": name, "x": 1}}]
+    assert (oldest["patch"], bool(oldest["unreadable"])) == ([], True)
+    commit_files(town, {**FILES, f"notes/{name}.toml": BROKEN[name]})
+    assert mine.delete(url).status_code == 200
+    assert "unreadable" not in mine.get("/api/sheets/tags/records").json
+
+
+def test_a_broken_markdown_record_is_named(clients, town):
+    commit_files(town, {**FILES, "people/bad.md": b"+++\n= no\n+++\n\nhello\n"})
+    listed = clients("posts").get("/api/sheets/posts/records").json
+    assert [each["path"] for each in listed["records"]] == ["hello", "jane"]
+    assert [each["path"] for each in listed["unreadable"]] == ["bad"]
+    answer = clients("posts").put(_url("posts", "bad"), json={"slug": "bad", "text": "good"})
+    assert (answer.status_code, answer.json["record"]["text"]) == (200, "good")
