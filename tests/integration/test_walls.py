@@ -295,7 +295,7 @@ def test_doctor_and_the_log_say_where_sheets_meet(town, env, ferry, capfd):
     assert {each["state"] for each in found.values()} == {"warning"}
     assert "opens, 1 record, 1 cannot be read: 'x'" in found["sheet people"]["detail"]
     assert "shares paths with docs, people, posts, tags" in found["sheet notes"]["detail"]
-    assert "shares paths with people" in found["sheet posts"]["detail"]
+    assert "shares paths with docs, people" in found["sheet posts"]["detail"]
     assert found["sheet tags"]["detail"] == "opens, 1 record, 1 file that its template does not make"
     assert found["sheet docs"]["detail"] == "opens, 0 records, shares paths with people, posts"
     logged = [line for line in capfd.readouterr().err.splitlines() if "sheets.overlap" in line]
