@@ -27,7 +27,7 @@ def survey(repository: Repository) -> Iterator[Finding]:
     Look at one sheet of the branch after another.
     """
     try:
-        snapshot = Snapshot(repository.path, repository.head())
+        snapshot = Snapshot(repository.path, repository.head(), repository.root)
         yield from _sheets(snapshot, Listing(repository))
     except (gitsheets.GitsheetsError, RepositoryError) as exc:
         yield Finding(name="sheets", state="failed", detail=str(exc), remedy="Look with: git fsck")
