@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 
 from app.server import gunicorn_main
 from app.tally import Tally, remove_left_over
-from worker.git import birth
+from worker.process import birth
 
 _REQUESTS, _REQUEST_SECONDS = "ferry_http_requests", "ferry_http_request_seconds"
 _TRANSACT_SECONDS, _ENQUEUE_FAILURES = "ferry_transact_seconds", "ferry_enqueue_failures"

@@ -13,6 +13,7 @@ when the package is imported. Nothing in here imports the package ``app``.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from celery import Celery
 
     app: Celery
+
+
+# Without a git in PATH, GitPython would end the import of whatever uses it; a push says so instead.
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 
 def __getattr__(name: str) -> Any:

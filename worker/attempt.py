@@ -13,11 +13,12 @@ from typing import Any, cast
 from worker.backoff import delay_s
 from worker.episodes import Episodes, Told
 from worker.errors import NonFastForward, PushError, PushFailed, PushRefused, RepositoryError, WorkerError
-from worker.failures import POLICIES, Reason, Verdict, explain
-from worker.git import Finished, Repository, end_group
+from worker.failures import POLICIES, Reason, Verdict
+from worker.git import Repository
 from worker.history import Landing
 from worker.ledger import Claim, Running
 from worker.logs import log
+from worker.process import Finished, end_group
 from worker.reconcile import Reconciler
 from worker.settings import ORIGIN, Settings
 from worker.tracing import span
@@ -144,16 +145,19 @@ class Attempt:
         if not self._settings.push_rescue or entry.rescued == head:
             return
         name = entry.rescue or f"rescue/{self._repository.branch}-{_utc(self._clock())}"
-        finished = self._repository.push(
-            self._remote, head, branch=name, timeout_s=self._settings.push_timeout_s
-        )
-        verdict = explain(finished.exit_status, finished.stdout, finished.stderr)
-        if verdict.landed:
+        try:
+            finished = self._repository.push(
+                self._remote, head, branch=name, timeout_s=self._settings.push_timeout_s
+            )
+            verdict = finished.verdict()
+            landed, detail = verdict.landed, _detail(finished, verdict)
+        except RepositoryError as exc:
+            landed, detail = False, str(exc)
+        if landed:
             self._claim.write(rescue=name, rescued=head)
             log().info("push.rescued", remote=self._remote, branch=name, commit=head)
         else:
             # Of no consequence to the commits: they wait here as well.
-            detail = _detail(finished, verdict)
             log().warning("push.rescue_failed", remote=self._remote, branch=name, commit=head, error=detail)
 
     def _push(self, head: str) -> tuple[Finished, Verdict]:
@@ -167,15 +171,11 @@ class Attempt:
                 )
         finally:
             self._claim.note(running=None)
-        if finished.exit_status is None or finished.exit_status < 0:  # ended by us, or killed
-            self._repository.clear_tracking_lock(self._remote)
-        verdict = explain(finished.exit_status, finished.stdout, finished.stderr)
+        verdict = finished.verdict()
         if verdict.ambiguous and not verdict.landed:
             verdict = self._settle(head, verdict)
-        if verdict.landed:
-            # git moves the remote-tracking ref itself, unless a lock file is in
-            # the way; unmoved, the same commit would be pending for ever.
-            self._repository.saw_on_remote(self._remote, head)
+            if verdict.landed:
+                self._repository.saw_on_remote(self._remote, head)
         return finished, verdict
 
     def _settle(self, head: str, doubtful: Verdict) -> Verdict:
@@ -345,7 +345,6 @@ class Attempt:
             log().warning("push.orphan_ended", remote=self._remote, group=running.group)
             end_group(running.group)
         if running and running.host == socket.gethostname():
-            self._repository.clear_tracking_lock(self._remote)
             self._claim.write(running=None)
 
 

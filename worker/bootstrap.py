@@ -24,6 +24,7 @@ from worker import logs, paging, redis_transport, tracing
 from worker.celery_app import build_celery, queue_of
 from worker.errors import RepositoryError
 from worker.fleet import Environments, environments, settings_of, told_of
+from worker.git_command import stay_here
 from worker.locks import FileLock
 from worker.pipeline import Pipeline, assemble
 from worker.prepare import prepare, state_directory
@@ -59,6 +60,8 @@ def build_all(environments: Environments, *, publisher: bool = False) -> list[Pi
     Raises:
         SettingsError, RepositoryError: As above; or two of them are one repository.
     """
+    if ignored := stay_here(os.environ):
+        logs.log().warning("environment.ignored", variables=ignored)
     redis_transport.mend()
     found = settings_of(environments)
     names = _prepare_all(found)

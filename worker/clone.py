@@ -16,11 +16,10 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
-import git
-
 from worker.credentials import Credentials
 from worker.errors import RepositoryError
 from worker.git import Repository
+from worker.git_command import run_git
 from worker.locks import FileLock, LockTimeoutError
 from worker.prepare import prepare
 from worker.refs import RefError, flush, move_ref
@@ -62,7 +61,7 @@ def make(settings: Settings, credentials: Credentials) -> bool:
                 _move(draft, path)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
-    except (OSError, LockTimeoutError, RefError, git.GitError) as exc:
+    except (OSError, LockTimeoutError, RefError) as exc:
         raise RepositoryError(f"cannot make {path}: {exc}") from exc
     return True
 
@@ -146,7 +145,10 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
         RepositoryError: It cannot be fetched, or is not whole.
     """
     _check_files(settings)
-    git.Repo.init(draft, bare=True, initial_branch=settings.data_branch).close()
+    draft.mkdir()
+    made = run_git(draft, "init", "--quiet", "--bare", f"--initial-branch={settings.data_branch}")
+    if made.exit_status != 0:
+        raise RepositoryError(f"git cannot make {draft}: {made.stderr.strip()}")
     prepare(replace(settings, data_repo_path=draft))
     repository = Repository(
         draft, branch=settings.data_branch, credentials=credentials, root=settings.data_root

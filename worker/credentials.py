@@ -70,17 +70,36 @@ class Credentials:
             environ=environ,
         )
 
-    def environment(self, remote: str) -> dict[str, str]:
+    def environment(self, remote: str, *, ssh_is_configured: bool = False) -> dict[str, str]:
         """
         Return the variables that git needs to be let in at *remote*.
+
+        Args:
+            ssh_is_configured: Whether git's configuration names an ssh command (``core.sshCommand``).
 
         Raises:
             RepositoryError: The key's permissions are open and it could not be copied to a private place.
         """
+        token = {"FERRY_TOKEN_FILE": str(self.token_file)} if self.token_file else {}
+        names_its_own = ssh_is_configured or self.environ.get("GIT_SSH")
+        if names_its_own and not (self.environ.get("GIT_SSH_COMMAND") or self.key or self.known_hosts):
+            return token
         try:
-            return {"GIT_SSH_COMMAND": self._ssh_command(remote), **self._token_environment()}
+            return {"GIT_SSH_COMMAND": self._ssh_command(remote), **token}
         except OSError as exc:
             raise RepositoryError(f"cannot prepare the ssh key {self.key}: {exc}") from exc
+
+    def configuration(self, remote: str) -> list[tuple[str, str]]:
+        """
+        Return what git's configuration needs for that, as keys and values in order.
+        """
+        url = urlsplit(self.remotes.get(ORIGIN, ""))
+        if self.token_file is None or url.scheme not in ("http", "https"):
+            return []
+        host = url.netloc.rpartition("@")[2]
+        helper = f"credential.{url.scheme}://{host}.helper"
+        # The empty one drops the helpers of whoever runs us: none of them is to keep our token.
+        return [(helper, ""), (helper, _ANSWER)]
 
     def hang_up_command(self, remote: str) -> list[str] | None:
         """
@@ -125,23 +144,6 @@ class Credentials:
             path = _private_directory() / name
             return path if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH else None
         return None
-
-    def _token_environment(self) -> dict[str, str]:
-        url = urlsplit(self.remotes.get(ORIGIN, ""))
-        if self.token_file is None or url.scheme not in ("http", "https"):
-            return {}
-        host = url.netloc.rpartition("@")[2]
-        helper = f"credential.{url.scheme}://{host}.helper"
-        # The empty one drops the helpers of whoever runs us: none of them is to keep our token.
-        pairs = [(helper, ""), (helper, _ANSWER)]
-        first = int(self.environ.get("GIT_CONFIG_COUNT") or 0)
-        numbered = list(enumerate(pairs, first))
-        return {
-            "FERRY_TOKEN_FILE": str(self.token_file),
-            "GIT_CONFIG_COUNT": str(first + len(pairs)),
-            **{f"GIT_CONFIG_KEY_{number}": key for number, (key, _) in numbered},
-            **{f"GIT_CONFIG_VALUE_{number}": value for number, (_, value) in numbered},
-        }
 
 
 def _private_directory() -> Path:

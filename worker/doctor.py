@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 
 from worker import clone, maintenance, paging
 from worker.errors import RepositoryError
-from worker.failures import POLICIES, Reason, explain
+from worker.failures import POLICIES, Reason
 from worker.pipeline import Pipeline
 from worker.prepare import old_locks
 
@@ -158,7 +158,7 @@ def _remote(pipeline: Pipeline, remote: str) -> Finding:
         finished = repository.push(remote, head, timeout_s=pipeline.settings.push_timeout_s, dry_run=True)
     except RepositoryError as exc:
         return Finding(name=name, state="failed", detail=f"local: {exc}", remedy=POLICIES["local"].hint)
-    verdict = explain(finished.exit_status, finished.stdout, finished.stderr)
+    verdict = finished.verdict()
     if verdict.landed:
         return _ok(
             name, "lets us in; everything is there" if verdict.reason == "up-to-date" else "would take a push"

@@ -381,7 +381,7 @@ _ENDED_FROM_OUTSIDE = frozenset({124, 130, 137, 143, -2, -9, -15})
 
 _WIDTH, _HEIGHT = 500, 60  # so that a hook that prints megabytes costs no time; both ends are kept
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_REF_LINE = re.compile(r"([ +*=!-])\t\S*:\S*\t")
+_REF_LINE = re.compile(r"([ +*=!-])\t\S*:(\S*)\t")
 _REFUSAL = re.compile(r"!\t\S*:\S*\t|\s*! \[")  # the second is how it looks without --porcelain
 _KIND_AND_WORDS = re.compile(r"(\[[^\]]*\])(?:.*? \((.*)\))?")
 # Over ssh, a host's front end writes to our stderr as it is.
@@ -422,7 +422,7 @@ class _Line:
     whole: str  # for people
 
 
-def explain(exit_status: int | None, stdout: str, stderr: str) -> Verdict:
+def explain(exit_status: int | None, stdout: str, stderr: str, *, ref: str | None = None) -> Verdict:
     """
     Say what came of a finished ``git push --porcelain``.
 
@@ -430,6 +430,8 @@ def explain(exit_status: int | None, stdout: str, stderr: str) -> Verdict:
         exit_status: As git gave it; None when we ended it at its timeout.
         stdout: A line per ref, and ``Done``.
         stderr: Everything else.
+        ref: Full name of the ref that was pushed to: without a line for it nothing counts as pushed.
+            None where that is not known, as for an output that somebody pasted.
     """
     if exit_status is None or exit_status in _ENDED_FROM_OUTSIDE:
         return Verdict("timeout", "ended-from-outside", "", ambiguous=True)
@@ -442,6 +444,10 @@ def explain(exit_status: int | None, stdout: str, stderr: str) -> Verdict:
         labels = [_label(line) for line in refusals]
         is_hooks = any("hook declined" in label.text for label in labels)
         return _refused([*_spoken(said, is_quoted=is_hooks), *labels])
+    if exit_status == 0 and ref is not None:
+        flags = {match[1] for line in printed if (match := _REF_LINE.match(line)) and match[2] == ref}
+        if not flags:
+            return Verdict("unknown", "no-ref-line", "git push did not name our branch", ambiguous=True)
     if exit_status == 0:
         is_new = flags - {"="} or not (flags or "Everything up-to-date" in said)
         return Verdict("pushed" if is_new else "up-to-date", "exit-status", "", ambiguous=False)

@@ -1,10 +1,10 @@
 """
-The data repository as the push pipeline sees it, and the only subprocess.
+The data repository as the push pipeline sees it.
 
-What can be read from files is read in this process; ``_run`` starts everything
-else, through GitPython: in git's own C locale, without a prompt, in a session of
-its own that is ended whole at its timeout (a ``git push`` that is ended alone
-leaves ``git remote-https`` or ssh behind), and redacted before a word leaves.
+What can be read from files is read in this process; for everything else git is
+started, see ``worker.git_command``. A remote is given to git under a name made up
+for one command, which no configuration of any scope knows, and where the branch
+stands there is remembered by Ferry itself, see ``worker.tracking``.
 """
 
 from __future__ import annotations
@@ -12,56 +12,55 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
-import subprocess
+import secrets
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import BinaryIO, cast
 
-import git
 import gitsheets
 
+from worker import process
 from worker.credentials import Credentials
 from worker.errors import RepositoryError
-from worker.failures import POLICIES, Reason, explain
+from worker.failures import POLICIES, Reason, Verdict, explain
+from worker.git_command import QUERY_TIMEOUT_S, run_git
 from worker.objects import is_commit, lineage, loose
-from worker.redaction import redact
-from worker.refs import STATE_DIRECTORY, RefError, move_ref, read_ref
+from worker.process import Finished
+from worker.refs import STATE_DIRECTORY, RefError, read_ref
 from worker.sharing import make_directories, share, sharing
+from worker.tracking import Tracking
 
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _BATCHED = re.compile(rb"([0-9a-f]+) (?:missing|[a-z]+ ([0-9]+))\n")
-_QUERY_TIMEOUT_S = 30.0  # for git commands that stay on this machine
 # The writers and the pushes have the other cores.
 _ONE_THREAD = ("-c", "pack.threads=1")
 _A_FEW_COMMITS = 100  # read in this process; git takes 3 ms for any number
 _NEIGHBOURS = 4  # gitsheets takes 0.3 ms for any distance
 _WALK_TIMEOUT_S = 300.0  # for those that read a whole history
 _HANG_UP_TIMEOUT_S = 5.0
-_TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
+# Where git leaves what it fetches: under no name that configuration or people know.
+_FETCHED = "refs/ferry/fetched"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Pushed(Finished):
     """
-    What a git command came to.
+    What a ``git push`` came to.
 
     Attributes:
-        exit_status: As git gave it; None when we ended it at its timeout.
-        stdout: Redacted standard output.
-        stderr: Redacted standard error.
-        duration_s: How long it ran, in seconds.
+        ref: Full name of the ref that it was to move.
     """
 
-    exit_status: int | None
-    stdout: str
-    stderr: str
-    duration_s: float
+    ref: str
+
+    def verdict(self) -> Verdict:
+        """
+        Say what came of it; nothing counts as pushed that does not name our ref.
+        """
+        return explain(self.exit_status, self.stdout, self.stderr, ref=self.ref)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,17 +119,8 @@ class Repository:
         self.name = name
         self.branch = branch
         self.ref = f"refs/heads/{branch}"
-        self._git = git.Git(path)
-        self._environment = {
-            # An explicit GIT_DIR also spares git the search for a repository
-            # above and the guess at who owns it.
-            "GIT_DIR": str(path),
-            "GIT_TERMINAL_PROMPT": "0",
-            "LC_ALL": "C",
-            # What is read in this process knows no replaced objects (git-replace), and is pushed as it is.
-            "GIT_NO_REPLACE_OBJECTS": "1",
-        }
-        self._credentials = credentials or Credentials(remotes={})
+        self._credentials = credentials or Credentials(remotes={}, environ=os.environ)
+        self._tracking = Tracking(path, branch)
 
     def head(self) -> str | None:
         """
@@ -139,19 +129,25 @@ class Repository:
         Raises:
             RepositoryError: The ref is damaged.
         """
-        return self._read(self.ref)
+        try:
+            return read_ref(self.path, self.ref)
+        except (RefError, OSError) as exc:
+            raise RepositoryError(f"{self.path}: {exc}") from exc
 
     def remote_head(self, remote: str) -> str | None:
         """
-        Return where we last saw the branch on *remote* (its remote-tracking ref).
+        Return where we last saw the branch on *remote* (its remote-tracking ref); None: not known.
+
+        Raises:
+            RepositoryError: It cannot be read at the moment.
         """
-        return self._read(self.tracking_ref(remote))
+        return self._tracking.read(remote)
 
     def tracking_ref(self, remote: str) -> str:
         """
         Return the full name of the remote-tracking ref of the branch on *remote*.
         """
-        return f"refs/remotes/{remote}/{self.branch}"
+        return self._tracking.ref(remote)
 
     def contains(self, commit: str, tip: str | None) -> bool:
         """
@@ -253,7 +249,7 @@ class Repository:
         Raises:
             RepositoryError: One of them is not known here.
         """
-        found = self._run("merge-base", one, other, timeout_s=_QUERY_TIMEOUT_S)
+        found = self._run("merge-base", one, other, timeout_s=QUERY_TIMEOUT_S)
         if found.exit_status == 1 and not found.stderr:
             return None
         return self._answer(found, "merge-base", one, other).strip()
@@ -293,26 +289,19 @@ class Repository:
     def contents(self, names: Sequence[str]) -> dict[str, bytes]:
         """
         Return the content of each object in *names*, by full names; those that git cannot read are left out.
+
+        Raises:
+            RepositoryError: git could not be started.
         """
-        with tempfile.TemporaryFile() as wanted:
+        with tempfile.TemporaryFile() as wanted, tempfile.TemporaryFile() as answered:
             wanted.write("".join(f"{name}\n" for name in names).encode())
             wanted.seek(0)
-            handle = self._git.execute(
-                ["git", "cat-file", "--batch"],
-                as_process=True,
-                start_new_session=True,
-                istream=wanted,
-                env=self._environment,
-            )
-            process = handle.proc
-            assert process is not None  # noqa: S101 - as in _execute
-            try:
-                answer, _ = process.communicate(timeout=_WALK_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                answer, _ = _end_group(process)
-            except BaseException:
-                _end_group(process)
-                raise
+            self._run(
+                "cat-file", "--batch", timeout_s=_WALK_TIMEOUT_S,
+                stdin=cast(BinaryIO, wanted), stdout=cast(BinaryIO, answered),
+            )  # fmt: skip
+            answered.seek(0)
+            answer = answered.read()
         found, at = {}, 0
         while header := _BATCHED.match(answer, at):  # ends where git met a damaged object
             at = header.end() + int(header[2]) + 1 if header[2] else header.end()
@@ -336,7 +325,7 @@ class Repository:
         branch: str | None = None,
         dry_run: bool = False,
         started: Callable[[int], object] = lambda group: None,
-    ) -> Finished:
+    ) -> Pushed:
         """
         Push *commit* to a branch on *remote*, by fast-forward only.
 
@@ -349,24 +338,29 @@ class Repository:
             started: Called with the process group as soon as it exists.
 
         Raises:
-            RepositoryError: *commit* is not a commit of this repository.
+            RepositoryError: *commit* is not a commit of this repository; git cannot be started; or the
+                push landed and could not be remembered.
         """
-        if not _OBJECT_NAME.fullmatch(commit) or not is_commit(str(self.path), commit):
-            raise RepositoryError(f"{commit!r} is not a commit of {self.path}")
-        refspec = f"{commit}:refs/heads/{branch or self.branch}"
+        self._check_commit(commit)
+        ref, url = f"refs/heads/{branch or self.branch}", self._url(remote)
         options = ["--dry-run"] if dry_run else []
-        return self._visit(
-            remote, "push", "--porcelain", *options, remote, refspec, timeout_s=timeout_s, started=started
-        )
+        found = self._visit(
+            remote, url, "push", "--porcelain", *options, refspec=f"{commit}:{ref}",
+            timeout_s=timeout_s, started=started,
+        )  # fmt: skip
+        pushed = Pushed(**asdict(found), ref=ref)
+        if ref == self.ref and not dry_run and pushed.verdict().landed:
+            self._remember(remote, commit, url)
+        return pushed
 
-    def remove_branch(self, remote: str, branch: str, *, expected: str, timeout_s: float) -> Finished:
+    def remove_branch(self, remote: str, branch: str, *, expected: str, timeout_s: float) -> Pushed:
         """
         Remove *branch* on *remote*, if it stands at *expected* there. Only for branches that Ferry made.
         """
-        lease = f"--force-with-lease=refs/heads/{branch}:{expected}"
-        return self._visit(
-            remote, "push", "--porcelain", lease, remote, f":refs/heads/{branch}", timeout_s=timeout_s
-        )
+        ref, url = f"refs/heads/{branch}", self._url(remote)
+        lease = f"--force-with-lease={ref}:{expected}"
+        found = self._visit(remote, url, "push", "--porcelain", lease, refspec=f":{ref}", timeout_s=timeout_s)
+        return Pushed(**asdict(found), ref=ref)
 
     def ask(self, remote: str, *, timeout_s: float, branch: str | None = None) -> str | None:
         """
@@ -376,7 +370,7 @@ class Repository:
             RepositoryError: The remote did not answer.
         """
         ref = f"refs/heads/{branch or self.branch}"
-        found = self._visit(remote, "ls-remote", remote, ref, timeout_s=timeout_s)
+        found = self._visit(remote, self._url(remote), "ls-remote", refspec=ref, timeout_s=timeout_s)
         if found.exit_status != 0:
             raise RepositoryError(f"{remote} did not say where {branch or self.branch} stands: {_why(found)}")
         return next(
@@ -385,18 +379,33 @@ class Repository:
 
     def fetch(self, remote: str, *, timeout_s: float) -> str | None:
         """
-        Fetch the branch from *remote* into its remote-tracking ref; returns where it stands.
+        Fetch the branch from *remote*, and remember where it stands; returns that.
+
+        For the holder of the claim on *remote*.
 
         Raises:
             RepositoryError: It could not be fetched.
         """
-        refspec = f"+{self.ref}:{self.tracking_ref(remote)}"
-        found = self._visit(
-            remote, "fetch", "--no-tags", "--no-auto-maintenance", remote, refspec, timeout_s=timeout_s
-        )
-        if found.exit_status != 0:
-            raise RepositoryError(f"cannot fetch {self.branch} from {remote}: {_why(found)}")
-        return self.remote_head(remote)
+        url, ref = self._url(remote), f"{_FETCHED}/{remote}"
+        place = self.path / ref
+        for left_over in (place, Path(f"{place}.lock")):  # git would follow a symbolic ref
+            left_over.unlink(missing_ok=True)
+        try:
+            self._tracking.clear(remote, *self._credentials.remotes)
+            found = self._visit(
+                remote, url, "fetch", "--no-tags", "--refmap=", "--no-write-fetch-head",
+                refspec=f"+{self.ref}:{ref}", timeout_s=timeout_s,
+            )  # fmt: skip
+            if found.exit_status != 0:
+                raise RepositoryError(f"cannot fetch {self.branch} from {remote}: {_why(found)}")
+            tip = read_ref(self.path, ref)
+            if tip is not None:
+                self._tracking.write(remote, tip, url=url)
+        except (RefError, OSError) as exc:
+            raise RepositoryError(f"cannot fetch {self.branch} from {remote}: {exc}") from exc
+        finally:
+            place.unlink(missing_ok=True)
+        return tip
 
     def loose_objects(self) -> int:
         """
@@ -496,19 +505,12 @@ class Repository:
 
     def saw_on_remote(self, remote: str, commit: str) -> None:
         """
-        Record that *remote* holds *commit*, where git did not move the remote-tracking ref itself.
+        Record that *remote* holds *commit*.
 
         Raises:
             RepositoryError: The ref could not be moved.
         """
-        ref = self.tracking_ref(remote)
-        seen = self._read(ref)
-        if self.contains(commit, seen):
-            return
-        try:
-            move_ref(self.path, ref, new=commit, old=seen)
-        except (RefError, OSError) as exc:
-            raise RepositoryError(f"cannot move {ref}: {exc}") from exc
+        self._remember(remote, commit, self._url(remote))
 
     def forget(self, remote: str) -> None:
         """
@@ -517,7 +519,7 @@ class Repository:
         Raises:
             RepositoryError: git could not.
         """
-        self.remove_ref(self.tracking_ref(remote))
+        self._tracking.forget(remote)
 
     def remove_ref(self, ref: str) -> None:
         """
@@ -526,17 +528,15 @@ class Repository:
         Raises:
             RepositoryError: git could not.
         """
-        self._query("update-ref", "-d", ref)
+        self._query("update-ref", "--no-deref", "-d", ref)
 
-    def clear_tracking_lock(self, remote: str) -> None:
+    def is_current(self, remote: str) -> bool:
         """
-        Remove git's lock on the remote-tracking ref, left behind by a push that was killed.
-
-        Only for whoever holds the claim on *remote* and has seen that push's end:
-        nobody else of Ferry's moves this ref.
+        Whether *remote* is still where this process was told that it is: another may have started with
+        another CFP_DATA_REMOTE since.
         """
-        lock = self.path / f"{self.tracking_ref(remote)}.lock"
-        lock.unlink(missing_ok=True)
+        url = self._credentials.remotes.get(remote)
+        return url is None or self._tracking.is_at(remote, url)
 
     def git_version(self) -> str:
         """
@@ -550,41 +550,98 @@ class Repository:
         """
         for remote in remotes or self._credentials.remotes:
             if command := self._credentials.hang_up_command(remote):
-                self._execute(command, timeout_s=_HANG_UP_TIMEOUT_S)
+                with contextlib.suppress(OSError):  # no ssh, no memory: then it ends by itself
+                    process.run(command, timeout_s=_HANG_UP_TIMEOUT_S, env=os.environ, directory=self.path)
 
     def _visit(
         self,
         remote: str,
-        *arguments: str,
+        url: str,
+        *command: str,
+        refspec: str,
         timeout_s: float,
         started: Callable[[int], object] = lambda group: None,
     ) -> Finished:
         """
-        Run a git command that talks to *remote*.
+        Run a git command that talks to *remote*, which is at *url*.
         """
-        found = self._run(
-            *arguments,
+        configured = self._configured(remote, url)
+        # Made up for this command: nothing that is configured for a remote of any other name applies.
+        name = f"ferry-{secrets.token_hex(8)}"
+        found = run_git(
+            self.path,
+            *command,
+            name,
+            refspec,
             timeout_s=timeout_s,
+            given=self._given(),
+            configuration=[
+                (f"remote.{name}.url", url),
+                # A pushurl of its own keeps `pushInsteadOf` away; `insteadOf` applies to both.
+                (f"remote.{name}.pushurl", url),
+                (f"remote.{name}.tagOpt", "--no-tags"),
+                (f"remote.{name}.followRemoteHEAD", "never"),
+                *(
+                    (f"remote.{name}.{option}", configured[key])
+                    for option in ("proxy", "proxyAuthMethod")
+                    if (key := f"remote.{remote}.{option}".lower()) in configured
+                ),
+                *self._credentials.configuration(remote),
+            ],
+            extra=self._credentials.environment(remote, ssh_is_configured="core.sshcommand" in configured),
+            whole=False,
             started=started,
-            environment=self._credentials.environment(remote),
         )
         if found.exit_status is None:
             # What it waited for may be a shared connection, which the next one would wait for as well.
             self.hang_up(remote)
         return found
 
-    def _read(self, ref: str) -> str | None:
+    def _configured(self, remote: str, url: str) -> Mapping[str, str]:
+        """
+        Return what is configured for the way to *remote* under a name that git is not given, by key.
+        """
+        if url.startswith(("/", "file:")):
+            return {}
+        keys = rf"^(core\.sshcommand|remote\.{re.escape(remote)}\.proxy(authmethod)?)$"
+        found = self._run("config", "-z", "--get-regexp", keys)
+        if found.exit_status not in (0, 1):  # 1: none of them is
+            self._answer(found, "config")
+        pairs = (entry.partition("\n") for entry in found.stdout.split("\0") if entry)
+        return {key.lower(): value for key, _, value in pairs}
+
+    def _url(self, remote: str) -> str:
+        """
+        Return where *remote* is: as the settings say, or as the repository's own configuration does without.
+
+        Raises:
+            RepositoryError: There is no such remote.
+        """
+        if url := self._credentials.remotes.get(remote):
+            return url
+        return self._query("config", "--local", "--get", f"remote.{remote}.url").strip()
+
+    def _given(self) -> dict[str, str]:
+        return {**os.environ, **self._credentials.environ}
+
+    def _remember(self, remote: str, commit: str, url: str) -> None:
+        if not self.contains(commit, self.remote_head(remote)):
+            self._tracking.write(remote, commit, url=url)
+
+    def _check_commit(self, name: str) -> None:
         try:
-            return read_ref(self.path, ref)
-        except (RefError, OSError) as exc:
-            raise RepositoryError(f"{self.path}: {exc}") from exc
+            if _OBJECT_NAME.fullmatch(name) and is_commit(str(self.path), name):
+                return
+        except (gitsheets.GitsheetsError, OSError) as exc:
+            raise RepositoryError(f"cannot read the commit {name} of {self.path}: {exc}") from exc
+        raise RepositoryError(f"{name!r} is not a commit of {self.path}")
 
     def _query(
         self,
         *arguments: str,
-        timeout_s: float = _QUERY_TIMEOUT_S,
+        timeout_s: float = QUERY_TIMEOUT_S,
         stdin: BinaryIO | None = None,
-        environment: Mapping[str, str] = MappingProxyType({}),
+        environment: Mapping[str, str] | None = None,
     ) -> str:
         found = self._run(*arguments, timeout_s=timeout_s, stdin=stdin, environment=environment)
         return self._answer(found, *arguments)
@@ -603,50 +660,15 @@ class Repository:
     def _run(
         self,
         *arguments: str,
-        timeout_s: float,
-        started: Callable[[int], object] = lambda group: None,
+        timeout_s: float = QUERY_TIMEOUT_S,
         stdin: BinaryIO | None = None,
-        environment: Mapping[str, str] = MappingProxyType({}),
+        stdout: BinaryIO | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> Finished:
-        return self._execute(
-            ["git", *arguments], timeout_s=timeout_s, started=started, stdin=stdin, environment=environment
-        )
-
-    def _execute(
-        self,
-        command: Sequence[str],
-        *,
-        timeout_s: float,
-        started: Callable[[int], object] = lambda group: None,
-        stdin: BinaryIO | None = None,
-        environment: Mapping[str, str] = MappingProxyType({}),
-    ) -> Finished:
-        begun = time.monotonic()
-        handle = self._git.execute(
-            list(command),
-            as_process=True,
-            start_new_session=True,
-            istream=stdin,
-            env={**self._environment, **environment},
-        )
-        process = handle.proc
-        assert process is not None  # noqa: S101 - narrows GitPython's type; it raises where there is none
-        started(process.pid)
-        try:
-            stdout, stderr = process.communicate(timeout=timeout_s)
-            exit_status: int | None = process.returncode
-        except subprocess.TimeoutExpired:
-            stdout, stderr = _end_group(process)
-            exit_status = None
-        except BaseException:
-            _end_group(process)
-            raise
-        return Finished(
-            exit_status=exit_status,
-            stdout=redact(stdout.decode("utf-8", "replace")),
-            stderr=redact(stderr.decode("utf-8", "replace")),
-            duration_s=time.monotonic() - begun,
-        )
+        return run_git(
+            self.path, *arguments, timeout_s=timeout_s, given=self._given(), stdin=stdin, stdout=stdout,
+            extra=environment,
+        )  # fmt: skip
 
 
 @lru_cache(maxsize=256)
@@ -674,61 +696,6 @@ def _commit(values: list[str]) -> Commit:
         trailers=dict(lines),
         trailer_lines=lines,
     )
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
-    """
-    End *process* and every child that stayed in its session; returns what it had said.
-    """
-    said = b"", b""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        signal_group(process.pid, number)
-        try:
-            said = process.communicate(timeout=_TERM_GRACE_S)
-            break
-        except subprocess.TimeoutExpired as exc:
-            said = exc.output or b"", exc.stderr or b""
-    else:
-        # Only a child that left the session can still hold the pipes: let them go.
-        for pipe in (process.stdout, process.stderr):
-            if pipe:
-                pipe.close()
-    signal_group(process.pid, signal.SIGKILL)  # whoever outlived git without holding a pipe
-    return said
-
-
-def end_group(group: int) -> None:
-    """
-    End a process group that is not our child: SIGTERM, and SIGKILL if that is not enough.
-    """
-    signal_group(group, signal.SIGTERM)
-    deadline = time.monotonic() + _TERM_GRACE_S
-    while time.monotonic() < deadline and signal_group(group, 0):
-        time.sleep(0.02)
-    signal_group(group, signal.SIGKILL)
-
-
-def signal_group(group: int, number: int) -> bool:
-    """
-    Send a signal to a process group, 0 to send none; returns whether the group still exists.
-    """
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def birth(process: int) -> str | None:
-    """
-    Return when a process started, in the kernel's clock ticks since the boot; None where it has gone.
-    """
-    # Field 22, counted after the command's name, which may itself hold blanks and parentheses:
-    # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
 
 
 def _why(found: Finished) -> str:

@@ -24,11 +24,11 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from worker.atomic_json import read_json, write_json
 from worker.errors import RemoteBusyError
-from worker.git import birth, signal_group
 from worker.histogram import Histogram
 from worker.history import Landing, recall, remember
 from worker.locks import FileLock
 from worker.logs import log
+from worker.process import birth, signal_group
 
 _POLL_S = 0.05
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.errors import RepositoryError
-from worker.failures import Verdict, explain
+from worker.failures import Verdict
 from worker.git import Commit, Repository
 
 
@@ -152,7 +152,7 @@ class _Scratch:
         """
         self.asked += 1
         finished = self._repository.push(self.remote, commit, branch=self.branch, timeout_s=self._timeout_s)
-        verdict = explain(finished.exit_status, finished.stdout, finished.stderr)
+        verdict = finished.verdict()
         if verdict.landed:
             self._at = commit
         elif verdict.reason != "rejected":
@@ -171,7 +171,7 @@ class _Scratch:
         finished = self._repository.remove_branch(
             self.remote, self.branch, expected=self._at, timeout_s=self._timeout_s
         )
-        verdict = explain(finished.exit_status, finished.stdout, finished.stderr)
+        verdict = finished.verdict()
         if not verdict.landed:
             raise PoisonError(f"{self.remote} keeps the branch {self.branch}, remove it: {verdict.evidence}")
         self._at = None

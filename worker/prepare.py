@@ -17,16 +17,18 @@ from pathlib import Path
 import git
 
 from worker.errors import RepositoryError
+from worker.git_config import Key, partial_clone, pushes_elsewhere, read_all, replace_config
 from worker.locks import FileLock, LockTimeoutError
 from worker.logs import log
+from worker.redaction import redact
 from worker.refs import STATE_DIRECTORY
-from worker.settings import Settings
+from worker.settings import ORIGIN, Settings
 from worker.sharing import adopt, make_directories
+from worker.tracking import Tracking
 
 COMMITTER = ("Ferry", "ferry@localhost")
 _LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix"})
 _LOCK_TIMEOUT_S = 30.0
-_GIT_TIMEOUT_S = 30
 _LOCK_IS_OLD_S = 60.0  # git holds one for milliseconds
 
 
@@ -63,6 +65,8 @@ def prepare(settings: Settings) -> str:
     """
     path = settings.data_repo_path
     _check(path)
+    _check_branch(path, settings)
+    _check_configuration(path, settings)
     _report_locks(path)
     state = state_directory(path)
     try:
@@ -104,6 +108,25 @@ def _check(path: Path) -> None:
         raise RepositoryError(
             f"{path} is a shallow clone, whose commits many servers refuse; "
             f"complete it with: git -C {path} fetch --unshallow"
+        )
+
+
+def _check_branch(path: Path, settings: Settings) -> None:
+    """
+    Refuse a branch that is another name for something else: a move of it would be one of that.
+    """
+    branch = path / settings.ref
+    target = None
+    with contextlib.suppress(OSError):
+        target = (
+            str(branch.readlink()) if branch.is_symlink() else branch.read_text("utf-8", "replace").strip()
+        )
+    if target is not None and (branch.is_symlink() or target.startswith("ref:")):
+        target = target.removeprefix("ref:").strip()
+        raise RepositoryError(
+            f"{settings.ref} of {path} is symbolic, it stands for {target}; set CFP_DATA_BRANCH to that "
+            f"branch, or make it one of its own with: git -C {path} update-ref --no-deref {settings.ref} "
+            f"$(git -C {path} rev-parse {settings.ref})"
         )
 
 
@@ -185,67 +208,99 @@ def _mount_of(path: Path) -> _Mount | None:
 
 
 def _configure(repo: git.Repo, settings: Settings) -> str:
-    config = repo.config_reader("repository")
+    config, path = repo.config_reader("repository"), Path(repo.git_dir)
     if not config.get_value("core", "bare", default=False):
         raise RepositoryError(
-            f"CFP_DATA_REPO_PATH: {repo.git_dir} is not bare; set it with: git config core.bare true"
+            f"CFP_DATA_REPO_PATH: {path} is not bare; set it with: git config core.bare true"
         )
     if (kind := config.get_value("extensions", "objectformat", default="sha1")) != "sha1":
         raise RepositoryError(
-            f"CFP_DATA_REPO_PATH: {repo.git_dir} names its objects by {kind}, and gitsheets knows sha1 only; "
+            f"CFP_DATA_REPO_PATH: {path} names its objects by {kind}, and gitsheets knows sha1 only; "
             "make it anew with: git init --bare --object-format=sha1"
         )
     identity = config.get("ferry", "id", fallback="") or uuid.uuid4().hex[:12]
-    wanted = {("ferry", "id"): identity, **_kept_whole(config)}
+    wanted = {("ferry", "id"): [identity], **_kept_whole(config)}
     # For the commits that git itself makes here, by an operator's hand; records have authors of their own.
     for option, value in (("name", COMMITTER[0]), ("email", COMMITTER[1])):
         if not config.get("user", option, fallback=""):
-            wanted["user", option] = value
+            wanted["user", option] = [value]
+    tracking = Tracking(path, settings.data_branch)
     for name, url in settings.remotes.items():
         section = f'remote "{name}"'
         if config.get_value(section, "mirror", default=False):
             raise RepositoryError(
-                f"the remote {name} of {repo.git_dir} is a mirror, which pushes and deletes every ref; "
+                f"the remote {name} of {path} is a mirror, which pushes and deletes every ref; "
                 f"stop that with: git config --unset remote.{name}.mirror"
             )
-        wanted[section, "url"] = url
-        # `git clone --bare` sets none, and without one no remote-tracking ref ever moves.
-        wanted[section, "fetch"] = f"+refs/heads/*:refs/remotes/{name}/*"
-    missing = {key: value for key, value in wanted.items() if config.get(*key, fallback="") != value}
+        # For people: Ferry gives git no remote by this name, see ``worker.git``.
+        wanted[section, "url"] = [url]
+        wanted[section, "fetch"] = _refspecs(_values(config, section, "fetch"), name, settings.ref)
+        tracking.set_address(name, url, before=config.get(section, "url", fallback=None))
+    missing = {key: values for key, values in wanted.items() if _values(config, *key) != values}
     if missing:
-        # In this process: a URL with a token on a command line would show in `ps`.
-        moved = [
-            name
-            for name in settings.remotes
-            if (f'remote "{name}"', "url") in missing and config.has_option(f'remote "{name}"', "url")
-        ]
-        with repo.config_writer("repository") as writer:
-            for (section, option), value in missing.items():
-                writer.set_value(section, option, value)
-        for name in moved:
-            # What was seen at the old address says nothing of the new one.
-            repo.git.update_ref(
-                "-d", f"refs/remotes/{name}/{settings.data_branch}", kill_after_timeout=_GIT_TIMEOUT_S
-            )
-        # A remote's URL may hold a token.
-        config_file = Path(repo.git_dir) / "config"
-        config_file.chmod(config_file.stat().st_mode & 0o770)
+        replace_config(path, missing)
     return identity
 
 
-def _kept_whole(config: git.GitConfigParser) -> dict[tuple[str, str], str]:
+def _kept_whole(config: git.GitConfigParser) -> dict[Key, list[str]]:
     """
     Return what keeps other people's git commands from taking objects or refs that Ferry has acknowledged.
 
     ``git gc`` and ``git prune`` remove what no ref named when they looked, and so what was
     committed since. In a repository of precious objects they remove nothing.
     """
-    wanted = {("extensions", "preciousObjects"): "true"}
+    wanted = {("extensions", "preciousObjects"): ["true"]}
     if not config.get("core", "fsync", fallback=""):
-        wanted["core", "fsync"] = "reference"  # `git pack-refs` removes what it does not flush otherwise
+        wanted["core", "fsync"] = ["reference"]  # `git pack-refs` removes what it does not flush otherwise
     extensions = config.options("extensions") if config.has_section("extensions") else []
     if {option.lower() for option in extensions} <= {"preciousobjects"}:
         # So that a git too old to know of them refuses. In format 0 git passes over an extension that
         # it does not know, and in format 1 it would not: then the repository stays as it is.
-        wanted["core", "repositoryformatversion"] = "1"
+        wanted["core", "repositoryformatversion"] = ["1"]
     return wanted
+
+
+def _values(config: git.GitConfigParser, section: str, option: str) -> list[str]:
+    found = config.items_all(section) if config.has_section(section) else []
+    return [str(value) for name, values in found if name.lower() == option.lower() for value in values]
+
+
+def _refspecs(found: list[str], remote: str, branch: str) -> list[str]:
+    """
+    Return what a person's ``git fetch`` is to fetch: what is configured, but for what would move *branch*.
+    """
+    ours = f"+refs/heads/*:refs/remotes/{remote}/*"
+    kept = [refspec for refspec in found if not _covers(refspec.rpartition(":")[2], branch)]
+    return kept if ours in kept else [ours, *kept]
+
+
+def _covers(pattern: str, ref: str) -> bool:
+    before, star, after = pattern.partition("*")
+    return ref.startswith(before) and ref.endswith(after) if star else ref == pattern
+
+
+def _check_configuration(path: Path, settings: Settings) -> None:
+    """
+    Refuse what git's configuration, in any scope, says against the settings.
+
+    Raises:
+        RepositoryError: Naming the key and where it stands.
+    """
+    try:
+        configured = read_all(path)
+    except RepositoryError as exc:
+        # The API serves without git all the same, and each push says what is wrong.
+        log().warning("git.not_started", error=str(exc))
+        return
+    if found := partial_clone(configured):
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: {path} is a partial clone ({found.key}), which lacks objects that Ferry "
+            f"reads and pushes; keep it, and make a whole one with: mv {path} {path}.partial && ferry init"
+        )
+    for name, url in settings.remotes.items():
+        if found := pushes_elsewhere(configured, name, url):
+            variable = "CFP_DATA_REMOTE" if name == ORIGIN else "CFP_DATA_MIRRORS"
+            raise RepositoryError(
+                f"{redact(found.key)} in {found.origin} sends pushes for {name} "
+                f"to another place than {variable}; remove it, or set {variable} to that place"
+            )

@@ -38,6 +38,7 @@ HANDED_OVER = "handed over to the push that runs"
 BACKING_OFF = "left to the retry that is scheduled"
 SUPERSEDED = "another retry took over"
 PAUSED = "an operator has paused this remote"
+OUTDATED = "left to a worker that knows the remote's new address; restart this one"
 NO_SUCH_REMOTE = "no such remote is configured"
 
 
@@ -158,6 +159,8 @@ class Pusher:
         if not is_retry and self._ledger.is_claimed(request.remote):
             return HANDED_OVER  # as below, for a fifth of the price: in a burst most tasks end here
         while self._has_work(request.remote):
+            if not self._repository.is_current(request.remote):
+                return OUTDATED
             if declined := self._declines(self._ledger.read(request.remote), request, is_retry=is_retry):
                 return declined
             with self._ledger.claim(request.remote) as claim:

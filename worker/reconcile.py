@@ -22,7 +22,6 @@ import gitsheets
 
 from worker.divergence import Divergence, survey
 from worker.errors import ReconcileError, RepositoryError, WorkerError
-from worker.failures import explain
 from worker.git import Repository
 from worker.ledger import Ledger
 from worker.locks import FileLock, LockTimeoutError
@@ -311,7 +310,7 @@ class Reconciler:
         finished = self._repository.push(
             remote, commit, branch=name, timeout_s=min(self._timeout_s, _PRESERVE_TIMEOUT_S)
         )
-        verdict = explain(finished.exit_status, finished.stdout, finished.stderr)
+        verdict = finished.verdict()
         if not verdict.landed:
             raise ReconcileError(
                 f"{remote} did not take the branch {name} that keeps our commits safe "

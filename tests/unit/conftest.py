@@ -4,6 +4,7 @@ One repository and what the push pipeline keeps beside it, without a broker or a
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import hypothesis
 import pytest
 
 from tests.parts import Bare
+from worker.credentials import Credentials
 from worker.git import Repository
 from worker.ledger import Ledger
 from worker.prepare import prepare, remotes_directory
@@ -67,7 +69,11 @@ def deploy(data: Bare, remote: Bare) -> Callable[..., Deployment]:
         prepare(settings)
         return Deployment(
             settings=settings,
-            repository=Repository(settings.data_repo_path, branch=settings.data_branch),
+            repository=Repository(
+                settings.data_repo_path,
+                branch=settings.data_branch,
+                credentials=Credentials.from_settings(settings, os.environ),
+            ),
             ledger=Ledger(remotes_directory(settings.data_repo_path)),
         )
 

@@ -208,12 +208,11 @@ def test_the_token_is_for_the_host_of_origin_alone(tmp_path: Path):
     credentials = Credentials(
         remotes={"origin": "https://ana@git.example:8443/data.git", "backup": "https://else.example/x"},
         token_file=tmp_path / "token",
-        environ={"GIT_CONFIG_COUNT": "2"},
     )
-    environment = credentials.environment("backup")
-    assert environment["GIT_CONFIG_COUNT"] == "4"
-    assert environment["GIT_CONFIG_KEY_3"] == "credential.https://git.example:8443.helper"
-    assert environment["GIT_CONFIG_VALUE_2"] == ""
+    (no_other, _), (helper, answer) = credentials.configuration("backup")
+    assert no_other == helper == "credential.https://git.example:8443.helper"
+    assert str(tmp_path / "token") == credentials.environment("backup")["FERRY_TOKEN_FILE"]
+    assert "FERRY_TOKEN_FILE" in answer
 
 
 def test_a_token_for_a_remote_without_http_is_refused_at_the_start(deploy, tmp_path: Path):

@@ -20,7 +20,8 @@ from tests.parts import Bare, wait_until
 from tests.unit.conftest import Deployment
 from worker.errors import RepositoryError
 from worker.failures import POLICIES
-from worker.git import Finished, Repository, _why, end_group
+from worker.git import Repository, _why
+from worker.process import Finished, end_group
 
 SECRET = "s3cr3t-w0rd"
 
@@ -131,7 +132,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Let SIGKILL follow SIGTERM sooner than the two seconds that git is given to tidy up.
     """
-    monkeypatch.setattr("worker.git._TERM_GRACE_S", 0.3)
+    monkeypatch.setattr("worker.process._TERM_GRACE_S", 0.3)
 
 
 def _group(number: int) -> list[str]:
@@ -177,13 +178,18 @@ def test_a_push_that_hangs_is_ended_with_every_process_it_started(
 
 @pytest.mark.usefixtures("impatient")
 def test_a_child_that_leaves_the_group_with_the_pipes_in_hand_does_not_hold_us(
-    repository, data: Bare, tmp_path
+    deploy: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     """
     Nobody can end a process that hides in another session, but nobody waits for it either.
     """
     pid = tmp_path / "pid"
-    data.hook("pre-push", f"setsid sh -c 'echo $$ > {pid}; exec sleep 600' & sleep 600")
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f"#!/bin/sh\nsetsid sh -c 'echo $$ > {pid}; exec sleep 600' & sleep 600\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH", str(ssh))
+    monkeypatch.setenv("GIT_SSH_VARIANT", "simple")
+    repository = deploy(CFP_DATA_REMOTE="ssh://git@127.0.0.1/data.git").repository
     begun = time.monotonic()
     try:
         finished = _push(repository, timeout_s=0.3)
@@ -406,23 +412,6 @@ def test_seeing_an_older_commit_forgets_nothing(repository: Repository, data: Ba
     repository.saw_on_remote("origin", earlier)
 
     assert repository.remote_head("origin") == later
-
-
-def test_a_lock_that_a_killed_push_left_on_what_was_seen_can_be_cleared(repository: Repository, data: Bare):
-    """
-    Until then nothing can be remembered, which is said; clearing what is not there is no error.
-    """
-    repository.saw_on_remote("origin", data.head() or "")
-    commit = data.commit("later")
-    (data.path / "refs" / "remotes" / "origin" / "main.lock").touch()
-    with pytest.raises(RepositoryError, match=r"main\.lock exists"):
-        repository.saw_on_remote("origin", commit)
-
-    repository.clear_tracking_lock("origin")
-    repository.clear_tracking_lock("origin")
-    repository.saw_on_remote("origin", commit)
-
-    assert repository.remote_head("origin") == commit
 
 
 # --- Commits ---

@@ -5,6 +5,7 @@ The data repository at the start: what is refused, what is set, what is reported
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,23 @@ def _sha256(path: Path) -> None:
         (_sha256, "--object-format=sha1"),
         (lambda path: Bare.init(path).git("config", "core.bare", "false"), "is not bare"),
         (lambda path: Bare.init(path).git("config", "remote.origin.mirror", "true"), "is a mirror"),
+        (
+            lambda path: Bare.init(path).git("config", "remote.x.promisor", "true"),
+            "is a partial clone.*ferry init",
+        ),
+        (lambda path: Bare.init(path).git("config", "extensions.partialClone", "x"), "is a partial clone"),
+        (
+            lambda path: Bare.init(path).git("config", "remote.x.partialCloneFilter", "tree:0"),
+            "partial clone",
+        ),
+        (
+            lambda path: Bare.init(path).git("symbolic-ref", "refs/heads/main", "refs/heads/x"),
+            "CFP_DATA_BRANCH",
+        ),
+        (
+            lambda path: (Bare.init(path).path / "refs/heads/main").symlink_to("x"),
+            "--no-deref refs/heads/main",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_refused_with_the_remedy(start, tmp_path, make, words):
@@ -124,9 +142,7 @@ def test_what_a_user_does_with_a_repository_works_with_ours(start, data, remote,
     assert data.head() == commit
 
 
-@pytest.mark.parametrize(
-    ("extension", "version"), [("partialClone", "0"), ("somethingThatGitPassesOver", "0"), (None, "1")]
-)
+@pytest.mark.parametrize(("extension", "version"), [("somethingThatGitPassesOver", "0"), (None, "1")])
 def test_a_repository_that_git_reads_is_one_that_git_reads_afterwards(start, data, extension, version):
     """
     Format 1 makes git refuse an extension that it passes over in format 0.
@@ -146,3 +162,122 @@ def test_what_an_operator_has_chosen_to_flush_stays(start, data):
     data.git("config", "core.fsync", "all")
     start()
     assert data.git("config", "core.fsync") == "all"
+
+
+# --- git's configuration ---
+
+
+@pytest.mark.parametrize("scope", ["repository", "user", "environment"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("remote.origin.pushurl", "/srv/another.git"),
+        ("url./srv/another.git.pushInsteadOf", "{remote}"),
+        ("url./srv/another/.pushInsteadOf", "/"),
+    ],
+)
+def test_what_sends_pushes_elsewhere_is_refused_by_its_name(
+    start, data, remote, tmp_path, monkeypatch, scope, key, value
+):
+    value = value.format(remote=remote.path)
+    if scope == "repository":
+        data.git("config", key, value)
+    elif scope == "user":
+        monkeypatch.setenv("HOME", str(tmp_path))
+        data.git("config", "--global", key, value)
+    else:
+        monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+        monkeypatch.setenv("GIT_CONFIG_KEY_0", key)
+        monkeypatch.setenv("GIT_CONFIG_VALUE_0", value)
+
+    with pytest.raises(RepositoryError, match=rf"(?i){re.escape(key)}.*CFP_DATA_REMOTE"):
+        start()
+
+
+def test_what_leads_pushes_and_fetches_to_one_place_is_no_other_place(start, data, remote):
+    """
+    Nor is a rule for other hosts, or a longer one that leads back.
+    """
+    data.git("config", f"url.{remote.path.parent}/.insteadOf", "town:")
+    data.git("config", f"url.{remote.path.parent}/.pushInsteadOf", "town:")
+    data.git("config", "url.git@git.example:.pushInsteadOf", "https://git.example/")
+    start(CFP_DATA_REMOTE="town:remote.git")
+    data.git("config", "remote.origin.pushurl", str(remote.path))
+    start(CFP_DATA_REMOTE="town:remote.git")
+
+
+def test_a_secret_in_such_a_key_is_not_repeated(start, data, remote):
+    data.git("config", "url.https://ana:s3cr3t@git.example/.pushInsteadOf", str(remote.path))
+    with pytest.raises(RepositoryError, match="pushinsteadof") as refused:
+        start()
+    assert "s3cr3t" not in str(refused.value)
+
+
+def test_the_configuration_is_replaced_whole_and_keeps_what_people_wrote(start, data):
+    config = data.path / "config"
+    config.write_text(f'{config.read_text()}# a remark\n[town]\n\tname = "a # b"')
+    config.chmod(0o664)
+    inode = config.stat().st_ino
+
+    start(CFP_DATA_MIRRORS=r"backup=/srv/#one;\"two.git")
+
+    assert config.stat().st_ino != inode
+    assert "# a remark" in config.read_text()
+    assert data.git("config", "town.name") == "a # b"
+    assert data.git("config", "--get-all", "remote.backup.url") == r"/srv/#one;\"two.git"
+    assert config.stat().st_mode & 0o777 == 0o660
+    before = config.read_text()
+    start(CFP_DATA_MIRRORS=r"backup=/srv/#one;\"two.git")
+    assert config.read_text() == before
+
+
+def test_a_start_that_dies_while_it_configures_leaves_the_old_file_and_stops_nobody(start, data, monkeypatch):
+    before = (data.path / "config").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr("worker.git_config.flush", lambda path: os._exit(0))
+        if (child := os.fork()) == 0:
+            start()
+        os.waitpid(child, 0)
+    assert (data.path / "config").read_text() == before
+    assert (data.path / "config.lock").exists()
+
+    start()
+
+    assert data.git("config", "remote.origin.url")
+    assert not (data.path / "config.lock").exists()
+
+
+def test_a_lock_of_another_git_on_the_configuration_is_waited_for_and_named(start, data, monkeypatch):
+    monkeypatch.setattr("worker.git_config._LOCK_WAIT_S", 0.1)
+    (data.path / "config.lock").touch()
+    with pytest.raises(RepositoryError, match=r"config\.lock exists"):
+        start()
+    assert (data.path / "config.lock").exists()
+
+
+@pytest.mark.parametrize("kept", ["+refs/notes/*:refs/notes/*", "+refs/heads/x:refs/remotes/origin/y"])
+def test_a_fetch_by_hand_does_not_set_the_branch_back(start, data, remote, kept):
+    """
+    As `git clone --mirror` configures it.
+    """
+    data.git("push", "--quiet", str(remote.path), "main")
+    for refspec in ("+refs/*:refs/*", "+refs/heads/*:refs/heads/*", "+refs/heads/main:refs/heads/main", kept):
+        data.git("config", "--add", "remote.origin.fetch", refspec)
+    start()
+    ours = data.commit("ours")
+
+    data.git("fetch", "--quiet", "origin", "+refs/heads/main:refs/remotes/origin/main")
+
+    assert data.head() == ours
+    assert data.git("config", "--get-all", "remote.origin.fetch").split("\n") == [
+        "+refs/heads/*:refs/remotes/origin/*",
+        kept,
+    ]
+
+
+def test_without_git_a_start_goes_on(start, monkeypatch):
+    start()
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with capture_logs() as logs:
+        assert start()
+    assert "git cannot be started" in next(e["error"] for e in logs if e["event"] == "git.not_started")

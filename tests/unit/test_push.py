@@ -6,6 +6,7 @@ The clock stands still until a test moves it, and the dice always fall in the mi
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -37,6 +38,7 @@ from worker.push import (
     BACKING_OFF,
     HANDED_OVER,
     NO_SUCH_REMOTE,
+    OUTDATED,
     SUPERSEDED,
     Pusher,
     Request,
@@ -986,3 +988,64 @@ def test_nobody_waits_for_sentry_to_take_a_page(line: Line, remote: Bare, sentry
     with pytest.raises(PushRefused):
         line.push()
     assert seen == [False]
+
+
+# --- git itself, and the remote's address ---
+
+
+@pytest.mark.parametrize("problem", [errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENOENT])
+def test_a_git_that_cannot_be_started_is_a_failure_of_ours_and_is_retried(
+    line: Line, remote: Bare, monkeypatch: pytest.MonkeyPatch, problem: int
+):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(problem, os.strerror(problem))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("worker.process.subprocess.Popen", fail)
+        failed = line.fail()
+
+    assert failed.reason == "local"
+    assert failed.retry_in_s == 75
+    assert line.entry.chain == "first"
+    assert line.entry.last_failure is not None
+    assert os.strerror(problem) in line.entry.last_failure.message
+    line.push(is_retry=True)
+    assert remote.head() == line.repository.head()
+
+
+def test_a_divergence_is_paged_also_where_git_cannot_be_started_any_more(
+    line: Line, data: Bare, remote: Bare, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    The rescue branch is a kindness: that it cannot be pushed is no reason to end the task otherwise.
+    """
+    line.push()
+    remote.commit("theirs")
+    data.commit("ours")
+    begun, start = [], subprocess.Popen
+
+    def start_one(*args: Any, **options: Any) -> Any:
+        begun.append(args)
+        if len(begun) > 1:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return start(*args, **options)
+
+    monkeypatch.setattr("worker.process.subprocess.Popen", start_one)
+    with pytest.raises(NonFastForward), capture_logs() as logs:
+        line.push()
+
+    assert [entry["event"] for entry in logs if entry["event"].startswith("push.rescue")] == [
+        "push.rescue_failed"
+    ]
+    assert any(entry["event"] == "push.blocked" for entry in logs)
+
+
+def test_a_remote_that_is_elsewhere_now_is_left_to_who_knows_where(
+    line: Line, deploy, data: Bare, tmp_path: Path
+):
+    line.push()
+    deploy(CFP_DATA_REMOTE=str(Bare.init(tmp_path / "new.git").path))
+    data.commit("later")
+
+    assert line.push() == OUTDATED
+    assert line.entry.last_failure is None

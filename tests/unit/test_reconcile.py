@@ -116,10 +116,7 @@ def test_a_merge_joins_two_fields_of_one_record(two: Two):
     two.ours("kim", name="Kim", email="kim@example.org")
     base = two.reconcile()
     two.deployment.repository.push("origin", base.after or "", timeout_s=20)
-    two.stranger._repository._git.execute(
-        ["git", "fetch", "-q", str(two.data.path), "main:main"],
-        env={"GIT_DIR": two.stranger.snapshot().git_dir},
-    )
+    Bare(Path(two.stranger.snapshot().git_dir)).git("fetch", "-q", str(two.data.path), "main:main")
     two.ours("kim", name="Kim", email="new@example.org")
     two.theirs("kim", name="Kimberly", email="kim@example.org")
 
