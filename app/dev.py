@@ -27,6 +27,8 @@ from typing import IO, Any
 
 import click
 import git
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
 
 from app.sample import make_sample_repository
 from worker.bootstrap import build
@@ -58,6 +60,7 @@ class _Part:
     name: str
     command: list[str]
     stop_timeout_s: float
+    env: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     quick_ends: int = 0
@@ -133,7 +136,8 @@ class Stack:
             "--save", "", "--appendonly", "no", "--loglevel", "warning",
         ]  # fmt: skip
         self._parts = [
-            *([_Part("valkey", valkey, _STOP_TIMEOUT_S)] if own_redis else []),
+            # It does not start where LANG names a locale that is not installed.
+            *([_Part("valkey", valkey, _STOP_TIMEOUT_S, {"LC_ALL": "C"})] if own_redis else []),
             _Part("worker", [*celery, "worker", "--loglevel=INFO"], worker_stop_s),
             _Part("beat", [*celery, "beat"], _STOP_TIMEOUT_S),
             _Part("flower", [*celery, *flower], _STOP_TIMEOUT_S),
@@ -164,7 +168,10 @@ class Stack:
             time.sleep(_POLL_S)
 
     def _worker_answers(self) -> bool:
-        return bool(self.pipeline.celery.control.ping(timeout=0.5))
+        try:
+            return bool(self.pipeline.celery.control.ping(timeout=0.5))
+        except (KombuError, RedisError, OSError):
+            return False  # a broker of somebody's own, which is away or refuses for now
 
     def check(self) -> None:
         """
@@ -208,7 +215,7 @@ class Stack:
         part.process = subprocess.Popen(
             part.command,
             cwd=self.directory,
-            env=dict(self.env),
+            env={**self.env, **part.env},
             stdin=subprocess.DEVNULL,
             # Standard output is for what this command itself says.
             stdout=self.output or sys.stderr,

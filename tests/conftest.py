@@ -28,6 +28,8 @@ from tests.git_http import GitHttpServer, git_http_server
 from tests.parts import Bare, Process, Worker, clean_environment, start_beat
 from worker.watchdog import Watchdog
 
+os.environ["LC_ALL"] = "C.UTF-8"  # Valkey does not start where it names a locale that is not installed
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _connections_of_past_apps() -> Iterator[None]:

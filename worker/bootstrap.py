@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -29,7 +30,7 @@ from worker.locks import FileLock
 from worker.pipeline import Pipeline, assemble
 from worker.prepare import prepare, state_directory
 from worker.settings import Settings
-from worker.shutdown import end_beat_for_certain, finish_tasks_first
+from worker.shutdown import end_beat_at_once, finish_tasks_first
 from worker.tasks import register
 
 
@@ -108,6 +109,7 @@ def start_worker() -> Celery:
     """
     Build what ``celery -A worker`` runs, over one repository or several: a worker, beat, or Flower.
     """
+    end_beat_at_once(sys.argv)
     # Celery would otherwise give the root logger a form of its own.
     setup_logging.connect(_configure_logging)
     logs.configure()
@@ -117,7 +119,6 @@ def start_worker() -> Celery:
         worker_process_init.connect(lambda **_: tracing.configure("ferry-worker"), weak=False)
     worker_before_create_process.connect(_freeze, weak=False)
     finish_tasks_first()
-    end_beat_for_certain()
     for pipeline in pipelines:
         worker_shutdown.connect(partial(_hang_up, pipeline), weak=False)
         worker_ready.connect(partial(push_backlog, pipeline), weak=False)

@@ -18,6 +18,7 @@ from worker.settings import Settings
 # its own bound in ``worker.enqueue``.
 PUBLISHER_SOCKET_TIMEOUT_S = 0.2
 _WORKER_SOCKET_TIMEOUT_S = 30.0
+_WORKER_CONNECT_TIMEOUT_S = 5.0
 _MOST_SLOTS = 16  # for several repositories; each is a process
 
 
@@ -36,13 +37,15 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool) -> Celery:
         served: Each repository's queue and settings. They have one broker.
         publisher: Whether this process only sends tasks.
     """
-    app = Celery("ferry", set_as_current=not publisher)
+    app = Celery("ferry", set_as_current=not publisher, amqp="worker.consumer:FerryAMQP")
     first, settings = next(iter(served.items()))
     app.conf.update(
         broker_url=_url(settings).partition("#")[0],
         # The default gives up after 100 failures and ends the worker.
         broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,
+        # Nor does an error that the broker answers with end it, such as RabbitMQ's consumer_timeout.
+        broker_channel_error_retry=True,
         broker_transport_options=_transport_options(served, publisher=publisher),
         task_default_queue=first,
         # Each with an exchange of its own name, as an app of one queue has it: a message
@@ -61,7 +64,7 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=True,
-        worker_consumer="worker.event_batches:BatchingConsumer",
+        worker_consumer="worker.consumer:FerryConsumer",
         # Beat needs no memory of its own: the sweep compares refs.
         beat_scheduler="celery.beat:Scheduler",
         beat_schedule=_sweeps(served),
@@ -101,11 +104,10 @@ def _transport_options(served: Mapping[str, Settings], *, publisher: bool) -> di
     url = _url(settings)
     if url.startswith("amqp"):
         return {"max_retries": 0} if publisher else {}
-    timeout_s = PUBLISHER_SOCKET_TIMEOUT_S if publisher else _WORKER_SOCKET_TIMEOUT_S
     return {
         **({"master_name": url.partition("#")[2]} if url.startswith("sentinel:") else {}),
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
+        "socket_timeout": PUBLISHER_SOCKET_TIMEOUT_S if publisher else _WORKER_SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": PUBLISHER_SOCKET_TIMEOUT_S if publisher else _WORKER_CONNECT_TIMEOUT_S,
         "socket_keepalive": True,
         "retry_on_timeout": False,
         # kombu would try to connect again and again, seconds apart; a worker may.

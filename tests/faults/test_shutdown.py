@@ -5,11 +5,14 @@ Signals to each process and to the whole group: pushes finish, requests finish, 
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
@@ -154,10 +157,30 @@ def _answers(url):
         return False
 
 
+def _listens(process, number):
+    """
+    Whether *process* handles a signal by now, and is not ended by it.
+    """
+    caught = re.search(r"^SigCgt:\s+(\w+)$", Path(f"/proc/{process.pid}/status").read_text(), re.M)
+    return int(caught[1], 16) >> (number - 1) & 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_beat_ends_with_status_0(beat, number):
-    running = beat()
-    wait_until(lambda: running.logged("Sending due task sweep"), what="beat at work")
-    running.signal(number)
-    assert running.wait() == 0
-    assert subprocess.run(["pgrep", "-g", str(running.pid)], check=False, capture_output=True).returncode == 1
+def test_beat_ends_with_status_0_at_any_moment(beat, own_valkey, number):
+    """
+    From the first one at which it knows that it is beat, at work, and while it waits for a broker.
+    """
+    os.kill(own_valkey.pid, signal.SIGSTOP)
+    hung = {"CFP_REDIS_URL": f"redis://127.0.0.1:{own_valkey.port}/0"}
+    processes = first, second, third, _ = [beat(), beat(), beat(), beat(**hung)]
+    wait_until(lambda: _listens(first, signal.SIGTERM), what="beat, listening")
+    first.signal(number)
+    wait_until(lambda: second.logged("beat: Starting"), what="beat about to begin")
+    second.signal(number)
+    wait_until(lambda: third.logged("Sending due task sweep"), what="beat at work")
+    for process in processes[2:]:
+        process.signal(number)
+    assert [process.wait() for process in processes] == [0, 0, 0, 0]
+    for process in processes:
+        left = subprocess.run(["pgrep", "-g", str(process.pid)], check=False, capture_output=True)
+        assert left.returncode == 1
