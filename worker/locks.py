@@ -6,6 +6,11 @@ description locks on files in the repository: whoever can touch the repository
 can take them, in any thread, process or container (and host, where the volume
 is shared by NFS version 4), and ``kill -9`` frees them. See
 https://man7.org/linux/man-pages/man2/fcntl_locking.2.html.
+
+Such a lock belongs to every copy of its descriptor, and a fork makes copies: a child
+between fork and exec would keep a lock that its parent has closed. So a holder unlocks
+before it closes, which frees the lock for all copies at once, and a forked child closes
+the copies that it got before it does anything else.
 """
 
 from __future__ import annotations
@@ -15,10 +20,12 @@ import fcntl
 import os
 import random
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 from worker.sharing import inherit
 
@@ -51,11 +58,11 @@ class FileLock:
         """
         Hold the lock for the block if it is free; yields whether it was.
         """
-        fd = self._open()
+        descriptor = _Descriptor(self.path)
         try:
-            yield _try_lock(fd)
+            yield _try_lock(descriptor.number)
         finally:
-            os.close(fd)
+            descriptor.close()
 
     @contextmanager
     def hold(self, timeout_s: float) -> Iterator[None]:
@@ -66,9 +73,9 @@ class FileLock:
             LockTimeoutError: When the time is up.
         """
         begun = time.monotonic()
-        fd = self._open()
+        descriptor = _Descriptor(self.path)
         try:
-            while not _try_lock(fd):
+            while not _try_lock(descriptor.number):
                 waited = time.monotonic() - begun
                 if waited >= timeout_s:
                     raise LockTimeoutError(f"{self.path} was held by another for {timeout_s:g} s")
@@ -78,26 +85,70 @@ class FileLock:
                 time.sleep(random.uniform(least, min(most, max(2 * least, waited / 2))))  # noqa: S311 - not for secrets
             yield
         finally:
-            os.close(fd)
+            descriptor.close()
 
     def is_held(self) -> bool:
         """
         Whether anybody holds the lock now. Asking never gets in a taker's way.
         """
-        fd = self._open()
+        fd = _open(self.path)
         try:
             answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_WRLCK))
             return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
         finally:
             os.close(fd)
 
-    def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CLOEXEC
-        with contextlib.suppress(FileNotFoundError):
-            return os.open(self.path, flags)
-        fd = os.open(self.path, flags | os.O_CREAT, 0o660)
-        inherit(fd, self.path.parent)
-        return fd
+
+class _Descriptor:
+    """
+    An open lock file of this process; a forked child has none of its parent's.
+    """
+
+    _opened: ClassVar[set[_Descriptor]] = set()
+    # No fork meets a descriptor that is open and not known, or known and closed.
+    _guard: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, path: Path) -> None:
+        with self._guard:
+            self.number = _open(path)
+            self._opened.add(self)
+
+    def close(self) -> None:
+        """
+        Unlock the file and close it, unless this process is a fork of the one that opened it.
+        """
+        with self._guard:
+            if self not in self._opened:
+                return
+            self._opened.remove(self)
+            try:
+                fcntl.fcntl(self.number, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_UNLCK))
+            finally:
+                os.close(self.number)
+
+    @classmethod
+    def _forget_parents(cls) -> None:
+        # Closed, not unlocked: the lock is the parent's.
+        for descriptor in cls._opened:
+            os.close(descriptor.number)
+        cls._opened.clear()
+        cls._guard.release()
+
+
+os.register_at_fork(
+    before=_Descriptor._guard.acquire,
+    after_in_parent=_Descriptor._guard.release,
+    after_in_child=_Descriptor._forget_parents,
+)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(path, flags)
+    fd = os.open(path, flags | os.O_CREAT, 0o660)
+    inherit(fd, path.parent)
+    return fd
 
 
 def _whole_file(kind: int) -> bytes:

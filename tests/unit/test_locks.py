@@ -40,6 +40,25 @@ for _ in range(int(sys.argv[3])):
 """
 
 
+# A thread holds the lock while the process forks; the parent is killed, the child lives on.
+_FORK = """
+import os, signal, sys, threading
+from pathlib import Path
+from worker.locks import FileLock
+lock, held = FileLock(Path(sys.argv[1])), threading.Event()
+def hold():
+    with getattr(lock, sys.argv[2])(*([10] if sys.argv[2] == "hold" else [])):
+        held.set()
+        threading.Event().wait()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+if os.fork():
+    os.kill(os.getpid(), signal.SIGKILL)
+print("forked", flush=True)
+sys.stdin.read()
+"""
+
+
 @pytest.fixture
 def lock(tmp_path: Path) -> FileLock:
     return FileLock(tmp_path / "a.lock")
@@ -188,6 +207,50 @@ def test_a_child_that_outlives_its_parents_turn_does_not_keep_the_lock(lock: Fil
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.parametrize("way", ["try_hold", "hold"])
+def test_a_lock_is_free_once_it_is_let_go_of_although_a_copy_of_its_descriptor_is_open(lock: FileLock, way):
+    """
+    Another thread starts a process at this moment: between fork and exec, that has a copy of everything.
+    """
+    with getattr(lock, way)(*([1] if way == "hold" else [])):
+        ours, descriptors = lock.path.resolve(), Path("/proc/self/fd")
+        (number,) = [int(link.name) for link in descriptors.iterdir() if link.resolve() == ours]
+        copy = os.dup(number)
+    try:
+        assert not lock.is_held()
+        with lock.try_hold() as held:
+            assert held
+    finally:
+        os.close(copy)
+
+
+@pytest.mark.parametrize("way", ["try_hold", "hold"])
+def test_a_process_that_was_forked_while_a_thread_held_a_lock_does_not_keep_it(lock: FileLock, way):
+    """
+    gunicorn --preload forks its workers while the watchdog reports, and is killed then.
+    """
+    command = [sys.executable, "-c", _FORK, str(lock.path), way]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "forked\n"
+        process.wait(10)
+        assert not lock.is_held()
+
+
+def test_a_forked_child_that_leaves_the_block_does_not_free_its_parents_lock(lock: FileLock):
+    try:
+        with lock.hold(1):
+            child = os.fork()
+            if child == 0:
+                raise KeyboardInterrupt
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert lock.is_held()
+    except KeyboardInterrupt:
+        os._exit(0 if lock.is_held() else 1)
 
 
 def test_the_lock_file_stays_when_the_lock_goes(lock: FileLock):
