@@ -245,6 +245,10 @@ def _print_status(name: str, status: RemoteStatus) -> None:
     if error := facts["last_error"]:
         click.echo(f"  attempt {error['attempt']} at {error['at']}: {error['reason']}: {error['message']}")
         click.echo(f"  {error['hint']}")
+    if facts["commits_per_push"]:
+        click.echo(
+            f"  a push of more ran into its timeout, so the next takes {facts['commits_per_push']} commits"
+        )
     if facts["next_attempt_at"]:
         click.echo(f"  next attempt at {facts['next_attempt_at']}")
 
@@ -435,7 +439,7 @@ def verify_remotes(remote: str | None, restore: bool) -> None:
     with _pipeline() as pipeline:
         for name in [_known(pipeline, remote)] if remote else list(pipeline.settings.remotes):
             try:
-                found = verify.verify(pipeline.settings, pipeline.repository, name)
+                found = verify.verify(pipeline.settings, pipeline.repository, pipeline.ledger, name)
                 click.echo(f"{name}: {'ok' if found.is_ours else 'failed'}: {found.detail} (at {found.tip})")
                 failed = failed or not found.is_ours
                 if restore and found.is_ours and found.tip:

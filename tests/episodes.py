@@ -183,8 +183,9 @@ def _attempt(place: Place, dsn: str, *, watch: bool) -> PushError | None:
     paging.configure(settings)
     try:
         if watch:
-            now = time.time()
-            watchdog = Watchdog(settings, repository, ledger, clock=lambda: now)
+            now = time.monotonic()
+            watchdog = Watchdog(settings, repository, ledger, monotonic=lambda: now)
+            assert watchdog.check() == []
             now += 60
             assert watchdog.check() == ["origin"]
             return None

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,46 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def write_json(path: Path, value: dict[str, Any], *, default: Callable[[Any], Any] | None = None) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
     """
     Replace *path* by *value*. Not flushed to disk: what is kept like this may be lost.
-
-    Args:
-        default: Makes JSON of what is none, as for ``json.dumps``.
 
     Raises:
         OSError: The disk refused; the old file is still there.
     """
+    replace_file(path, json.dumps(value).encode(), durably=False)
+
+
+def replace_file(path: Path, content: bytes, *, durably: bool) -> None:
+    """
+    Replace *path* by a file with *content*.
+
+    Args:
+        durably: Whether a power cut from now on leaves the new file, whole; else it may
+            leave the old one, the new one, or one of which the content is lost.
+
+    Raises:
+        OSError: The disk refused; the old file is still there, unless only the last flush failed.
+    """
     fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        fresh.write_text(json.dumps(value, default=default), "utf-8")
-        inherit(fresh, path.parent)
+        with fresh.open("wb") as file:
+            file.write(content)
+            inherit(file.fileno(), path.parent)
+            if durably:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(fresh, path)
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
+    if durably:
+        _flush_directory(path.parent)
+
+
+def _flush_directory(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

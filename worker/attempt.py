@@ -11,15 +11,17 @@ from dataclasses import replace
 from typing import Any, cast
 
 from worker.backoff import delay_s
+from worker.entry import Running
 from worker.episodes import Episodes, Told
 from worker.errors import NonFastForward, PushError, PushFailed, PushRefused, RepositoryError, WorkerError
 from worker.failures import POLICIES, Reason, Verdict
-from worker.git import Repository
+from worker.git import Repository, ended_within_s
 from worker.history import Landing
-from worker.ledger import Claim, Running
+from worker.ledger import Claim
 from worker.logs import log
+from worker.parts import Part, Parts
 from worker.process import Finished, end_group
-from worker.reconcile import Reconciler
+from worker.reconcile import JOIN_S, Reconciler
 from worker.settings import ORIGIN, Settings
 from worker.tracing import span
 
@@ -28,6 +30,7 @@ _ASK_TIMEOUT_S = 30.0
 
 NOTHING_LEFT = "another push had just brought everything"
 STILL_DIVERGED = "looked: the remote still holds commits that we lack"
+BEHIND = "the remote holds everything, and commits that we lack"
 RECONCILED = "joined our branch with the remote's"
 
 
@@ -39,6 +42,7 @@ class Attempt:
         claim: The right to push to the remote, held for as long as this lives.
         chain: Task that will retry if this fails; None where the attempt is made
             out of turn and the retry that is scheduled stays the only one.
+        retry: Which retry of that task that will be.
         look_first: Whether to fetch before the push where the last one met a
             divergence, and to be quiet where that lasts.
         clock: Seconds since the epoch.
@@ -57,6 +61,7 @@ class Attempt:
         episodes: Episodes,
         *,
         chain: str | None,
+        retry: int,
         look_first: bool,
         clock: Callable[[], float],
         jitter: Callable[[], float],
@@ -68,10 +73,12 @@ class Attempt:
         self._reconciler = reconciler
         self._episodes = episodes
         self._chain = chain
+        self._retry = retry
         self._look_first = look_first
         self._clock = clock
         self._jitter = jitter
         self._number = 1 if claim.entry.gave_up else claim.entry.attempt + 1
+        self._parts = Parts(repository, settings.push_timeout_s)
         self.is_in_burst = False
 
     def make(self) -> str:
@@ -96,21 +103,56 @@ class Attempt:
             if head is None or self._repository.is_pushed(self._remote, head):
                 self._succeeded()
                 return NOTHING_LEFT
-            if self._look_first and self._is_known_divergence() and not self._can_be_fast_forwarded(head):
-                if self._joined():
-                    return RECONCILED
-                self._rescue(head)
-                return STILL_DIVERGED
-            seen = self._repository.remote_head(self._remote)
-            finished, verdict = self._push(head)
-            if verdict.landed:
-                return self._landed(seen, head, finished, verdict)
-            if verdict.reason == "non-fast-forward" and self._joined():
-                return RECONCILED
+            if self._look_first and self._is_known_divergence() and (outcome := self._look(head)):
+                return outcome
+            return self._push(head)
         except RepositoryError as exc:
             verdict = Verdict(reason="local", rule="our-repository", evidence=str(exc), ambiguous=False)
             raise self._failed(head, verdict, str(exc)) from exc
-        raise self._failed(head, verdict, _detail(finished, verdict), finished.stdout + finished.stderr)
+
+    def _look(self, head: str) -> str | None:
+        """
+        See what has become of a divergence that is known; returns None if a push may land now.
+        """
+        self._begin(self._settings.push_timeout_s)
+        if self._can_be_fast_forwarded(head):
+            return None
+        if self._joined():
+            return RECONCILED
+        if self._repository.is_pushed(self._remote, head):
+            return self._is_behind(head)
+        self._claim.note(tried=head)
+        self._rescue(head)
+        self._claim.write()
+        return STILL_DIVERGED
+
+    def _push(self, head: str) -> str:
+        """
+        Push the branch, or the part of it that goes in time; returns what came of it.
+        """
+        seen = self._repository.remote_head(self._remote)
+        part = self._parts.first(seen, head, self._claim.entry.part)
+        finished, verdict = self._send(part)
+        if verdict.landed:
+            return self._landed(seen, head, part, finished, verdict)
+        if verdict.reason == "non-fast-forward":
+            if self._joined():
+                return RECONCILED
+            self._fetch()
+            if self._repository.is_pushed(self._remote, part.commit):
+                return self._is_behind(head)
+        said = finished.stdout + finished.stderr
+        cut_short = self._parts.cut_short(part, seen, verdict, finished.duration_s)
+        raise self._failed(head, verdict, _detail(finished, verdict), said, cut_short=cut_short)
+
+    def _is_behind(self, head: str) -> str:
+        """
+        Note that the remote holds all that we have, and commits that we lack: nothing is to be pushed.
+        """
+        tip = self._repository.remote_head(self._remote)
+        log().info("remote.ahead", remote=self._remote, local_head=head, remote_head=tip)
+        self._succeeded(outcomes=self._claim.count("up-to-date"))
+        return BEHIND
 
     def _is_known_divergence(self) -> bool:
         return self._episodes.is_known(self._claim.entry, "non-fast-forward")
@@ -131,6 +173,7 @@ class Attempt:
         """
         if self._settings.data_reconcile != "auto" or self._remote != ORIGIN:
             return False
+        self._claim.begin(JOIN_S + 2 * ended_within_s(self._settings.push_timeout_s))
         try:
             return self._reconciler.join(self._remote, "merge").is_joined
         except WorkerError as exc:
@@ -144,6 +187,7 @@ class Attempt:
         entry = self._claim.entry
         if not self._settings.push_rescue or entry.rescued == head:
             return
+        self._begin(self._settings.push_timeout_s)
         name = entry.rescue or f"rescue/{self._repository.branch}-{_utc(self._clock())}"
         try:
             finished = self._repository.push(
@@ -160,22 +204,23 @@ class Attempt:
             # Of no consequence to the commits: they wait here as well.
             log().warning("push.rescue_failed", remote=self._remote, branch=name, commit=head, error=detail)
 
-    def _push(self, head: str) -> tuple[Finished, Verdict]:
+    def _send(self, part: Part) -> tuple[Finished, Verdict]:
         try:
-            with span("git push", **{"ferry.remote": self._remote, "ferry.commit": head}):
+            self._begin(part.timeout_s)
+            with span("git push", **{"ferry.remote": self._remote, "ferry.commit": part.commit}):
                 finished = self._repository.push(
                     self._remote,
-                    head,
-                    timeout_s=self._settings.push_timeout_s,
+                    part.commit,
+                    timeout_s=part.timeout_s,
                     started=lambda group: self._claim.write(running=Running.here(group)),
                 )
         finally:
             self._claim.note(running=None)
         verdict = finished.verdict()
         if verdict.ambiguous and not verdict.landed:
-            verdict = self._settle(head, verdict)
+            verdict = self._settle(part.commit, verdict)
             if verdict.landed:
-                self._repository.saw_on_remote(self._remote, head)
+                self._repository.saw_on_remote(self._remote, part.commit)
         return finished, verdict
 
     def _settle(self, head: str, doubtful: Verdict) -> Verdict:
@@ -183,6 +228,7 @@ class Attempt:
         Ask the remote whether a push that git calls failed has landed all the same.
         """
         repository, timeout_s = self._repository, min(self._settings.push_timeout_s, _ASK_TIMEOUT_S)
+        self._begin(2 * timeout_s)
         try:
             tip = repository.ask(self._remote, timeout_s=timeout_s)
             if tip is None:
@@ -196,8 +242,9 @@ class Attempt:
             return asked
         return doubtful if repository.contains(tip, head) else replace(asked, reason="non-fast-forward")
 
-    def _landed(self, seen: str | None, head: str, finished: Finished, verdict: Verdict) -> str:
+    def _landed(self, seen: str | None, head: str, part: Part, finished: Finished, verdict: Verdict) -> str:
         self.is_in_burst = len(self._repository.commits_between(head, self._repository.head() or head)) > 1
+        head, is_all = part.commit, part.commit == head
         now, outcome = (
             self._clock(),
             "landed_but_reported_failed" if verdict.rule == _ASKED else verdict.reason,
@@ -228,6 +275,7 @@ class Attempt:
             )
         entry = self._claim.entry
         self._succeeded(
+            part=None if is_all else part.next_size(finished.duration_s),
             last_push_at=now,
             lag_s=entry.lag_s.observe(lag_s),
             push_s=entry.push_s.observe(finished.duration_s),
@@ -253,6 +301,7 @@ class Attempt:
             gave_up=False,
             rescue=None,
             rescued=None,
+            tried=None,
             **changes,
         )
         if entry.last_failure and entry.failing_since is not None:
@@ -263,14 +312,23 @@ class Attempt:
                 episode_seconds=round(self._clock() - entry.failing_since, 3),
             )
 
-    def _failed(self, head: str | None, verdict: Verdict, detail: str, said: str = "") -> PushError:
+    def _failed(
+        self,
+        head: str | None,
+        verdict: Verdict,
+        detail: str,
+        said: str = "",
+        *,
+        cut_short: Part | None = None,
+    ) -> PushError:
         """
         Record a failure, tell of it and schedule the retry; returns the exception to raise.
         """
         reason = cast(Reason, verdict.reason)
         policy, limit = POLICIES[reason], self._settings.push_max_retries
         is_last = limit is not None and self._number > limit and self._chain is not None
-        gave_up = policy.retried and is_last
+        half = cut_short and (cut_short.commits or 1) // 2
+        gave_up = policy.retried and is_last and not half
         kind = NonFastForward if reason == "non-fast-forward" else PushRefused
         error = (PushFailed if policy.retried and not gave_up else kind)(
             self._remote, reason, detail, policy.hint
@@ -283,14 +341,14 @@ class Attempt:
             error,
             number=self._number,
             gave_up=gave_up,
+            tried=head,
+            **({} if half is None else {"part": half or 1}),
             # Out of turn, an attempt is no step of the backoff.
             **({} if self._chain is None else {"attempt": self._number}),
             **scheduled,
         )
-        if isinstance(error, NonFastForward):
-            self._fetch()
-            if head is not None:
-                self._rescue(head)
+        if isinstance(error, NonFastForward) and head is not None:
+            self._rescue(head)
         told = Told(
             head=head,
             attempt=self._number,
@@ -299,6 +357,8 @@ class Attempt:
             said=said,
         )
         self._episodes.tell(self._claim, error, told)
+        if half:
+            log().info("push.in_parts", remote=self._remote, commit=head, commits=half, reason=reason)
         if scheduled:
             log().info(
                 "push.retry_scheduled",
@@ -325,16 +385,28 @@ class Attempt:
         wait_s = max(backoff_s, stated_wait_s or 0.0, self._settings.push_min_interval_s)
         wait_s = min(wait_s, self._settings.push_longest_wait_s)
         error.retry_in_s = wait_s
-        return {"chain": self._chain, "next_attempt_at": self._clock() + wait_s, "backoff_s": wait_s}
+        return {
+            "chain": self._chain,
+            "retry": self._retry,
+            "next_attempt_at": self._clock() + wait_s,
+            "backoff_s": wait_s,
+        }
 
     def _fetch(self) -> None:
         """
         See where the remote stands now, as far as it tells.
         """
+        self._begin(self._settings.push_timeout_s)
         try:
             self._repository.fetch(self._remote, timeout_s=self._settings.push_timeout_s)
         except RepositoryError as exc:
             log().warning("push.divergence_unknown", remote=self._remote, error=str(exc))
+
+    def _begin(self, timeout_s: float) -> None:
+        """
+        Say that a visit to the remote begins, which ends by itself after *timeout_s* seconds.
+        """
+        self._claim.begin(ended_within_s(timeout_s))
 
     def _end_orphan(self) -> None:
         """

@@ -7,10 +7,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 from worker.divergence import survey
+from worker.entry import Entry
 from worker.errors import PushError, RepositoryError
 from worker.failures import POLICIES, Reason
 from worker.git import Repository
-from worker.ledger import Entry
 from worker.logs import log
 
 _SHOWN = 20

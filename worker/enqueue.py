@@ -93,18 +93,34 @@ class PushQueue:
         self._celery._after_fork()
 
     def _send(self, remote: str, commit: str, out_of_turn: bool) -> None:
-        self._celery.send_task(
-            "push",
-            args=(remote, commit[:SHOWN_CHARACTERS]),
-            headers=traced(),
-            kwargs={"out_of_turn": True} if out_of_turn else {},
-            retry=False,
-            ignore_result=True,
-        )
+        send_push(self._celery, remote, commit, out_of_turn=out_of_turn)
 
     def _report(self, remote: str, commit: str, error: str) -> None:
         self._on_failure(remote)
         log().warning("push.enqueue_failed", remote=remote, commit=commit, error=error)
+
+
+def send_push(
+    celery: Celery, remote: str, commit: str, *, out_of_turn: bool = False, queue: str | None = None
+) -> None:
+    """
+    Send one push task; raises whatever the broker's library does.
+
+    Args:
+        commit: Full object name of a commit that is on the branch.
+        out_of_turn: Whether a person asks: the remote is asked first where it stands, and the push is tried
+            although a retry is scheduled for later.
+        queue: The repository's queue; None: the app's only one.
+    """
+    celery.send_task(
+        "push",
+        args=(remote, commit[:SHOWN_CHARACTERS]),
+        headers=traced(),
+        kwargs={"out_of_turn": True, "look_afresh": True} if out_of_turn else {},
+        **({"queue": queue} if queue else {}),
+        retry=False,
+        ignore_result=True,
+    )
 
 
 def _senders() -> concurrent.futures.ThreadPoolExecutor:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worker.dossier import dossier
+from worker.entry import Entry, Failure
 from worker.errors import PushError
 from worker.failures import Reason
 from worker.git import Repository
-from worker.ledger import Claim, Entry, Failure, Ledger
+from worker.ledger import Claim, Ledger
 from worker.logs import log
 from worker.paging import Page, deliver, is_configured, page
 

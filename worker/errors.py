@@ -4,6 +4,7 @@ What can go wrong between a commit and its remote.
     WorkerError
     ├── SettingsError        the environment is wrong; refuse to start
     ├── RepositoryError      the data repository is not usable as it is
+    │   └── LedgerError      what is known of a remote cannot be read at the moment
     ├── RemoteBusyError      a push keeps its remote for too long
     ├── ReconcileError       the branch and a remote were not joined; nothing was changed
     ├── PushDeferred         not now, although nothing failed; tried again in a moment
@@ -37,6 +38,12 @@ class SettingsError(WorkerError):
 class RepositoryError(WorkerError):
     """
     The data repository is missing, not bare, or otherwise not usable.
+    """
+
+
+class LedgerError(RepositoryError):
+    """
+    What is known of a remote is there and cannot be read: nothing is decided without it.
     """
 
 

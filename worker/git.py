@@ -242,6 +242,17 @@ class Repository:
         """
         return int(self._query("rev-list", "--count", new, f"^{old}", "--"))
 
+    def bytes_between(self, old: str | None, new: str) -> int:
+        """
+        Return about how many bytes a push of *new* sends to a remote that holds *old*.
+
+        Raises:
+            RepositoryError: git could not tell.
+        """
+        known = [f"^{old}"] if old else []
+        asked = ("rev-list", "--objects", "--disk-usage", new, *known, "--")
+        return int(self._query(*asked, timeout_s=_WALK_TIMEOUT_S))
+
     def merge_base(self, one: str, other: str) -> str | None:
         """
         Return the best commit that is in both, or None where they share no history.
@@ -696,6 +707,13 @@ def _commit(values: list[str]) -> Commit:
         trailers=dict(lines),
         trailer_lines=lines,
     )
+
+
+def ended_within_s(timeout_s: float) -> float:
+    """
+    Return the seconds after which a visit to a remote with that timeout has ended at the latest.
+    """
+    return timeout_s + process.ENDING_S + _HANG_UP_TIMEOUT_S + process.ENDING_S
 
 
 def _why(found: Finished) -> str:

@@ -3,8 +3,8 @@ What happened to each remote: one small file per remote, in the repository.
 
 git alone says what is pending. The ledger remembers what git cannot know: the
 attempts made, the retry that is due, the last error, the episode that somebody
-was paged for. It is written by whoever holds the remote's lock and by nobody
-else, replaced whole, and readable at any time by every process on the volume.
+was paged for. It is written by the holder of the remote's claim and by no other
+process, replaced whole, and readable at any time by every process on the volume.
 
 It lives beside the commits and not in Redis, so that an emptied Redis neither
 pages twice nor forgets a backoff; see ``docs/decisions/0002-ledger-in-the-repository.md``.
@@ -12,144 +12,50 @@ pages twice nor forgets a backoff; see ``docs/decisions/0002-ledger-in-the-repos
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import socket
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import Any
 
-from worker.atomic_json import read_json, write_json
-from worker.errors import RemoteBusyError
-from worker.histogram import Histogram
+from worker.atomic_json import replace_file
+from worker.entry import Entry, Stall, T, as_json, counted, from_json
+from worker.errors import LedgerError, RemoteBusyError
 from worker.history import Landing, recall, remember
 from worker.locks import FileLock
 from worker.logs import log
-from worker.process import birth, signal_group
 
 _POLL_S = 0.05
+_BOOKKEEPING_S = 30.0  # what a holder may take that has not said what it does
+# A file is a few blocks long, with room to grow: on a full disk the next entry is written over the last one.
+_BLOCK_BYTES = 4096
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# A file that is written over is torn for a moment, to a reader.
+_LOOKS = 5
+_LOOK_EVERY_S = 0.002
+_STEP_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Step:
     """
-    Why the last attempt ended without the commit on the remote.
+    What the holder of a claim said last of what it does.
 
     Attributes:
-        reason: One of ``failures.POLICIES``.
-        message: What git said, redacted.
-        hint: What an operator does next.
-        at: When, in seconds since the epoch.
-        attempt: Which attempt in a row it was, from 1.
+        name: Different for each step of each holder.
+        takes_s: Seconds that the step may take.
+        holder: The process, for people.
     """
 
-    reason: str
-    message: str
-    hint: str
-    at: float
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """
-    The ``git push`` that runs now, so that a successor can end one that lost its worker.
-
-    Attributes:
-        host: Name of the machine it runs on.
-        group: Its process group.
-        born: When the group's leader started, in the kernel's clock ticks: a
-            process number alone may have been given to somebody else since.
-    """
-
-    host: str
-    group: int
-    born: str
-
-    @classmethod
-    def here(cls, group: int) -> Running:
-        """
-        Describe a process group that this process has just started.
-        """
-        return cls(host=socket.gethostname(), group=group, born=birth(group) or "")
-
-    def is_alive_here(self) -> bool:
-        """
-        Whether anything of that very process group still runs, on this machine.
-
-        The kernel gives no new process the number of a group that has members,
-        so a group without its leader is still the same.
-        """
-        if not self.born or self.host != socket.gethostname():
-            return False
-        leader = birth(self.group)
-        return leader == self.born or (leader is None and signal_group(self.group, 0))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """
-    The ledger of one remote. Times are seconds since the epoch.
-
-    Attributes:
-        attempt: Failed attempts in a row.
-        chain: Task id of the one retry that is scheduled.
-        next_attempt_at: When that retry is due; None when none is scheduled.
-        backoff_s: How long it waits in all, in seconds.
-        last_attempt_at: When an attempt last began.
-        last_push_at: When a push last landed.
-        looked_at: When the remote was last asked where its branch stands.
-        last_failure: The failure that no success has followed yet.
-        failing_since: When the first failure since then happened.
-        paged: The reasons that somebody was paged for since then.
-        rescue: The branch on the remote that keeps our head safe during a divergence.
-        rescued: The commit it holds.
-        running: The push that runs now, or was running when its worker died.
-        gave_up: Whether ``CFP_PUSH_MAX_RETRIES`` was reached.
-        paused_at: When an operator stopped the pushes; None where they may be made.
-        lag_s: From the oldest commit of each push to its arrival.
-        push_s: How long the pushes that landed took.
-        commits_pushed: How many commits those brought.
-        episodes: How many rows of failures began, by their first reason.
-        outcomes: How many attempts ended how, ever: by reason, ``pushed``,
-            ``up-to-date`` where the remote had everything already, or
-            ``landed_but_reported_failed`` for a push that only the remote knew of.
-    """
-
-    attempt: int = 0
-    chain: str | None = None
-    next_attempt_at: float | None = None
-    backoff_s: float | None = None
-    last_attempt_at: float | None = None
-    last_push_at: float | None = None
-    looked_at: float | None = None
-    last_failure: Failure | None = None
-    failing_since: float | None = None
-    paged: tuple[str, ...] = ()
-    rescue: str | None = None
-    rescued: str | None = None
-    running: Running | None = None
-    gave_up: bool = False
-    paused_at: float | None = None
-    lag_s: Histogram = field(default_factory=Histogram)
-    push_s: Histogram = field(default_factory=Histogram)
-    commits_pushed: int = 0
-    episodes: dict[str, int] = field(default_factory=dict)
-    outcomes: dict[str, int] = field(default_factory=dict)
-
-    def waits(self, now: float, *, grace_s: float = 0.0) -> bool:
-        """
-        Whether a retry is scheduled for later than *now*, or *grace_s* seconds before it.
-
-        Not so where the clock was set back to before it was scheduled: that
-        retry might be days away.
-        """
-        if self.next_attempt_at is None or self.last_attempt_at is None:
-            return False
-        return self.last_attempt_at <= now < self.next_attempt_at + grace_s
+    name: str
+    takes_s: float
+    holder: str
 
 
 @dataclass(slots=True)
@@ -161,23 +67,30 @@ class Claim:
     ledger: Ledger
     remote: str
     entry: Entry = field(init=False)
+    _stall: Stall | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.entry = self.ledger.read(self.remote)
+        recorded, self._stall = self.ledger._read(self.remote), self.ledger._stall(self.remote)
+        self.entry = recorded.with_stall(self._stall) if self._stall else recorded
+        self.begin(_BOOKKEEPING_S)
+
+    def begin(self, takes_s: float) -> None:
+        """
+        Say that a step begins which may take *takes_s* seconds: a watchdog pages for one that takes longer.
+        """
+        self.ledger._note_step(self.remote, takes_s)
 
     def count(self, outcome: str) -> dict[str, int]:
         """
         Return the outcomes with one more of *outcome*, to be written with what else it changes.
         """
-        outcomes = self.entry.outcomes
-        return {**outcomes, outcome: outcomes.get(outcome, 0) + 1}
+        return counted(self.entry.outcomes, outcome)
 
     def episode(self, reason: str) -> dict[str, int]:
         """
         Return the episodes with one more that begins with *reason*.
         """
-        episodes = self.entry.episodes
-        return {**episodes, reason: episodes.get(reason, 0) + 1}
+        return counted(self.entry.episodes, reason)
 
     def note(self, **changes: Any) -> None:
         """
@@ -189,14 +102,12 @@ class Claim:
         """
         Change fields of the entry, on disk at once; returns the new entry.
 
-        A full disk must not keep commits from leaving it: what cannot be
-        written is logged, and known to this process alone.
+        A pause and a page are there after a power cut too. A full disk must not keep
+        commits from leaving it: what cannot be written is logged, and known to this process alone.
         """
-        self.entry = replace(self.entry, **changes)
-        try:
-            self.ledger._write(self.remote, self.entry)
-        except OSError as exc:
-            log().warning("ledger.write_failed", remote=self.remote, error=str(exc))
+        before = self.entry
+        self.note(**changes)
+        self._store(durably=_must_last(before) or _must_last(self.entry))
         return self.entry
 
     def landed(self, landing: Landing) -> None:
@@ -205,6 +116,40 @@ class Claim:
         """
         remember(self.ledger._history(self.remote), landing)
 
+    def _store(self, *, durably: bool) -> None:
+        if self.ledger._write(self.remote, self.entry, durably=durably) and self._stall:
+            # It is part of the entry now.
+            self.ledger._forget_stall(self.remote)
+            self._stall = None
+
+
+class Sighting(Claim):
+    """
+    What a watchdog may write of a remote although another process holds its claim, and hangs.
+
+    It is kept beside the entry, part of what ``Ledger.read`` returns, and written into the entry
+    by whoever claims the remote next.
+    """
+
+    __slots__ = ()
+
+    def begin(self, takes_s: float) -> None:
+        """
+        Say nothing: the claim is another's.
+        """
+
+    def knows(self, reason: str) -> bool:
+        """
+        Whether *reason* is what a watchdog wrote, and no process has claimed the remote since.
+        """
+        return self._stall is not None and self._stall.failure.reason == reason
+
+    def _store(self, *, durably: bool) -> None:
+        failure = self.entry.last_failure
+        if failure is not None:
+            stall = Stall(failure=failure, paged=failure.reason in self.entry.paged)
+            self.ledger._write_stall(self.remote, stall)
+
 
 class Ledger:
     """
@@ -212,20 +157,28 @@ class Ledger:
 
     Args:
         directory: Where they live; it exists.
+        released: Called with a remote's name after each claim on it: a task that met the claim has handed
+            its commit over to the holder. Must not raise.
+
+    Attributes:
+        released: The same.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, released: Callable[[str], None] = lambda remote: None) -> None:
         self._directory = directory
+        self.released = released
+        # What could not be written, with the file that was there then.
+        self._unwritten: dict[str, tuple[Entry, tuple[int, ...] | None]] = {}
 
     def read(self, remote: str) -> Entry:
         """
         Return what is known of *remote*; an empty entry where nothing is.
+
+        Raises:
+            LedgerError: There is something, and it cannot be read: a pause may stand there.
         """
-        try:
-            return _entry(read_json(self._directory / f"{remote}.json"))
-        except (TypeError, ValueError):
-            # Written by another version: what it knew is lost, and no commit with it.
-            return Entry()
+        entry, stall = self._read(remote), self._stall(remote)
+        return entry.with_stall(stall) if stall else entry
 
     def history(self, remote: str) -> list[Landing]:
         """
@@ -234,12 +187,24 @@ class Ledger:
         return recall(self._history(remote))
 
     @contextmanager
-    def claim(self, remote: str) -> Iterator[Claim | None]:
+    def claim(self, remote: str, *, looks_again: bool = False) -> Iterator[Claim | None]:
         """
-        Claim *remote* for the block, or yield None at once if another push holds it.
+        Claim *remote* for the block, or yield None at once if another holds it.
+
+        Args:
+            looks_again: Whether the holder looks at the branch itself after a block that no error ends.
+
+        Raises:
+            LedgerError: What is known of the remote cannot be read.
         """
-        with self._lock(remote).try_hold() as held:
-            yield Claim(self, remote) if held else None
+        held = ended = False
+        try:
+            with self._lock(remote).try_hold() as held:
+                yield Claim(self, remote) if held else None
+            ended = True
+        finally:
+            if held and not (ended and looks_again):
+                self.released(remote)
 
     @contextmanager
     def claim_within(self, remote: str, timeout_s: float) -> Iterator[Claim]:
@@ -261,14 +226,23 @@ class Ledger:
                 )
             time.sleep(_POLL_S)
 
+    @contextmanager
+    def sighting(self, remote: str) -> Iterator[Sighting | None]:
+        """
+        Write of *remote* for the block without its claim, or yield None if another watchdog does so.
+        """
+        with FileLock(self._directory / f"{remote}.watch").try_hold() as held:
+            yield Sighting(self, remote) if held else None
+
     def forget_page(self, remote: str, reason: str) -> None:
         """
         Let the next failure page, because Sentry did not take this one's page.
         """
         log().warning("page.lost", remote=remote, reason=reason)
-        with self.claim(remote) as claim:
-            if claim is not None:
-                claim.write(paged=tuple(each for each in claim.entry.paged if each != reason))
+        with self.claim(remote) as claim, self.sighting(remote) as sighting:
+            writer = claim or (sighting if sighting and sighting.knows(reason) else None)
+            if writer is not None:
+                writer.write(paged=tuple(each for each in writer.entry.paged if each != reason))
 
     def set_paused(self, remote: str, paused_at: float | None, *, timeout_s: float) -> None:
         """
@@ -282,54 +256,130 @@ class Ledger:
 
     def is_claimed(self, remote: str) -> bool:
         """
-        Whether somebody pushes to *remote* at this moment.
+        Whether a process holds the claim on *remote* at this moment.
         """
         return self._lock(remote).is_held()
 
+    def step(self, remote: str) -> Step | None:
+        """
+        Return what the last holder of the claim on *remote* said of what it does, if that can be read.
+        """
+        try:
+            name, takes_s, holder = self._lock(remote).path.read_text("ascii").split(maxsplit=2)
+            return Step(name=name, takes_s=float(takes_s), holder=holder.strip())
+        except (OSError, ValueError):
+            return None
+
+    def make(self, remote: str) -> None:
+        """
+        Make the file of *remote* where there is none: one to write over once the disk is full.
+        """
+        with self.claim(remote) as claim:
+            if claim is not None and not self._path(remote).exists():
+                claim.write()
+
     def _lock(self, remote: str) -> FileLock:
         return FileLock(self._directory / f"{remote}.lock")
+
+    def _path(self, remote: str) -> Path:
+        return self._directory / f"{remote}.json"
 
     def _history(self, remote: str) -> Path:
         # No ending of the ledger's own files: a remote may be called "origin.history".
         return self._directory / f"{remote}.history"
 
-    def _write(self, remote: str, entry: Entry) -> None:
-        write_json(self._directory / f"{remote}.json", _fields(entry), default=_fields)
+    def _stall_path(self, remote: str) -> Path:
+        return self._directory / f"{remote}.stall"
+
+    def _read(self, remote: str) -> Entry:
+        path = self._path(remote)
+        kept = self._unwritten.get(remote)
+        if kept and kept[1] == _identity(path):
+            return kept[0]
+        # What is damaged is an entry that was not flushed before a power cut, or another version's:
+        # neither a pause nor a page was lost with it.
+        return _load(Entry, path) or Entry()
+
+    def _stall(self, remote: str) -> Stall | None:
+        return _load(Stall, self._stall_path(remote))
+
+    def _write(self, remote: str, entry: Entry, *, durably: bool) -> bool:
+        path, content = self._path(remote), as_json(entry)
+        length = -(-(len(content) + _BLOCK_BYTES) // _BLOCK_BYTES) * _BLOCK_BYTES
+        try:
+            try:
+                replace_file(path, content.ljust(length), durably=durably)
+            except OSError as exc:
+                if exc.errno not in _FULL:
+                    raise
+                _overwrite(path, content, exc)
+        except OSError as exc:
+            self._unwritten[remote] = entry, _identity(path)
+            log().warning("ledger.write_failed", remote=remote, error=str(exc))
+            return False
+        self._unwritten.pop(remote, None)
+        return True
+
+    def _write_stall(self, remote: str, stall: Stall) -> None:
+        try:
+            replace_file(self._stall_path(remote), as_json(stall), durably=True)
+        except OSError as exc:
+            log().warning("ledger.write_failed", remote=remote, error=str(exc))
+
+    def _forget_stall(self, remote: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stall_path(remote).unlink()
+
+    def _note_step(self, remote: str, takes_s: float) -> None:
+        text = f"{uuid.uuid4().hex} {takes_s:.1f} process {os.getpid()} on {socket.gethostname()}\n"
+        # Without it a watchdog does not know that this holder hangs, and nothing else.
+        with contextlib.suppress(OSError), self._lock(remote).path.open("r+b", buffering=0) as file:
+            file.write(text.encode("ascii", "replace").ljust(_STEP_BYTES))
 
 
-_hints = lru_cache(maxsize=None)(get_type_hints)
+def _must_last(entry: Entry) -> bool:
+    return entry.paused_at is not None or bool(entry.paged)
 
 
-def _fields(thing: Any) -> dict[str, Any]:
-    return {each.name: getattr(thing, each.name) for each in fields(thing)}
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _entry(stored: dict[str, Any]) -> Entry:
-    return cast(Entry, _read(Entry, stored))
-
-
-def _read(kind: Any, value: Any) -> Any:
+def _load(kind: type[T], path: Path) -> T | None:
     """
-    Return *value*, which came from JSON, as *kind*: a class of this module, or the type of a field of one.
+    Read *path*; None where there is no such file, or it is damaged.
 
     Raises:
-        TypeError: It is something else.
+        LedgerError: It cannot be read.
     """
-    if is_dataclass(kind) and isinstance(value, dict):
-        known = _hints(cast(type, kind))
-        stored = {name: _read(known[name], item) for name, item in value.items() if name in known}
-        return cast(type, kind)(**stored)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is UnionType:
-        return None if value is None else _read(arguments[0], value)
-    if origin is tuple and isinstance(value, list):
-        if set(map(type, value)) == {arguments[0]}:  # the buckets of a histogram, all as they should be
-            return tuple(value)
-        return tuple(_read(arguments[0], item) for item in value)
-    if origin is dict and isinstance(value, dict):
-        return {_read(arguments[0], name): _read(arguments[1], item) for name, item in value.items()}
-    if isinstance(value, bool) is not (kind is bool) or not isinstance(
-        value, (int, float) if kind is float else kind
-    ):
-        raise TypeError(f"{value!r} is no {kind}")
-    return value
+    for look in range(_LOOKS):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise LedgerError(f"cannot read {path}: {exc.strerror}") from exc
+        if (found := from_json(kind, content)) is not None:
+            return found
+        if look < _LOOKS - 1:
+            time.sleep(_LOOK_EVERY_S)
+    return None
+
+
+def _overwrite(path: Path, content: bytes, full: OSError) -> None:
+    """
+    Write *content* into the blocks that the file at *path* has already.
+
+    Raises:
+        OSError: *full*, where there are not enough of them.
+    """
+    with path.open("r+b", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        if len(content) > length:
+            raise full
+        file.write(content.ljust(length))
+        os.fsync(file.fileno())

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from celery import Celery
 
 from worker.credentials import Credentials
+from worker.enqueue import send_push
 from worker.git import Repository
+from worker.handover import Handover
 from worker.ledger import Ledger
 from worker.locks import FileLock
 from worker.maintenance import Maintenance
@@ -68,7 +70,13 @@ def assemble(
     repository = Repository(
         path, branch=settings.data_branch, credentials=credentials, name=name, root=settings.data_root
     )
-    ledger, lock = Ledger(remotes_directory(path)), write_lock(path)
+    ledger = Ledger(remotes_directory(path), released=lambda remote: handover.look_again(remote))
+    handover = Handover(
+        repository, ledger, lambda remote, commit: send_push(celery, remote, commit, queue=queue)
+    )
+    for remote in settings.remotes:
+        ledger.make(remote)
+    lock = write_lock(path)
     reconciler = Reconciler(settings, repository, ledger, lock)
     return Pipeline(
         settings=settings,

@@ -26,6 +26,7 @@ from worker.redaction import redact
 KEPT_BYTES = 256 * 1024  # of each end
 _PIECE_BYTES = 64 * 1024
 _TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
+ENDING_S = 3 * _TERM_GRACE_S  # what that takes at the most
 _LINE_BREAK = re.compile(rb"[\r\n]")
 _KEY_ENDS = re.compile(rb"-----END [A-Z ]{0,40}PRIVATE KEY-----")
 

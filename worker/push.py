@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from worker.attempt import STILL_DIVERGED, Attempt
+from worker.entry import Entry
 from worker.episodes import Episodes
-from worker.errors import PushDeferred, PushError, RepositoryError
-from worker.git import Repository
-from worker.ledger import Claim, Entry, Ledger
+from worker.errors import LedgerError, PushDeferred, PushError, RepositoryError
+from worker.git import Repository, ended_within_s
+from worker.ledger import Claim, Ledger
 from worker.logs import log
 from worker.reconcile import Reconciler
 from worker.settings import Settings
@@ -37,6 +38,7 @@ ALREADY_THERE = "already there"
 HANDED_OVER = "handed over to the push that runs"
 BACKING_OFF = "left to the retry that is scheduled"
 SUPERSEDED = "another retry took over"
+UNREADABLE = "left to the next sweep: the ledger cannot be read"
 PAUSED = "an operator has paused this remote"
 OUTDATED = "left to a worker that knows the remote's new address; restart this one"
 NO_SUCH_REMOTE = "no such remote is configured"
@@ -50,21 +52,37 @@ class Request:
     Attributes:
         remote: Name of the remote.
         chain: The task's id; a retry keeps the id of the task that it retries.
-        is_retry: Whether this is such a retry.
+        retries: Which retry of it this is, from 1; 0 for the task itself.
         look_first: Whether nothing new is known, as at a sweep: a divergence is
             then looked at before it is pushed at.
         look_afresh: Whether to ask the remote first where its branch stands, instead of
             believing what the last push left there.
         out_of_turn: Whether to try at once although a retry is scheduled for
             later: an operator asked, or a worker has just started.
+        has_answered: Whether the remote has just answered a look that no person asked for.
     """
 
     remote: str
     chain: str
-    is_retry: bool = False
+    retries: int = 0
     look_first: bool = False
     out_of_turn: bool = False
     look_afresh: bool = False
+    has_answered: bool = False
+
+    @property
+    def is_retry(self) -> bool:
+        """
+        Whether this is a retry of an earlier attempt.
+        """
+        return self.retries > 0
+
+    @property
+    def passes(self) -> bool:
+        """
+        Whether to try although a retry is scheduled for later.
+        """
+        return self.out_of_turn or self.has_answered
 
 
 class Pusher:
@@ -114,26 +132,34 @@ class Pusher:
         if request.remote not in self._settings.remotes:
             return NO_SUCH_REMOTE
         try:
-            if request.look_afresh and not request.is_retry and self._look_afresh(request.remote):
-                # It answers, so it is worth a try; and whoever met our claim has handed over to us.
-                request = replace(request, out_of_turn=True)
+            if request.look_afresh and not request.is_retry:
+                # If it answers it is worth a try; and tasks that met our claim have handed over to us.
+                request = replace(request, has_answered=self._look_afresh(request))
             return self._push(request)
+        except LedgerError as exc:
+            # It may hold a pause, so nothing is pushed; the next sweep tries again.
+            log().error("ledger.unreadable", remote=request.remote, error=str(exc))
+            return UNREADABLE
         except PushError as error:
             self._episodes.deliver(error)
             raise
 
-    def _look_afresh(self, remote: str) -> bool:
+    def _look_afresh(self, request: Request) -> bool:
         """
-        See whether *remote* still stands where we remember it: it may have been made anew, or restored.
+        See whether the remote still stands where we remember it: it may have been made anew, or restored.
 
         Returns:
             Whether it answered.
         """
-        with self._ledger.claim(remote) as claim:
-            if claim is None or claim.entry.paused_at is not None or self._was_told_to_wait(claim.entry):
+        remote = request.remote
+        with self._ledger.claim(remote, looks_again=True) as claim:
+            if claim is None or claim.entry.paused_at is not None:
+                return False
+            if not request.out_of_turn and self._was_told_to_wait(claim.entry):
                 return False
             claim.write(looked_at=self._clock())
             timeout_s = min(self._settings.push_timeout_s, _LOOK_TIMEOUT_S)
+            claim.begin(2 * ended_within_s(timeout_s))
             try:
                 known, tip = (
                     self._repository.remote_head(remote),
@@ -163,7 +189,7 @@ class Pusher:
                 return OUTDATED
             if declined := self._declines(self._ledger.read(request.remote), request, is_retry=is_retry):
                 return declined
-            with self._ledger.claim(request.remote) as claim:
+            with self._ledger.claim(request.remote, looks_again=True) as claim:
                 if claim is None:
                     if is_retry and self._ledger.read(request.remote).chain == request.chain:
                         # Who holds the claim out of turn leaves the next attempt to this retry.
@@ -185,17 +211,20 @@ class Pusher:
                     self._repository,
                     self._reconciler,
                     self._episodes,
-                    chain=None if request.out_of_turn and waits else request.chain,
+                    chain=None if request.passes and waits else request.chain,
+                    retry=request.retries + 1,
                     look_first=request.look_first,
                     clock=self._clock,
                     jitter=self._jitter,
                 )
                 outcome = attempt.make()
                 next_at = begun + _GATHER_S if attempt.is_in_burst else 0.0
-                if outcome == STILL_DIVERGED:
-                    return outcome
+            if outcome == STILL_DIVERGED:
+                # What arrived meanwhile was handed over to us, and a push of it is to say so.
+                self._ledger.released(request.remote)
+                return outcome
             # What arrives from now on was handed over to us, and is nobody's wish in particular.
-            is_retry, request = False, replace(request, out_of_turn=False)
+            is_retry, request = False, replace(request, out_of_turn=False, has_answered=False)
         return outcome
 
     def _gather(self, until: float) -> None:
@@ -218,9 +247,9 @@ class Pusher:
         """
         if entry.paused_at is not None:
             return PAUSED
-        if is_retry and entry.chain not in (request.chain, None):
+        if is_retry and entry.is_superseded(request.chain, request.retries):
             return SUPERSEDED
-        if not is_retry and not request.out_of_turn and entry.waits(self._clock()):
+        if not is_retry and not request.passes and entry.waits(self._clock()):
             return BACKING_OFF
         return None
 
@@ -232,11 +261,11 @@ class Pusher:
             PushDeferred: It is, or this task has had its turn.
         """
         last, now = claim.entry.last_attempt_at, self._clock()
-        if last is None or last > now or (request.out_of_turn and not request.look_afresh):
+        if last is None or last > now or request.out_of_turn:
             return
         due = last + self._settings.push_min_interval_s
         if now < due or turn_is_over:
-            claim.write(chain=request.chain, next_attempt_at=due, backoff_s=None)
+            claim.write(chain=request.chain, retry=request.retries + 1, next_attempt_at=due, backoff_s=None)
             raise PushDeferred(max(0.0, due - now))
 
     def _was_told_to_wait(self, entry: Entry) -> bool:

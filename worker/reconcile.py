@@ -22,7 +22,7 @@ import gitsheets
 
 from worker.divergence import Divergence, survey
 from worker.errors import ReconcileError, RepositoryError, WorkerError
-from worker.git import Repository
+from worker.git import Repository, ended_within_s
 from worker.ledger import Ledger
 from worker.locks import FileLock, LockTimeoutError
 from worker.logs import log
@@ -39,6 +39,8 @@ _FORMER_SCRATCH_REF = "refs/ferry/reconcile"  # of earlier releases, in the data
 _WRITE_LOCK_TIMEOUT_S = 30.0
 # A writer waits half a minute for the lock; what is done under it must take less.
 _PRESERVE_TIMEOUT_S = 20.0
+# What joining takes at the most, beside two visits to the remote.
+JOIN_S = 4 * _WRITE_LOCK_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +165,8 @@ class Reconciler:
                 put on the remote first. Nothing was changed.
             RepositoryError: git could not.
         """
-        with self._ledger.claim_within(remote, self._timeout_s):
+        with self._ledger.claim_within(remote, self._timeout_s) as claim:
+            claim.begin(JOIN_S + 2 * ended_within_s(self._timeout_s))
             return self.join(remote, strategy, dry_run=dry_run)
 
     def at_start(self) -> None:

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
 
 from worker import verify
+from worker.entry import Entry
 from worker.failures import POLICIES, Reason
 from worker.git import Repository
-from worker.ledger import Entry, Ledger
+from worker.ledger import Ledger
 from worker.settings import ORIGIN, Settings
 
 State = Literal["disabled", "idle", "queued", "pushing", "retrying", "blocked"]
@@ -82,6 +83,7 @@ class RemoteStatus:
             "current_attempt": entry.attempt + 1 if self.pending and entry.attempt else None,
             "current_backoff_ms": None if entry.backoff_s is None else round(entry.backoff_s * 1000),
             "next_attempt_at": timestamp(entry.next_attempt_at),
+            "commits_per_push": entry.part,
             "rescue_branch": entry.rescue,
             "outcomes": dict(sorted(entry.outcomes.items())),
         }

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from worker.atomic_json import read_json, write_json
-from worker.errors import RepositoryError
+from worker.errors import LedgerError, RepositoryError
 from worker.git import Repository
 from worker.ledger import Ledger
 from worker.logs import log
+from worker.moments import Moment
 from worker.settings import Settings
 
 _LATE_AFTER_SWEEPS = 3
@@ -57,7 +58,7 @@ class Sweeper:
         Do what ``wanting`` says, and remember that a sweep took place.
         """
         try:
-            write_json(self._record, {"at": self._clock()})
+            write_json(self._record, Moment.now(self._clock).as_json())
         except OSError as exc:
             log().warning("sweep.not_recorded", error=str(exc))
         return self.wanting(out_of_turn=out_of_turn)
@@ -90,14 +91,7 @@ class Sweeper:
         Args:
             start: When a worker has started, in seconds since the epoch; all that nobody has asked since.
         """
-        now = self._clock()
-        entries = {remote: self._ledger.read(remote) for remote in self._settings.remotes}
-        return [
-            remote
-            for remote, entry in entries.items()
-            if (entry.looked_at or 0.0) < start
-            or not (entry.gave_up or 0 <= now - (entry.looked_at or 0.0) < _LOOK_EVERY_S)
-        ]
+        return [remote for remote in self._settings.remotes if self._is_unseen(remote, start)]
 
     def last_at(self) -> float | None:
         """
@@ -109,13 +103,23 @@ class Sweeper:
         """
         Whether sweeps should have taken place and did not: beat, the broker or every worker is away.
         """
-        last = self.last_at()
-        return (
-            last is None or self._clock() - last > _LATE_AFTER_SWEEPS * self._settings.push_sweep_interval_s
-        )
+        last = Moment.from_json(read_json(self._record))
+        late_after_s = _LATE_AFTER_SWEEPS * self._settings.push_sweep_interval_s
+        return last is None or last.age_s(self._clock) > late_after_s
+
+    def _is_unseen(self, remote: str, start: float) -> bool:
+        try:
+            entry = self._ledger.read(remote)
+        except LedgerError:
+            return False  # the sweep has told of it
+        looked_at = entry.looked_at or 0.0
+        return looked_at < start or not (entry.gave_up or 0 <= self._clock() - looked_at < _LOOK_EVERY_S)
 
     def _wants(self, remote: str, *, out_of_turn: bool) -> bool:
-        entry = self._ledger.read(remote)
+        try:
+            entry = self._ledger.read(remote)
+        except LedgerError:
+            return True  # a task will meet the same error, and tell of it
         waits = entry.waits(self._clock(), grace_s=self._settings.push_sweep_interval_s)
         if entry.paused_at is not None or (not out_of_turn and (entry.gave_up or waits)):
             return False

@@ -84,7 +84,7 @@ def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
         request = Request(
             remote=remote,
             chain=self.request.id,
-            is_retry=self.request.retries > 0,
+            retries=self.request.retries,
             out_of_turn=out_of_turn,
             look_first=look_first,
             look_afresh=look_afresh,
@@ -105,20 +105,20 @@ def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
         with _logged_as(self, pipeline):
             if start:
                 pipeline.reconciler.at_start()
-            pipeline.monitor.check_in()
-            pipeline.watchdog.check()
             wanting = pipeline.sweeper.sweep(out_of_turn=out_of_turn)
             unseen = pipeline.sweeper.unseen(start=start)
-        for remote in {**wanting, **dict.fromkeys(unseen)}:
-            push.apply_async(
-                (remote, (wanting.get(remote) or "")[:SHOWN_CHARACTERS]),
-                {
-                    "out_of_turn": out_of_turn,
-                    "look_first": not out_of_turn,
-                    "look_afresh": remote in unseen,
-                },
-                queue=pipeline.queue,
-            )
+            for remote in {**wanting, **dict.fromkeys(unseen)}:
+                push.apply_async(
+                    (remote, (wanting.get(remote) or "")[:SHOWN_CHARACTERS]),
+                    {
+                        "out_of_turn": out_of_turn,
+                        "look_first": not out_of_turn,
+                        "look_afresh": remote in unseen,
+                    },
+                    queue=pipeline.queue,
+                )
+            pipeline.monitor.check_in()
+            pipeline.watchdog.check()
         if pipeline.maintenance.is_due():
             maintain.apply_async(queue=pipeline.queue)
         return f"queued {', '.join(wanting)}" if wanting else "nothing to do"

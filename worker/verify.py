@@ -19,7 +19,8 @@ from worker import clone
 from worker.atomic_json import read_json, write_json
 from worker.credentials import Credentials
 from worker.errors import RepositoryError
-from worker.git import Repository
+from worker.git import Repository, ended_within_s
+from worker.ledger import Ledger
 from worker.prepare import state_directory
 from worker.settings import ORIGIN, Settings
 
@@ -46,14 +47,34 @@ class Verified:
     detail: str
 
 
-def verify(settings: Settings, repository: Repository, remote: str) -> Verified:
+def verify(settings: Settings, repository: Repository, ledger: Ledger, remote: str) -> Verified:
     """
     Ask *remote* where its branch stands, and compare.
 
+    Where it lacks commits that count as pushed, what we remember of it is corrected, so that they
+    are pushed again.
+
     Raises:
+        RemoteBusyError: A push keeps the remote to itself.
         RepositoryError: It does not answer.
     """
-    head, tip = repository.head(), repository.ask(remote, timeout_s=settings.push_timeout_s)
+    timeout_s = settings.push_timeout_s
+    with ledger.claim_within(remote, ended_within_s(timeout_s)) as claim:
+        claim.begin(2 * ended_within_s(timeout_s))
+        known, tip = repository.remote_head(remote), repository.ask(remote, timeout_s=timeout_s)
+        if tip is None:
+            repository.forget(remote)
+        elif tip != known:
+            repository.fetch(remote, timeout_s=timeout_s)
+    return _compared(repository, remote, known=known, tip=tip)
+
+
+def _compared(repository: Repository, remote: str, *, known: str | None, tip: str | None) -> Verified:
+    head = repository.head()
+    if known is not None and (tip is None or not repository.contains(known, tip)):
+        lost = len(repository.commits_between(tip, known))
+        detail = f"lacks {lost} commits that were pushed to it: its branch was set back, or made anew"
+        return Verified(remote=remote, is_ours=False, tip=tip, lacks=lost, detail=detail)
     if tip is None:
         lacks = len(repository.commits_between(None, head)) if head else 0
         return Verified(remote=remote, is_ours=True, tip=None, lacks=lacks, detail="has no such branch yet")

@@ -2,8 +2,12 @@
 Paging for a pipeline that does nothing, because a dead worker cannot page for itself.
 
 Commits wait, no retry is scheduled, and nobody has tried for longer than two
-sweeps: then the worker, beat or the broker is away. Every API process looks, and
-so does every sweep; the ledger sees to it that one page is sent.
+sweeps: then the worker, beat or the broker is away. Or a process holds the remote's
+claim for longer than what it does may take: then it hangs, or was stopped. Every API
+process looks, and so does every sweep; the ledger sees to it that one page is sent.
+
+A watchdog never claims a remote. So no task hands its commit over to it, and it can
+tell of a claim that is never let go of.
 """
 
 from __future__ import annotations
@@ -12,17 +16,37 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+from worker.entry import Entry
 from worker.episodes import Episodes, Told
 from worker.errors import PushFailed, RepositoryError
 from worker.failures import POLICIES, Reason
 from worker.git import Repository
-from worker.ledger import Entry, Ledger
+from worker.ledger import Ledger, Step
 from worker.logs import log
 from worker.settings import Settings
 
 _REASON: Reason = "stalled"
 _SWEEPS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stillness:
+    """
+    How a remote with pending commits was found, and since when it has been so.
+    """
+
+    since: float
+    last_attempt_at: float | None
+    is_claimed: bool
+    step: Step | None
+
+    def told(self, idle_s: float) -> str:
+        if not self.is_claimed:
+            return f"commits wait, and nobody has tried to push them for {idle_s} s"
+        holder = self.step.holder if self.step else "a process"
+        return f"commits wait, and {holder}, which holds the remote, has not moved for {idle_s} s"
 
 
 class Watchdog:
@@ -34,6 +58,7 @@ class Watchdog:
         repository: The data repository.
         ledger: When somebody last tried.
         clock: Seconds since the epoch.
+        monotonic: Seconds since whenever.
     """
 
     def __init__(
@@ -43,22 +68,23 @@ class Watchdog:
         ledger: Ledger,
         *,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._repository = repository
         self._ledger = ledger
         self._clock = clock
+        self._monotonic = monotonic
         self._episodes = Episodes(repository, ledger, clock)
         self._patience_s = _SWEEPS * settings.push_sweep_interval_s
-        # What waited before this process began is given the time that a worker needs to begin too.
-        self._watching_since = clock()
+        self._seen: dict[str, _Stillness] = {}
         self._stopped = threading.Event()
 
     def check(self) -> list[str]:
         """
         Page for each remote that stalls, once; returns their names.
         """
-        return [remote for remote in self._settings.remotes if self._stalls(remote) and self._report(remote)]
+        return [remote for remote in self._settings.remotes if self._look_at(remote)]
 
     def watch(self) -> None:
         """
@@ -83,37 +109,54 @@ class Watchdog:
             except Exception:  # noqa: BLE001 - the thread's edge: it must outlive whatever one look meets
                 log().exception("watchdog.failed")
 
-    def _stalls(self, remote: str) -> bool:
-        entry, now = self._ledger.read(remote), self._clock()
-        since = max(entry.last_attempt_at or 0.0, self._watching_since)
-        if (
-            now - since <= self._patience_s
-            or entry.gave_up
-            or entry.paused_at
-            or entry.waits(now, grace_s=self._patience_s)
-        ):
+    def _look_at(self, remote: str) -> bool:
+        try:
+            stillness = self._stillness(remote)
+            return stillness is not None and self._report(remote, stillness)
+        except Exception:  # noqa: BLE001 - a damaged ref of one remote must not hide the others
+            log().exception("watchdog.failed", remote=remote)
             return False
-        if self._is_known(entry) or self._ledger.is_claimed(remote) or self._repository.is_pushed(remote):
-            return False
-        return now - self._oldest_pending_at(remote) > self._patience_s
 
-    def _oldest_pending_at(self, remote: str) -> float:
-        head, seen = self._repository.head(), self._repository.remote_head(remote)
-        pending = self._repository.commits_between(seen, head) if head else []
-        return self._repository.commit_time(pending[-1]) if pending else self._clock()
+    def _stillness(self, remote: str) -> _Stillness | None:
+        """
+        Return since when nothing moves although commits wait, once that is too long; else None.
 
-    def _report(self, remote: str) -> bool:
-        message = "commits wait, and nobody has tried to push them for {} s"
-        with self._ledger.claim(remote) as claim:
-            if claim is None or self._is_known(claim.entry):
+        Counted from the first look of this process that saw things as they are now, by its own
+        monotonic clock: no other host's clock matters, and no clock that is set.
+        """
+        if self._repository.is_pushed(remote):
+            self._seen.pop(remote, None)
+            return None
+        entry, now = self._ledger.read(remote), self._monotonic()
+        is_claimed = self._ledger.is_claimed(remote)
+        step = self._ledger.step(remote) if is_claimed else None
+        found = _Stillness(since=now, last_attempt_at=entry.last_attempt_at, is_claimed=is_claimed, step=step)
+        seen = self._seen.get(remote)
+        if seen is None or replace(found, since=seen.since) != seen:
+            self._seen[remote] = found
+            return None
+        if self._is_known(entry) or now - seen.since <= self._patience_s + (step.takes_s if step else 0):
+            return None
+        return seen if is_claimed or not self._is_meant(entry) else None
+
+    def _is_meant(self, entry: Entry) -> bool:
+        """
+        Whether nothing is to be tried now: a retry is due later, or a person has the next word.
+        """
+        is_waiting = entry.waits(self._clock(), grace_s=self._patience_s)
+        return is_waiting or entry.gave_up or entry.paused_at is not None
+
+    def _report(self, remote: str, stillness: _Stillness) -> bool:
+        with self._ledger.sighting(remote) as sighting:
+            if sighting is None or self._is_known(sighting.entry):
                 return False
-            entry = claim.entry
-            idle_s = round(self._clock() - (entry.last_attempt_at or self._watching_since))
-            error = PushFailed(remote, _REASON, message.format(idle_s), POLICIES[_REASON].hint)
+            entry = sighting.entry
+            idle_s = round(self._monotonic() - stillness.since)
+            error = PushFailed(remote, _REASON, stillness.told(idle_s), POLICIES[_REASON].hint)
             facts = {"idle_seconds": idle_s, "last_attempt": _last(entry)}
-            self._episodes.record(claim, error, number=entry.attempt)
+            self._episodes.record(sighting, error, number=entry.attempt)
             self._episodes.tell(
-                claim,
+                sighting,
                 error,
                 Told(head=self._head(), attempt=entry.attempt, is_blocked=True, pages=True, facts=facts),
             )

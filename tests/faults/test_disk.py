@@ -6,10 +6,19 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from celery import Celery
 
-from tests.parts import Bare, wait_until
+from tests.parts import Bare, clean_environment, wait_until
+from worker.pipeline import assemble
+from worker.prepare import prepare
+from worker.push import BACKING_OFF
+from worker.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 and not os.environ.get("CI"), reason="mounting a small disk needs root"
@@ -106,3 +115,60 @@ def test_a_full_disk_at_the_remote_is_a_named_failure_that_is_retried(env, clien
         what="an idle remote",
     )
     full.git("fsck", "--strict")
+
+
+_ATTEMPTS = """
+import os
+from worker.git import Repository
+from worker.ledger import Ledger
+from worker.prepare import remotes_directory, write_lock
+from worker.push import Pusher, Request
+from worker.reconcile import Reconciler
+from worker import paging
+from worker.errors import PushError
+from worker.settings import Settings
+settings = Settings.from_env(os.environ)
+paging.configure(settings)
+path = settings.data_repo_path
+repository, ledger = Repository(path, branch="main"), Ledger(remotes_directory(path))
+pusher = Pusher(settings, repository, ledger, Reconciler(settings, repository, ledger, write_lock(path)))
+for number in range(3):
+    try:
+        print(pusher.push(Request(remote="origin", chain=f"{os.getpid()}-{number}")))
+    except PushError as error:
+        print(f"retried in {error.retry_in_s:.0f} s, paged: {error.paged}")
+"""
+
+
+def test_a_full_disk_here_is_one_retry_and_one_page_for_every_process(
+    env, data, small_disk, sentry, tmp_path
+):
+    """
+    The ledger has room for its next entry in its last one.
+    """
+    here = Bare.copy(data.path, small_disk / "data.git")
+    env |= {"CFP_DATA_REPO_PATH": str(here.path), "CFP_PUSH_BACKOFF_BASE": "1000", "SENTRY_DSN": sentry.dsn}
+    env |= {"CFP_PUSH_BACKOFF_CAP": "1000"}
+    # There is no remote: a reason that pages at once.
+    env["CFP_DATA_REMOTE"] = str(tmp_path / "away.git")
+    prepare(Settings.from_env(env))
+    assemble(Settings.from_env(env), env, Celery(), queue="push", name="", packing=None)
+    _fill(small_disk)
+
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", _ATTEMPTS],
+            cwd=ROOT,
+            env={**clean_environment(), **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        for _ in range(2)
+    ]
+
+    said = [line for each in done for line in each.stdout.splitlines()]
+    assert [line.partition(" s, ")[2] for line in said if "retried" in line] == ["paged: True"], done
+    assert said.count(BACKING_OFF) == 5
+    assert len(sentry.events) == 1

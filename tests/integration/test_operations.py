@@ -135,6 +135,35 @@ def test_verify_compares_and_restores(client, worker, remote, ferry, data):
     assert "lacks 1 of our commits" in ferry("verify").stdout
 
 
+@pytest.mark.parametrize(
+    ("ask", "lose"),
+    [
+        ("command", ["refs/heads/main", "main~1"]),
+        ("api", ["-d", "refs/heads/main"]),
+        ("verify", ["refs/heads/main", "main~1"]),
+    ],
+)
+def test_an_operator_who_asks_for_a_push_has_the_remote_asked(client, worker, remote, ferry, data, ask, lose):
+    """
+    It was made anew or restored since; nothing seems to be pending.
+    """
+    api, _ = client(), worker()
+    wait_until(
+        lambda: _status(api)["state"] == "idle" and remote.head() == data.head(), what="the first push"
+    )
+    remote.git("update-ref", *lose)
+    if ask == "command":
+        assert ferry("push", "now").returncode == 0
+    elif ask == "api":
+        assert api.post("/api/_internal/push").status_code == 202
+    else:
+        done = ferry("verify")
+        assert done.returncode == 1
+        assert "commits that were pushed" in done.stdout
+
+    wait_until(lambda: remote.head() == data.head(), what="what was lost, on the remote again")
+
+
 def test_verify_fails_where_a_remote_is_not_ours_or_not_whole(client, worker, remote, ferry, data, tmp_path):
     _, running = client(), worker()
     wait_until(lambda: remote.head() == data.head(), what="the first push")

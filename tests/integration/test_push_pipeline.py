@@ -15,9 +15,12 @@ import stat
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.parts import Bare, wait_until
+from worker.bootstrap import build
+from worker.enqueue import send_push
 from worker.ledger import Ledger
 from worker.prepare import remotes_directory
 
@@ -141,9 +144,9 @@ def test_the_api_queues_the_backlog_at_its_start(worker, client, data, remote):
     wait_until(lambda: remote.head() == commit, what="the backlog on the remote")
 
 
-def test_nothing_is_started_when_nothing_is_ahead(client, worker, remote, tmp_path):
+def test_nothing_is_pushed_when_nothing_is_ahead(client, worker, remote, tmp_path):
     """
-    Already on the remote: the task ends without a git process.
+    An operator has the remote asked where it stands; the task of a commit starts no process at all.
     """
     bin_path, calls = tmp_path / "bin", tmp_path / "calls"
     _spy_on_git(bin_path, calls)
@@ -156,6 +159,12 @@ def test_nothing_is_started_when_nothing_is_ahead(client, worker, remote, tmp_pa
     assert api.post("/api/_internal/push").status_code == 202
 
     wait_until(lambda: "already there" in running.text(), what="a task that found nothing to do")
+    asked = calls.read_text().removeprefix(before).splitlines()
+    assert [line for line in asked if "ls-remote" not in line] == []
+    before = calls.read_text()
+    pipeline = build(running.env, publisher=True)
+    send_push(pipeline.celery, "origin", str(remote.head()))
+    wait_until(lambda: running.text().count("already there") == 2, what="another one")
     assert calls.read_text() == before
 
 
@@ -302,6 +311,40 @@ def test_a_pipeline_without_a_worker_is_paged_for_by_the_api_once(client, worker
     running = worker()
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
     assert running.await_event("push.recovered")["reason"] == "stalled"
+    assert len(sentry.events) == 1
+
+
+def test_a_worker_that_was_stopped_in_the_middle_of_a_push_is_paged_for_once(
+    client, worker, env, remote, sentry, tmp_path
+):
+    """
+    It holds the remote, and will not let go of it; when it goes on, the episode ends.
+    """
+    started = tmp_path / "started"
+    env |= {"CFP_PUSH_SWEEP_INTERVAL": "0.5", "CFP_PUSH_TIMEOUT": "1"}
+    running = worker()
+    env["SENTRY_DSN"] = sentry.dsn  # the API's alone: the worker says nothing any more
+    api = client()
+    wait_until(lambda: _status(api)["state"] == "idle", what="the first push")
+    remote.hook("pre-receive", f"touch {started}; sleep 60")
+    _write(api)
+    wait_until(started.exists, what="a push in the middle")
+    stopped = [psutil.Process(running.pid), *running.children()]
+    for process in stopped:
+        process.suspend()
+    try:
+        wait_until(lambda: sentry.events, timeout_s=40, what="the page")
+        (page,) = sentry.events
+        assert (page["level"], page["tags"]["reason"]) == ("fatal", "stalled")
+        assert "process " in page["contexts"]["push"]["what_git_said"]
+        metrics = api.get("/metrics").get_data(as_text=True)
+        assert 'ferry_push_episodes_total{reason="stalled",remote="origin"} 1.0' in metrics
+    finally:
+        remote.hook("pre-receive", "exit 0")
+        for process in reversed(stopped):
+            process.resume()
+    wait_until(lambda: _status(api)["state"] == "idle", timeout_s=30, what="an idle remote")
+    wait_until(lambda: _status(api)["last_error"] is None, timeout_s=30, what="the episode's end")
     assert len(sentry.events) == 1
 
 

@@ -7,17 +7,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import hypothesis
 import pytest
 
 from tests.parts import Bare
 from worker.credentials import Credentials
+from worker.entry import Entry
+from worker.errors import PushFailed
 from worker.git import Repository
 from worker.ledger import Ledger
-from worker.prepare import prepare, remotes_directory
+from worker.prepare import prepare, remotes_directory, state_directory, write_lock
+from worker.push import Pusher, Request
+from worker.reconcile import Reconciler
 from worker.settings import Settings
+from worker.sweep import Sweeper
+
+JITTER = 0.5
 
 # Examples start git or touch the disk; on a busy machine a slow one is no failure.
 _profile = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())
@@ -83,3 +91,66 @@ def deploy(data: Bare, remote: Bare) -> Callable[..., Deployment]:
 @pytest.fixture
 def deployment(deploy: Callable[..., Deployment]) -> Deployment:
     return deploy()
+
+
+@dataclass
+class Line:
+    """
+    The way from a repository to its remote, with what a worker and a sweep do to it.
+    """
+
+    settings: Settings
+    repository: Repository
+    ledger: Ledger
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def entry(self) -> Entry:
+        return self.ledger.read("origin")
+
+    def push(self, chain: str = "first", **request: Any) -> str:
+        """
+        Do what a task with the id *chain* does.
+        """
+        lock = write_lock(self.settings.data_repo_path)
+        reconciler = Reconciler(self.settings, self.repository, self.ledger, lock, clock=self.clock)
+        pusher = Pusher(
+            self.settings, self.repository, self.ledger, reconciler, clock=self.clock, jitter=lambda: JITTER
+        )
+        return pusher.push(Request(**{"remote": "origin", "chain": chain, **request}))
+
+    def fail(self, chain: str = "first", **request: Any) -> PushFailed:
+        """
+        The same, where it is to fail and be retried.
+        """
+        with pytest.raises(PushFailed) as failed:
+            self.push(chain, **request)
+        return failed.value
+
+    @property
+    def sweeper(self) -> Sweeper:
+        directory = state_directory(self.settings.data_repo_path)
+        return Sweeper(self.settings, self.repository, self.ledger, directory, clock=self.clock)
+
+    def wanting(self, **options: bool) -> dict[str, str | None]:
+        return self.sweeper.wanting(**options)
+
+    def attempts(self) -> int:
+        return sum(self.entry.outcomes.values())
+
+
+@pytest.fixture
+def line_with(deploy: Callable[..., Deployment]) -> Callable[..., Line]:
+    def line(**env: str) -> Line:
+        deployed = deploy(**{"CFP_PUSH_BACKOFF_BASE": "100", "CFP_PUSH_BACKOFF_CAP": "1000", **env})
+        return Line(deployed.settings, deployed.repository, deployed.ledger)
+
+    return line
+
+
+@pytest.fixture
+def line(line_with: Callable[..., Line]) -> Line:
+    """
+    The first wait is 75 s, the sweep comes every 15 s.
+    """
+    return line_with()

@@ -26,7 +26,9 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests.parts import wait_until
-from worker.ledger import Entry, Failure, Ledger, Running
+from worker.entry import Entry, Failure, Running
+from worker.errors import LedgerError
+from worker.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = Entry(
@@ -125,11 +127,12 @@ def test_outcomes_are_counted_by_name(ledger: Ledger):
 # --- What is damaged is empty ---
 
 
-def test_a_file_cut_short_anywhere_reads_as_empty(ledger: Ledger, stored: Path):
+def test_a_file_cut_short_anywhere_reads_as_empty(ledger: Ledger, stored: Path, monkeypatch):
     """
-    It is not flushed to disk, so a power loss may leave any beginning of it.
+    Without a pause or a page it is not flushed to disk, so a power loss may leave any beginning of it.
     """
-    whole = stored.read_bytes()
+    monkeypatch.setattr("worker.ledger._LOOKS", 1)
+    whole = stored.read_bytes().rstrip()
     for length in range(len(whole)):
         stored.write_bytes(whole[:length])
         assert ledger.read("origin") == Entry(), whole[:length]
@@ -245,7 +248,8 @@ def test_a_full_disk_is_logged_and_keeps_nothing_from_being_pushed(ledger: Ledge
             written = claim.write(attempt=4)
 
         assert written == claim.entry == replace(FULL, attempt=4)
-        assert ledger.read("origin") == FULL
+        assert ledger.read("origin") == written
+        assert Ledger(stored.parent).read("origin") == FULL
         assert sorted(path.name for path in stored.parent.iterdir()) == ["origin.json", "origin.lock"]
 
         claim.write(gave_up=False)  # there is room again
@@ -254,6 +258,103 @@ def test_a_full_disk_is_logged_and_keeps_nothing_from_being_pushed(ledger: Ledge
     (line,) = logged
     assert (line["event"], line["log_level"], line["remote"]) == ("ledger.write_failed", "warning", "origin")
     assert os.strerror(errno.EFBIG) in line["error"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_has_room_for_the_next_entry_in_the_last_one(ledger, stored: Path, monkeypatch, number):
+    """
+    So that every process knows of the one retry and of the one page.
+    """
+
+    def refuse(path: Path, content: bytes, *, durably: bool) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("worker.ledger.replace_file", refuse)
+    failure = replace(FULL.last_failure, message="no space left on device " * 40)
+    with ledger.claim("origin") as claim:
+        assert claim
+        claim.write(last_failure=failure, chain="task-8", paged=("local",))
+    assert Ledger(stored.parent).read("origin") == replace(
+        FULL, last_failure=failure, chain="task-8", paged=("local",)
+    )
+
+
+def test_an_entry_that_is_too_long_for_a_full_disk_is_known_to_this_process(ledger, stored, monkeypatch):
+    def refuse(path: Path, content: bytes, *, durably: bool) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full, ledger.claim("origin") as claim:
+        assert claim
+        full.setattr("worker.ledger.replace_file", refuse)
+        claim.write(chain="x" * 20_000)
+    assert ledger.read("origin").chain == "x" * 20_000
+    assert Ledger(stored.parent).read("origin") == FULL
+
+    _write(Ledger(stored.parent), replace(FULL, chain="newer"))
+    assert ledger.read("origin").chain == "newer"
+
+
+def test_there_is_a_file_to_write_over_from_the_first(ledger: Ledger, directory: Path):
+    ledger.make("origin")
+    assert (directory / "origin.json").stat().st_size >= 4096
+    assert ledger.read("origin") == Entry()
+
+
+# --- What cannot be read is not empty ---
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EACCES])
+def test_what_cannot_be_read_is_neither_empty_nor_written_over(ledger, stored: Path, monkeypatch, number):
+    """
+    One such moment would lift an operator's pause, and forget the pages and the retry.
+    """
+
+    def refuse(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(LedgerError, match=os.strerror(number)):
+            ledger.read("origin")
+        with pytest.raises(LedgerError), ledger.claim("origin"):
+            pass
+    assert ledger.read("origin") == FULL
+    assert not ledger.is_claimed("origin")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_flushed"),
+    [
+        ({"paused_at": None, "paged": ()}, {"paused_at": 1.0}, True),
+        ({"paused_at": 1.0, "paged": ()}, {"attempt": 2}, True),
+        ({"paused_at": 1.0, "paged": ()}, {"paused_at": None}, True),
+        ({"paused_at": None, "paged": ()}, {"paged": ("auth",)}, True),
+        ({"paused_at": None, "paged": ("auth",)}, {"paged": ()}, True),
+        ({"paused_at": None, "paged": ()}, {"attempt": 2}, False),
+    ],
+)
+def test_a_pause_and_a_page_survive_a_power_cut(
+    ledger: Ledger, directory: Path, monkeypatch, before, after, is_flushed
+):
+    """
+    The new file is flushed before it takes the place of the old one, and its directory after that.
+    """
+    done = []
+    _write(ledger, replace(FULL, **before))
+    fsync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), rename(*paths)))
+
+    with ledger.claim("origin") as claim:
+        assert claim
+        claim.write(**after)
+
+    if not is_flushed:
+        assert done == ["replace"]
+        return
+    file, replaced, parent = done
+    assert (Path(file).name.startswith("origin.json."), replaced) == (True, "replace")
+    assert Path(parent) == directory.resolve()
 
 
 # --- One claim ---

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,12 @@ from structlog.testing import capture_logs
 
 from app.sentry_sink import SentrySink
 from tests.parts import Bare, wait_until
-from tests.unit.conftest import Clock, Deployment
+from tests.unit.conftest import JITTER, Line
 from worker import paging
 from worker.attempt import STILL_DIVERGED
 from worker.backoff import delay_s
+from worker.entry import Running
 from worker.errors import NonFastForward, PushDeferred, PushError, PushFailed, PushRefused
-from worker.git import Repository
-from worker.ledger import Entry, Ledger, Running
-from worker.prepare import state_directory, write_lock
 from worker.push import (
     ALREADY_THERE,
     BACKING_OFF,
@@ -40,15 +38,10 @@ from worker.push import (
     NO_SUCH_REMOTE,
     OUTDATED,
     SUPERSEDED,
-    Pusher,
-    Request,
 )
-from worker.reconcile import Reconciler
 from worker.settings import Settings
-from worker.sweep import Sweeper
 
 ROOT = Path(__file__).resolve().parents[2]
-JITTER = 0.5
 
 _PUSH = """
 import sys
@@ -65,69 +58,6 @@ ledger = Ledger(remotes_directory(path))
 reconciler = Reconciler(settings, repository, ledger, write_lock(path))
 Pusher(settings, repository, ledger, reconciler).push(Request(remote="origin", chain="killed"))
 """
-
-
-@dataclass
-class Line:
-    """
-    The way from a repository to its remote, with what a worker and a sweep do to it.
-    """
-
-    settings: Settings
-    repository: Repository
-    ledger: Ledger
-    clock: Clock = field(default_factory=Clock)
-
-    @property
-    def entry(self) -> Entry:
-        return self.ledger.read("origin")
-
-    def push(self, chain: str = "first", **request: Any) -> str:
-        """
-        Do what a task with the id *chain* does.
-        """
-        lock = write_lock(self.settings.data_repo_path)
-        reconciler = Reconciler(self.settings, self.repository, self.ledger, lock, clock=self.clock)
-        pusher = Pusher(
-            self.settings, self.repository, self.ledger, reconciler, clock=self.clock, jitter=lambda: JITTER
-        )
-        return pusher.push(Request(**{"remote": "origin", "chain": chain, **request}))
-
-    def fail(self, chain: str = "first", **request: Any) -> PushFailed:
-        """
-        The same, where it is to fail and be retried.
-        """
-        with pytest.raises(PushFailed) as failed:
-            self.push(chain, **request)
-        return failed.value
-
-    @property
-    def sweeper(self) -> Sweeper:
-        directory = state_directory(self.settings.data_repo_path)
-        return Sweeper(self.settings, self.repository, self.ledger, directory, clock=self.clock)
-
-    def wanting(self, **options: bool) -> dict[str, str | None]:
-        return self.sweeper.wanting(**options)
-
-    def attempts(self) -> int:
-        return sum(self.entry.outcomes.values())
-
-
-@pytest.fixture
-def line_with(deploy: Callable[..., Deployment]) -> Callable[..., Line]:
-    def line(**env: str) -> Line:
-        deployed = deploy(**{"CFP_PUSH_BACKOFF_BASE": "100", "CFP_PUSH_BACKOFF_CAP": "1000", **env})
-        return Line(deployed.settings, deployed.repository, deployed.ledger)
-
-    return line
-
-
-@pytest.fixture
-def line(line_with: Callable[..., Line]) -> Line:
-    """
-    The first wait is 75 s, the sweep comes every 15 s.
-    """
-    return line_with()
 
 
 @contextmanager
@@ -208,7 +138,7 @@ def test_what_is_committed_during_a_retry_goes_with_it_too(line: Line, data: Bar
     move = f"env -i PATH=$PATH git -C {data.path} update-ref refs/heads/main {later}"
     remote.hook("post-receive", f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; {move}; }}")
 
-    line.push("first", is_retry=True)
+    line.push("first", retries=1)
 
     assert remote.head() == later
 
@@ -258,7 +188,7 @@ def test_a_turn_has_an_end_and_its_retry_takes_over(line, data, remote, tmp_path
     assert deferred.value.retry_in_s == 0
     assert remote.head() != later
     monkeypatch.setattr("worker.push._TURN_S", 5.0)
-    line.push("first", is_retry=True)
+    line.push("first", retries=1)
     assert remote.head() == later
 
 
@@ -297,7 +227,7 @@ def test_the_retry_brings_what_was_left_to_it(line: Line, data: Bare, remote: Ba
     later = data.commit("later")
     line.clock.wind(failed.retry_in_s)
 
-    line.push("first", is_retry=True)
+    line.push("first", retries=1)
 
     assert remote.head() == later
 
@@ -311,9 +241,9 @@ def test_a_retry_that_meets_a_push_out_of_turn_is_not_lost(line: Line, data: Bar
         line.fail("out of turn", out_of_turn=True)
         line.clock.wind(failed.retry_in_s)
         with line.ledger.claim("origin"), pytest.raises(PushDeferred) as deferred:
-            line.push("first", is_retry=True)
+            line.push("first", retries=1)
 
-    line.push("first", is_retry=True)
+    line.push("first", retries=1)
 
     assert deferred.value.retry_in_s == 1
     assert remote.head() == data.head()
@@ -326,7 +256,7 @@ def test_a_retry_that_comes_early_is_made(line: Line, data: Bare, remote: Bare):
     with _away(remote):
         line.fail("first")
     line.clock.wind(74)
-    line.push("first", is_retry=True)
+    line.push("first", retries=1)
     assert remote.head() == data.head()
 
 
@@ -340,10 +270,41 @@ def test_a_retry_that_another_has_replaced_does_nothing(line: Line, remote: Bare
     before = line.entry
     assert before.chain == "second"
 
-    assert line.push("first", is_retry=True) == SUPERSEDED
+    assert line.push("first", retries=1) == SUPERSEDED
 
     assert line.entry == before
     assert remote.head() is None
+
+
+def test_a_retry_that_is_delivered_twice_goes_on_once(line: Line, data: Bare, remote: Bare):
+    """
+    Redis delivers a message again that was not acknowledged for a while; the copy comes early, or late.
+    """
+    with _away(remote):
+        line.clock.wind(line.fail("first").retry_in_s)
+        line.clock.wind(line.fail("first", retries=1).retry_in_s / 2)
+        before = line.entry
+
+        assert line.push("first", retries=1) == SUPERSEDED
+        assert line.entry == before
+
+        line.clock.wind(before.backoff_s)
+        line.fail("first", retries=2)
+        assert line.push("first", retries=1) == SUPERSEDED
+        assert line.push("first", retries=2) == SUPERSEDED
+    assert line.attempts() == 3
+
+
+def test_a_put_off_push_that_is_delivered_twice_goes_on_once(line_with, data: Bare, remote: Bare):
+    line = line_with(CFP_PUSH_MIN_INTERVAL="10")
+    line.push("first")
+    data.commit("soon")
+    with pytest.raises(PushDeferred):
+        line.push("second")
+    line.clock.wind(10)
+    with _away(remote):
+        line.fail("second", retries=1)
+        assert line.push("second", retries=1) == SUPERSEDED
 
 
 def test_a_retry_that_nobody_has_replaced_is_made_although_its_chain_was_broken_off(
@@ -358,7 +319,7 @@ def test_a_retry_that_nobody_has_replaced_is_made_although_its_chain_was_broken_
     with line.ledger.claim("origin") as claim:
         claim.write(chain=None, next_attempt_at=None)
 
-    line.push("first", is_retry=True)
+    line.push("first", retries=1)
 
     assert remote.head() == data.head()
 
@@ -368,7 +329,7 @@ def test_a_retry_whose_place_is_being_taken_leaves_it_to_the_push_that_runs(line
         line.fail("first")
     with line.ledger.claim("origin") as claim:
         claim.write(chain=None, next_attempt_at=None)
-        assert line.push("first", is_retry=True) == HANDED_OVER
+        assert line.push("first", retries=1) == HANDED_OVER
 
 
 def test_a_retry_does_not_look_afresh(line: Line, data: Bare, remote: Bare):
@@ -379,7 +340,7 @@ def test_a_retry_does_not_look_afresh(line: Line, data: Bare, remote: Bare):
         failed = line.fail("first", look_first=True, look_afresh=True)
         looked_at = line.entry.looked_at
         line.clock.wind(failed.retry_in_s)
-        line.fail("first", look_first=True, look_afresh=True, is_retry=True)
+        line.fail("first", look_first=True, look_afresh=True, retries=1)
 
     assert line.entry.looked_at == looked_at is not None
 
@@ -390,10 +351,10 @@ def test_a_failure_between_a_look_and_the_claim_is_waited_for(line: Line, remote
     """
     claim = line.ledger.claim
 
-    def claim_after_another(name: str) -> Any:
+    def claim_after_another(name: str, **options: Any) -> Any:
         monkeypatch.setattr(line.ledger, "claim", claim)
         line.fail("first")
-        return claim(name)
+        return claim(name, **options)
 
     monkeypatch.setattr(line.ledger, "claim", claim_after_another)
     with _away(remote):
@@ -409,15 +370,15 @@ def test_a_retry_that_is_replaced_between_a_look_and_the_claim_does_nothing(
     """
     claim = line.ledger.claim
 
-    def claim_after_another(name: str) -> Any:
+    def claim_after_another(name: str, **options: Any) -> Any:
         monkeypatch.setattr(line.ledger, "claim", claim)
         line.fail("second")
-        return claim(name)
+        return claim(name, **options)
 
     with _away(remote):
         line.clock.wind(line.fail("first").retry_in_s)
         monkeypatch.setattr(line.ledger, "claim", claim_after_another)
-        assert line.push("first", is_retry=True) == SUPERSEDED
+        assert line.push("first", retries=1) == SUPERSEDED
     assert (line.entry.chain, line.attempts()) == ("second", 2)
 
 
@@ -455,7 +416,7 @@ def test_the_error_and_the_ledger_say_the_same_wait_as_the_backoff(line: Line, r
     """
     with _away(remote):
         for number in range(1, 8):
-            failed = line.fail("first", is_retry=number > 1)
+            failed = line.fail("first", retries=number - 1)
 
             expected = delay_s(number, base_s=100, cap_s=1000, jitter=JITTER)
             assert failed.retry_in_s == line.entry.backoff_s == expected
@@ -489,10 +450,10 @@ def test_a_stated_wait_is_honoured(line: Line, remote: Bare):
 def test_a_success_forgets_the_failures_before_it_and_says_how_long_they_lasted(line: Line, remote: Bare):
     with _away(remote):
         line.clock.wind(line.fail().retry_in_s)
-        line.clock.wind(line.fail(is_retry=True).retry_in_s)
+        line.clock.wind(line.fail(retries=1).retry_in_s)
 
     with capture_logs() as logged:
-        line.push(is_retry=True)
+        line.push(retries=2)
 
     entry = line.entry
     assert (entry.attempt, entry.paged, entry.gave_up) == (0, (), False)
@@ -533,7 +494,7 @@ def test_an_operator_does_not_have_to_wait(line: Line, data: Bare, remote: Bare)
 
     assert remote.head() == data.head()
     assert line.entry.next_attempt_at is None
-    assert line.push("first", is_retry=True) == ALREADY_THERE
+    assert line.push("first", retries=1) == ALREADY_THERE
 
 
 def test_an_attempt_out_of_turn_that_fails_neither_schedules_nor_counts(line: Line, remote: Bare):
@@ -557,7 +518,7 @@ def test_an_attempt_out_of_turn_that_fails_neither_schedules_nor_counts(line: Li
         assert after.last_failure.at == line.clock()
 
         line.clock.wind(65)
-        assert line.fail("first", is_retry=True).retry_in_s == 150
+        assert line.fail("first", retries=1).retry_in_s == 150
 
 
 def test_out_of_turn_where_nothing_is_scheduled_is_an_attempt_like_any_other(line: Line, remote: Bare):
@@ -577,7 +538,7 @@ def test_an_attempt_out_of_turn_uses_up_no_retry(line_with: Callable[..., Line],
         assert not line.entry.gave_up
         line.clock.wind(75)
         with pytest.raises(PushRefused):
-            line.push("first", is_retry=True)
+            line.push("first", retries=1)
 
 
 # --- Not retried ---
@@ -624,9 +585,9 @@ def test_retries_end_where_the_settings_say_and_begin_anew_with_the_next_commit(
     line = line_with(CFP_PUSH_MAX_RETRIES=str(retries))
     with _away(remote):
         for number in range(retries):
-            line.clock.wind(line.fail("first", is_retry=number > 0).retry_in_s or 0)
+            line.clock.wind(line.fail("first", retries=number).retry_in_s or 0)
         with pytest.raises(PushRefused) as refused:
-            line.push("first", is_retry=retries > 0)
+            line.push("first", retries=retries)
 
         assert refused.value.reason == "not-found"
         assert line.entry.gave_up
@@ -754,7 +715,7 @@ def test_pushes_keep_their_distance(line_with: Callable[..., Line], data: Bare, 
     assert line.attempts() == 1
 
     line.clock.wind(7)
-    line.push("second", is_retry=True)
+    line.push("second", retries=1)
     assert remote.head() == latest
 
     line.clock.wind(60)
@@ -905,9 +866,9 @@ def test_what_may_pass_by_itself_pages_after_a_while(line_with, remote: Bare, se
     remote.hook("pre-receive", "echo 'rate limit exceeded' >&2; exit 1")
 
     line.clock.wind(line.fail().retry_in_s)
-    line.clock.wind(line.fail(is_retry=True).retry_in_s)
+    line.clock.wind(line.fail(retries=1).retry_in_s)
     assert sentry.events == []
-    line.fail(is_retry=True)
+    line.fail(retries=2)
 
     (event,) = sentry.events
     assert event["contexts"]["push"]["failing_seconds"] == 75 + 150

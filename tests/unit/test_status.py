@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tests.parts import Bare
 from tests.unit.conftest import Deployment
+from worker.entry import Entry, Failure
 from worker.failures import POLICIES, Reason
-from worker.ledger import Entry, Failure
 from worker.status import STATES, RemoteStatus, remote_statuses, state, timestamp
 
 RETRIED = [reason for reason, policy in POLICIES.items() if policy.retried]

@@ -6,15 +6,19 @@ The clock stands still until a test moves it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
 from structlog.testing import capture_logs
 
 from app.sentry_sink import SentrySink
+from tests.parts import Bare
 from tests.unit.conftest import Clock, Deployment
 from worker import paging
-from worker.ledger import Entry
+from worker.entry import Entry
+from worker.ledger import Ledger
+from worker.prepare import remotes_directory
 from worker.watchdog import Watchdog
 
 
@@ -35,7 +39,7 @@ def watched(deploy: Callable[..., Deployment], sentry: SentrySink) -> Deployment
 
 @pytest.fixture
 def watchdog(watched: Deployment, clock: Clock) -> Watchdog:
-    return Watchdog(watched.settings, watched.repository, watched.ledger, clock=clock)
+    return Watchdog(watched.settings, watched.repository, watched.ledger, clock=clock, monotonic=clock)
 
 
 def test_a_stall_is_an_episode_and_a_failure_like_any_other(
@@ -44,6 +48,7 @@ def test_a_stall_is_an_episode_and_a_failure_like_any_other(
     """
     Counted, remembered, logged and paged once, by the same code as a failed attempt.
     """
+    assert watchdog.check() == []
     clock.wind(60)
     with capture_logs() as logged:
         assert watchdog.check() == ["origin"]
@@ -65,8 +70,104 @@ def test_a_stall_within_an_episode_begins_none(watched: Deployment, watchdog: Wa
     with watched.ledger.claim("origin") as claim:
         assert claim
         claim.write(failing_since=clock.now, episodes={"network": 1})
+    watchdog.check()
     clock.wind(60)
 
     assert watchdog.check() == ["origin"]
 
     assert watched.ledger.read("origin").episodes == {"network": 1}
+
+
+def test_what_has_just_been_committed_does_not_stall(watched: Deployment, watchdog, clock: Clock, data: Bare):
+    """
+    However long ago the last attempt was.
+    """
+    data.git("update-ref", "refs/remotes/origin/main", "main")
+    watchdog.check()
+    clock.wind(3600)
+    data.commit("just now")
+    assert watchdog.check() == []
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600, -86400])
+def test_a_clock_that_is_set_neither_blinds_nor_startles(watched, deploy, step_s: int):
+    wall, monotonic = Clock(), Clock()
+    with watched.ledger.claim("origin") as claim:
+        assert claim
+        claim.write(last_attempt_at=wall.now)
+    watchdog = Watchdog(watched.settings, watched.repository, watched.ledger, clock=wall, monotonic=monotonic)
+    watchdog.check()
+    wall.wind(step_s)
+    assert watchdog.check() == []
+    wall.wind(31)
+    monotonic.wind(31)
+    assert watchdog.check() == ["origin"]
+
+
+# --- A claim that is never let go of ---
+
+
+def test_a_holder_that_hangs_is_paged_for_once(watched: Deployment, watchdog, clock: Clock, sentry, deploy):
+    """
+    Its claim stays where it is; what is told of it is in the ledger all the same, for every process.
+    """
+    with watched.ledger.claim("origin") as claim:
+        assert claim
+        claim.begin(100)
+        watchdog.check()
+        clock.wind(129)
+        assert watchdog.check() == []
+        clock.wind(2)
+        assert watchdog.check() == ["origin"]
+        assert watchdog.check() == []
+        entry = Ledger(remotes_directory(watched.repository.path)).read("origin")
+        assert entry.last_failure
+        assert entry.last_failure.reason == "stalled"
+        assert f"process {os.getpid()}" in entry.last_failure.message
+        assert (entry.episodes, entry.outcomes, entry.paged) == ({"stalled": 1}, {"stalled": 1}, ("stalled",))
+        claim.write(last_attempt_at=clock.now)  # it was stopped, and goes on
+
+    with watched.ledger.claim("origin") as claim:
+        assert claim
+        claim.write(last_push_at=clock.now)
+    entry = watched.ledger.read("origin")
+    assert (entry.episodes, entry.outcomes, entry.paged) == ({"stalled": 1}, {"stalled": 1}, ("stalled",))
+    assert not list(remotes_directory(watched.repository.path).glob("*.stall"))
+    assert len(sentry.events) == 1
+
+
+def test_a_holder_that_goes_from_step_to_step_is_left_alone(watched: Deployment, watchdog, clock: Clock):
+    with watched.ledger.claim("origin") as claim:
+        assert claim
+        for _ in range(5):
+            claim.begin(100)
+            assert watchdog.check() == []
+            clock.wind(129)
+            assert watchdog.check() == []
+
+
+def test_the_watchdog_itself_holds_no_claim(watched: Deployment, watchdog, clock: Clock, monkeypatch):
+    """
+    A task that met it would hand its commit over to nobody.
+    """
+    held = []
+    monkeypatch.setattr(
+        "worker.episodes.page", lambda wanted: held.append(watched.ledger.is_claimed("origin"))
+    )
+    watchdog.check()
+    clock.wind(60)
+    assert watchdog.check() == ["origin"]
+    assert held == [False]
+
+
+def test_a_damaged_ref_of_one_remote_does_not_hide_another(deploy, data: Bare, tmp_path, clock: Clock):
+    mirror = tmp_path / "mirror.git"
+    deployment = deploy(CFP_DATA_MIRRORS=f"backup={mirror}")
+    watchdog = Watchdog(
+        deployment.settings, deployment.repository, deployment.ledger, clock=clock, monotonic=clock
+    )
+    read = deployment.repository.remote_head
+    deployment.repository.remote_head = lambda remote: read(remote) if remote == "backup" else 1 / 0
+    watchdog.check()
+    clock.wind(60)
+    assert watchdog.check() == ["backup"]

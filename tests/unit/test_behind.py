@@ -1,0 +1,150 @@
+"""
+A repository that is merely behind its remote has nothing to push, and wakes no one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from app.sentry_sink import SentrySink
+from tests.parts import Bare
+from tests.unit.conftest import Line
+from worker import paging, verify
+from worker.attempt import BEHIND
+from worker.errors import NonFastForward
+from worker.push import ALREADY_THERE
+from worker.status import remote_statuses
+
+
+@pytest.fixture
+def paging_line(line_with: Callable[..., Line], sentry: SentrySink) -> Line:
+    line = line_with(SENTRY_DSN=sentry.dsn)
+    paging.configure(line.settings)
+    return line
+
+
+def _fresh_clone(line: Line, data: Bare, remote: Bare) -> None:
+    """
+    As ``git clone --bare`` leaves it: no remote-tracking ref, and then somebody pushes.
+    """
+    data.git("push", "-q", str(remote.path), "main")
+
+
+def _pushed_before(line: Line, data: Bare, remote: Bare) -> None:
+    line.push("before")
+    data.git("update-ref", "-d", "refs/remotes/origin/main")
+
+
+def _known_divergence(line: Line, data: Bare, remote: Bare) -> None:
+    """
+    An operator has set our branch back to what both have.
+    """
+    line.push("before")
+    both = data.head()
+    remote.commit("theirs")
+    data.commit("ours")
+    with pytest.raises(NonFastForward):
+        line.push("diverged")
+    data.git("update-ref", "refs/heads/main", str(both))
+
+
+@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("request_", [{}, {"look_first": True}, {"out_of_turn": True, "look_afresh": True}])
+@pytest.mark.parametrize("before", [_fresh_clone, _pushed_before])
+def test_a_clone_that_is_behind_is_idle(paging_line: Line, data, remote, sentry, before, request_, ahead):
+    """
+    No page, no rescue branch, no retry; what the remote holds is remembered.
+    """
+    line = paging_line
+    before(line, data, remote)
+    theirs = [remote.commit(f"theirs {number}") for number in range(ahead)][-1]
+
+    assert line.push("first", **request_) in (BEHIND, ALREADY_THERE)
+
+    assert sentry.events == []
+    assert remote.git("for-each-ref", "--format=%(refname)") == "refs/heads/main"
+    assert data.git("rev-parse", "refs/remotes/origin/main") == theirs == remote.head()
+    assert line.entry.last_failure is line.entry.next_attempt_at is None
+    status = remote_statuses(line.settings, line.repository, line.ledger)["origin"]
+    assert (status.state, len(status.pending)) == ("idle", 0)
+    assert line.wanting() == {}
+
+
+def test_a_divergence_that_became_a_lag_is_over(paging_line: Line, data: Bare, remote: Bare, sentry):
+    line = paging_line
+    _known_divergence(line, data, remote)
+    assert len(sentry.events) == 1
+
+    line.push("sweep", look_first=True)
+
+    assert line.entry.last_failure is None
+    assert line.wanting() == {}
+
+
+def test_a_commit_on_top_of_a_branch_that_is_behind_diverges(paging_line: Line, data, remote, sentry):
+    line = paging_line
+    _fresh_clone(line, data, remote)
+    remote.commit("theirs")
+    line.push("first")
+    data.commit("ours")
+
+    with pytest.raises(NonFastForward):
+        line.push("second")
+
+    assert len(sentry.events) == 1
+
+
+# --- The remote lacks what counts as pushed ---
+
+
+def _set_back(data: Bare, remote: Bare) -> None:
+    remote.git("update-ref", "refs/heads/main", "main~1")
+
+
+def _made_anew(data: Bare, remote: Bare) -> None:
+    remote.git("update-ref", "-d", "refs/heads/main")
+
+
+@pytest.mark.parametrize("lose", [_set_back, _made_anew])
+def test_an_operator_who_asks_for_a_push_has_the_remote_asked(line: Line, data, remote, lose):
+    """
+    Nothing seems to be pending; the remote was restored from a backup since.
+    """
+    line.push()
+    lose(data, remote)
+    assert line.push("sweep") == ALREADY_THERE
+
+    line.push("operator", out_of_turn=True, look_afresh=True)
+
+    assert remote.head() == data.head()
+
+
+def test_an_operator_has_a_remote_asked_that_named_a_wait(line: Line, data: Bare, remote: Bare):
+    remote.hook("pre-receive", "echo 'error: 429 too many requests, retry after 300 seconds' >&2; exit 1")
+    line.fail("first")
+    remote.hook("pre-receive", "exit 0")
+
+    line.push("operator", out_of_turn=True, look_afresh=True)
+
+    assert remote.head() == data.head()
+    assert line.entry.looked_at == line.clock.now
+
+
+@pytest.mark.parametrize("lose", [_set_back, _made_anew])
+def test_verify_fails_where_the_remote_lacks_what_counts_as_pushed(line: Line, data, remote, lose):
+    """
+    And corrects what is remembered, so that it is pushed again.
+    """
+    line.push()
+    lose(data, remote)
+
+    found = verify.verify(line.settings, line.repository, line.ledger, "origin")
+
+    assert not found.is_ours
+    assert "commits that were pushed" in found.detail
+    assert line.repository.remote_head("origin") == remote.head()
+    assert line.wanting() == {"origin": data.head()}
+    line.push("again")
+    assert verify.verify(line.settings, line.repository, line.ledger, "origin").is_ours

@@ -1,0 +1,165 @@
+"""
+What is committed while a claim is held is pushed, whatever the claim was held for.
+
+Each test commits at a moment when a task would find the remote claimed, and hand over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.parts import Bare
+from tests.unit.conftest import Line
+from worker import verify
+from worker.attempt import STILL_DIVERGED
+from worker.errors import NonFastForward, PushRefused
+from worker.handover import Handover
+from worker.push import HANDED_OVER, UNREADABLE
+
+
+@pytest.fixture
+def sent(line: Line) -> list[tuple[str, str]]:
+    """
+    The pushes that are queued where a claim on *line* is let go of.
+    """
+    queued: list[tuple[str, str]] = []
+    handover = Handover(line.repository, line.ledger, lambda remote, commit: queued.append((remote, commit)))
+    line.ledger.released = handover.look_again
+    return queued
+
+
+def _commit_in_a_hook(data: Bare, remote: Bare, name: str, then: str) -> str:
+    later = data.git("commit-tree", "-p", "main", "-m", "later", "main^{tree}")
+    remote.hook(name, f"env -i PATH=$PATH git -C {data.path} update-ref refs/heads/main {later}\n{then}")
+    return later
+
+
+def test_a_commit_during_a_push_that_is_refused(line: Line, data: Bare, remote: Bare, sent):
+    later = _commit_in_a_hook(data, remote, "pre-receive", "exit 1")
+
+    with pytest.raises(PushRefused):
+        line.push()
+
+    assert sent == [("origin", later)]
+
+
+def test_a_refusal_alone_queues_nothing(line: Line, remote: Bare, sent):
+    """
+    It would be refused again at once, and again.
+    """
+    remote.hook("pre-receive", "exit 1")
+    for chain in ("first", "second"):
+        with pytest.raises(PushRefused):
+            line.push(chain)
+
+    assert sent == []
+
+
+def test_a_commit_during_a_push_that_fails_is_left_to_its_retry(line: Line, data: Bare, remote: Bare, sent):
+    _commit_in_a_hook(data, remote, "pre-receive", "echo rate limit exceeded >&2; exit 1")
+    line.fail()
+    assert sent == []
+
+
+def test_a_commit_during_a_push_that_lands_goes_with_the_same_task(line, data: Bare, remote: Bare, sent):
+    later = _commit_in_a_hook(data, remote, "post-receive", "true")
+    line.push()
+    assert (remote.head(), sent) == (later, [])
+
+
+def test_a_commit_during_a_look_at_a_divergence(line: Line, data: Bare, remote: Bare, sent, monkeypatch):
+    line.push("first")
+    remote.commit("theirs")
+    data.commit("ours")
+    with pytest.raises(NonFastForward):
+        line.push("second")
+    fetch = line.repository.fetch
+
+    def commit_and_fetch(*arguments, **options):
+        data.commit("later")
+        assert line.push("later") == HANDED_OVER
+        return fetch(*arguments, **options)
+
+    monkeypatch.setattr(line.repository, "fetch", commit_and_fetch)
+    assert line.push("sweep", look_first=True) == STILL_DIVERGED
+
+    assert sent == [("origin", data.head())]
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda line: line.ledger.claim("origin"),
+        lambda line: line.ledger.claim_within("origin", 1.0),
+    ],
+)
+def test_a_commit_while_the_claim_is_held_for_anything(line: Line, data: Bare, sent, hold):
+    line.push()
+    with hold(line):
+        later = data.commit("later")
+        assert line.push("later") == HANDED_OVER
+
+    assert sent == [("origin", later)]
+
+
+def test_a_commit_while_the_claim_is_held_by_what_fails(line: Line, data: Bare, sent):
+    with pytest.raises(ZeroDivisionError), line.ledger.claim("origin", looks_again=True):
+        raise ZeroDivisionError
+    assert sent == [("origin", data.head())]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda line: line.ledger.forget_page("origin", "rejected"),
+        lambda line: line.ledger.set_paused("origin", None, timeout_s=1.0),
+        lambda line: verify.verify(line.settings, line.repository, line.ledger, "origin"),
+    ],
+    ids=["forget a page", "resume", "verify"],
+)
+def test_what_waits_is_queued_after_each_act_under_the_claim(line: Line, data: Bare, sent, act: Callable):
+    line.push()
+    later = data.commit("later")
+    act(line)
+    assert sent == [("origin", later)]
+
+
+@pytest.mark.parametrize("state", [{"paused_at": 1.0}, {"tried": "HEAD"}])
+def test_what_is_paused_or_was_tried_is_not_queued(line: Line, data: Bare, sent, state):
+    with line.ledger.claim("origin") as claim:
+        assert claim
+        claim.write(**{name: data.head() if value == "HEAD" else value for name, value in state.items()})
+    assert sent == []
+
+
+def test_a_broker_that_is_away_does_not_fail_what_the_claim_was_held_for(line: Line, data: Bare):
+    def refuse(remote: str, commit: str) -> None:
+        raise ConnectionRefusedError
+
+    line.ledger.released = Handover(line.repository, line.ledger, refuse).look_again
+    with line.ledger.claim("origin") as claim:
+        assert claim
+
+
+def test_a_ledger_that_cannot_be_read_pushes_nothing_and_is_swept_again(
+    line: Line, data: Bare, remote: Bare, sent
+):
+    """
+    An operator's pause may stand in it.
+    """
+    line.ledger.set_paused("origin", 1.0, timeout_s=1.0)
+    ledger = data.path / "ferry" / "remotes" / "origin.json"
+    aside = ledger.rename(ledger.with_suffix(".aside"))
+    ledger.mkdir()  # EISDIR, for root too
+
+    assert line.push() == UNREADABLE
+    assert line.push("operator", out_of_turn=True, look_afresh=True) == UNREADABLE
+    assert line.wanting() == {"origin": data.head()}
+    assert line.sweeper.unseen() == []
+
+    ledger.rmdir()
+    aside.rename(ledger)
+    assert line.entry.paused_at == 1.0
+    assert remote.head() is None

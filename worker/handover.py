@@ -1,0 +1,57 @@
+"""
+Looking once more, where a claim was let go of: the holder owes it to the tasks that met it.
+
+A task that finds its remote claimed hands its commit over and ends. The claim may have been
+held for anything: a push that was refused, a look at the remote, a page, a pause, a reconcile. So
+every claim ends here, and a push is queued where the branch holds what no attempt has tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from worker.git import Repository
+from worker.ledger import Ledger
+from worker.logs import log
+
+_DUE_S = 1.0  # a retry that is due this soon is about to come
+
+
+class Handover:
+    """
+    Queues a push for commits that were handed over to a holder which has let go.
+
+    Args:
+        repository: The data repository.
+        ledger: What was tried, and what is scheduled.
+        send: Queues a push of a commit to a remote.
+    """
+
+    def __init__(self, repository: Repository, ledger: Ledger, send: Callable[[str, str], None]) -> None:
+        self._repository = repository
+        self._ledger = ledger
+        self._send = send
+
+    def look_again(self, remote: str) -> None:
+        """
+        Queue a push to *remote*, if it lacks commits that no attempt has tried. Never raises.
+        """
+        try:
+            if (commit := self._untried(remote)) is not None:
+                self._send(remote, commit)
+        except Exception as exc:  # noqa: BLE001
+            # The claim was held for something that has its own result or error, which this
+            # must not replace. The sweep finds what is not queued here.
+            log().warning("push.not_handed_over", remote=remote, error=str(exc))
+
+    def _untried(self, remote: str) -> str | None:
+        head = self._repository.head()
+        if head is None or self._repository.is_pushed(remote, head):
+            return None
+        entry = self._ledger.read(remote)
+        is_seen_to = (
+            entry.tried == head or entry.paused_at is not None or entry.waits(time.time(), grace_s=_DUE_S)
+        )
+        # Another holder looks again in its turn.
+        return None if is_seen_to or self._ledger.is_claimed(remote) else head

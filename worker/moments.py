@@ -1,0 +1,75 @@
+"""
+Moments that are written down by one process and looked at by another.
+
+Within one start of a machine their distance is measured by the kernel's clock since that start,
+which nobody sets and which goes on while the machine sleeps; the clock that people set serves
+for moments of another start, or of another machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """
+    A moment by two clocks.
+
+    Attributes:
+        at: Seconds since the epoch.
+        boot: Which start of which machine it belongs to.
+        uptime_s: Seconds since that start.
+    """
+
+    at: float
+    boot: str = ""
+    uptime_s: float = 0.0
+
+    @classmethod
+    def now(cls, clock: Callable[[], float]) -> Moment:
+        """
+        Return this moment, which *clock* shows in seconds since the epoch.
+        """
+        return cls(at=clock(), boot=_boot(), uptime_s=_uptime_s())
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Moment | None:
+        """
+        Read what ``as_json`` returned; None where that is something else.
+        """
+        at, boot, uptime_s = value.get("at"), value.get("boot", ""), value.get("uptime_s", 0.0)
+        if not isinstance(at, (int, float)) or not isinstance(uptime_s, (int, float)):
+            return None
+        return cls(at=at, boot=str(boot), uptime_s=uptime_s)
+
+    def as_json(self) -> dict[str, Any]:
+        """
+        Return the moment as plain data.
+        """
+        return asdict(self)
+
+    def age_s(self, clock: Callable[[], float]) -> float:
+        """
+        Return how long ago it was, in seconds.
+        """
+        if self.boot and self.boot == _boot():
+            return _uptime_s() - self.uptime_s
+        return clock() - self.at
+
+
+def _uptime_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@lru_cache(maxsize=1)
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""

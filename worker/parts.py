@@ -1,0 +1,113 @@
+"""
+A backlog that does not go in one push goes in parts, each small enough for the time that it has.
+
+Every ancestor of the branch that holds what the remote has is a fast-forward there. So a push
+that ran into its timeout is followed by one of half as many commits, and by half of that, until
+one lands; each that lands quickly is followed by one of twice as many. The size is kept in the
+ledger. What cannot be halved is a single commit: it is given the time that it takes on the
+slowest link.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+
+from worker.errors import RepositoryError
+from worker.failures import Verdict
+from worker.git import Repository
+
+_SLOWEST_BYTES_PER_S = 4096  # 32 kbit/s; over a slower link a large commit needs a longer CFP_PUSH_TIMEOUT
+_LONGEST_S = 6 * 3600.0
+# A part that took less than this share of its timeout may be followed by one of twice the size.
+_QUICK = 0.25
+# So does a push that a proxy or a link cut off only after this share of the timeout.
+_CUT_OFF = 0.25
+_CUT_OFF_REASONS = frozenset({"network", "server"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """
+    What one push takes.
+
+    Attributes:
+        commit: The commit that the remote's branch is to move to.
+        commits: How many commits of the branch's own line that brings; None: not counted.
+        timeout_s: Seconds that the push may take.
+    """
+
+    commit: str
+    commits: int | None = None
+    timeout_s: float
+
+    def next_size(self, duration_s: float) -> int | None:
+        """
+        Return how many commits to push next, after this part has landed in *duration_s* seconds.
+        """
+        if self.commits is None:
+            return None
+        return self.commits * (2 if duration_s < _QUICK * self.timeout_s else 1)
+
+
+class Parts:
+    """
+    Divides what a remote lacks.
+
+    Args:
+        repository: The data repository.
+        timeout_s: Seconds that a push may take.
+    """
+
+    def __init__(self, repository: Repository, timeout_s: float) -> None:
+        self._repository = repository
+        self._timeout_s = timeout_s
+
+    def first(self, seen: str | None, head: str, size: int | None) -> Part:
+        """
+        Return the first part of what *head* has and *seen* lacks.
+
+        Args:
+            seen: Where the remote's branch stands; None where it has none.
+            size: How many commits it takes at most; None: all.
+
+        Raises:
+            RepositoryError: git could not tell.
+        """
+        if size is None:
+            return Part(commit=head, timeout_s=self._timeout_s)
+        line = self._line(seen, head)[:size]
+        commit = line[-1] if line else head
+        timeout_s = self._timeout_s if size > 1 else max(self._timeout_s, self._slowest_s(seen, commit))
+        return Part(commit=commit, commits=len(line) or 1, timeout_s=timeout_s)
+
+    def cut_short(self, part: Part, seen: str | None, verdict: Verdict, duration_s: float) -> Part | None:
+        """
+        Return *part*, counted, if its push failed for want of time; None if it failed for another reason.
+
+        Raises:
+            RepositoryError: git could not tell.
+        """
+        is_late = duration_s >= _CUT_OFF * part.timeout_s
+        if verdict.reason != "timeout" and not (is_late and verdict.reason in _CUT_OFF_REASONS):
+            return None
+        return replace(part, commits=part.commits or len(self._line(seen, part.commit)) or 1)
+
+    def _line(self, seen: str | None, head: str) -> list[str]:
+        """
+        Return the commits that the branch went through since *seen*, oldest first, that hold *seen*.
+
+        What was merged is no place to stop at: the remote would refuse it. A commit that holds
+        *seen* is followed by such commits only.
+        """
+        line = self._repository.commits_between(seen, head, first_parents=True)[::-1]
+        if seen is None:
+            return line
+        return line[bisect_left(line, True, key=lambda commit: self._repository.contains(seen, commit)) :]
+
+    def _slowest_s(self, seen: str | None, commit: str) -> float:
+        try:
+            size_bytes = self._repository.bytes_between(seen, commit)
+        except RepositoryError:
+            return self._timeout_s
+        return min(size_bytes / _SLOWEST_BYTES_PER_S, _LONGEST_S)
