@@ -122,8 +122,8 @@ def _find(remote: str, *, as_json: bool) -> None:
     with _pipeline() as pipeline:
         timeout_s = pipeline.settings.push_timeout_s
         try:
-            with pipeline.ledger.claim_within(_known(pipeline, remote), timeout_s):
-                found = poison.find(pipeline.repository, remote, timeout_s=timeout_s)
+            with pipeline.ledger.claim_within(_known(pipeline, remote), timeout_s) as claim:
+                found = poison.find(pipeline.repository, claim, timeout_s=timeout_s)
         finally:
             _enqueue(pipeline, [remote])  # whoever committed meanwhile has left it to us
     if as_json:

@@ -212,7 +212,7 @@ class Attempt:
                     self._remote,
                     part.commit,
                     timeout_s=part.timeout_s,
-                    started=lambda group: self._claim.write(running=Running.here(group)),
+                    noted=lambda group: self._claim.write(running=Running.here(group)),
                 )
         finally:
             self._claim.note(running=None)
@@ -297,6 +297,7 @@ class Attempt:
             backoff_s=None,
             last_failure=None,
             failing_since=None,
+            failing_s=0.0,
             paged=(),
             gave_up=False,
             rescue=None,
@@ -309,7 +310,7 @@ class Attempt:
                 "push.recovered",
                 remote=self._remote,
                 reason=entry.last_failure.reason,
-                episode_seconds=round(self._clock() - entry.failing_since, 3),
+                episode_seconds=round(entry.failing_for_s(self._clock()), 3),
             )
 
     def _failed(
@@ -333,8 +334,7 @@ class Attempt:
         error = (PushFailed if policy.retried and not gave_up else kind)(
             self._remote, reason, detail, policy.hint
         )
-        since = self._claim.entry.failing_since
-        failing_s = 0.0 if since is None else self._clock() - since
+        failing_s = self._claim.entry.failing_for_s(self._clock())
         scheduled = self._schedule(error, verdict.retry_after_s) if isinstance(error, PushFailed) else {}
         self._episodes.record(
             self._claim,

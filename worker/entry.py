@@ -106,6 +106,7 @@ class Entry:
             ran into its timeout; None: all.
         last_failure: The failure that no success has followed yet.
         failing_since: When the first failure since then happened.
+        failing_s: How long they have lasted, up to the last of them, by a clock that was never set back.
         paged: The reasons that somebody was paged for since then.
         rescue: The branch on the remote that keeps our head safe during a divergence.
         rescued: The commit it holds.
@@ -133,6 +134,7 @@ class Entry:
     part: int | None = None
     last_failure: Failure | None = None
     failing_since: float | None = None
+    failing_s: float = 0.0
     paged: tuple[str, ...] = ()
     rescue: str | None = None
     rescued: str | None = None
@@ -165,6 +167,15 @@ class Entry:
             episodes=counted(self.episodes, reason) if begins else self.episodes,
             outcomes=counted(self.outcomes, reason),
         )
+
+    def failing_for_s(self, now: float) -> float:
+        """
+        Return how long failures have followed each other, in seconds, though the clock be set back.
+        """
+        if self.failing_since is None:
+            return 0.0
+        last = self.last_failure.at if self.last_failure else self.failing_since
+        return self.failing_s + max(0.0, now - last)
 
     def waits(self, now: float, *, grace_s: float = 0.0) -> bool:
         """

@@ -76,6 +76,7 @@ class Episodes:
                 reason=error.reason, message=error.detail, hint=error.hint, at=now, attempt=number
             ),
             failing_since=now if begins else entry.failing_since,
+            failing_s=entry.failing_for_s(now),
             episodes=claim.episode(error.reason) if begins else entry.episodes,
             outcomes=claim.count(error.reason),
             **changes,

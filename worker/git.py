@@ -336,6 +336,7 @@ class Repository:
         branch: str | None = None,
         dry_run: bool = False,
         started: Callable[[int], object] = lambda group: None,
+        noted: Callable[[int], object] | None = None,
     ) -> Pushed:
         """
         Push *commit* to a branch on *remote*, by fast-forward only.
@@ -347,6 +348,8 @@ class Repository:
             branch: Short name of the branch there; default: the same as here.
             dry_run: Do everything but send and move something. No hook is asked.
             started: Called with the process group as soon as it exists.
+            noted: Called with the process group before git begins in it: a caller that is killed
+                before it has noted the group leaves no git behind.
 
         Raises:
             RepositoryError: *commit* is not a commit of this repository; git cannot be started; or the
@@ -357,7 +360,7 @@ class Repository:
         options = ["--dry-run"] if dry_run else []
         found = self._visit(
             remote, url, "push", "--porcelain", *options, refspec=f"{commit}:{ref}",
-            timeout_s=timeout_s, started=started,
+            timeout_s=timeout_s, started=started, noted=noted,
         )  # fmt: skip
         pushed = Pushed(**asdict(found), ref=ref)
         if ref == self.ref and not dry_run and pushed.verdict().landed:
@@ -572,6 +575,7 @@ class Repository:
         refspec: str,
         timeout_s: float,
         started: Callable[[int], object] = lambda group: None,
+        noted: Callable[[int], object] | None = None,
     ) -> Finished:
         """
         Run a git command that talks to *remote*, which is at *url*.
@@ -602,6 +606,7 @@ class Repository:
             extra=self._credentials.environment(remote, ssh_is_configured="core.sshcommand" in configured),
             whole=False,
             started=started,
+            noted=noted,
         )
         if found.exit_status is None:
             # What it waited for may be a shared connection, which the next one would wait for as well.

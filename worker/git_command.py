@@ -127,6 +127,7 @@ def run_git(
     stdout: BinaryIO | None = None,
     whole: bool = True,
     started: Callable[[int], object] = lambda group: None,
+    noted: Callable[[int], object] | None = None,
 ) -> Finished:
     """
     Run a git command on the repository *git_dir*.
@@ -138,6 +139,7 @@ def run_git(
         stdin, stdout: See ``worker.process.run``.
         whole: Whether all that it prints is kept, or the two ends of it.
         started: Called with its process group.
+        noted: Called with its process group before it begins.
 
     Raises:
         RepositoryError: git could not be started.
@@ -153,6 +155,7 @@ def run_git(
             stdout=stdout,
             whole=whole,
             started=started,
+            noted=noted,
         )
     except OSError as exc:  # not installed, no memory, no more processes or files
         raise RepositoryError(f"git cannot be started: {exc}") from exc

@@ -274,8 +274,11 @@ class Ledger:
         """
         Make the file of *remote* where there is none: one to write over once the disk is full.
         """
-        with self.claim(remote) as claim:
-            if claim is not None and not self._path(remote).exists():
+        if self._path(remote).exists():
+            return
+        # What waits at a start, the worker's start finds.
+        with self.claim(remote, looks_again=True) as claim:
+            if claim is not None:
                 claim.write()
 
     def _lock(self, remote: str) -> FileLock:

@@ -14,7 +14,8 @@ from typing import Any
 
 from worker.errors import RepositoryError
 from worker.failures import Verdict
-from worker.git import Commit, Repository
+from worker.git import Commit, Repository, ended_within_s
+from worker.ledger import Claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,21 +69,21 @@ class PoisonError(RepositoryError):
     """
 
 
-def find(repository: Repository, remote: str, *, timeout_s: float) -> Found | None:
+def find(repository: Repository, claim: Claim, *, timeout_s: float) -> Found | None:
     """
-    Return the first pending commit that *remote* refuses; None where nothing is pending.
-
-    For whoever holds the claim on *remote*.
+    Return the first pending commit that the remote of *claim* refuses; None where nothing is pending.
 
     Args:
         repository: The data repository.
-        remote: Name of the remote.
+        claim: The claim on the remote, held meanwhile.
         timeout_s: Seconds that each push may take.
 
     Raises:
         PoisonError: It takes no scratch branch at all, or does not answer.
         RepositoryError: git could not.
     """
+    remote = claim.remote
+    claim.begin(3 * ended_within_s(timeout_s))
     head, there = repository.head(), repository.ask(remote, timeout_s=timeout_s)
     if head is None:
         return None
@@ -95,7 +96,7 @@ def find(repository: Repository, remote: str, *, timeout_s: float) -> Found | No
         return None
     # Along the first parents, so that each holds all before it.
     pending = repository.commits_between(there, head, first_parents=True)[::-1]
-    scratch = _Scratch(repository, remote, timeout_s)
+    scratch = _Scratch(repository, claim, timeout_s)
     try:
         return _search(repository, scratch, pending, base=there)
     finally:
@@ -134,13 +135,14 @@ class _Scratch:
     A branch on the remote that holds what it took last.
     """
 
-    def __init__(self, repository: Repository, remote: str, timeout_s: float) -> None:
-        self.remote = remote
+    def __init__(self, repository: Repository, claim: Claim, timeout_s: float) -> None:
+        self.remote = claim.remote
+        self._claim = claim
         self.branch = f"ferry-find/{repository.branch}"
         self.asked = 0
         self._repository = repository
         self._timeout_s = timeout_s
-        self._at = repository.ask(remote, timeout_s=timeout_s, branch=self.branch)
+        self._at = repository.ask(self.remote, timeout_s=timeout_s, branch=self.branch)
         self.remove()  # what a search that was killed has left
 
     def takes(self, commit: str) -> Verdict:
@@ -151,6 +153,7 @@ class _Scratch:
             PoisonError: It neither took nor refused it.
         """
         self.asked += 1
+        self._claim.begin(2 * ended_within_s(self._timeout_s))
         finished = self._repository.push(self.remote, commit, branch=self.branch, timeout_s=self._timeout_s)
         verdict = finished.verdict()
         if verdict.landed:

@@ -27,6 +27,9 @@ KEPT_BYTES = 256 * 1024  # of each end
 _PIECE_BYTES = 64 * 1024
 _TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
 ENDING_S = 3 * _TERM_GRACE_S  # what that takes at the most
+# The process is there, and the command begins in it once it is told to; never, if whoever is to tell it dies.
+_GATE = ("sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
+_NOT_STARTED = (126, 127)  # what sh says where there is no such program, or it is none
 _LINE_BREAK = re.compile(rb"[\r\n]")
 _KEY_ENDS = re.compile(rb"-----END [A-Z ]{0,40}PRIVATE KEY-----")
 
@@ -59,6 +62,7 @@ def run(
     stdout: BinaryIO | None = None,
     whole: bool = False,
     started: Callable[[int], object] = lambda group: None,
+    noted: Callable[[int], object] | None = None,
 ) -> Finished:
     """
     Run *command* to its end, or end it and all its children at its timeout.
@@ -70,14 +74,16 @@ def run(
         stdout: Where it writes, as it is; default: to what is returned.
         whole: Whether to keep all of its standard output, however long.
         started: Called with the process group as soon as it exists.
+        noted: Called with the process group before *command* begins in it; where this process is killed
+            before that is done, it never begins.
 
     Raises:
         OSError: It could not be started.
     """
     begun = time.monotonic()
     process = subprocess.Popen(
-        command,
-        stdin=stdin or subprocess.DEVNULL,
+        command if noted is None else [*_GATE, *command],
+        stdin=subprocess.PIPE if noted is not None else stdin or subprocess.DEVNULL,
         stdout=stdout or subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=directory,
@@ -88,6 +94,9 @@ def run(
     pipes = (process.stdout, printed), (process.stderr, complained)
     said = {pipe: kept for pipe, kept in pipes if pipe is not None}
     try:
+        if noted is not None:
+            noted(process.pid)
+            _open_gate(process)
         started(process.pid)
         exit_status = process.returncode if _listen(process, said, begun + timeout_s) else None
         if exit_status is None:
@@ -98,12 +107,23 @@ def run(
     finally:
         for pipe in said:
             pipe.close()
+    if noted is not None and exit_status in _NOT_STARTED:
+        raise OSError(complained.text().strip())
     return Finished(
         exit_status=exit_status,
         stdout=printed.text(),
         stderr=complained.text(),
         duration_s=time.monotonic() - begun,
     )
+
+
+def _open_gate(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin  # noqa: S101 - narrows a type: it is a pipe
+    with (
+        contextlib.suppress(BrokenPipeError),
+        process.stdin as gate,
+    ):  # ended from outside, as its status tells
+        gate.write(b"go\n")
 
 
 class _Said:

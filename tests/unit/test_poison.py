@@ -11,7 +11,9 @@ import pytest
 from tests.parts import Bare
 from tests.unit.conftest import Deployment
 from worker.git import Repository
+from worker.ledger import Ledger
 from worker.poison import Found, PoisonError, find
+from worker.prepare import remotes_directory
 
 # Refuses every push that brings a commit whose message holds POISON, as a push rule does.
 _RULE = """
@@ -41,7 +43,9 @@ def repository(deploy: Callable[..., Deployment]) -> Repository:
 
 
 def _find(repository: Repository) -> Found | None:
-    return find(repository, "origin", timeout_s=20)
+    with Ledger(remotes_directory(repository.path)).claim("origin") as claim:
+        assert claim
+        return find(repository, claim, timeout_s=20)
 
 
 @pytest.mark.parametrize(
