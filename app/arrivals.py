@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any, TypeVar, cast
 
 from inotify_simple import INotify, flags
 
@@ -24,6 +25,7 @@ from worker.prepare import remotes_directory
 
 # Another host's changes on a shared volume wake nobody here; and a client that went away is seen so.
 _LOOK_AGAIN_S = 1.0
+T = TypeVar("T")
 
 
 class Arrivals:
@@ -39,32 +41,61 @@ class Arrivals:
             remotes_directory(repository.path),
             (repository.path / repository.ref).parent,
         ]
-        self._moved = threading.Condition()
-        self._waiting = 0
         self._closing = False
-        self._listening: int | None = None  # the process whose thread listens: a fork has none
+        self._start_afresh()
+        os.register_at_fork(after_in_child=self._start_afresh)  # threads do not survive it
+
+    def _start_afresh(self) -> None:
+        self._moved = threading.Condition()
+        self._wake_ups = 0
+        self._waiting = 0
+        self._listening: INotify | None = None
+        self._listen_at = 0.0  # monotonic seconds, before which it is not tried
+        self._looking = threading.Lock()
+        self._seen: tuple[int, float, Any] | None = None
 
     def wait(self, happened: Callable[[], bool], timeout_s: float, *, is_gone: Callable[[], bool]) -> bool:
         """
         Wait until *happened* returns true; returns whether it did.
 
         Args:
+            happened: Called without a lock, and again after each wake-up; see also ``see``.
             timeout_s: Seconds to wait at most.
             is_gone: Whether nobody waits for the answer any more.
         """
         deadline = time.monotonic() + timeout_s
         with self._moved:
             self._waiting += 1
-            self._listen()
-            try:
-                while not happened():
-                    left = deadline - time.monotonic()
-                    if left <= 0 or self._closing or is_gone():
-                        return False
-                    self._moved.wait(min(left, _LOOK_AGAIN_S))
-                return True
-            finally:
+        try:
+            while True:
+                with self._moved:
+                    self._listen()
+                    before = self._wake_ups
+                if happened():
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0 or self._closing or is_gone():
+                    return False
+                with self._moved:
+                    if self._wake_ups == before:
+                        self._moved.wait(min(left, _LOOK_AGAIN_S))
+        finally:
+            with self._moved:
                 self._waiting -= 1
+
+    def see(self, look: Callable[[], T]) -> T:
+        """
+        Return what *look* returns: one call of it serves all who ask until the next wake-up, or for a second.
+
+        Args:
+            look: The same for all who ask.
+        """
+        with self._looking:
+            wake_ups = self._wake_ups
+            if self._seen is None or self._seen[0] != wake_ups or time.monotonic() > self._seen[1]:
+                found = look()
+                self._seen = (wake_ups, time.monotonic() + _LOOK_AGAIN_S, found)
+            return cast(T, self._seen[2])
 
     @property
     def is_closing(self) -> bool:
@@ -87,21 +118,34 @@ class Arrivals:
         signal.signal(number, close)
 
     def _listen(self) -> None:
-        if self._listening == os.getpid():
+        """
+        Have a thread listen; without it, those who wait look again each second, and it is tried again then.
+        """
+        if self._listening or time.monotonic() < self._listen_at:
             return
-        self._listening = os.getpid()
-        with contextlib.suppress(OSError):  # no inotify left to have: looking again each second must do
-            inotify = INotify()
-            for directory in self._directories:
-                inotify.add_watch(directory, flags.MOVED_TO | flags.CREATE)
-            threading.Thread(target=self._wake, args=(inotify,), name="arrivals", daemon=True).start()
+        self._listen_at = time.monotonic() + _LOOK_AGAIN_S
+        with contextlib.ExitStack() as stack:
+            try:
+                inotify = stack.enter_context(INotify())
+                for directory in self._directories:
+                    inotify.add_watch(directory, flags.MOVED_TO | flags.CREATE)
+                threading.Thread(target=self._wake, args=(inotify,), name="arrivals", daemon=True).start()
+            except (OSError, RuntimeError):
+                # The machine gives no further inotify, watch or thread; or git has removed a directory.
+                return
+            self._listening = inotify
+            stack.pop_all()
 
     def _wake(self, inotify: INotify) -> None:
         with inotify:
-            while True:
-                inotify.read(timeout=int(_LOOK_AGAIN_S * 1000))
+            goes_on = True
+            while goes_on:
+                events = inotify.read(timeout=int(_LOOK_AGAIN_S * 1000))
                 with self._moved:
-                    if not self._waiting:
-                        self._listening = None
-                        return
-                    self._moved.notify_all()
+                    # Without its directory a watch is at an end; whoever waits has another one made.
+                    goes_on = self._waiting > 0 and not any(event.mask & flags.IGNORED for event in events)
+                    if not goes_on:
+                        self._listening, self._listen_at = None, 0.0
+                    if events:
+                        self._wake_ups += 1
+                        self._moved.notify_all()

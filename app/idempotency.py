@@ -4,31 +4,39 @@ Repeating a write safely: the same ``Idempotency-Key``, the same answer, one com
 An answer is kept before its commit is made, under the write lock, and the commit
 carries the key's hash as a trailer. So whatever dies in between, the next request
 with that key finds out from the branch whether the commit was made: kept for a
-day, on the repository's own volume, for every process and after any restart.
+day and longer, on the repository's own volume, for every process and after any restart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import json
+import os
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.errors import BusyError, DiskFullError
 from app.problems import Problem
-from worker.atomic_json import read_json, write_json
+from worker.errors import RepositoryError
 from worker.git import Repository
 from worker.prepare import state_directory
-from worker.sharing import make_directories
+from worker.refs import flush
+from worker.sharing import inherit, make_directories
 
 TRAILER = "Idempotency-Key"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _DAY_S = 24 * 3600
-_MOST_COMMITS_SINCE = 1000
+_KEPT_DAYS = 2
+_DAY = re.compile(r"(\d+)(?:\.(\d+))?")  # its number since the epoch, and that of the day it was given up
+_UNCHANGED = "unchanged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +71,51 @@ class Attempt:
         return cls(name=name, fingerprint=hashlib.sha256(request).hexdigest())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """
+    What an earlier request with the same key came to.
+
+    Attributes:
+        answer: What it was answered, as ``begin`` was given it; None: a crash has damaged that.
+        commit: The commit that it made; None: it changed nothing.
+    """
+
+    answer: dict[str, Any] | None
+    commit: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """
+    Where an answer is kept.
+
+    Attributes:
+        record: Its file.
+        id: What tells it from another answer in the same file.
+    """
+
+    record: Path
+    id: str
+
+    @property
+    def commit(self) -> Path:
+        """
+        The file that says what its commit is called.
+        """
+        return self.record.with_suffix(".commit")
+
+
 class Answers:
     """
-    The answers of the last day to two, by key.
+    The answers of the last days, by key.
 
-    Only for whoever holds the write lock.
+    A record is written once, before its commit, and flushed with it; what its commit is called
+    goes into a second file, which may be lost: the commit says so itself. Records are in a
+    directory for each day, and every directory there is counts: the clock decides where a new
+    record goes, not which ones are known.
+
+    Only for the holder of the write lock, but for ``finish``.
 
     Args:
         repository: The data repository.
@@ -79,68 +127,166 @@ class Answers:
         self._directory = state_directory(repository.path) / "idempotency"
         self._clock = clock
 
-    def recall(self, attempt: Attempt, head: str | None) -> dict[str, Any] | None:
+    def recall(self, attempt: Attempt, head: str | None) -> Kept | None:
         """
-        Return the answer that an earlier request with this key had, or None where there was none.
+        Return what an earlier request with this key came to, or None where there was none.
 
         Args:
             head: The commit that the next is made on.
 
         Raises:
             Problem: 422 where that request was another.
+            BusyError: It cannot be read now whether there was one.
         """
-        kept = next(
-            (found for day in self._days() if (found := read_json(day / f"{attempt.name}.json"))), None
-        )
-        if kept is None:
-            return None
-        if kept["fingerprint"] != attempt.fingerprint:
-            raise Problem(
-                422,
-                "idempotency-key-reused",
-                "Another request was made with this Idempotency-Key.",
-                "Send a fresh key for each write; repeat a write with the same body.",
-            )
-        if "commit" not in kept:
-            kept["commit"] = self._made_since(kept["base"], head, attempt)
-            if kept["commit"] is None:
-                return None  # its commit was never made
-        return dict(kept)
+        try:
+            path = self._find(attempt)
+            if path is None:
+                return None
+            record = _record(path.read_bytes())
+            known = _commit(Place(record=path, id=record.get("id", "")))
+        except OSError as exc:
+            raise BusyError(f"The answers to earlier requests cannot be read: {exc.strerror}.") from exc
+        if record.get("fingerprint", attempt.fingerprint) != attempt.fingerprint:
+            raise reused()
+        if "commit" in record:  # releases before wrote the record again
+            known = record["commit"] or _UNCHANGED
+        # A record that a power cut has emptied, as it could be, has no base: the whole branch is searched.
+        commit = known or self._made_since(record.get("base"), head, attempt)
+        if commit is None:
+            return None  # it was never made
+        return Kept(answer=record.get("answer"), commit=None if commit == _UNCHANGED else commit)
 
-    def begin(self, attempt: Attempt, answer: dict[str, Any], *, base: str | None) -> Path:
+    def begin(self, attempt: Attempt, answer: dict[str, Any], *, base: str | None) -> Place:
         """
         Keep *answer* before its commit is made somewhere after *base*; returns where.
+
+        It is on the disk when the commit is.
+
+        Raises:
+            BusyError, DiskFullError: It cannot be kept.
         """
-        today = self._days()[0]
-        if not today.exists():
-            self._forget()
-            make_directories(str(self._repository.path), today)
-        path = today / f"{attempt.name}.json"
-        write_json(path, {"fingerprint": attempt.fingerprint, "base": base, "answer": answer})
-        return path
+        record = {"id": uuid.uuid4().hex, "fingerprint": attempt.fingerprint, "base": base, "answer": answer}
+        try:
+            # What is there already belongs to a commit that was never made. Its place on the disk is taken
+            # by what is on the disk.
+            before = self._find(attempt)
+            path = before or self._today() / f"{attempt.name}.json"
+            _write(path, json.dumps(record), is_flushed=before is not None)
+        except OSError as exc:
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError("The data repository's disk is full; nothing was written.") from exc
+            raise BusyError(f"The answer cannot be kept: {exc.strerror}.") from exc
+        return Place(record=path, id=str(record["id"]))
 
     @staticmethod
-    def finish(path: Path, commit: str | None) -> None:
+    def finish(place: Place, commit: str | None) -> None:
         """
-        Add to the answer that ``begin`` kept at *path* what its commit is called.
+        Note what the commit of the answer at *place* is called; None: there was nothing to commit.
         """
-        with contextlib.suppress(OSError):  # the trailer says so too
-            write_json(path, {**read_json(path), "commit": commit})
+        with contextlib.suppress(OSError):  # the commit's trailer says so too
+            _write(place.commit, f"{place.id} {commit or _UNCHANGED}\n")
+            if commit is None:
+                flush(place.record.parent)  # no commit has taken the answer to the disk
 
     def _made_since(self, base: str | None, head: str | None, attempt: Attempt) -> str | None:
         if head is None:
             return None
-        commits = self._repository.log(head, limit=_MOST_COMMITS_SINCE, without=base)
+        try:
+            commits = self._repository.log(head, without=base, saying=f"{TRAILER}: {attempt.name}")
+        except (RepositoryError, OSError) as exc:
+            raise BusyError(f"The commits since the first request cannot be read: {exc}") from exc
         return next((each.hash for each in commits if each.trailers.get(TRAILER) == attempt.name), None)
+
+    def _find(self, attempt: Attempt) -> Path | None:
+        for day in self._days():
+            path = day / f"{attempt.name}.json"
+            try:
+                path.stat()
+            except FileNotFoundError:
+                continue
+            return path
+        return None
 
     def _days(self) -> list[Path]:
         """
-        Return today's directory and yesterday's.
+        Return the directories there are, those of later days first.
         """
-        number = int(self._clock() // _DAY_S)
-        return [self._directory / str(number), self._directory / str(number - 1)]
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:
+            return []
+        days = sorted(
+            filter(_DAY.fullmatch, names), key=lambda name: int(name.partition(".")[0]), reverse=True
+        )
+        return [self._directory / day for day in days]
 
-    def _forget(self) -> None:
-        if self._directory.exists():
-            for old in set(self._directory.iterdir()) - set(self._days()):
-                shutil.rmtree(old, ignore_errors=True)
+    def _today(self) -> Path:
+        number = int(self._clock() // _DAY_S)
+        today = self._directory / str(number)
+        if not today.exists():
+            self._forget(number)
+            make_directories(str(self._repository.path), today)
+        return today
+
+    def _forget(self, today: int) -> None:
+        """
+        Remove directories in two steps, two days apart: the clock may step, and removes nothing by that.
+        """
+        for day in self._days():
+            number, _, condemned = day.name.partition(".")
+            if condemned and today - int(condemned) >= _KEPT_DAYS:
+                shutil.rmtree(day, ignore_errors=True)
+            elif not condemned and today - int(number) >= _KEPT_DAYS:
+                with contextlib.suppress(OSError):
+                    day.rename(day.with_name(f"{number}.{today}"))
+
+
+def reused() -> Problem:
+    """
+    Say that a key was used for another request.
+    """
+    return Problem(
+        422,
+        "idempotency-key-reused",
+        "Another request was made with this Idempotency-Key.",
+        "Send a fresh key for each write; repeat a write with the same body.",
+    )
+
+
+def _record(content: bytes) -> dict[str, Any]:
+    """
+    Return the record in a file; an empty one where the file is damaged.
+    """
+    try:
+        record = json.loads(content)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) and record.keys() >= {"fingerprint", "base", "answer"} else {}
+
+
+def _commit(place: Place) -> str | None:
+    try:
+        text = place.commit.read_text("ascii", "replace")
+    except FileNotFoundError:
+        return None
+    found = re.fullmatch(rf"{place.id} ([0-9a-f]{{40}}|{_UNCHANGED})\n", text) if place.id else None
+    return found[1] if found else None
+
+
+def _write(path: Path, content: str, *, is_flushed: bool = False) -> None:
+    """
+    Put a file at *path*, whole or not at all, in the place of one that may be there.
+    """
+    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        with fresh.open("x") as file:
+            file.write(content)
+            inherit(fresh, path.parent)
+            if is_flushed:
+                file.flush()
+                os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise

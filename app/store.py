@@ -231,17 +231,26 @@ class Transaction:
         Raises:
             InvalidPathError: A file would stand where another stands already.
         """
-        git_dir, before = self._before.git_dir, tree_of(self._before.git_dir, self.parent)
-        changes = {self._before.from_top(place): entry for place, entry in self._changes.items()}
-        try:
-            tree = changed(git_dir, before, changes) or write(git_dir, "tree", b"")
-        except PathTakenError as exc:
-            raise InvalidPathError(f"The change cannot be stored: {exc}.") from exc
-        if tree == before:
+        git_dir, tree = self._before.git_dir, self.tree()
+        if tree == tree_of(git_dir, self.parent):
             return None
         return write_commit(
             git_dir, tree, self.parent, message, author=author, seconds=int(time.time()), trailers=trailers
         )
+
+    def tree(self) -> str:
+        """
+        Write the trees with the changes so far; returns the object name of the uppermost.
+
+        Raises:
+            InvalidPathError: A file would stand where another stands already.
+        """
+        git_dir = self._before.git_dir
+        changes = {self._before.from_top(place): entry for place, entry in self._changes.items()}
+        try:
+            return changed(git_dir, tree_of(git_dir, self.parent), changes) or write(git_dir, "tree", b"")
+        except PathTakenError as exc:
+            raise InvalidPathError(f"The change cannot be stored: {exc}.") from exc
 
     def close(self) -> None:
         """
@@ -451,6 +460,22 @@ class Store:
 
     def _at(self, commit: str | None) -> Snapshot:
         return Snapshot(self._repository.path, commit, self._repository.root)
+
+    @contextlib.contextmanager
+    def repeat(self, commit: str) -> Iterator[Transaction]:
+        """
+        Open a transaction on what *commit* was made on, to find out what it did; nothing is committed.
+
+        Raises:
+            RepositoryError: The commit cannot be read.
+        """
+        (made,) = self._repository.log(commit, limit=1)
+        parent = made.parents[0]
+        transaction = Transaction(self._at(parent), parent, parent)
+        try:
+            yield transaction
+        finally:
+            transaction.close()
 
     def _land(self, commit: str, parent: str | None) -> None:
         """

@@ -206,26 +206,29 @@ class Repository:
         self,
         tip: str,
         *,
-        limit: int,
+        limit: int = -1,
         skip: int = 0,
         without: str | Sequence[str] | None = None,
         file: str | None = None,
         children_first: bool = False,
+        saying: str | None = None,
     ) -> list[Commit]:
         """
         Return commits that are in *tip*, newest first by their committers' clocks.
 
         Args:
             tip: Full object name of a commit.
-            limit: How many to return at most.
+            limit: How many to return at most; default: all.
             skip: How many to leave out first.
             without: Leave out what this commit contains, or any of these.
             file: Only commits that change the file at this path of the tree.
             children_first: Whether no commit may stand before one of its children, whatever clocks said.
+            saying: Only commits with this text in one line of their message.
         """
         left_out = [without] if isinstance(without, str) else without or ()
+        said = ["--fixed-strings", f"--grep={saying}"] if saying else []
         text = self._query(
-            "log", "-z", f"--format={_LOG_FORMAT}", f"--skip={skip}", f"--max-count={limit}",
+            "log", "-z", f"--format={_LOG_FORMAT}", f"--skip={skip}", f"--max-count={limit}", *said,
             *(["--date-order"] if children_first else []), tip, *(f"^{name}" for name in left_out),
             "--", *([f":(top,literal){file}"] if file else []),
         )  # fmt: skip

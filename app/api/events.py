@@ -61,25 +61,29 @@ def _events(position: Position) -> Iterator[str]:
     yield "retry: 2000\n\n"
     states: dict[str, Any] = {}
     while True:
-        now = _position()
+        (now, new_states) = seen = _look()
         yield from _news(position, now)
-        position, before = now, states
-        states = _states()
+        position, before, states = now, states, new_states
         yield from (
             _event("state", {"remote": remote, **state}, position)
             for remote, state in states.items()
             if before.get(remote) != state
         )
-        if not _await_change((position, states)):
+        if not _await_change(seen):
             if client_is_gone() or services().arrivals.is_closing:
                 return
             yield ": nothing new\n\n"
 
 
+def _look() -> tuple[Position, dict[str, Any]]:
+    """
+    Return where everything stands; one look serves all streams of this process.
+    """
+    return services().arrivals.see(lambda: (_position(), _states()))
+
+
 def _await_change(shown: tuple[Position, dict[str, Any]]) -> bool:
-    return services().arrivals.wait(
-        lambda: (_position(), _states()) != shown, _KEEP_ALIVE_S, is_gone=client_is_gone
-    )
+    return services().arrivals.wait(lambda: _look() != shown, _KEEP_ALIVE_S, is_gone=client_is_gone)
 
 
 def _news(before: Position, now: Position) -> Iterator[str]:

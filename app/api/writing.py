@@ -13,12 +13,16 @@ from typing import Any
 from flask import Response, make_response, request
 
 from app.api.push import commit_states
-from app.idempotency import TRAILER, Attempt
+from app.errors import StoreError
+from app.idempotency import TRAILER, Attempt, reused
 from app.json_form import to_json
+from app.problems import Problem
 from app.provenance import Provenance
 from app.services import services
 from app.store import Transaction
 from app.transact import transact
+from app.trees import tree_of
+from worker.logs import log
 from worker.settings import ORIGIN
 
 MAX_WAIT_S = 60.0
@@ -56,22 +60,41 @@ def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]
     """
     answers, attempt = services().answers, _attempt(actor)
     trailers = [*about.trailers, *([(TRAILER, attempt.name)] if attempt else [])]
-    kept, place, done = None, None, None
+    kept, place = None, None
     with transact(
         services().store, services().push_queue, about.message, author=about.author, trailers=trailers
     ) as transaction:
         kept = answers.recall(attempt, transaction.parent) if attempt else None
         if kept is None:
             done = change(transaction)
+            _response(done, None, {})  # what could not be answered is refused before it is done
             if attempt:
                 place = answers.begin(attempt, to_json(asdict(done)), base=transaction.base)
-    if done is None:
-        assert kept is not None  # noqa: S101 - one of both is what the block was for
-        change_then = Change(**kept["answer"])
-        return _answer(change_then, kept["commit"], stands_in=transaction.parent, replayed=True)
+        else:
+            done = Change(**kept.answer) if kept.answer else _done_by(kept.commit, change)
+    if kept:
+        return _answer(done, kept.commit, stands_in=transaction.parent, replayed=True)
     if place:
         answers.finish(place, transaction.commit)
     return _answer(done, transaction.commit, stands_in=transaction.parent)
+
+
+def _done_by(commit: str | None, change: Callable[[Transaction], Change]) -> Change:
+    """
+    Find out what the request was answered that made *commit*, where a power cut has taken the answer.
+
+    Raises:
+        Problem: 422 where *change* is not what that commit did.
+    """
+    store = services().store
+    try:
+        with store.repeat(str(commit)) as transaction:
+            done = change(transaction)
+            if transaction.tree() == tree_of(str(services().pipeline.repository.path), str(commit)):
+                return done
+    except (StoreError, Problem) as exc:
+        raise reused() from exc
+    raise reused()
 
 
 def _attempt(actor: str) -> Attempt | None:
@@ -94,16 +117,36 @@ def _answer(change: Change, commit: str | None, *, stands_in: str, replayed: boo
     Args:
         stands_in: A commit that has what the write asks for, where it made none.
     """
-    waits_s = _wait_s()
-    arrived = waits_s is None or _has_arrived(commit or stands_in, waits_s)
-    body = {**change.body, "commit": commit and {"hash": commit, "push": commit_states(commit)}}
-    response = make_response(body, change.status if arrived else 202)
-    response.headers.update(change.headers)
+    arrived, states = _whereabouts(commit or stands_in)
+    response = _response(change, commit, states)
+    if not arrived:
+        response.status_code = 202
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
-    if waits_s is not None and _preferred() is not None:
+    if _preferred() is not None:
         response.headers["Preference-Applied"] = "wait"
     return response
+
+
+def _response(change: Change, commit: str | None, states: dict[str, str]) -> Response:
+    body = {**change.body, "commit": commit and {"hash": commit, "push": states}}
+    response = make_response(body, change.status)
+    response.headers.update(change.headers)
+    return response
+
+
+def _whereabouts(commit: str) -> tuple[bool, dict[str, str]]:
+    """
+    Return whether *commit* has arrived, where the request waits for that, and its state for each remote.
+    """
+    waits_s = _wait_s()
+    try:
+        arrived = waits_s is None or _has_arrived(commit, waits_s)
+        return arrived, commit_states(commit)
+    except Exception as exc:  # noqa: BLE001
+        # Whatever it is: the commit is durable, and an error would invite a second write.
+        log().warning("write.state_unknown", commit=commit, error=str(exc))
+        return waits_s is None, dict.fromkeys(services().pipeline.settings.remotes, "pending")
 
 
 def _wait_s() -> float | None:
