@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import threading
 import time
 from collections import deque
@@ -94,6 +95,10 @@ class GroupCommit:
         self._lock = lock
         self._head = head
         self._land = land
+        self._start_afresh()
+        os.register_at_fork(after_in_child=self._start_afresh)  # whose turn it was is no thread there
+
+    def _start_afresh(self) -> None:
         self._mutex = threading.Lock()
         self._queue: deque[_Place] = deque()  # whose head has the turn
         self._group: Group | None = None

@@ -13,6 +13,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from flask import Blueprint, Response, request, stream_with_context
@@ -21,6 +22,7 @@ from app.api.commits import commit_document
 from app.api.writing import client_is_gone
 from app.problems import Problem
 from app.services import services
+from worker.git import Commit, Repository
 from worker.status import remote_statuses
 
 bp = Blueprint("events", __name__, url_prefix="/api/events")
@@ -29,6 +31,7 @@ MAX_STREAMS = 64  # each takes a thread of its process for as long as it lasts
 _KEEP_ALIVE_S = 15.0  # proxies end what says nothing for a minute
 _MOST_MISSED = 1000
 _streams = threading.BoundedSemaphore(MAX_STREAMS)
+_history = threading.Lock()  # one stream asks git, and the others find what it said
 
 # Where the branch stands, and each remote, by name; "" for the branch itself. In the midst of what a merge
 # brought, the branch stands at several commits, joined by "+": what they contain has been told.
@@ -95,11 +98,8 @@ def _news(before: Position, now: Position) -> Iterator[str]:
             # Reconciled by a rebase, or too old a position: what lies between cannot be told.
             yield _event("reset", {"commit": new}, now)
             return
-        missed = (
-            repository.log(new, limit=_MOST_MISSED + 1, without=told, children_first=True)
-            if told != [""]
-            else []
-        )
+        with _history:
+            missed = _commits(repository, tuple(told), new) if told != [""] else []
         if len(missed) > _MOST_MISSED:
             yield _event("reset", {"commit": new}, now)
             return
@@ -112,8 +112,20 @@ def _news(before: Position, now: Position) -> Iterator[str]:
         seen = before.get(remote)
         if remote and head and head != seen:
             at[remote] = head
-            commits = len(repository.commits_between(seen, head)) if seen else None
+            with _history:
+                commits = _count(repository, seen, head) if seen else None
             yield _event("push", {"remote": remote, "commit": head, "commits": commits}, at)
+
+
+# What lies between two commits never changes, and all streams ask at once.
+@lru_cache(maxsize=16)
+def _commits(repository: Repository, told: tuple[str, ...], new: str) -> list[Commit]:
+    return repository.log(new, limit=_MOST_MISSED + 1, without=told, children_first=True)
+
+
+@lru_cache(maxsize=256)
+def _count(repository: Repository, old: str, new: str) -> int:
+    return len(repository.commits_between(old, new))
 
 
 def _states() -> dict[str, Any]:

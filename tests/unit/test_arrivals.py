@@ -175,8 +175,11 @@ def test_a_forked_process_waits_for_itself(waiting, pool):
     with waiting._moved, waiting._looking:
         child = os.fork()
         if child == 0:  # pragma: no cover
-            told = waiting.wait(lambda: waiting.see(lambda: True), 5, is_gone=_is_here)
-            os._exit(0 if told else 1)
+            try:
+                told = waiting.wait(lambda: waiting.see(lambda: True), 5, is_gone=_is_here)
+                os._exit(0 if told else 1)
+            finally:
+                os._exit(2)
         deadline = time.monotonic() + 10
         while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
             time.sleep(0.01)

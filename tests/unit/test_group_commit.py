@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import subprocess
 import sys
 import threading
@@ -371,6 +372,23 @@ def test_many_writers_lose_nothing(branch, pool, monkeypatch):
 
     assert sorted(branch.head[1:].replace("><", "> <").split()) == sorted(names)
     assert len(branch.landings) < len(names)
+
+
+def test_a_forked_process_has_turns_of_its_own(branch):
+    """
+    Forked while threads of its parent's waited, and one was giving its turn away.
+    """
+    with branch.writers._mutex:
+        branch.writers._queue.append(group_commit._Place())
+        child = os.fork()
+        if child == 0:  # pragma: no cover
+            try:
+                os._exit(0 if branch.write("a") == "0a" else 1)
+            finally:
+                os._exit(2)
+        wait_until(
+            lambda: (ended := os.waitpid(child, os.WNOHANG))[0] and ended == (child, 0), what="the child"
+        )
 
 
 _HAMMER = """
