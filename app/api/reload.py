@@ -22,7 +22,8 @@ from worker.settings import ORIGIN
 bp = Blueprint("reload", __name__, url_prefix="/api/_internal/reload-data")
 
 _FULL = 40
-_HASH = re.compile("[0-9a-fA-F]{7,40}")
+_TELLING = 7  # digits; fewer begin several commits' names, and the remote is asked
+_HASH = re.compile("[0-9a-fA-F]{4,40}")  # git takes no fewer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,8 @@ def _is_here(repository: Repository, commit: str) -> bool:
     """
     Whether the branch has *commit*, of which the first digits may be given.
     """
+    if len(commit) < _TELLING:
+        return False
     head = repository.head()
     full = [commit] if len(commit) == _FULL else repository.objects_named(commit)
     return any(repository.contains(each, head) for each in full)
@@ -81,11 +84,12 @@ def _is_here(repository: Repository, commit: str) -> bool:
 def _wish(body: Any) -> _Wish:
     if not isinstance(body, dict):
         raise _bad("The body is not a JSON object.")
-    branch, commit = body.get("branch"), body.get("commit_hash", body.get("commitHash"))
+    branch, commit = body.get("branch"), body.get("commit_hash")
+    commit = body.get("commitHash") if commit is None else commit
     if branch is not None and (not isinstance(branch, str) or not branch):
         raise _bad("branch is not the name of a branch.")
     if commit is not None and not (isinstance(commit, str) and _HASH.fullmatch(commit)):
-        raise _bad("commit_hash is not a commit's hash, or the first seven digits of one.")
+        raise _bad("commit_hash is not a commit's hash, or at least four digits that one begins with.")
     ours = services().pipeline.repository.branch
     return _Wish(branch=(branch or ours).removeprefix("refs/heads/"), commit=commit and commit.lower())
 
