@@ -167,7 +167,8 @@ _OWN_OBJECTS = (
           r"(?:unable to|could not) (?:read|parse|unpack) (?:\w+ )?[0-9a-f]{7}|object .*is (?:corrupt|empty)",
           r"packfile .*(?:does not match|cannot be|truncated)|unknown object type \d",
           r"pack-objects died(?! of signal 13)|hash mismatch [0-9a-f]{7}"),
-    _rule("own-pack", "local", ANYONE, r"eof before pack header|error missing \w+ [0-9a-f]{7}"),
+    _rule("own-pack", "local", ANYONE,
+          r"eof before pack header|error missing \w+ [0-9a-f]{7}|did not receive expected object"),
 )  # fmt: skip
 
 # Refused by policy: GitHub's GH001 to GH013, Azure DevOps' TF and VS codes, GitLab's checks
@@ -185,7 +186,8 @@ _POLICY = _rule("policy", "rejected", ANYONE,
 # The host is busy or broken, and reports it: the words end there, or say whom or what it concerns. A hook
 # that has to ask another service (GitLab, Gitea) "declines" while that is down, which is no policy.
 def _report(*texts: str) -> str:
-    return rf"(?:{'|'.join(texts)})(?=\W*$|[.:;,!(]| \(| (?:for|by|from|at|on|while|occurred)\b)"
+    goes_on = "for|by|from|to|at|on|per|while|until|due|occurred|please"
+    return rf"(?:{'|'.join(texts)})(?=\W*$|[.:;,!(]| \(| (?:{goes_on})\b)"
 
 
 _BUSY = _rule("rate-limit", "rate-limited", ANYONE, _report(
@@ -205,9 +207,9 @@ _HOST_HOOK = _rule("host-hook", "server", ANYONE, r"hooks/\S+ died of signal|can
 _HOST_TROUBLE = _rule("host-trouble", "server", ANSWER, _report(
     r"internal (?:server |connection |server connection )?error", r"internal api (?:error|unreachable)",
     r"api is not accessible", r"bad gateway", r"gateway time-?out", r"services? (?:is )?unavailable",
-    r"heavy load", r"temporarily (?:unavailable|read-only)", r"read-only mode", r"something went wrong",
+    r"heavy load", r"overloaded", r"(?:temporarily|currently) (?:unavailable|read-only)", r"read-only mode",
     r"maintenance(?: mode| window)?", r"try again later", r"connection refused", r"deadline exceeded",
-    r"timed out", r"starting up"),
+    r"timed out", r"starting up", r"something went wrong"),
     r"failed to contact|unable to contact|rpc error: code|\bTF(?:400898|10216|246017)\b",
     r"gitaly.* not available|not available at this time|failed to connect to|timed out after \d",
 )  # fmt: skip
@@ -259,10 +261,10 @@ REFUSED = (
 # the check off.
 _HOST_KEY = _rule("server-unverified", "host-key", LOCAL,
     r"host key verification failed|remote host identification has changed|host key is known",
-    r"revoked host key|no matching host key type|host key for .* has changed|ssh remote key was not ok",
+    r"host key (?:mismatch|is not cached|for .* has changed)|revoked host key|no matching host key type",
     r"certificate (?:verif|problem|status|subject|has expired|is not|issuer)|alternative certificate",
     r"server verification failed|self[- ]signed certificate|not trusted|untrusted|ocsp|pinned",
-    r"public key does not match",
+    r"public key does not match|ssh remote key was not ok",
 )  # fmt: skip
 
 # Asked who we are (OpenSSH, credential.c, http.c, a proxy), or told that it does not suffice: by gitolite,
@@ -272,14 +274,16 @@ _AUTH = _rule("access-denied", "auth", ANYONE,
     r"could not read (?:username|password)|prompts disabled|askpass|user interactivity has been disabled",
     r"(?:invalid|incorrect|bad|wrong) (?:\w+ ){0,2}(?:username|credentials?|password|token|key)\b",
     r"account passwords|password authentication|authori[sz]ation required|saml sso|login denied",
-    r"access (?:to .*)?denied|unauthori[sz]ed(?! (?:access|use))|not (?:been )?authori[sz]ed|upload denied",
-    r"denied (?:to|by) |key denied|not granted|git access forbidden|^\W*(?:\w+: )?forbidden\W*$",
-    r"not (?:allowed|permitted) to (?:push|upload|write|access)|push is not permitted|may not push",
-    r"-pack(?: is)? not permitted|permission_denied|over \w+ is not allowed|ssh has been disabled",
-    r"(?:not have|lacks?|not enough|insufficient|no) (?:\w+ ){0,4}(?:permissions?|privileges?|scopes?)\b",
-    r"not have (?:\w+ ){0,3}(?:push|access|rights?)\b|allow(?:ed)? ?list|conditional access",
+    r"access (?:to .*)?denied|unauthori[sz]ed(?! (?:access|use))|n['o]t (?:been )?authori[sz]ed",
+    r"upload denied|denied (?:to|by) |key denied|not granted|git access forbidden",
+    r"n['o]t (?:allowed|permitted) to (?:push|upload|write|access)|(?:may not|cannot|can't) push",
+    r"^\W*(?:\w+: )?forbidden\W*$|-pack(?: is)? not permitted|permission_denied|over \w+ is not allowed",
+    r"ssh has been disabled",
+    r"(?:n['o]t have|lacks?|not enough|insufficient|no) (?:\w+ ){0,4}(?:permissions?|privileges?|scopes?)\b",
+    r"n['o]t have (?:\w+ ){0,3}(?:push|access|rights?)\b|allow(?:ed)? ?list|conditional access",
     r"\bTF400813\b|\bVS30063\b|account (?:\w+ ){1,3}(?:suspended|blocked|locked|deactivated|disabled)",
-    r"(?:account|password|token|key) (?:\w+ ){0,2}expired|password change required|change of username",
+    r"(?:account|password|token|key) (?:\w+ ){0,2}(?:expired|revoked)|no (?:supported )?auth\w* methods",
+    r"policy does not permit|password change required|change of username",
     r"account is (?:currently )?not available|prohibited from|key check failed|ssh key audit|using ssh-rsa",
     r"rsa key with sha-1|accept the terms|contributor agreement|email address is not confirmed",
     r"\botp\b|two-(?:factor|step)|shell is not enabled|shell access|interactive shell|sftp connections only",
@@ -308,7 +312,8 @@ UNANSWERED = (
           r"no space left|read-only file system|quota exceeded|input/output error|out of memory",
           r"too many open files|cannot allocate memory|thread failed to start|\.netrc",
           r"error (?:(?:setting|adding|loading) \w+|reading x\.509)|(?:load|use|local) .*client cert",
-          r"set private key|problem with the (?:local )?ssl|problem with the local|cipher list|crypto engine",
+          r"failed to sign|shallow file has changed|set private key|problem with the (?:local )?ssl",
+          r"problem with the local|cipher list|crypto engine",
           r"url (?:rejected|using bad)|port number|protocol .* (?:not supported|disabled)|unsupported proxy"),
     _rule("unsuited", "local", ANYONE,
           r"dubious ownership|unsafe repository|receiving end does not support|mismatched algorithms",
@@ -335,9 +340,14 @@ UNANSWERED = (
           r"is this a git repository|git-http-push failed|maximum \(\d+\) redirects|\bTF(?:401019|200016)\b",
           r"update url base from redirection",
           _http(r"30\d|404|405|410|451")),
-    _rule("name-not-found", "not-found", REMOTE, r"^(?:fatal: )?(?:\S+: not found|project not found: \S+)$"),
+    _rule("name-not-found", "not-found", REMOTE,
+          r"^(?:(?:fatal|error): )?(?:\S+: )?not found\W*$|project not found: \S+$"),
     _AUTH,
-    _rule("may-not", "auth", REMOTE, r"^(?:fatal: )?(?:[\w ]+: )?(?:\w+ ){0,2}permission denied\W*$"),
+    # Whatever else a host says of these, before it lets us in, is why it does not.
+    _rule("may-not", "auth", REMOTE,
+          r"^(?:(?:fatal|error): )?(?:[\w ]+: )?(?:\w+ ){0,2}permission denied\W*$",
+          r"^(?:fatal|error): .*\b(?:key|token|password|login|account|user|access|denied|allowed)\b",
+          r"^(?:fatal|error): .*\b(?:permission|permitted|privilege|authori|authenti|credential)"),
     _rule("ref-locked", "locked", ANYONE, r"cannot lock ref", _http("409|423")),
     _rule("server-error", "server", LOCAL, _http(r"421|425|499|5(?!11)\d\d")),
     # OpenSSH's connect and key exchange, libcurl's connection errors, connect.c; a proxy is network too.
@@ -345,7 +355,7 @@ UNANSWERED = (
           r"could not resolve|unable to look up|ssh: connect to host|unable to connect|errno=|timed out",
           r"(?:failed|couldn't|could not|can't) (?:to )?connect|connection refused|no route to host|timeout",
           r"network is (?:unreachable|down)|operation too slow|(?:kex|ssh)_exchange_id|banner exchange",
-          r"ssh_dispatch_run_fatal|unable to negotiate|connection (?:closed|reset|was reset|aborted)|socks",
+          r"ssh_dispatch_run_fatal|unable to negotiate|connection (?:closed|reset|was reset|abort)|socks",
           r"(?:recv|send) failure|broken pipe|received disconnect|disconnected from|proxy connect",
           r"corrupted mac|bad packet length|packet corrupt|protocol major versions|after connect",
           r"connect tunnel failed|gnutls|ssl_|ssl routines|tls connection", _http("408|511")),
