@@ -47,6 +47,7 @@ _BETWEEN_S = (0.5, 3.0)  # from one fault to the next
 _LASTING_S = (0.3, 1.5)  # for as long as a fault lasts
 _SETTLE_S = 90.0
 _REQUEST_TIMEOUT_S = 10.0
+_STOP_S = 90.0  # a push may run for ten seconds first, on a machine that is busy
 _LATE_S = 2.0
 # A page comes so long after what it speaks of, at most: a worker starts, a request to Sentry is made.
 _PAGED_WITHIN_S = 20.0
@@ -211,8 +212,9 @@ class Storm:
                 self._settle()
                 self._readers.stop()
                 # git fsck cannot bear that objects move into packs while it reads.
-                self.parts["beat"].stop()
-                self.parts["worker"].stop()
+                for name in ("beat", "worker"):
+                    self.parts[name].signal(signal.SIGTERM)
+                    self.parts[name].wait(_STOP_S)
             finally:
                 self._stop_writing.set()
                 self._stop_watching.set()
@@ -294,7 +296,7 @@ class Storm:
 
     def _terminate_worker(self) -> None:
         self.parts["worker"].signal(signal.SIGTERM, group=self._random.random() < 0.5)
-        self.parts["worker"].wait()
+        self.parts["worker"].wait(_STOP_S)
         self.parts["worker"].spawn()
 
     def _kill_beat(self) -> None:
