@@ -295,7 +295,8 @@ class Storm:
         self._kill_child("worker")
 
     def _terminate_worker(self) -> None:
-        self.parts["worker"].signal(signal.SIGTERM, group=self._random.random() < 0.5)
+        # To its main process, as supervisors do.
+        self.parts["worker"].signal(signal.SIGTERM)
         self.parts["worker"].wait(_STOP_S)
         self.parts["worker"].spawn()
 
