@@ -22,7 +22,7 @@ from typing import Any, TextIO, cast
 
 import click
 
-from app.survey import survey
+from app.survey import read_all, survey
 from worker import clone, logs, paging, poison, verify
 from worker.bootstrap import build
 from worker.credentials import Credentials
@@ -445,7 +445,9 @@ def verify_remotes(remote: str | None, restore: bool) -> None:
                 if restore and found.is_ours and found.tip:
                     click.echo(f"{name}: restoring ...", err=True)
                     credentials = Credentials.from_settings(pipeline.settings, os.environ)
-                    done = verify.drill(pipeline.settings, credentials, pipeline.repository, name)
+                    done = verify.drill(
+                        pipeline.settings, credentials, pipeline.repository, name, read=read_all
+                    )
                     click.echo(f"{name}: ok: {done}")
             except WorkerError as exc:
                 click.echo(f"{name}: failed: {exc}")

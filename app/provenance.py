@@ -57,7 +57,9 @@ def provenance(
     message = f"{actor}: {request.method} {quote(request.path)}"
     # What gitsheets adds as trailers is one line each.
     subject_lines = [
-        (name, quote(value, safe="/ ")) for subject in subjects for name, value in _named(subject)
+        (name, quote(value, safe="/ ", errors="replace"))
+        for subject in subjects
+        for name, value in _named(subject)
     ]
     return Provenance(
         message=f"{message}\n\n{said}" if said else message,

@@ -33,6 +33,24 @@ def survey(repository: Repository) -> Iterator[Finding]:
         yield Finding(name="sheets", state="failed", detail=str(exc), remedy="Look with: git fsck")
 
 
+def read_all(repository: Repository) -> str:
+    """
+    Read every record of every sheet of the branch; says how many there are.
+
+    Raises:
+        RepositoryError: An object on the way is damaged.
+    """
+    snapshot, listing = Snapshot(repository.path, repository.head(), repository.root), Listing(repository)
+    try:
+        sheets = [listing.read(snapshot, sheet) for sheet in snapshot.territory.usable()]
+    except gitsheets.GitsheetsError as exc:
+        raise RepositoryError(f"the sheets of {repository.path} cannot be read: {exc}") from exc
+    records = sum(len(sheet.records) for sheet in sheets)
+    unreadable = sum(len(sheet.unreadable) for sheet in sheets)
+    said = f"{records} records in {len(sheets)} sheets can be read"
+    return f"{said}, {unreadable} cannot: ferry doctor names them" if unreadable else said
+
+
 def _sheets(snapshot: Snapshot, listing: Listing) -> Iterator[Finding]:
     strays = _strays(snapshot)
     overlaps = snapshot.territory.overlaps()

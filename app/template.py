@@ -18,6 +18,7 @@ _REFERENCE = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 _RECURSIVE = re.compile(r"\s*[\w.$]+/\*\*\s*")
 # `${{ starts_at: YYYY/MM }}` makes a part of the path for each part of the date.
 _BUCKET = re.compile(r"\s*[\w.$]+\s*:\s*(YYYY(?:/MM(?:/DD)?|/WW)?)\s*")
+_DEEPEST = 512  # directories; a path that a checkout can hold has fewer
 _ANY = re.compile(".*", re.DOTALL)
 _DIGITS = {"YYYY": "[0-9]{4}", "MM": "[0-9]{2}", "DD": "[0-9]{2}", "WW": "[0-9]{2}"}
 
@@ -50,6 +51,8 @@ class Template:
         """
         Whether a record may have the path of these *parts*.
         """
+        if len(parts) > _DEEPEST:
+            return False
         *above, name = parts
         names = self.names_below(above)
         return names is not None and names.fullmatch(name) is not None
@@ -58,7 +61,8 @@ class Template:
         """
         Whether a record may stand below the directory of these *parts*.
         """
-        return (self.is_recursive or len(parts) < len(self.levels)) and self.reaches(parts)
+        is_above = len(parts) < (_DEEPEST if self.is_recursive else len(self.levels))
+        return is_above and self.reaches(parts)
 
     def names_below(self, parts: Sequence[str]) -> re.Pattern[str] | None:
         """
@@ -97,7 +101,7 @@ def _parsed(text: str) -> Template:
         elif bucket := _BUCKET.fullmatch(piece):
             first, *rest = (_DIGITS[part] for part in bucket[1].split("/"))
         else:
-            first, rest = ".*", []
+            levels[-1], first, rest = _settled(levels[-1]), ".*", []
             is_recursive = is_recursive or _RECURSIVE.fullmatch(piece) is not None
         levels[-1] += first
         levels += rest
@@ -109,6 +113,17 @@ def _parsed(text: str) -> Template:
         is_recursive=is_recursive,
         literals=sum(len(piece.replace("/", "")) for piece in pieces[::2]),
     )
+
+
+def _settled(level: str) -> str:
+    """
+    Return *level* where what follows its last ``.*`` is looked for once, at the first place that has it.
+
+    Another ``.*`` comes behind it, which takes the rest whatever that place was; to try them all would
+    take time that grows with a power of the name's length.
+    """
+    above, wildcard, text = level.rpartition(".*")
+    return f"{above}(?>.*?{text})" if wildcard else level
 
 
 def _text(level: str) -> str | None:

@@ -4,16 +4,12 @@ Proving that what is on a remote is what we have, and that it could be had back.
 
 from __future__ import annotations
 
-import posixpath
 import shutil
 import tempfile
 import time
-import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import gitsheets
 
 from worker import clone
 from worker.atomic_json import read_json, write_json
@@ -87,9 +83,19 @@ def _compared(repository: Repository, remote: str, *, known: str | None, tip: st
     return Verified(remote=remote, is_ours=True, tip=tip, lacks=lacks, detail=detail)
 
 
-def drill(settings: Settings, credentials: Credentials, repository: Repository, remote: str) -> str:
+def drill(
+    settings: Settings,
+    credentials: Credentials,
+    repository: Repository,
+    remote: str,
+    *,
+    read: Callable[[Repository], str],
+) -> str:
     """
     Restore *remote* into a temporary place, check every object and read every record; says what was read.
+
+    Args:
+        read: Reads every record of a repository, and says how many there are.
 
     Raises:
         RepositoryError: What came back is not whole, or not ours.
@@ -105,11 +111,11 @@ def drill(settings: Settings, credentials: Credentials, repository: Repository, 
         if tip is None or not repository.contains(tip, repository.head()):
             raise RepositoryError(f"{remote} is at {tip}, which is not on our branch")
         restored.check_objects(timeout_s=_WALK_TIMEOUT_S)
-        sheets, records = _read_all(restored, tip)
+        records = read(restored)
     finally:
         shutil.rmtree(place, ignore_errors=True)
     _remember(repository.path, remote, "restored_at")
-    return f"restored {tip}: every object is whole, {records} records in {sheets} sheets can be read"
+    return f"restored {tip}: every object is whole, {records}"
 
 
 def last(repository: Path, remote: str) -> dict[str, float]:
@@ -117,33 +123,6 @@ def last(repository: Path, remote: str) -> dict[str, float]:
     Return when *remote* was last verified and restored, in seconds since the epoch.
     """
     return dict(read_json(_record(repository, remote)))
-
-
-def _read_all(repository: Repository, tip: str) -> tuple[int, int]:
-    path, records = str(repository.path), 0
-    names = gitsheets.core_discover_sheets(path, tip, repository.root)
-    for name in names:
-        try:
-            blob = gitsheets.tree_read_blob(path, tip, _below(repository.root, f".gitsheets/{name}.toml"))
-            records += _count(path, tip, repository.root, tomllib.loads(blob["content"].decode())["gitsheet"])
-        except (gitsheets.GitsheetsError, ValueError, KeyError, TypeError) as exc:
-            raise RepositoryError(
-                f"the sheet {name!r} of the restored repository cannot be read: {exc}"
-            ) from exc
-    return len(names), records
-
-
-def _count(path: str, tip: str, root: str, sheet: dict[str, Any]) -> int:
-    format_ = sheet.get("format", {})
-    is_markdown = format_.get("type") in ("markdown", "mdx")
-    extension = {"markdown": ".md", "mdx": ".mdx"}.get(format_.get("type", ""), ".toml")
-    body, title = (format_.get("body"), format_.get("title")) if is_markdown else (None, None)
-    base = _below(root, sheet.get("root", "."))
-    return len(gitsheets.record_query(path, tip, base, sheet["path"], {}, extension, body, title))
-
-
-def _below(root: str, place: str) -> str:
-    return posixpath.normpath(posixpath.join(root, place.strip("/")))
 
 
 def _remember(repository: Path, remote: str, what: str) -> None:

@@ -156,6 +156,19 @@ def test_no_request_reaches_beyond_its_sheet(clients, town, sheet, path, record)
     assert path not in [each["path"] for each in listed]
 
 
+NO_PATHS = ["", "/", "..", "a//b", "one/", "\ud800", "a\0b", "a/../one", ".git", "x" * 5000]
+
+
+@pytest.mark.parametrize("path", NO_PATHS)
+def test_what_is_no_path_is_no_records(clients, town, path):
+    before, mine = town.head(), clients("notes")
+    for op, more in (("delete", {}), ("patch", {"record": {}}), ("upsert", {"record": {"slug": "new"}})):
+        operation = {"op": op, "sheet": "notes", "path": path, **more}
+        answer = mine.post("/api/transactions", data=json.dumps({"operations": [operation]}))
+        assert answer.status_code == (422 if op == "upsert" else 404)
+    assert town.head() == before
+
+
 def test_each_sheet_lists_what_is_its_own(clients):
     mine = clients("notes")
     listed = {

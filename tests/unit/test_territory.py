@@ -111,6 +111,8 @@ def test_a_declaration_that_cannot_be_used_keeps_its_wall():
         ("${{ slug }}", ["a", "a b", "a\nb", "."], ["a/b"]),
         ("user-${{ id }}", ["user-", "user-1", "user-a-b"], ["usr-1", "a/user-1", "xuser-1"]),
         ("${{ a }}--${{ b }}.x", ["1--2.x", "--.x"], ["1-2.x", "1--2"]),
+        ("${{ a }}-${{ b }}-${{ c }}x", ["---x", "1-2-3x", "1-2-x-3-x"], ["1-2x", "1-2-3", "x"]),
+        (".*${{ a }}.*", [".*.*", ".*x.*"], [".*", "x.*"]),
         ("${{ a }}/${{ b }}", ["a/b"], ["a", "a/b/c"]),
         ("${{ p/** }}", ["a", "a/b", "a/b/c"], []),
         ("x/${{ p/** }}", ["x/a", "x/a/b"], ["x", "y/a"]),
@@ -126,6 +128,12 @@ def test_a_template_makes_these_paths_and_not_those(template, made, not_made):
     found = Template.of(template)
     assert [path for path in made if not found.makes(path.split("/"))] == []
     assert [path for path in not_made if found.makes(path.split("/"))] == []
+
+
+def test_no_name_takes_long_to_be_told_from_what_a_template_makes():
+    template = Template.of("-".join(["${{ a }}"] * 12) + "x")
+    assert not template.makes(["-" * 255])
+    assert not Template.of("${{ p/** }}").makes(["a"] * 100_000)
 
 
 PARTS = st.sampled_from(["a", "b", "A", "a.toml", "x", ".gitsheets", "é", "e\u0301"])
