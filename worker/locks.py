@@ -72,8 +72,14 @@ class FileLock:
         Raises:
             LockTimeoutError: When the time is up.
         """
-        begun = time.monotonic()
         descriptor = _Descriptor(self.path)
+        try:
+            yield from self._hold(descriptor, timeout_s)
+        finally:
+            descriptor.close()  # again, for a thread that was ended while it closed
+
+    def _hold(self, descriptor: _Descriptor, timeout_s: float) -> Iterator[None]:
+        begun = time.monotonic()
         try:
             while not _try_lock(descriptor.number):
                 waited = time.monotonic() - begun
@@ -118,13 +124,15 @@ class _Descriptor:
         Unlock the file and close it, unless this process is a fork of the one that opened it.
         """
         with self._guard:
-            if self not in self._opened:
-                return
+            if self in self._opened:
+                self._unlock()
+
+    def _unlock(self) -> None:
+        try:
+            fcntl.fcntl(self.number, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_UNLCK))
+        finally:
             self._opened.remove(self)
-            try:
-                fcntl.fcntl(self.number, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_UNLCK))
-            finally:
-                os.close(self.number)
+            os.close(self.number)
 
     @classmethod
     def _forget_parents(cls) -> None:

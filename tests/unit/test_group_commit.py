@@ -22,6 +22,7 @@ from app import group_commit
 from app.errors import BusyError
 from app.group_commit import GroupCommit
 from tests.parts import wait_until
+from worker import locks
 from worker.locks import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,15 +220,17 @@ def test_a_commit_on_top_of_one_that_did_not_land_does_not_land_either(branch, p
 
 def _ended_at(number: int, branch: _Branch, name: str) -> bool:
     """
-    Write *name* in this thread, which is ended at the given line of ``app.group_commit``, if it comes so far.
+    Write *name* in this thread, which is ended at the given line of the two modules, if it comes so far.
     """
-    left, source = [number], Path(group_commit.__file__).read_text().splitlines()
+    left = [number]
+    sources = {each.__file__: Path(each.__file__).read_text().splitlines() for each in (group_commit, locks)}
 
     def trace(frame: Any, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename != group_commit.__file__:
+        source = sources.get(frame.f_code.co_filename)
+        if source is None:
             return None
         # The interpreter lets nothing come between a block's last line and its lock's release.
-        if event == "line" and not source[frame.f_lineno - 1].lstrip().startswith("with self._mutex"):
+        if event == "line" and not source[frame.f_lineno - 1].lstrip().startswith("with self._"):
             left[0] -= 1
             if left[0] == 0:
                 raise Ended
@@ -395,6 +398,7 @@ _HAMMER = """
 import sys, threading, time
 from pathlib import Path
 from app.group_commit import GroupCommit
+from worker import locks
 from worker.locks import FileLock
 writers = GroupCommit(FileLock(Path(sys.argv[1])), head=lambda: "0", land=lambda new, old: time.sleep(0.0005))
 turns, until = [], time.monotonic() + 2

@@ -177,6 +177,41 @@ def test_a_file_system_that_takes_nothing_more_ends_no_process(directory: Path):
     assert Tally(directory).totals() == {("requests", str(limit)): [2.0] for limit in range(0, 400, 7)}
 
 
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """
+    A small file system of its own.
+    """
+    place = tmp_path / "full"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("only root may mount a file system")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_directory_for_temporary_files_ends_no_process_and_heals(full: Path):
+    """
+    A mapped file would be SIGBUS there.
+    """
+    mine = Tally(full / "ferry-metrics")
+    mine.add(KEY, (1,))
+    with pytest.raises(OSError, match="No space"):
+        (full / "filler").write_bytes(b"x" * 65536)
+    rows = [("endpoint", str(number)) for number in range(100)]
+    with capture_logs() as logs:
+        for row in rows:
+            mine.add(row, (1,) * 17)
+    assert [entry["event"] for entry in logs] == ["metrics.lost"]
+    assert len(mine.totals()) == 101
+
+    (full / "filler").unlink()
+    for row in rows:
+        mine.add(row, (1,) * 17)
+    assert Tally(full / "ferry-metrics").totals() == {KEY: [1.0]} | {row: [2.0] * 17 for row in rows}
+
+
 @pytest.mark.parametrize(
     "content", [b"\0" * 40, b"\x08\0\0\0\x01\0\0\0not json12345678", b"\xff" * 100, b"x"]
 )
