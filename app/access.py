@@ -1,31 +1,40 @@
 """
-Who may write, and who may operate: bearer tokens, compared in constant time.
+Who may read, who may write, and who may operate: bearer tokens, compared in constant time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 
 from flask import request
 
+from app.limits import address_key
 from app.problems import Problem
 from app.services import services
+from app.tokens import Tokens
 from worker.settings import Token
 
 ANYBODY = "dev"
+ANY_SHEET = ""  # what tells of no sheet's records, such as the list of their names
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="ferry"'}
 
 
-def reader() -> None:
+def reader(sheet: str | None = None) -> None:
     """
-    Let only pass who may read: anybody, unless CFP_API_READ asks for a token.
+    Refuse the request unless its sender may read. Everyone may, unless ``CFP_API_READ`` is ``token``.
+
+    Args:
+        sheet: The sheet that is read, or ``ANY_SHEET``; None: what tells of all sheets' records.
 
     Raises:
-        Problem: 401 without a known token.
+        Problem: 401 without a known token, 403 where the token may not read that sheet.
     """
-    if services().pipeline.settings.api_read == "token" and not services().open_access:
-        _known()
+    if services().pipeline.settings.api_read != "token" or services().open_access:
+        return
+    name, token = _known()
+    if sheet != ANY_SHEET and not token.may_read(sheet):
+        what = "all sheets" if sheet is None else f"the sheet {sheet!r}"
+        raise _out_of_scope(name, f"read {what}", token.reads)
 
 
 def writer(*sheets: str) -> str:
@@ -37,44 +46,45 @@ def writer(*sheets: str) -> str:
     """
     if services().open_access:
         return ANYBODY
-    if not services().pipeline.settings.api_tokens:
+    if not services().tokens.known():
         raise Problem(
             403,
             "writes-closed",
             "This server takes no writes.",
-            "An operator names writers in CFP_API_TOKENS.",
+            "An operator names writers in CFP_API_TOKENS or CFP_API_TOKENS_PATH.",
         )
     name, token = _known()
     refused = sorted(set(sheets) - token.sheets) if token.sheets is not None else []
     if refused:
-        raise Problem(
-            403,
-            "scope-missing",
-            f"The token of {name} may not write the sheet {refused[0]!r}.",
-            f"It may write {', '.join(sorted(token.sheets or ()))}; an operator grants more.",
-        )
+        raise _out_of_scope(name, f"write the sheet {refused[0]!r}", token.sheets)
     return name
 
 
-def caller() -> str:
+def _out_of_scope(name: str, what: str, scope: frozenset[str] | None) -> Problem:
+    return Problem(
+        403,
+        "scope-missing",
+        f"The token of {name} may not {what}.",
+        f"Its sheets are: {', '.join(sorted(scope or ())) or 'none'}; an operator grants more.",
+    )
+
+
+def client_of(authorization: str, address: str, tokens: Tokens) -> str:
     """
-    Return what tells one client from another: its token's hash, or else its address.
+    Return what tells the sender of a request from others: the name of a known token, or else the address.
+
+    Args:
+        authorization: The header of that name. What is not a known token in it counts for nothing.
     """
-    given = request.headers.get("Authorization", "")
-    return hashlib.sha256(given.encode()).hexdigest() if given else request.remote_addr or "unknown"
+    known = tokens.find(token) if (token := _token_in(authorization)) else None
+    return f"token {known[0]}" if known else address_key(address)
 
 
 def _known() -> tuple[str, Token]:
-    digest = hashlib.sha256(_bearer().encode()).hexdigest()
-    # Every digest is compared, so that the time taken names nobody.
-    found = [
-        (name, token)
-        for name, token in services().pipeline.settings.api_tokens.items()
-        if hmac.compare_digest(token.digest, digest)
-    ]
-    if not found:
-        raise _unauthorised("The token is not known.")
-    return found[0]
+    found = services().tokens.find(_bearer())
+    if found is None:
+        raise wrong_token("The token is not known.")
+    return found
 
 
 def operator() -> None:
@@ -88,7 +98,7 @@ def operator() -> None:
         return
     admin_token()
     if not is_admin_token(_bearer()):
-        raise _unauthorised("The token is not the admin token.")
+        raise wrong_token("The token is not the admin token.")
 
 
 def admin_token() -> str:
@@ -108,7 +118,7 @@ def admin_token() -> str:
 
 def is_admin_token(given: str) -> bool:
     """
-    Whether *given* is the operators' token, in a time that tells nothing of it.
+    Whether *given* is the operators' token; compared in constant time.
 
     Raises:
         Problem: 503 where none is set.
@@ -123,8 +133,10 @@ def is_operator_by_header() -> bool:
     Raises:
         Problem: 503 where none is set.
     """
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return is_admin_token(token.strip()) and scheme.lower() == "bearer"
+    token = _token_in(request.headers.get("Authorization", ""))
+    if token and not is_admin_token(token):
+        services().limits.wrong_token(request.remote_addr or "")
+    return bool(token) and is_admin_token(token)
 
 
 def reloader() -> None:
@@ -142,14 +154,30 @@ def reloader() -> None:
             503, "reload-closed", "The reload webhook is closed.", "Set CFP_DATA_RELOAD_SECRET to open it."
         )
     if not hmac.compare_digest(known.encode(), _bearer().encode()):
-        raise _unauthorised("The token is not the reload secret.")
+        raise wrong_token("The token is not the reload secret.")
+
+
+def wrong_token(detail: str) -> Problem:
+    """
+    Count a token that is not the right one, and return what its sender is told.
+    """
+    services().limits.wrong_token(request.remote_addr or "")
+    return _unauthorised(detail)
 
 
 def _bearer() -> str:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    token = _token_in(request.headers.get("Authorization", ""))
+    if not token:
         raise _unauthorised("The request carries no bearer token.")
-    return token.strip()
+    return token
+
+
+def _token_in(authorization: str) -> str:
+    """
+    Return the bearer token in a header ``Authorization``, or "".
+    """
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _unauthorised(detail: str) -> Problem:

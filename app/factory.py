@@ -12,12 +12,12 @@ from collections.abc import Mapping
 import structlog
 from flask import Flask, Response, g, request
 from flask_cors import CORS
-from flask_limiter import Limiter
 from sentry_sdk.integrations.flask import FlaskIntegration
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import PathConverter
 
 from app import gunicorn_logging, metering, problems
-from app.access import caller, reader
+from app.access import ANY_SHEET, client_of, reader
 from app.api import (
     attachments,
     commits,
@@ -39,19 +39,21 @@ from app.pages import sessions, status
 from app.provenance import request_id
 from app.request import WholeRequest
 from app.server import is_gunicorn
-from app.services import EXTENSION, build_services
+from app.services import EXTENSION, build_services, services
 from app.snapshot import Snapshot
 from app.territory import OVERLAP_HINT
 from worker import logs, paging, tracing
 from worker.logs import log
-from worker.settings import Settings
+from worker.prepare import state_directory
 
 _READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
 _GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp)
+_TELL_OF_ALL = (commits.bp.name, events.bp.name)  # of every sheet's commits
+_UNCOUNTED = (health.bp.name, metrics.bp.name)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 _EXPOSED = (
     "ETag", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After",
-    "Content-Range",
+    "Content-Range", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
 )  # fmt: skip
 
 
@@ -83,7 +85,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     app.url_map.merge_slashes = False  # a path with an empty part is no record's; no need to redirect
     app.config["MAX_CONTENT_LENGTH"] = settings.api_max_body_bytes
     app.extensions[EXTENSION] = built
-    sessions.register(app, settings.admin_token)
+    sessions.register(app, state_directory(settings.data_repo_path), settings.admin_token)
     problems.register(app)
     for blueprint in _READABLE:
         app.register_blueprint(blueprint)
@@ -98,13 +100,19 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
 
         FlaskInstrumentor().instrument_app(app)  # type: ignore[no-untyped-call]
     app.before_request(_begin)
+    app.before_request(_count)
     app.before_request(_let_in)
     app.after_request(_finish)
-    _limit(app, settings)
+    if settings.api_cors_origins:
+        CORS(app, origins=list(settings.api_cors_origins), expose_headers=list(_EXPOSED), max_age=600)
+    if settings.api_trusted_proxies:
+        hops = settings.api_trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     if not settings.remotes:
         log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
-    if not settings.api_tokens and not open_access:
-        log().warning("api.read_only", hint="CFP_API_TOKENS is not set: every write is refused")
+    if not built.tokens.known() and not open_access:
+        hint = "neither CFP_API_TOKENS nor CFP_API_TOKENS_PATH names a writer: every write is refused"
+        log().warning("api.read_only", hint=hint)
     _report_sheets(built.store.snapshot())
     built.pipeline.watchdog.watch()
     if built.pipeline.sweeper.wanting() and (head := built.pipeline.repository.head()):
@@ -137,8 +145,12 @@ def _begin() -> None:
 
 
 def _let_in() -> None:
-    if request.blueprint in {blueprint.name for blueprint in _READABLE} and request.method in ("GET", "HEAD"):
+    if request.method not in ("GET", "HEAD"):
+        return
+    if request.blueprint in _TELL_OF_ALL:
         reader()
+    elif request.blueprint in {blueprint.name for blueprint in _READABLE}:
+        reader(ANY_SHEET if request.view_args is None else request.view_args.get("sheet", ANY_SHEET))
 
 
 def _finish(response: Response) -> Response:
@@ -147,23 +159,20 @@ def _finish(response: Response) -> Response:
     """
     answer_conditionally(response)
     response.headers["X-Request-Id"] = request_id()
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    for name, value in g.get("limit_headers", {}).items():
+        response.headers.setdefault(name, value)
     seconds = time.perf_counter() - g.begun
     metering.request_answered(request.method, request.endpoint or "none", response.status_code, seconds)
     return response
 
 
-def _limit(app: Flask, settings: Settings) -> None:
-    if settings.api_cors_origins:
-        CORS(app, origins=list(settings.api_cors_origins), expose_headers=list(_EXPOSED), max_age=600)
-    if settings.api_rate_limit:
-        # Counted in this process's memory: a Redis that hangs must not keep a request waiting.
-        limiter = Limiter(
-            caller,
-            default_limits=[settings.api_rate_limit],
-            storage_uri="memory://",
-            headers_enabled=True,
-            strategy="moving-window",
+def _count() -> None:
+    """
+    Count the request for its sender, whether or not there is anything at its address.
+    """
+    if request.blueprint not in _UNCOUNTED:
+        client = client_of(
+            request.headers.get("Authorization", ""), request.remote_addr or "", services().tokens
         )
-        for blueprint in (health.bp, metrics.bp):
-            limiter.exempt(blueprint)
-        limiter.init_app(app)
+        g.limit_headers = services().limits.request(client)

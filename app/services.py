@@ -13,9 +13,11 @@ from flask import current_app
 from app import metering
 from app.arrivals import Arrivals
 from app.idempotency import Answers
+from app.limits import Limits
 from app.listing import Listing
 from app.pages.liveness import Liveness
 from app.store import Store
+from app.tokens import Tokens
 from worker.bootstrap import build
 from worker.enqueue import PushQueue
 from worker.pipeline import Pipeline
@@ -36,6 +38,8 @@ class Services:
         answers: What requests with an Idempotency-Key were answered.
         arrivals: Wakes whoever waits for a commit to arrive.
         liveness: Whether a worker answers.
+        tokens: Who may write, and read where that needs a token.
+        limits: How much one client may ask for.
         open_access: Whether nobody is asked for a token, as under ``ferry dev``.
     """
 
@@ -46,6 +50,8 @@ class Services:
     answers: Answers
     arrivals: Arrivals
     liveness: Liveness
+    tokens: Tokens
+    limits: Limits
     open_access: bool
 
 
@@ -68,6 +74,8 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
         answers=Answers(pipeline.repository),
         arrivals=Arrivals(pipeline.repository),
         liveness=Liveness(pipeline.celery),
+        tokens=Tokens(pipeline.settings),
+        limits=Limits(pipeline.settings.api_rate_limit),
         open_access=open_access,
     )
 

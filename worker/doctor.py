@@ -256,7 +256,11 @@ def _unset(pipeline: Pipeline) -> Iterator[Finding]:
     settings = pipeline.settings
     wanting: tuple[tuple[bool, str, str], ...] = (
         (not settings.remotes, "CFP_DATA_REMOTE", "commits stay on this machine"),
-        (not settings.api_tokens, "CFP_API_TOKENS", "every write is refused"),
+        (
+            not settings.api_tokens and settings.api_tokens_path is None,
+            "CFP_API_TOKENS",
+            "every write is refused",
+        ),
         (settings.admin_token is None, "CFP_ADMIN_TOKEN", "the operators' endpoints are closed"),
     )
     for is_unset, variable, consequence in wanting:

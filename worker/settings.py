@@ -164,36 +164,66 @@ class Token:
     Attributes:
         digest: SHA-256 of the token, hexadecimal.
         sheets: The only sheets that it may write; None: all.
+        reads: The only sheets that it may read, beside those that it may write; None: all.
     """
 
     digest: str
     sheets: frozenset[str] | None = None
+    reads: frozenset[str] | None = None
+
+    def may_read(self, sheet: str | None) -> bool:
+        """
+        Whether it may read *sheet*, or with None what tells of all sheets.
+        """
+        if self.reads is None or self.sheets is None:
+            return True
+        return sheet is not None and sheet in self.reads | self.sheets
+
+
+_TOKEN = re.compile(r"([^:]+):([0-9a-fA-F]{64})(?::([^:]*)(?::([^:]*))?)?")
 
 
 def parse_tokens(text: str) -> Mapping[str, Token]:
     """
-    Read ``name:sha256-hex`` or ``name:sha256-hex:sheet+sheet``, separated by blanks or commas.
+    Read ``name:sha256-hex[:WRITES[:READS]]``, separated by blanks or commas.
+
+    WRITES and READS are sheets joined by ``+``, or ``*`` for all; without them, all. WRITES
+    may be empty where READS stands: a token that reads and does not write.
 
     Raises:
         ValueError: One of them is not so.
     """
     tokens: dict[str, Token] = {}
     for number, pair in enumerate(re.split(r"[\s,]+", text.strip()), 1):
-        name, _, rest = pair.partition(":")
-        digest, scoped, sheets = rest.partition(":")
-        if (
-            not _TOKEN_NAME.fullmatch(name)
-            or not re.fullmatch(r"[0-9a-fA-F]{64}", digest)
-            or (scoped and not all(sheets.split("+")))
-        ):
+        found = _TOKEN.fullmatch(pair)
+        name, digest, writes, reads = found.groups() if found else ("", "", None, None)
+        is_writer = writes is None or _is_scope(writes) or (writes == "" and reads is not None)
+        if not _TOKEN_NAME.fullmatch(name) or not is_writer or not (reads is None or _is_scope(reads)):
             # No part is repeated: what stands here may be the token itself.
             raise ValueError(
-                f"pair {number} is not name:sha256-hex (64 hexadecimal digits) or name:sha256-hex:sheet+sheet"
+                f"pair {number} is not name:sha256-hex (64 hexadecimal digits), or that with "
+                ":SHEETS that it may write, or :SHEETS:SHEETS that it may write and read (people+places; *)"
             )
         if name in tokens:
             raise ValueError(f"the name {name!r} stands twice")
-        tokens[name] = Token(digest.lower(), frozenset(sheets.split("+")) if scoped else None)
+        tokens[name] = Token(digest.lower(), _scope(writes), _scope(reads))
     return tokens
+
+
+def _is_scope(text: str) -> bool:
+    return text == "*" or all(text.split("+"))
+
+
+def _scope(text: str | None) -> frozenset[str] | None:
+    return None if text in (None, "*") else frozenset(filter(None, str(text).split("+")))
+
+
+def _admin_token(text: str) -> str:
+    if len(text) < _ADMIN_TOKEN_CHARACTERS:
+        raise ValueError(
+            f"must have at least {_ADMIN_TOKEN_CHARACTERS} characters; make one with: openssl rand -hex 32"
+        )
+    return text
 
 
 def _bytes(text: str) -> int:
@@ -203,6 +233,8 @@ def _bytes(text: str) -> int:
     unit = {"k": 10, "M": 20, "G": 30}.get((parsed[2] or " ")[0], 0)
     return int(parsed[1]) << unit
 
+
+_ADMIN_TOKEN_CHARACTERS = 16
 
 _RATE = re.compile(r"[1-9][0-9]{0,6}(?: ?(?:per|/) ?)(?:[1-9][0-9]{0,3} )?(?:second|minute|hour|day)s?")
 
@@ -267,6 +299,8 @@ class Settings:
         push_page_after_s: Seconds of transient failure before a page.
         data_push_mode: ``async``, or ``sync``: a write answers when its commit is on every remote.
         api_tokens: Those who may write, by name.
+        api_tokens_path: A file with more of them, read again when it changes.
+        api_trusted_proxies: How many proxies stand before the API, each adding to X-Forwarded-For.
         api_read: ``open``, or ``token``: reads need a token too.
         api_host: Host in the authors' pseudonymous addresses, ``NAME@users.noreply.HOST``.
         api_rate_limit: Requests that one client may make, such as ``600 per minute``; None: any number.
@@ -303,6 +337,8 @@ class Settings:
     push_page_after_s: float = _from_env("CFP_PUSH_PAGE_AFTER", _seconds_or_zero, 3600.0)
     data_push_mode: str = _from_env("CFP_DATA_PUSH_MODE", _one_of("async", "sync"), "async")
     api_tokens: Mapping[str, Token] = _from_env("CFP_API_TOKENS", parse_tokens, factory=dict, secret=True)
+    api_tokens_path: Path | None = _from_env("CFP_API_TOKENS_PATH", absolute_path)
+    api_trusted_proxies: int = _from_env("CFP_API_TRUSTED_PROXIES", _count, 0)
     api_read: str = _from_env("CFP_API_READ", _one_of("open", "token"), "open")
     # RFC 2606: "invalid" is nobody's, so no mail ever reaches a stranger.
     api_host: str = _from_env("CFP_API_HOST", _host, "ferry.invalid")
@@ -310,7 +346,7 @@ class Settings:
     api_max_body_bytes: int = _from_env("CFP_API_MAX_BODY", _bytes, 1 << 20)
     api_max_attachment_bytes: int = _from_env("CFP_API_MAX_ATTACHMENT", _bytes, 16 << 20)
     api_cors_origins: tuple[str, ...] = _from_env("CFP_API_CORS_ORIGINS", _origins, ())
-    admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", str, secret=True)
+    admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", _admin_token, secret=True)
     data_reload_secret: str | None = _from_env("CFP_DATA_RELOAD_SECRET", str, secret=True)
     ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", absolute_path)
     ssh_known_hosts: Path | None = _from_env("CFP_SSH_KNOWN_HOSTS", absolute_path)

@@ -1,25 +1,33 @@
 """
 Who looks at a page, by a signed cookie; and that a form was sent from a page of ours.
 
-Nothing is kept on the server: every API process reads what any of them signed,
-because the key is made from the admin token. A new admin token is a new key, and
-so signs everybody out.
+Every API process reads what any of them signed: the key lies in a file that they share,
+and is random, so that a cookie says nothing of the admin token. Whoever signs in is
+signed in for one admin token; a new one signs everybody out. Signing out is remembered
+for as long as the cookie would have been good.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
+import os
 import secrets
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from flask import Flask, Response, current_app, g, request
 from itsdangerous import BadData, URLSafeSerializer, URLSafeTimedSerializer
 
+from worker.logs import log
+
 COOKIE = "ferry_status"
 LASTS_S = 12 * 3600
 _EXTENSION = "ferry.sessions"
+_KEY_BYTES = 32
 _SIGNED = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
 
 
@@ -42,13 +50,16 @@ class Sessions:
     Signs and reads sessions and form tokens.
 
     Args:
-        admin_token: What the key is made from; None: the key is made up, and holds for this process.
+        directory: Where the key lies, and who has signed out.
+        admin_token: What those who are signed in have given.
     """
 
-    def __init__(self, admin_token: str | None) -> None:
-        key = secrets.token_bytes(32) if admin_token is None else _stretch(admin_token)
-        self._cookies = URLSafeTimedSerializer(key, salt="ferry session", signer_kwargs=_SIGNED)
+    def __init__(self, directory: Path, admin_token: str | None) -> None:
+        key = _key(directory)
+        salt = hmac.digest(key, (admin_token or "").encode(), "sha256")
+        self._cookies = URLSafeTimedSerializer(key, salt=b"ferry session" + salt, signer_kwargs=_SIGNED)
         self._forms = URLSafeSerializer(key, salt="ferry form", signer_kwargs=_SIGNED)
+        self._signed_out = directory / "signed-out"
 
     def read(self, cookie: str) -> Session | None:
         """
@@ -58,6 +69,8 @@ class Sessions:
             name, signed_in = self._cookies.loads(cookie, max_age=LASTS_S)
         except (BadData, TypeError, ValueError):
             return None
+        if signed_in and (self._signed_out / name).exists():
+            return None
         return Session(name=name, signed_in=signed_in)
 
     def cookie(self, session: Session) -> str:
@@ -65,6 +78,20 @@ class Sessions:
         Return the cookie of *session*.
         """
         return str(self._cookies.dumps([session.name, session.signed_in]))
+
+    def sign_out(self, session: Session) -> None:
+        """
+        Refuse the cookie of *session* from now on, in every process.
+
+        Raises:
+            OSError: It cannot be remembered; the disk is full.
+        """
+        self._signed_out.mkdir(exist_ok=True)
+        for left_over in self._signed_out.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left_over.stat().st_mtime > LASTS_S:
+                    left_over.unlink()
+        (self._signed_out / session.name).touch()
 
     def form_token(self, session: Session) -> str:
         """
@@ -79,16 +106,37 @@ class Sessions:
         return hmac.compare_digest(self.form_token(session).encode(), given.encode())
 
 
-def _stretch(admin_token: str) -> bytes:
-    # A cookie would otherwise let its holder try millions of short tokens a second at home.
-    return hashlib.scrypt(admin_token.encode(), salt=b"ferry status page", n=2**14, r=8, p=1)
+def _key(directory: Path) -> bytes:
+    """
+    Return the key that all processes share; the first one makes it.
+    """
+    path, draft = directory / "sessions.key", directory / f"sessions.key.{secrets.token_hex(8)}"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if len(key := path.read_bytes()) == _KEY_BYTES:
+                return key
+            path.unlink()  # cut off by a full disk or a power cut
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, secrets.token_bytes(_KEY_BYTES))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        return path.read_bytes()
+    except OSError as exc:
+        log().warning("status.sessions_not_shared", path=str(path), error=str(exc))
+        return secrets.token_bytes(_KEY_BYTES)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
-def register(app: Flask, admin_token: str | None) -> None:
+def register(app: Flask, directory: Path, admin_token: str | None) -> None:
     """
     Make *app* know its sessions.
     """
-    app.extensions[_EXTENSION] = Sessions(admin_token)
+    app.extensions[_EXTENSION] = Sessions(directory, admin_token)
 
 
 def sessions() -> Sessions:

@@ -142,6 +142,7 @@ def sign_in() -> ResponseReturnValue:
     if not services().open_access:
         if not access.is_admin_token(request.form.get("token", "").strip()):
             log().warning("status.sign_in_refused", address=request.remote_addr)
+            services().limits.wrong_token(request.remote_addr or "")
             return _sign_in_form(refused=True)
         begin(signed_in=True)
     return _back()
@@ -150,8 +151,10 @@ def sign_in() -> ResponseReturnValue:
 @bp.post("/sign-out")
 def sign_out() -> ResponseReturnValue:
     """
-    Forget this browser.
+    Forget this browser, and whoever has a copy of its cookie.
     """
+    if current_session().signed_in:
+        sessions().sign_out(current_session())
     begin(signed_in=False)
     return _back()
 

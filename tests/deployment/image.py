@@ -317,7 +317,7 @@ def stop_in_mid_push(stack: Stack) -> None:
     stack("exec", "-T", "git-server", "sh", "-c", f"printf '#!/bin/sh\\nsleep 8\\n' >{hook}; chmod +x {hook}")
     commit = stack.write()
     status = "/api/_internal/push"
-    stack.token = "demo-admin"
+    stack.token = "demo-admin-token"
     wait_until(lambda: stack.get(status)[1]["remotes"]["origin"]["state"] == "pushing", "a slow push runs")
     stack.token = "demo"
     stack("stop", "worker")

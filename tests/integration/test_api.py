@@ -355,7 +355,7 @@ def test_unknown_addresses_and_methods_are_problems_too(api):
 
 
 class TestAccess:
-    TOKEN = "a-secret-token"
+    TOKEN = "a-rather-secret-token"
 
     @pytest.fixture
     def closed(self, env):

@@ -370,7 +370,15 @@ def test_the_cookie_is_for_this_page_alone(guarded, scheme):
         guarded.client.delete_cookie("ferry_status", path="/status")
 
 
-def test_signing_in_makes_a_new_session(guarded):
+@pytest.fixture
+def signed(data):
+    """
+    What an API process with the admin token makes of a cookie.
+    """
+    return lambda cookie, token=TOKEN: Sessions(data.path / "ferry", token).read(cookie)
+
+
+def test_signing_in_makes_a_new_session(guarded, signed):
     """
     Whoever planted a cookie beforehand is not signed in by it.
     """
@@ -378,20 +386,48 @@ def test_signing_in_makes_a_new_session(guarded):
     planted = guarded.client.get_cookie("ferry_status", path="/status").value
     guarded.press(form, "Sign in", token=TOKEN)
     own = guarded.client.get_cookie("ferry_status", path="/status").value
-    sessions = Sessions(TOKEN)
-    assert sessions.read(planted).name != sessions.read(own).name
-    assert not sessions.read(planted).signed_in
+    assert signed(planted).name != signed(own).name
+    assert not signed(planted).signed_in
 
 
-def test_a_new_admin_token_signs_everybody_out(env, guarded, monkeypatch):
+def test_a_new_admin_token_signs_everybody_out(env, guarded, signed, monkeypatch):
     guarded.press(guarded.open(), "Sign in", token=TOKEN)
     cookie = guarded.client.get_cookie("ferry_status", path="/status").value
-    assert Sessions(TOKEN).read(cookie).signed_in
-    assert Sessions("another").read(cookie) is None
-    assert Sessions(TOKEN).read(cookie[:-2]) is None
+    assert signed(cookie).signed_in
+    assert signed(cookie, "another") is None
+    assert signed(cookie[:-2]) is None
     later = time.time() + LASTS_S + 60
     monkeypatch.setattr("itsdangerous.timed.time.time", lambda: later)
-    assert Sessions(TOKEN).read(cookie) is None
+    assert signed(cookie) is None
+
+
+def test_a_copy_of_the_cookie_is_signed_out_with_its_browser(env, guarded, signed):
+    """
+    In every process of the deployment.
+    """
+    guarded.press(guarded.open(), "Sign in", token=TOKEN)
+    cookie = guarded.client.get_cookie("ferry_status", path="/status").value
+    guarded.press(guarded.open(), "Sign out")
+    assert signed(cookie) is None
+    other = create_app({**env, "CFP_ADMIN_TOKEN": TOKEN}).test_client()
+    other.set_cookie("ferry_status", cookie, path="/status")
+    assert other.get("/status").status_code == 401
+
+
+def test_a_cookie_says_nothing_of_the_admin_token(env, data, guarded, signed):
+    """
+    Its key is random, and one for all processes: who guesses the token has nothing to try the guess on.
+    """
+    guarded.open()
+    cookie = guarded.client.get_cookie("ferry_status", path="/status").value
+    key = data.path / "ferry" / "sessions.key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert signed(cookie) is not None
+    key.unlink()
+    assert signed(cookie) is None
+    key.write_bytes(b"")  # as a power cut may leave it
+    assert signed(cookie) is None
+    assert len(key.read_bytes()) == 32
 
 
 def test_another_process_of_the_same_deployment_knows_the_session(env, guarded):

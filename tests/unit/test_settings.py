@@ -103,6 +103,36 @@ def test_a_token_may_be_for_certain_sheets():
         _read(CFP_API_TOKENS=f"ana:{DIGEST}:")
 
 
+@pytest.mark.parametrize(
+    ("scopes", "writes", "reads"),
+    [
+        ("", None, None),
+        (":people", {"people"}, None),
+        (":*", None, None),
+        (":people:*", {"people"}, None),
+        (":people:places+events", {"people"}, {"places", "events"}),
+        ("::places", set(), {"places"}),
+        ("::*", set(), None),
+        (":*:places", None, {"places"}),
+    ],
+)
+def test_a_token_says_what_it_may_write_and_read(scopes, writes, reads):
+    token = _read(CFP_API_TOKENS=f"ana:{DIGEST}{scopes}").api_tokens["ana"]
+    assert (token.sheets, token.reads) == (writes, reads)
+
+
+@pytest.mark.parametrize("scopes", [":", ":+", ":a+", "::", ":a:", ":a:b+", ":a:b:c", "::+"])
+def test_a_scope_that_names_nothing_is_refused(scopes):
+    [problem] = _problems(CFP_API_TOKENS=f"ana:{DIGEST}{scopes}")
+    assert problem.startswith("CFP_API_TOKENS: pair 1")
+
+
+def test_an_admin_token_that_can_be_guessed_is_refused():
+    [problem] = _problems(CFP_ADMIN_TOKEN="x" * 15)
+    assert problem.startswith("CFP_ADMIN_TOKEN: must have at least 16 characters")
+    assert _read(CFP_ADMIN_TOKEN="x" * 16).admin_token == "x" * 16
+
+
 @pytest.mark.parametrize(("text", "wanted"), [("1", 1), ("64k", 65536), ("1MiB", 1 << 20), ("2 GB", 2 << 30)])
 def test_sizes_have_units(text: str, wanted: int):
     assert _read(CFP_API_MAX_BODY=text).api_max_body_bytes == wanted
@@ -392,7 +422,7 @@ def test_settings_may_be_printed():
         CFP_REDIS_URL=f"redis://:{SECRET}@host",
         CFP_BROKER_URL=f"amqp://ana:{SECRET}@host",
         CFP_API_TOKENS=f"ana:{DIGEST}",
-        CFP_ADMIN_TOKEN=SECRET,
+        CFP_ADMIN_TOKEN=f"admin-{SECRET}-token",
         SENTRY_DSN=f"https://{SECRET}@host/7",
     )
 
