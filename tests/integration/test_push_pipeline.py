@@ -39,6 +39,7 @@ def _status(client):
 
 def test_a_commit_made_over_http_reaches_the_remote(client, worker, remote):
     api, running = client(), worker()
+    running.await_event("push.done")  # of what its start found
 
     commit = _write(api)
 
