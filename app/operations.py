@@ -465,15 +465,18 @@ def send_page(is_test: bool) -> None:
     Send a page as a failed push would, to see whom it wakes.
     """
     with _pipeline() as pipeline:
-        paging.configure(pipeline.settings)
-        branch = pipeline.repository.branch
-        error = PushRefused(
-            "test", "test", "nothing is wrong: somebody typed `ferry page --test`", "Do nothing."
+        wanted = paging.Page(
+            error=PushRefused(
+                "test", "test", "nothing is wrong: `ferry page --test` was typed", "Do nothing."
+            ),
+            branch=pipeline.repository.branch,
+            repository="test",
+            path=str(pipeline.repository.path),
+            since=time.time(),
+            context={"reason": "test"},
         )
-        if not paging.page(paging.Page(error=error, branch=branch, context={"reason": "test"})):
-            sys.exit("ferry: SENTRY_DSN is not set: nobody is paged")
-        if not paging.deliver():
-            sys.exit("ferry: Sentry did not take the page; check SENTRY_DSN and the way there")
+        if problem := paging.probe(pipeline.settings, wanted):
+            sys.exit(f"ferry: Sentry did not take the page: {problem}")
     click.echo("sent; it is up to Sentry's alert rules whom it wakes")
 
 

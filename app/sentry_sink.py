@@ -11,7 +11,7 @@ import gzip
 import json
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -32,6 +32,9 @@ class SentrySink(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _EnvelopeHandler)
         self.received: list[tuple[str, Event]] = []
+        self.refused: list[tuple[str, Event]] = []
+        # What it answers, in a test: a status and headers; an event that gets no 200 was not taken.
+        self.answer: Callable[[], tuple[int, dict[str, str]]] = lambda: (200, {})
 
     @property
     def events(self) -> list[Event]:
@@ -64,8 +67,12 @@ class _EnvelopeHandler(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         elif encoding == "deflate":
             body = zlib.decompress(body)
-        self.server.received += _items(body)
-        self.send_response(200)
+        status, headers = self.server.answer()
+        items = self.server.received if status == 200 else self.server.refused
+        items += _items(body)
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"{}")

@@ -193,7 +193,7 @@ def _attempt(place: Place, dsn: str, *, watch: bool) -> PushError | None:
     except PushError as error:
         return error
     finally:
-        sentry_sdk.flush(5)
+        paging.flush(5)
         sentry_sdk.init()
     raise AssertionError("the push landed")
 

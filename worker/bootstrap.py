@@ -23,6 +23,7 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 
 from worker import logs, paging, redis_transport, tracing
 from worker.celery_app import build_celery, queue_of
+from worker.episodes import outbox_of
 from worker.errors import RepositoryError
 from worker.fleet import Environments, environments, settings_of, told_of
 from worker.git_command import stay_here
@@ -128,7 +129,10 @@ def start_worker() -> Celery:
 def push_backlog(pipeline: Pipeline, **_: object) -> None:
     """
     Queue what a start finds ahead of a remote, without waiting for a retry that is due later.
+
+    The sweep that does it also sends the pages that were on their way when the last worker ended.
     """
+    outbox_of(pipeline.repository).release()
     with logs.bound(repository=pipeline.repository.name or None):
         logs.log().info("worker.serves", path=str(pipeline.repository.path), queue=pipeline.queue)
         if not pipeline.settings.remotes:

@@ -5,12 +5,15 @@ Celery as Ferry needs it, with the reason beside each option.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from celery import Celery
 from kombu import Exchange, Queue
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from worker.settings import Settings
 
@@ -19,6 +22,9 @@ from worker.settings import Settings
 PUBLISHER_SOCKET_TIMEOUT_S = 0.2
 _WORKER_SOCKET_TIMEOUT_S = 30.0
 _WORKER_CONNECT_TIMEOUT_S = 5.0
+# RabbitMQ takes a message back from a consumer that has kept it for half an hour (consumer_timeout),
+# and closes its channel. A countdown is kept.
+_AMQP_LONGEST_COUNTDOWN_S = 600.0
 _MOST_SLOTS = 16  # for several repositories; each is a process
 
 
@@ -72,6 +78,13 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool) -> Celery:
     return app
 
 
+def longest_countdown_s(app: Celery) -> float:
+    """
+    Return how long a message may wait in a worker, in seconds: what is to wait for longer waits again.
+    """
+    return _AMQP_LONGEST_COUNTDOWN_S if app.conf.broker_url.startswith("amqp") else math.inf
+
+
 def _slots(remotes: list[int]) -> int:
     """
     Return how many tasks a worker runs at once, for repositories with that many remotes each.
@@ -104,11 +117,16 @@ def _transport_options(served: Mapping[str, Settings], *, publisher: bool) -> di
     url = _url(settings)
     if url.startswith("amqp"):
         return {"max_retries": 0} if publisher else {}
-    return {
-        **({"master_name": url.partition("#")[2]} if url.startswith("sentinel:") else {}),
+    sockets = {
         "socket_timeout": PUBLISHER_SOCKET_TIMEOUT_S if publisher else _WORKER_SOCKET_TIMEOUT_S,
         "socket_connect_timeout": PUBLISHER_SOCKET_TIMEOUT_S if publisher else _WORKER_CONNECT_TIMEOUT_S,
         "socket_keepalive": True,
+    }
+    # A Sentinel that is away is asked once, not three times with pauses: the next one may know.
+    asked = {"sentinel_kwargs": {**sockets, "retry": Retry(NoBackoff(), 0)}}
+    return {
+        **({"master_name": url.partition("#")[2], **asked} if url.startswith("sentinel:") else {}),
+        **sockets,
         "retry_on_timeout": False,
         # kombu would try to connect again and again, seconds apart; a worker may.
         **({"max_retries": 0} if publisher else {}),

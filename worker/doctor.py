@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 import os
 import re
 import time
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
 from worker import clone, maintenance, paging
+from worker.celery_app import longest_countdown_s
 from worker.errors import RepositoryError
 from worker.failures import POLICIES, Reason
 from worker.pipeline import Pipeline
@@ -64,7 +66,7 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
     yield _workers(pipeline)
     yield _sweeps(pipeline)
     yield from _files(pipeline)
-    yield _visibility(pipeline)
+    yield _countdowns(pipeline)
     yield _sentry(pipeline)
     for remote in pipeline.settings.remotes:
         yield _remote(pipeline, remote)
@@ -207,22 +209,27 @@ def _files(pipeline: Pipeline) -> Iterator[Finding]:
         )
 
 
-def _visibility(pipeline: Pipeline) -> Finding:
+def _countdowns(pipeline: Pipeline) -> Finding:
     """
-    Compare the longest wait of a retry with the time after which Redis delivers it again.
+    Compare how long a message is kept by a worker with the time after which its broker takes it back.
     """
-    longest_s = pipeline.settings.push_longest_wait_s
-    timeout_s = pipeline.celery.conf.broker_transport_options.get("visibility_timeout")
-    if timeout_s is None:
-        return _ok("countdowns", f"at most {longest_s:g} s; this broker has no visibility timeout")
-    if timeout_s <= longest_s:
-        return Finding(
-            name="countdowns",
-            state="failed",
-            detail=f"a retry may wait {longest_s:g} s, and Redis delivers it again after {timeout_s:g} s",
-            remedy="Set CFP_PUSH_BACKOFF_CAP lower.",
+    settings, name = pipeline.settings, "countdowns"
+    longest_s = settings.push_longest_wait_s
+    at_once_s = longest_countdown_s(pipeline.celery)
+    if at_once_s < math.inf:
+        detail = (
+            f"a retry waits {at_once_s:g} s at a time, up to {longest_s:g} s, and a push takes "
+            f"{settings.push_timeout_s:g} s at most; RabbitMQ takes a message back after its consumer_timeout"
         )
-    return _ok("countdowns", f"at most {longest_s:g} s, well under the visibility timeout of {timeout_s:g} s")
+        if settings.push_timeout_s > at_once_s:
+            remedy = "Set CFP_PUSH_TIMEOUT lower, or consumer_timeout (30 min unless set) well above it."
+            return Finding(name=name, state="warning", detail=detail, remedy=remedy)
+        return _ok(name, f"{detail} (30 min unless set)")
+    timeout_s = pipeline.celery.conf.broker_transport_options["visibility_timeout"]
+    if timeout_s <= longest_s:
+        detail = f"a retry may wait {longest_s:g} s, and Redis delivers it again after {timeout_s:g} s"
+        return Finding(name=name, state="failed", detail=detail, remedy="Set CFP_PUSH_BACKOFF_CAP lower.")
+    return _ok(name, f"at most {longest_s:g} s, well under the visibility timeout of {timeout_s:g} s")
 
 
 def _expiry(content: bytes) -> float | None:
@@ -245,10 +252,10 @@ def _expiry(content: bytes) -> float | None:
 def _sentry(pipeline: Pipeline) -> Finding:
     if pipeline.settings.sentry_dsn is None:
         return Finding(name="sentry", state="warning", detail="SENTRY_DSN is not set: nobody is paged")
-    if not paging.probe(pipeline.settings):
-        return Finding(
-            name="sentry", state="failed", detail="did not take a test event", remedy="Check SENTRY_DSN."
-        )
+    if problem := paging.probe(pipeline.settings):
+        detail = f"did not take a test event: {problem}"
+        remedy = "Check SENTRY_DSN, the project's quota, and the way there."
+        return Finding(name="sentry", state="failed", detail=detail, remedy=remedy)
     return _ok("sentry", "took a test event (level info; a page is tested by: ferry page --test)")
 
 

@@ -17,9 +17,12 @@ from worker.entry import Entry, Failure
 from worker.errors import PushError
 from worker.failures import Reason
 from worker.git import Repository
-from worker.ledger import Claim, Ledger
+from worker.ledger import Claim
 from worker.logs import log
-from worker.paging import Page, deliver, is_configured, page
+from worker.outbox import Outbox
+from worker.paging import Page, is_configured, page, send_again
+from worker.prepare import state_directory
+from worker.settings import Settings, address
 
 _HEADS = ("local_head", "remote_head", "ahead", "behind", "rescue_branch")
 
@@ -46,19 +49,27 @@ class Told:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+def outbox_of(repository: Repository) -> Outbox:
+    """
+    Return where the pages of *repository* wait until Sentry has taken them.
+    """
+    return Outbox(state_directory(repository.path) / "pages")
+
+
 class Episodes:
     """
     Records the failures of one repository's pushes, and tells of them.
 
     Args:
+        settings: The address of ``origin``, by which people know the repository.
         repository: The data repository.
-        ledger: Where failures are remembered.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, repository: Repository, ledger: Ledger, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, repository: Repository, clock: Callable[[], float]) -> None:
         self._repository = repository
-        self._ledger = ledger
+        self._known_as = repository.name or address(settings.data_remote) or str(repository.path)
+        self._outbox = outbox_of(repository)
         self._clock = clock
 
     def record(self, claim: Claim, error: PushError, *, number: int, **changes: Any) -> None:
@@ -84,9 +95,7 @@ class Episodes:
 
     def tell(self, claim: Claim, error: PushError, told: Told) -> None:
         """
-        Log *error*, which was recorded, and hand over its page to Sentry where one is due.
-
-        Does not wait for Sentry: that is done without the claim, by ``deliver``.
+        Log *error*, which was recorded, and send off its page where one is due; does not wait for Sentry.
         """
         pages = told.pages and error.reason not in claim.entry.paged
         fields = {
@@ -118,19 +127,21 @@ class Episodes:
             return False
         return reason in entry.paged or not is_configured()
 
+    def send_pages(self) -> None:
+        """
+        Send off again what Sentry has not taken yet.
+        """
+        send_again(self._outbox)
+
     def _page(self, claim: Claim, error: PushError, context: Mapping[str, Any]) -> None:
+        entry = claim.entry
         wanted = Page(
-            error=error, branch=self._repository.branch, repository=self._repository.name, context=context
+            error=error,
+            branch=self._repository.branch,
+            repository=self._known_as,
+            path=str(self._repository.path),
+            since=self._clock() if entry.failing_since is None else entry.failing_since,
+            context=context,
         )
-        if page(wanted):
-            error.paged = True
-            claim.write(paged=(*claim.entry.paged, error.reason))
-
-    def deliver(self, error: PushError) -> None:
-        """
-        See to it that the page of *error*, if it has one, was taken; else the next failure pages again.
-
-        For after the claim: Sentry may be slow.
-        """
-        if error.paged and not deliver():
-            self._ledger.forget_page(error.remote, error.reason)
+        if page(wanted, self._outbox):
+            claim.write(paged=(*entry.paged, error.reason))

@@ -85,10 +85,7 @@ class PushError(WorkerError):
         reason: One of ``failures.POLICIES``; stable, for logs and metrics.
         detail: What git said, redacted.
         hint: What an operator does next.
-        paged: Whether somebody was paged for it.
     """
-
-    paged = False
 
     def __init__(self, remote: str, reason: str, detail: str, hint: str) -> None:
         # The arguments go to Exception whole: Celery pickles what a task raises.

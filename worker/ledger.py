@@ -138,12 +138,6 @@ class Sighting(Claim):
         Say nothing: the claim is another's.
         """
 
-    def knows(self, reason: str) -> bool:
-        """
-        Whether *reason* is what a watchdog wrote, and no process has claimed the remote since.
-        """
-        return self._stall is not None and self._stall.failure.reason == reason
-
     def _store(self, *, durably: bool) -> None:
         failure = self.entry.last_failure
         if failure is not None:
@@ -233,16 +227,6 @@ class Ledger:
         """
         with FileLock(self._directory / f"{remote}.watch").try_hold() as held:
             yield Sighting(self, remote) if held else None
-
-    def forget_page(self, remote: str, reason: str) -> None:
-        """
-        Let the next failure page, because Sentry did not take this one's page.
-        """
-        log().warning("page.lost", remote=remote, reason=reason)
-        with self.claim(remote) as claim, self.sighting(remote) as sighting:
-            writer = claim or (sighting if sighting and sighting.knows(reason) else None)
-            if writer is not None:
-                writer.write(paged=tuple(each for each in writer.entry.paged if each != reason))
 
     def set_paused(self, remote: str, paused_at: float | None, *, timeout_s: float) -> None:
         """

@@ -11,6 +11,7 @@ from celery import Celery
 
 from worker.credentials import Credentials
 from worker.enqueue import send_push
+from worker.episodes import outbox_of
 from worker.git import Repository
 from worker.handover import Handover
 from worker.ledger import Ledger
@@ -70,6 +71,7 @@ def assemble(
     repository = Repository(
         path, branch=settings.data_branch, credentials=credentials, name=name, root=settings.data_root
     )
+    outbox_of(repository).reserve()
     ledger = Ledger(remotes_directory(path), released=lambda remote: handover.look_again(remote))
     handover = Handover(
         repository, ledger, lambda remote, commit: send_push(celery, remote, commit, queue=queue)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from worker.attempt import STILL_DIVERGED, Attempt
 from worker.entry import Entry
 from worker.episodes import Episodes
-from worker.errors import LedgerError, PushDeferred, PushError, RepositoryError
+from worker.errors import LedgerError, PushDeferred, RepositoryError
 from worker.git import Repository, ended_within_s
 from worker.ledger import Claim, Ledger
 from worker.logs import log
@@ -57,6 +57,7 @@ class Request:
             then looked at before it is pushed at.
         look_afresh: Whether to ask the remote first where its branch stands, instead of
             believing what the last push left there.
+        may_be_early: Whether a retry may come before its time, because the broker keeps no message that long.
         out_of_turn: Whether to try at once although a retry is scheduled for
             later: an operator asked, or a worker has just started.
         has_answered: Whether the remote has just answered a look that no person asked for.
@@ -68,6 +69,7 @@ class Request:
     look_first: bool = False
     out_of_turn: bool = False
     look_afresh: bool = False
+    may_be_early: bool = False
     has_answered: bool = False
 
     @property
@@ -114,7 +116,7 @@ class Pusher:
         self._reconciler = reconciler
         self._clock = clock
         self._jitter = jitter
-        self._episodes = Episodes(repository, ledger, clock)
+        self._episodes = Episodes(settings, repository, clock)
 
     def push(self, request: Request) -> str:
         """
@@ -140,9 +142,6 @@ class Pusher:
             # It may hold a pause, so nothing is pushed; the next sweep tries again.
             log().error("ledger.unreadable", remote=request.remote, error=str(exc))
             return UNREADABLE
-        except PushError as error:
-            self._episodes.deliver(error)
-            raise
 
     def _look_afresh(self, request: Request) -> bool:
         """
@@ -258,9 +257,13 @@ class Pusher:
         Leave the attempt to the one retry that is scheduled, while the last attempt is too recent.
 
         Raises:
-            PushDeferred: It is, or this task has had its turn.
+            PushDeferred: It is, or this task has had its turn, or it is that retry and came before its time.
         """
         last, now = claim.entry.last_attempt_at, self._clock()
+        due = claim.entry.next_attempt_at
+        if request.may_be_early and request.is_retry and due is not None and claim.entry.waits(now):
+            claim.write(retry=request.retries + 1)
+            raise PushDeferred(due - now)
         if last is None or last > now or request.out_of_turn:
             return
         due = last + self._settings.push_min_interval_s

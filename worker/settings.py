@@ -87,6 +87,13 @@ def _scheme(url: str) -> str:
         return ""  # what urllib says of a bad URL repeats it
 
 
+def address(url: str | None) -> str:
+    """
+    Return what tells *url* from others, such as ``host/town/data``: no user, no password, no parameters.
+    """
+    return re.sub(r"^(?:[a-z+]+://)?(?:[^@/]*@)?|(?:\.git)?/?(?:[?#].*)?$", "", url or "")
+
+
 def _url_of(*schemes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if _scheme(text) not in schemes:

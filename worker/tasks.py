@@ -4,12 +4,14 @@ What Celery runs: a few lines each over functions that know no Celery.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 from celery import Celery, Task
 
+from worker.celery_app import longest_countdown_s
 from worker.enqueue import SHOWN_CHARACTERS
 from worker.errors import PushDeferred, PushError, PushFailed, PushRefused
 from worker.logs import TRACED, bound
@@ -37,7 +39,8 @@ class PushTask(Task):  # type: ignore[misc]  # Celery ships no types
         if isinstance(exc, (PushFailed, PushDeferred)):
             if exc.retry_in_s is None:
                 raise exc
-            options["countdown"] = exc.retry_in_s
+            # A message that comes before its time is put off by the pusher for what is left.
+            options["countdown"] = min(exc.retry_in_s, longest_countdown_s(self.app))
         return super().retry(*args, exc=exc, **options)
 
 
@@ -88,6 +91,7 @@ def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
             out_of_turn=out_of_turn,
             look_first=look_first,
             look_afresh=look_afresh,
+            may_be_early=longest_countdown_s(self.app) < math.inf,
         )
         with _logged_as(self, pipeline):
             return pipeline.pusher.push(request)

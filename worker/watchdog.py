@@ -75,16 +75,18 @@ class Watchdog:
         self._ledger = ledger
         self._clock = clock
         self._monotonic = monotonic
-        self._episodes = Episodes(repository, ledger, clock)
+        self._episodes = Episodes(settings, repository, clock)
         self._patience_s = _SWEEPS * settings.push_sweep_interval_s
         self._seen: dict[str, _Stillness] = {}
         self._stopped = threading.Event()
 
     def check(self) -> list[str]:
         """
-        Page for each remote that stalls, once; returns their names.
+        Page for each remote that stalls, once; returns their names. Pages that Sentry has not taken go again.
         """
-        return [remote for remote in self._settings.remotes if self._look_at(remote)]
+        stalled = [remote for remote in self._settings.remotes if self._look_at(remote)]
+        self._episodes.send_pages()
+        return stalled
 
     def watch(self) -> None:
         """
@@ -160,7 +162,6 @@ class Watchdog:
                 error,
                 Told(head=self._head(), attempt=entry.attempt, is_blocked=True, pages=True, facts=facts),
             )
-        self._episodes.deliver(error)
         return True
 
     def _is_known(self, entry: Entry) -> bool:

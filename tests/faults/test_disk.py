@@ -136,7 +136,8 @@ for number in range(3):
     try:
         print(pusher.push(Request(remote="origin", chain=f"{os.getpid()}-{number}")))
     except PushError as error:
-        print(f"retried in {error.retry_in_s:.0f} s, paged: {error.paged}")
+        print(f"retried in {error.retry_in_s:.0f} s, paged: {bool(ledger.read('origin').paged)}")
+paging.flush(5)
 """
 
 

@@ -71,7 +71,9 @@ def test_the_status_tells_the_truth_before_and_after(client, worker, data, remot
     assert there["last_error"] is there["next_attempt_at"] is there["oldest_pending_at"] is None
 
 
-def test_a_diverged_remote_is_neither_overwritten_nor_retried_and_pages_once(client, worker, remote, sentry):
+def test_a_diverged_remote_is_neither_overwritten_nor_retried_and_pages_once(
+    client, env, worker, remote, sentry
+):
     """
     The task fails for good, the log asks for a person, and Sentry gets one fatal event for all of it.
     """
@@ -94,15 +96,18 @@ def test_a_diverged_remote_is_neither_overwritten_nor_retried_and_pages_once(cli
     assert (status["state"], status["pending_commits"]) == ("blocked", 2)
     assert status["last_error"]["reason"] == "non-fast-forward"
 
+    (page,) = wait_until(lambda: sentry.events, what="the page")
     running.stop()
-    (page,) = sentry.events
     assert page["level"] == "fatal"
     assert {name: page["tags"][name] for name in ("remote", "branch", "reason")} == {
         "remote": "origin",
         "branch": "main",
         "reason": "non-fast-forward",
     }
-    assert page["fingerprint"] == ["ferry", "push", "non-fast-forward", "origin", "main"]
+    known_as = env["CFP_DATA_REMOTE"].removesuffix(".git")
+    where = [env["CFP_DATA_REPO_PATH"], known_as]
+    assert page["fingerprint"] == ["ferry", "push", "non-fast-forward", "origin", "main", *where]
+    assert page["tags"]["repository"] == known_as
     context = page["contexts"]["push"]
     assert (context["local_head"], context["remote_head"]) == (first, theirs)
     assert (context["ahead"], context["behind"]) == (1, 1)

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from tests.parts import Bare
+from worker import paging
 from worker.credentials import Credentials
 from worker.entry import Entry
 from worker.errors import PushFailed
@@ -117,7 +118,10 @@ class Line:
         pusher = Pusher(
             self.settings, self.repository, self.ledger, reconciler, clock=self.clock, jitter=lambda: JITTER
         )
-        return pusher.push(Request(**{"remote": "origin", "chain": chain, **request}))
+        try:
+            return pusher.push(Request(**{"remote": "origin", "chain": chain, **request}))
+        finally:
+            paging.flush(5)
 
     def fail(self, chain: str = "first", **request: Any) -> PushFailed:
         """

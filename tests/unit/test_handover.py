@@ -113,11 +113,10 @@ def test_a_commit_while_the_claim_is_held_by_what_fails(line: Line, data: Bare, 
 @pytest.mark.parametrize(
     "act",
     [
-        lambda line: line.ledger.forget_page("origin", "rejected"),
         lambda line: line.ledger.set_paused("origin", None, timeout_s=1.0),
         lambda line: verify.verify(line.settings, line.repository, line.ledger, "origin"),
     ],
-    ids=["forget a page", "resume", "verify"],
+    ids=["resume", "verify"],
 )
 def test_what_waits_is_queued_after_each_act_under_the_claim(line: Line, data: Bare, sent, act: Callable):
     line.push()

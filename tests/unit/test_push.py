@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +30,7 @@ from worker import paging
 from worker.attempt import STILL_DIVERGED
 from worker.backoff import delay_s
 from worker.entry import Running
+from worker.episodes import outbox_of
 from worker.errors import NonFastForward, PushDeferred, PushError, PushFailed, PushRefused
 from worker.push import (
     ALREADY_THERE,
@@ -942,67 +943,72 @@ def _paging_to(line: Line, sentry: SentrySink) -> Settings:
     )
 
 
-def test_a_page_that_sentry_did_not_take_is_sent_with_the_next_failure(
-    line, remote: Bare, sentry: SentrySink
+def test_a_page_that_sentry_did_not_take_goes_again_and_stays_one(
+    line: Line, remote: Bare, sentry: SentrySink
 ):
+    """
+    By itself: no later failure is needed for it, and none adds another.
+    """
+    paging.configure(replace(line.settings, sentry_dsn=sentry.dsn))
+    sentry.answer = lambda: (429, {})
     remote.hook("pre-receive", "exit 1")
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        away = f"http://key@127.0.0.1:{nobody.getsockname()[1]}/1"
-        paging.configure(replace(line.settings, sentry_dsn=away))
+    for chain in ("first", "second"):
         with pytest.raises(PushRefused):
-            line.push()
-    assert line.entry.paged == ()
+            line.push(chain)
+    assert (line.entry.paged, len(sentry.refused)) == (("rejected",), 1)
 
-    paging.configure(replace(line.settings, sentry_dsn=sentry.dsn))
-    for _ in range(2):
-        with pytest.raises(PushRefused):
-            line.push()
-    assert line.entry.paged == ("rejected",)
-    assert len(sentry.events) == 1
-
-
-def test_a_divergence_whose_page_was_lost_is_paged_by_the_next_look(
-    line: Line, data: Bare, remote: Bare, sentry: SentrySink
-):
-    """
-    Nobody may commit for hours; the sweep looks first, and was quiet because the divergence was known.
-    """
-    line.push()
-    data.commit("ours")
-    remote.commit("theirs")
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        away = f"http://key@127.0.0.1:{nobody.getsockname()[1]}/1"
-        paging.configure(replace(line.settings, sentry_dsn=away))
-        with pytest.raises(NonFastForward):
-            line.push()
-
-    paging.configure(replace(line.settings, sentry_dsn=sentry.dsn))
-    with pytest.raises(NonFastForward):
-        line.push("sweep", look_first=True)
-    for _ in range(2):
-        assert line.push("sweep", look_first=True) == STILL_DIVERGED
-
-    assert len(sentry.events) == 1
+    sentry.answer = lambda: (200, {})
+    outbox = outbox_of(line.repository)
+    outbox.release()
+    paging.send_again(outbox)
+    paging.flush(5)
+    with pytest.raises(PushRefused):
+        line.push("third")
+    assert [event["event_id"] for event in sentry.events] == [sentry.refused[0][1]["event_id"]]
 
 
 def test_nobody_waits_for_sentry_to_take_a_page(line: Line, remote: Bare, sentry: SentrySink, monkeypatch):
     """
-    The claim is let go of before: with Sentry slow, the next push goes its way.
+    With Sentry slow, the next push goes its way.
     """
-    seen = []
+    asked, go_on = threading.Event(), threading.Event()
 
-    def slow() -> bool:
-        seen.append(line.ledger.is_claimed("origin"))
-        return True
+    def slow() -> tuple[int, dict[str, str]]:
+        asked.set()
+        go_on.wait(30)
+        return 200, {}
 
-    monkeypatch.setattr("worker.episodes.deliver", slow)
+    sentry.answer = slow
+    monkeypatch.setattr("worker.paging.flush", lambda timeout_s: None)
     paging.configure(replace(line.settings, sentry_dsn=sentry.dsn))
     remote.hook("pre-receive", "exit 1")
     with pytest.raises(PushRefused):
         line.push()
-    assert seen == [False]
+    assert asked.wait(5)
+    remote.hook("pre-receive", "exit 0")
+    line.push("next")
+    assert remote.head() == line.repository.head()
+    go_on.set()
+    wait_until(lambda: len(sentry.events) == 1, what="the page")
+
+
+def test_a_retry_that_comes_before_its_time_waits_for_what_is_left(line: Line, data: Bare, remote: Bare):
+    """
+    Where a broker keeps no message for long, a wait is made of several; copies of one come to nothing.
+    """
+    remote.hook("pre-receive", "echo 'rate limit exceeded' >&2; exit 1")
+    wait_s = line.fail("first").retry_in_s
+    for retries, (passes_s, left_s) in enumerate([(30, wait_s - 30), (10, wait_s - 40)], 1):
+        line.clock.wind(passes_s)
+        with pytest.raises(PushDeferred) as deferred:
+            line.push("first", retries=retries, may_be_early=True)
+        assert deferred.value.retry_in_s == pytest.approx(left_s)
+    assert line.push("first", retries=1) == SUPERSEDED
+    assert line.attempts() == 1
+    remote.hook("pre-receive", "exit 0")
+    line.clock.wind(left_s)
+    line.push("first", retries=3, may_be_early=True)
+    assert remote.head() == data.head()
 
 
 # --- git itself, and the remote's address ---

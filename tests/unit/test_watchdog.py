@@ -61,6 +61,7 @@ def test_a_stall_is_an_episode_and_a_failure_like_any_other(
     assert (entry.last_failure.reason, entry.failing_since) == ("stalled", clock.now)
     (blocked,) = [event for event in logged if event["event"] == "push.blocked"]
     assert (blocked["reason"], blocked["local_head"]) == ("stalled", watched.repository.head())
+    paging.flush(5)
     (event,) = sentry.events
     assert event["tags"]["reason"] == "stalled"
     assert event["contexts"]["push"]["idle_seconds"] == 60
@@ -133,6 +134,7 @@ def test_a_holder_that_hangs_is_paged_for_once(watched: Deployment, watchdog, cl
     entry = watched.ledger.read("origin")
     assert (entry.episodes, entry.outcomes, entry.paged) == ({"stalled": 1}, {"stalled": 1}, ("stalled",))
     assert not list(remotes_directory(watched.repository.path).glob("*.stall"))
+    paging.flush(5)
     assert len(sentry.events) == 1
 
 
@@ -151,9 +153,7 @@ def test_the_watchdog_itself_holds_no_claim(watched: Deployment, watchdog, clock
     A task that met it would hand its commit over to nobody.
     """
     held = []
-    monkeypatch.setattr(
-        "worker.episodes.page", lambda wanted: held.append(watched.ledger.is_claimed("origin"))
-    )
+    monkeypatch.setattr("worker.episodes.page", lambda *_: held.append(watched.ledger.is_claimed("origin")))
     watchdog.check()
     clock.wind(60)
     assert watchdog.check() == ["origin"]

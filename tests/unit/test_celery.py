@@ -1,0 +1,59 @@
+"""
+What Celery is told, for each broker: how long a retry waits in a worker, how soon it connects again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Task
+from kombu.exceptions import OperationalError
+
+from worker.celery_app import build_celery
+from worker.errors import PushFailed
+from worker.settings import Settings
+from worker.tasks import PushTask
+
+
+@pytest.mark.parametrize(
+    ("broker", "waits_s", "countdown_s"),
+    [
+        ("redis://host", 3600.0, 3600.0),
+        ("amqp://host", 3600.0, 600.0),
+        ("amqps://host//", 86400.0, 600.0),
+        ("amqp://host", 7.5, 7.5),
+    ],
+)
+def test_on_rabbitmq_no_countdown_comes_near_its_consumer_timeout(
+    monkeypatch: pytest.MonkeyPatch, broker: str, waits_s: float, countdown_s: float
+):
+    """
+    The server takes a message back, and closes the worker's channel, after half an hour.
+    """
+    env = {"CFP_DATA_REPO_PATH": "/srv/data.git", "CFP_REDIS_URL": "redis://host", "CFP_BROKER_URL": broker}
+    app = build_celery({"push.x": Settings.from_env(env)}, publisher=False)
+    task = type("Bound", (PushTask,), {"_app": app})()
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(Task, "retry", lambda *_, **options: asked.append(options))
+    failed = PushFailed("origin", "network", "away", "wait")
+    failed.retry_in_s = waits_s
+
+    task.retry(exc=failed)
+
+    assert [options["countdown"] for options in asked] == [countdown_s]
+
+
+@pytest.mark.parametrize("broker", ["redis://127.0.0.1:1", "amqp://127.0.0.1:1", "sentinel://127.0.0.1:1#m"])
+def test_a_broker_is_looked_for_every_five_seconds_at_least(monkeypatch: pytest.MonkeyPatch, broker: str):
+    """
+    However long it has been away.
+    """
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda _: None)
+    env = {"CFP_DATA_REPO_PATH": "/srv/data.git", "CFP_REDIS_URL": "redis://host", "CFP_BROKER_URL": broker}
+    app = build_celery({"push.x": Settings.from_env(env)}, publisher=False)
+    waits: list[float] = []
+    with app.connection_for_read() as connection, pytest.raises(OperationalError):
+        connection.ensure_connection(lambda _, wait_s: waits.append(wait_s), max_retries=10)
+    assert len(waits) == 10
+    assert max(waits) <= 5
