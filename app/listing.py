@@ -27,6 +27,7 @@ Records = Sequence[tuple[str, Record]]
 
 # A parsed record of ten short fields takes some 2 kB: at most half a gigabyte, shared between the trees.
 MOST_RECORDS = 250_000
+MOST_TREES = 256  # a sheet at the top of the tree has another one with each commit, and may be empty
 _FEW = 30  # more than these are read by git, which takes 3 ms to start and 0.01 ms for each
 _DETAIL_LENGTH = 300
 
@@ -93,7 +94,7 @@ class Listing:
         with self._lock:
             self._kept[key] = found
             total = sum(len(each.parsed) for each in self._kept.values())
-            while total > self._most_records and len(self._kept) > 1:
+            while len(self._kept) > 1 and (total > self._most_records or len(self._kept) > MOST_TREES):
                 total -= len(self._kept.popitem(last=False)[1].parsed)
         return found
 

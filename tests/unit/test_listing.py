@@ -170,6 +170,16 @@ def test_a_sheet_is_read_whole_where_one_of_its_objects_is_damaged(bare):
     loose.unlink()
 
 
+def test_lists_of_few_records_are_not_kept_for_ever(bare, monkeypatch):
+    monkeypatch.setattr("app.listing.MOST_TREES", 4)
+    listing, branch = Listing(Repository(bare.path, branch="main")), History(bare)
+    for number in range(10):
+        snapshot = Snapshot(bare.path, branch.commit([("put", f"other/{number}", ("blob", 0))]))
+        listing.read(snapshot, snapshot.sheet("town"))
+
+    assert len(listing._kept) == 4
+
+
 def test_a_name_that_is_no_utf_8_is_named(bare):
     branch = History(bare)
     snapshot = Snapshot(bare.path, branch.commit([]))
