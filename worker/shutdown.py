@@ -20,42 +20,59 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import billiard.pool
-from celery.signals import beat_init, task_postrun, task_prerun
+from celery.signals import beat_init, task_postrun, task_prerun, worker_process_init
 
 _LOOKS_FOR_A_READER = 20  # a tenth of a second apart
-_AFTER_S = 1.0  # long enough for a finished task's result to reach the main process
+_AFTER_S = 1.0  # long enough for a finished task's result to reach the main process, and a message this one
+_BORN_S = 0.05
 
 
 class _PutOff:
     """
-    SIGTERM in a process that runs a task: obeyed a moment after the task.
+    SIGTERM in a process of the pool: obeyed a moment after its task, or after none came for a moment.
+
+    An idle one may have been sent a message just now. Ended at once it would take that with it, and the main
+    process would wait for the outcome for ever.
     """
 
     def __init__(self) -> None:
         self._obey: Callable[[int, Any], Any] | int | None = signal.SIG_DFL
+        self._is_listening = False
         self._asked = False
         self._busy = False
+
+    def be_born(self, **_: Any) -> None:
+        # billiard sets handlers of its own right after this.
+        signal.signal(signal.SIGALRM, self._listen)
+        signal.setitimer(signal.ITIMER_REAL, _BORN_S)
 
     def begin(self, **_: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # another kind of pool, whose threads get no signals
         self._busy = True
-        self._obey = signal.signal(signal.SIGTERM, self._remember)
+        self._listen(0, None)
 
     def finish(self, **_: Any) -> None:
         if not self._busy:
             return
         self._busy = False
-        signal.signal(signal.SIGTERM, self._obey)
         if self._asked:
-            signal.signal(signal.SIGALRM, self._end)
             signal.setitimer(signal.ITIMER_REAL, _AFTER_S)
+
+    def _listen(self, number: int, frame: Any) -> None:
+        if not self._is_listening:
+            self._is_listening = True
+            self._obey = signal.signal(signal.SIGTERM, self._remember)
+            signal.signal(signal.SIGALRM, self._end)
 
     def _remember(self, number: int, frame: Any) -> None:
         self._asked = True
+        if not self._busy:
+            signal.setitimer(signal.ITIMER_REAL, _AFTER_S)
 
     def _end(self, number: int, frame: Any) -> None:
-        if not self._busy:  # else it is put off again, by the task that has begun meanwhile
+        if self._asked and not self._busy:  # else it is put off again, by the task that has begun meanwhile
+            signal.signal(signal.SIGTERM, self._obey)
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -86,12 +103,13 @@ def _end_now(number: int, frame: Any) -> None:
 
 def finish_tasks_first() -> None:
     """
-    Put SIGTERM off while a task runs, in every process of the pool that is started from now on.
+    Put SIGTERM off while a task runs or comes, in every process of the pool that is started from now on.
 
     And have such a process not wait half a minute for its result to be read, which nobody
     does where SIGTERM came in the worker's first moments: a push that counts as not
     done is done again, and finds everything there.
     """
     billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = _LOOKS_FOR_A_READER
+    worker_process_init.connect(_put_off.be_born)
     task_prerun.connect(_put_off.begin)
     task_postrun.connect(_put_off.finish)

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from app.dev import free_port
 from tests.parts import Process, wait_until
+from worker.bootstrap import build
 
 
 @pytest.fixture
@@ -67,6 +69,30 @@ def test_a_pool_process_that_is_told_to_end_finishes_its_push_first(held_push, r
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
     assert running.await_event("push.done", count=2)["commit"] == commit
     assert not running.ended()
+
+
+def test_a_message_that_an_idle_process_was_just_sent_is_worked_off(env, client, worker, remote):
+    """
+    Where a signal to the whole group ends that process first, the main one must not wait for its answer.
+    """
+    api, running = client(), worker()
+    wait_until(lambda: api.get("/api/_internal/push").json["remotes"]["origin"]["state"] == "idle")
+    broker = redis.Redis.from_url(env["CFP_REDIS_URL"])
+    unacked = f"{build(env, publisher=True).queue}.unacked"
+    wait_until(lambda: broker.hlen(unacked) == 0, what="idle processes")
+    pool = running.children()
+    for process in pool:
+        process.suspend()
+    written = api.post("/api/sheets/people/records", json={"slug": "jane", "name": "Jane"})
+    wait_until(lambda: broker.hlen(unacked), what="a message on its way")
+
+    running.signal(signal.SIGTERM, group=True)
+    wait_until(lambda: running.logged("Warm shutdown"), what="a shutdown that has begun")
+    for process in pool:
+        process.resume()
+
+    assert running.wait() == 0
+    assert remote.head() == written.json["commit"]["hash"]
 
 
 def test_a_worker_killed_in_mid_push_is_succeeded_by_the_next_start(held_push, remote):
