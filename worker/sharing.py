@@ -23,6 +23,7 @@ from worker.errors import RepositoryError
 _GROUP, _EVERYBODY = 0o660, 0o664
 _NAMED = {"umask": 0, "group": _GROUP, "all": _EVERYBODY, "world": _EVERYBODY, "everybody": _EVERYBODY}
 _BOOLEANS = {"true": _GROUP, "yes": _GROUP, "on": _GROUP, "false": 0, "no": 0, "off": 0, "": 0}
+_PRIVATE = ".key"  # stays its owner's alone
 _OLD_NUMBERS = {0: 0, 1: _GROUP, 2: _EVERYBODY}
 _NUMBERS = {bits: number for number, bits in _OLD_NUMBERS.items()}
 
@@ -158,13 +159,13 @@ def inherit(target: int | Path, directory: Path) -> None:
 
 def adopt(git_dir: str, directory: Path) -> None:
     """
-    Share *directory* and all that is in it, as far as it is ours, as the configuration asks for now.
+    Share *directory* and all that is in it but keys, as far as it is ours, as the configuration asks for now.
     """
     sharing.cache_clear()
     if sharing(git_dir).bits:
         for path in (directory, *directory.rglob("*")):
             with contextlib.suppress(FileNotFoundError, PermissionError):
-                if not path.is_symlink():
+                if not path.is_symlink() and _PRIVATE not in path.name:
                     share(git_dir, path)
 
 

@@ -48,6 +48,10 @@ def _added(path: Path, before: set[Path]) -> list[Path]:
     return [each for each in path.rglob("*") if each not in before]
 
 
+def _shared(data: Bare) -> list[Path]:
+    return [path for path in (data.path / "ferry").rglob("*") if path.suffix != ".key"]
+
+
 def _made_by_git(path: Path, value: str) -> dict[str, dict[str, set[str]]]:
     """
     Return the modes of what git makes in a repository with the option at *value*.
@@ -115,7 +119,7 @@ def test_what_ferry_makes_is_as_open_as_what_git_makes(env, client, data, tmp_pa
     Repository(data.path, branch="main").merge_packs(timeout_s=60)
     assert _modes(set((data.path / "objects" / "pack").glob("*.pack")) - objects) == expected["packs"]
     if value != "umask":
-        own = _modes([data.path / "ferry", *(data.path / "ferry").rglob("*")])
+        own = _modes([data.path / "ferry", *_shared(data)])
         assert own["directory"] == expected["refs"]["directory"]
         assert own["file"] == expected["refs"]["file"]
 
@@ -145,9 +149,12 @@ def test_a_repository_that_becomes_shared_is_shared_at_the_next_start(env, data)
     prepare(Settings.from_env(env))
     with FileLock(state_directory(data.path) / "write.lock").hold(1):
         pass
+    secret = data.path / "ferry" / "sessions.key"
+    secret.touch(0o600)
     data.git("config", "core.sharedRepository", "group")
 
     prepare(Settings.from_env(env))
 
-    for path in (data.path / "ferry").rglob("*"):
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    for path in _shared(data):
         assert path.stat().st_mode & 0o060 == 0o060, path
