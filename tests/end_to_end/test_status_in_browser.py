@@ -38,6 +38,7 @@ from tests.png import smaller
 from worker.history import Landing, remember
 from worker.prepare import remotes_directory
 
+TOKEN = "a token of some length"
 PICTURES = os.environ.get("FERRY_PICTURES")
 
 # Of every element with text of its own: its contrast with the nearest ground, where that is too little.
@@ -260,7 +261,7 @@ def test_the_page_lives_and_fits(screen, tmp_path):
 
 
 def test_without_javascript_it_asks_for_the_token_and_loads_itself_anew(driver, env, data):
-    app = create_app({**env, "CFP_ADMIN_TOKEN": "s3cret"})
+    app = create_app({**env, "CFP_ADMIN_TOKEN": TOKEN})
     with make_server("127.0.0.1", 0, app, threaded=True) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
@@ -284,7 +285,7 @@ def _sign_in_and_out(driver, url, data):
     driver.get(url)
     driver.find_element(By.NAME, "token").send_keys("wrong", Keys.ENTER)
     says("That is not the admin token.")
-    driver.find_element(By.NAME, "token").send_keys("s3cret", Keys.ENTER)
+    driver.find_element(By.NAME, "token").send_keys(TOKEN, Keys.ENTER)
     says("queued")
     data.commit("Seen after a while")
     says("Seen after a while")

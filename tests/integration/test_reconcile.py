@@ -226,9 +226,11 @@ def test_the_webhook_takes_its_secret_and_no_other(env):
 
     closed = create_app(env).test_client()
     assert closed.post("/api/_internal/reload-data").status_code == 503
-    app = create_app({**env, "CFP_DATA_RELOAD_SECRET": "s3cret", "CFP_ADMIN_TOKEN": "admin"}).test_client()
+    app = create_app(
+        {**env, "CFP_DATA_RELOAD_SECRET": "s3cret", "CFP_ADMIN_TOKEN": "an-admin-token-of-some-length"}
+    ).test_client()
     assert app.post("/api/_internal/reload-data").status_code == 401
-    assert post(app, "admin") == 401
+    assert post(app, "an-admin-token-of-some-length") == 401
     assert post(app, "s3cret") == 200
 
 
