@@ -5,17 +5,21 @@ Who may read, who may write, and who may operate: bearer tokens, compared in con
 from __future__ import annotations
 
 import hmac
+import sys
 
 from flask import request
 
 from app.limits import address_key
 from app.problems import Problem
-from app.services import services
+from app.services import Services, services
 from app.tokens import Tokens
 from worker.settings import Token
 
 ANYBODY = "dev"
 ANY_SHEET = ""  # what tells of no sheet's records, such as the list of their names
+RELOAD_PATH = "/api/_internal/reload-data"
+STATUS_PATH = "/status"
+_FORM_BYTES = 16 * 1024  # the status page's forms; each carries a signed token of its own
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="ferry"'}
 
 
@@ -78,6 +82,25 @@ def client_of(authorization: str, address: str, tokens: Tokens) -> str:
     """
     known = tokens.find(token) if (token := _token_in(authorization)) else None
     return f"token {known[0]}" if known else address_key(address)
+
+
+def may_send(services: Services, path: str, authorization: str) -> int:
+    """
+    Return how many bytes of a request's body are read, as far as its path and its sender allow.
+
+    Args:
+        authorization: The header of that name.
+    """
+    settings, token = services.pipeline.settings, _token_in(authorization)
+    if path == RELOAD_PATH:
+        return settings.api_max_body_bytes  # a webhook may be known by its body's signature
+    if path.startswith(f"{STATUS_PATH}/"):
+        return _FORM_BYTES
+    is_known = services.open_access or services.tokens.find(token) is not None
+    is_admin = settings.admin_token is not None and hmac.compare_digest(
+        settings.admin_token.encode(), token.encode()
+    )
+    return sys.maxsize if is_known or is_admin else 0
 
 
 def _known() -> tuple[str, Token]:

@@ -49,6 +49,7 @@ class Arrivals:
         self._moved = threading.Condition()
         self._wake_ups = 0
         self._waiting = 0
+        self._at_next: list[Callable[[], object]] = []
         self._listening: INotify | None = None
         self._listen_at = 0.0  # monotonic seconds, before which it is not tried
         self._looking = threading.Lock()
@@ -97,6 +98,16 @@ class Arrivals:
                 self._seen = (wake_ups, time.monotonic() + _LOOK_AGAIN_S, found)
             return cast(T, self._seen[2])
 
+    def call_at_next(self, function: Callable[[], object]) -> None:
+        """
+        Call *function* once, in a thread of ours, at the next wake-up, or after about a second.
+
+        Where the machine gives no thread or watch it is not called; who asks has a timeout of its own.
+        """
+        with self._moved:
+            self._at_next.append(function)
+            self._listen()
+
     @property
     def is_closing(self) -> bool:
         """
@@ -143,9 +154,13 @@ class Arrivals:
                 events = inotify.read(timeout=int(_LOOK_AGAIN_S * 1000))
                 with self._moved:
                     # Without its directory a watch is at an end; whoever waits has another one made.
-                    goes_on = self._waiting > 0 and not any(event.mask & flags.IGNORED for event in events)
+                    waited_for = self._waiting > 0 or bool(self._at_next)
+                    goes_on = waited_for and not any(event.mask & flags.IGNORED for event in events)
                     if not goes_on:
                         self._listening, self._listen_at = None, 0.0
                     if events:
                         self._wake_ups += 1
                         self._moved.notify_all()
+                    called, self._at_next = self._at_next, []
+                for function in called:
+                    function()

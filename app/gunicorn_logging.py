@@ -14,7 +14,7 @@ from gunicorn.glogging import Logger
 
 from worker import logs
 
-_LOGGERS = ("gunicorn.error", "gunicorn.access")
+_LOGGERS = ("gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.access")
 
 
 def take_over() -> None:

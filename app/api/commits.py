@@ -15,6 +15,7 @@ from app.api.push import commit_states
 from app.errors import CommitNotFoundError
 from app.services import services
 from worker.git import Commit
+from worker.pipeline import Pipeline
 
 bp = Blueprint("commits", __name__, url_prefix="/api/commits")
 
@@ -33,7 +34,7 @@ def index() -> ResponseReturnValue:
     found = repository.log(tip, skip=page.offset, limit=page.limit + 1, children_first=True) if tip else []
     more = len(found) > page.limit
     return {
-        "commits": [commit_document(commit) for commit in found[: page.limit]],
+        "commits": [commit_document(services().pipeline, commit) for commit in found[: page.limit]],
         "next_cursor": page.cursor(commit=tip, offset=page.offset + page.limit) if more else None,
     }
 
@@ -46,10 +47,10 @@ def show(name: str) -> ResponseReturnValue:
     repository = services().pipeline.repository
     if not re.fullmatch("[0-9a-f]{40}", name) or not repository.contains(name, repository.head()):
         raise CommitNotFoundError(f"The branch has no commit {name!r}.")
-    return commit_document(repository.log(name, limit=1)[0])
+    return commit_document(services().pipeline, repository.log(name, limit=1)[0])
 
 
-def commit_document(commit: Commit) -> dict[str, Any]:
+def commit_document(pipeline: Pipeline, commit: Commit) -> dict[str, Any]:
     """
     Return one commit as clients see it.
     """
@@ -61,7 +62,7 @@ def commit_document(commit: Commit) -> dict[str, Any]:
         "authored_at": commit.authored_at,
         "message": commit.message,
         "trailers": _trailers(commit),
-        "push": commit_states(commit.hash),
+        "push": commit_states(pipeline, commit.hash),
     }
 
 

@@ -21,13 +21,17 @@ from flask import Blueprint, Response, request, stream_with_context
 from app.api.commits import commit_document
 from app.api.writing import client_is_gone
 from app.problems import Problem
-from app.services import services
+from app.server.later import Streaming, leave
+from app.services import Services, services
 from worker.git import Commit, Repository
+from worker.pipeline import Pipeline
 from worker.status import remote_statuses
 
 bp = Blueprint("events", __name__, url_prefix="/api/events")
 
-MAX_STREAMS = 64  # each takes a thread of its process for as long as it lasts
+MAX_STREAMS = 64  # where each takes a thread of its process for as long as it lasts
+_HELLO = b"retry: 2000\n\n"
+_QUIET = b": nothing new\n\n"
 _KEEP_ALIVE_S = 15.0  # proxies end what says nothing for a minute
 _MOST_MISSED = 1000
 _streams = threading.BoundedSemaphore(MAX_STREAMS)
@@ -47,50 +51,82 @@ def stream() -> Response:
         Problem: 400 for an id that is not one of ours, 503 where too many are listening already.
     """
     given = request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
-    position = _position() if given is None else _read_id(given)
-    if not _streams.acquire(blocking=False):
+    position = _position(services().pipeline) if given is None else _read_id(given)
+    listener = _Listener(services(), position)
+    is_left = leave(Streaming(look=listener.news, quiet=_QUIET, quiet_s=_KEEP_ALIVE_S))
+    if not is_left and not _streams.acquire(blocking=False):
         raise Problem(
             503, "too-many-streams", "This process serves no further event stream.",
             "Come back later, or ask an operator for more API processes.", headers={"Retry-After": "5"},
         )  # fmt: skip
-    response = Response(stream_with_context(_events(position)), content_type="text/event-stream")
-    response.call_on_close(_streams.release)
+    begun = _HELLO if is_left else stream_with_context(_events(listener))
+    response = Response(begun, content_type="text/event-stream")
+    if not is_left:
+        response.call_on_close(_streams.release)
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would gather it up
     return response
 
 
-def _events(position: Position) -> Iterator[str]:
-    yield "retry: 2000\n\n"
-    states: dict[str, Any] = {}
+def _events(listener: _Listener) -> Iterator[bytes]:
+    yield _HELLO
     while True:
-        (now, new_states) = seen = _look()
-        yield from _news(position, now)
-        position, before, states = now, states, new_states
-        yield from (
-            _event("state", {"remote": remote, **state}, position)
-            for remote, state in states.items()
-            if before.get(remote) != state
-        )
-        if not _await_change(seen):
-            if client_is_gone() or services().arrivals.is_closing:
+        if news := listener.news():
+            yield news
+        arrivals = listener.built.arrivals
+        if not arrivals.wait(listener.is_behind, _KEEP_ALIVE_S, is_gone=client_is_gone):
+            if client_is_gone() or arrivals.is_closing:
                 return
-            yield ": nothing new\n\n"
+            yield _QUIET
 
 
-def _look() -> tuple[Position, dict[str, Any]]:
+class _Listener:
+    """
+    One client of the stream, and what it was told.
+
+    Args:
+        built: The services of its process.
+        position: Where everything stood when it was told last.
+    """
+
+    def __init__(self, built: Services, position: Position) -> None:
+        self.built = built
+        self._position = position
+        self._states: dict[str, Any] = {}
+
+    def is_behind(self) -> bool:
+        """
+        Whether there is anything that it was not told.
+        """
+        return _look(self.built) != (self._position, self._states)
+
+    def news(self) -> bytes:
+        """
+        Return what it was not told yet, as events.
+        """
+        now, states = _look(self.built)
+        told, before = self._position, self._states
+        self._position, self._states = now, states
+        events = [
+            *_news(self.built.pipeline, told, now),
+            *(
+                _event("state", {"remote": remote, **state}, now)
+                for remote, state in states.items()
+                if before.get(remote) != state
+            ),
+        ]
+        return "".join(events).encode()
+
+
+def _look(built: Services) -> tuple[Position, dict[str, Any]]:
     """
     Return where everything stands; one look serves all streams of this process.
     """
-    return services().arrivals.see(lambda: (_position(), _states()))
+    return built.arrivals.see(lambda: (_position(built.pipeline), _states_of(built.pipeline)))
 
 
-def _await_change(shown: tuple[Position, dict[str, Any]]) -> bool:
-    return services().arrivals.wait(lambda: _look() != shown, _KEEP_ALIVE_S, is_gone=client_is_gone)
-
-
-def _news(before: Position, now: Position) -> Iterator[str]:
-    repository = services().pipeline.repository
+def _news(pipeline: Pipeline, before: Position, now: Position) -> Iterator[str]:
+    repository = pipeline.repository
     told, new = (before.get("") or "").split("+"), now[""]
     at = dict(before)
     if new is not None and [new] != told:
@@ -106,7 +142,7 @@ def _news(before: Position, now: Position) -> Iterator[str]:
         for commit in reversed(missed):
             told = [*(each for each in told if each not in commit.parents), commit.hash]
             at[""] = "+".join(told)
-            yield _event("commit", commit_document(commit), at)
+            yield _event("commit", commit_document(pipeline, commit), at)
     at[""] = new
     for remote, head in now.items():
         seen = before.get(remote)
@@ -128,16 +164,14 @@ def _count(repository: Repository, old: str, new: str) -> int:
     return len(repository.commits_between(old, new))
 
 
-def _states() -> dict[str, Any]:
-    pipeline = services().pipeline
+def _states_of(pipeline: Pipeline) -> dict[str, Any]:
     return {
         name: {"state": status.state, "pending_commits": len(status.pending)}
         for name, status in remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger).items()
     }
 
 
-def _position() -> Position:
-    pipeline = services().pipeline
+def _position(pipeline: Pipeline) -> Position:
     heads = {remote: pipeline.repository.remote_head(remote) for remote in pipeline.settings.remotes}
     return {"": pipeline.repository.head(), **heads}
 

@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 from app.access import operator
 from app.problems import Problem
 from app.services import services
+from worker.pipeline import Pipeline
 from worker.status import remote_statuses, timestamp
 
 bp = Blueprint("push", __name__, url_prefix="/api/_internal/push")
@@ -62,11 +63,10 @@ def _document() -> dict[str, Any]:
     }
 
 
-def commit_states(commit: str) -> dict[str, str]:
+def commit_states(pipeline: Pipeline, commit: str) -> dict[str, str]:
     """
     Return ``pushed`` or ``pending`` for *commit*, by remote.
     """
-    pipeline = services().pipeline
     return {
         remote: "pushed" if pipeline.repository.is_pushed(remote, commit) else "pending"
         for remote in pipeline.settings.remotes

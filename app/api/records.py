@@ -166,7 +166,10 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
     more = len(commits) > page.limit
     return {
         "history": [
-            {**commit_document(commit), **_patch(found, path, commit.parents[:1], commit.hash)}
+            {
+                **commit_document(services().pipeline, commit),
+                **_patch(found, path, commit.parents[:1], commit.hash),
+            }
             for commit in commits[: page.limit]
         ],
         "next_cursor": page.cursor(commit=snapshot.commit, offset=page.offset + page.limit) if more else None,

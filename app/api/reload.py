@@ -11,7 +11,7 @@ from typing import Any
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from app.access import reloader
+from app.access import RELOAD_PATH, reloader
 from app.problems import Problem
 from app.services import services
 from worker.errors import ReconcileError, RemoteBusyError
@@ -19,7 +19,7 @@ from worker.git import Repository
 from worker.reconcile import Outcome, Strategy
 from worker.settings import ORIGIN
 
-bp = Blueprint("reload", __name__, url_prefix="/api/_internal/reload-data")
+bp = Blueprint("reload", __name__, url_prefix=RELOAD_PATH)
 
 _FULL = 40
 _TELLING = 7  # digits; fewer begin several commits' names, and the remote is asked

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from flask import Response, make_response, request
+from flask import Response, current_app, request
 
 from app.api.push import commit_states
 from app.errors import StoreError
@@ -18,11 +18,13 @@ from app.idempotency import TRAILER, Attempt, reused
 from app.json_form import to_json
 from app.problems import Problem
 from app.provenance import Provenance
+from app.server.later import Waiting, leave
 from app.services import services
 from app.store import Transaction
 from app.transact import transact
 from app.trees import tree_of
 from worker.logs import log
+from worker.pipeline import Pipeline
 from worker.settings import ORIGIN
 
 MAX_WAIT_S = 60.0
@@ -67,7 +69,7 @@ def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]
         kept = answers.recall(attempt, transaction.parent) if attempt else None
         if kept is None:
             done = change(transaction)
-            _response(done, None, {})  # what could not be answered is refused before it is done
+            current_app.json.dumps(done.body)  # what could not be answered is refused before it is done
             if attempt:
                 place = answers.begin(attempt, to_json(asdict(done)), base=transaction.base)
         else:
@@ -117,10 +119,20 @@ def _answer(change: Change, commit: str | None, *, stands_in: str, replayed: boo
     Args:
         stands_in: A commit that has what the write asks for, where it made none.
     """
-    arrived, states = _whereabouts(commit or stands_in)
-    response = _response(change, commit, states)
-    if not arrived:
-        response.status_code = 202
+    built, waits_s, where = services(), _wait_s(), commit or stands_in
+    dumps = current_app.json.dumps
+
+    def finish(arrived: bool) -> tuple[int, bytes]:
+        body = {**change.body, "commit": commit and {"hash": commit, "push": _states(built.pipeline, where)}}
+        return change.status if arrived else 202, f"{dumps(body, separators=(',', ':'))}\n".encode()
+
+    def happened() -> bool:
+        return _has_arrived(built.pipeline, where)
+
+    later = waits_s is not None and leave(Waiting(happened=happened, timeout_s=waits_s, finish=finish))
+    arrived = later or waits_s is None or built.arrivals.wait(happened, waits_s, is_gone=client_is_gone)
+    status, text = finish(arrived)
+    response = Response(text, status, change.headers, content_type="application/json")
     if replayed:
         response.headers["Idempotent-Replayed"] = "true"
     if _preferred() is not None:
@@ -128,25 +140,13 @@ def _answer(change: Change, commit: str | None, *, stands_in: str, replayed: boo
     return response
 
 
-def _response(change: Change, commit: str | None, states: dict[str, str]) -> Response:
-    body = {**change.body, "commit": commit and {"hash": commit, "push": states}}
-    response = make_response(body, change.status)
-    response.headers.update(change.headers)
-    return response
-
-
-def _whereabouts(commit: str) -> tuple[bool, dict[str, str]]:
-    """
-    Return whether *commit* has arrived, where the request waits for that, and its state for each remote.
-    """
-    waits_s = _wait_s()
+def _states(pipeline: Pipeline, commit: str) -> dict[str, str]:
     try:
-        arrived = waits_s is None or _has_arrived(commit, waits_s)
-        return arrived, commit_states(commit)
+        return commit_states(pipeline, commit)
     except Exception as exc:  # noqa: BLE001
         # Whatever it is: the commit is durable, and an error would invite a second write.
         log().warning("write.state_unknown", commit=commit, error=str(exc))
-        return waits_s is None, dict.fromkeys(services().pipeline.settings.remotes, "pending")
+        return dict.fromkeys(pipeline.settings.remotes, "pending")
 
 
 def _wait_s() -> float | None:
@@ -171,17 +171,14 @@ def _preferred() -> float | None:
     return None
 
 
-def _has_arrived(commit: str, timeout_s: float) -> bool:
+def _has_arrived(pipeline: Pipeline, commit: str) -> bool:
     """
-    Wait until origin has *commit*, or every mirror where there is no origin.
+    Whether origin has *commit*, or every mirror where there is no origin.
     """
-    pipeline = services().pipeline
-    awaited = [ORIGIN] if ORIGIN in pipeline.settings.remotes else list(pipeline.settings.remotes)
-    return services().arrivals.wait(
-        lambda: all(pipeline.repository.is_pushed(remote, commit) for remote in awaited),
-        timeout_s,
-        is_gone=client_is_gone,
-    )
+    remotes = pipeline.settings.remotes
+    awaited = [ORIGIN] if ORIGIN in remotes else list(remotes)
+    states = _states(pipeline, commit)
+    return all(states[remote] == "pushed" for remote in awaited)
 
 
 def client_is_gone() -> bool:

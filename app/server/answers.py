@@ -1,0 +1,202 @@
+"""
+Sending answers to clients that may be slow: each piece has a deadline, and all of them a bound in bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.problems import Problem
+from app.server.later import Streaming, Waiting
+
+Message = MutableMapping[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+
+WRITE_S = 30.0  # for the client to take a piece
+PIECE_BYTES = 64 * 1024
+DISCARD_S = 2.0  # for a client that sends a body which is refused to read the answer
+DISCARDED_BYTES = 64 * 1024 * 1024
+MAX_UNSENT_BYTES = 256 * 1024 * 1024  # of answers that wait for slow clients, in one process
+
+
+class ClientGoneError(Exception):
+    """
+    The client closed the connection, or takes nothing of its answer.
+    """
+
+
+@dataclass(slots=True)
+class Answer:
+    """
+    What Flask answers: all of it, or what came first, the rest of it, and what to close at its end.
+    """
+
+    status: int = 500
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
+    rest: Iterator[bytes] | None = None
+    close: Callable[[], None] = lambda: None
+    later: Waiting | Streaming | None = None
+
+
+class Sender:
+    """
+    Sends one answer, piece by piece, each with a deadline.
+
+    Args:
+        send, receive: ASGI's.
+        connection: What the protocol lets us do with it: ``abort`` it, ask whether it ``is_gone``.
+    """
+
+    def __init__(
+        self,
+        send: Send,
+        receive: Receive,
+        connection: dict[str, Callable[[], Any]],
+        unsent: Unsent,
+        *,
+        is_head: bool,
+    ) -> None:
+        self._send = send
+        self._receive = receive
+        self._abort, self._is_gone = connection["abort"], connection["is_gone"]
+        self._unsent = unsent
+        self._is_head = is_head
+        self._has_begun = False
+
+    def check(self) -> None:
+        """
+        Raises:
+            ClientGoneError: The client has closed the connection.
+        """
+        if self._is_gone():
+            raise ClientGoneError
+
+    async def give_up(self) -> None:
+        """
+        Close the connection at once.
+        """
+        self._abort()
+        await asyncio.sleep(0)  # the protocol is told in the loop's next round
+
+    async def begin(self, answer: Answer) -> None:
+        """
+        Send status and headers.
+        """
+        self._has_begun = True
+        await self._put({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+
+    async def piece(self, data: bytes) -> None:
+        """
+        Send a part of the body.
+
+        Raises:
+            ClientGoneError: The client did not take it in time.
+        """
+        if self._is_head:
+            return
+        view = memoryview(data)
+        with self._unsent.hold(self._abort, len(data)):
+            for start in range(0, len(view), PIECE_BYTES):
+                body = bytes(view[start : start + PIECE_BYTES])
+                await self._put({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self) -> None:
+        """
+        Say that this was all.
+        """
+        await self._put({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def whole(self, answer: Answer, *, is_read: bool = True) -> None:
+        """
+        Send an answer of which everything is here.
+
+        Args:
+            is_read: Whether the request was read to its end. Where it was not, the connection is closed.
+        """
+        has_body = answer.status not in (204, 304)
+        if not (self._is_head and has_body):
+            answer.headers = [pair for pair in answer.headers if pair[0] != b"content-length"]
+            if has_body:
+                answer.headers.append((b"content-length", str(len(answer.body)).encode()))
+        if not is_read:
+            answer.headers.append((b"connection", b"close"))
+        await self.begin(answer)
+        await self.piece(answer.body if has_body else b"")
+        if not is_read:
+            await self._discard()
+        await self.end()
+
+    async def problem(self, problem: Problem, *, is_read: bool = False) -> None:
+        """
+        Answer with *problem*; where an answer has begun already, close the connection.
+        """
+        if self._has_begun:
+            await self.give_up()
+            return
+        response = problem.response()
+        headers = [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in response.headers]
+        await self.whole(Answer(problem.status, headers, response.get_data()), is_read=is_read)
+
+    async def _put(self, message: Message) -> None:
+        self.check()
+        try:
+            async with asyncio.timeout(WRITE_S):
+                await self._send(message)
+        except TimeoutError:
+            self._abort()
+            raise ClientGoneError from None
+
+    async def _discard(self) -> None:
+        """
+        Take what the client sends, for a moment: a connection that is closed under it loses the answer.
+        """
+        left = DISCARDED_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_S):
+                while left > 0:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect" or not message.get("more_body"):
+                        return
+                    left -= len(message.get("body", b""))
+
+
+class Unsent:
+    """
+    Keeps the answers that wait for slow clients within a bound.
+
+    Args:
+        most: Bytes.
+    """
+
+    def __init__(self, most: int = MAX_UNSENT_BYTES) -> None:
+        self._room = most
+        self._held: OrderedDict[object, tuple[Callable[[], None], int]] = OrderedDict()
+
+    @contextmanager
+    def hold(self, abort: Callable[[], None], size: int) -> Iterator[None]:
+        """
+        Count *size* bytes for the block; where that is too much, cut off the client that takes longest.
+        """
+        mine = object()
+        self._held[mine] = (abort, size)
+        self._room -= size
+        while self._room < 0 and len(self._held) > 1:
+            self._drop(next(iter(self._held)))()
+        try:
+            yield
+        finally:
+            if mine in self._held:
+                self._drop(mine)
+
+    def _drop(self, which: object) -> Callable[[], None]:
+        abort, size = self._held.pop(which)
+        self._room += size
+        return abort

@@ -1,0 +1,355 @@
+"""
+Flask behind an event loop: a thread is taken for as long as Flask works, and for nothing else.
+
+The loop reads a request's body before a thread is taken, and sends the answer after it was
+given back; waiting for a push and streaming events are the loop's too, see ``later``. Each
+read and each write has a deadline. Requests take their turn by client, see ``turns``; health
+is answered whatever else waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from flask import Flask
+
+from app.access import client_of
+from app.problems import Problem
+from app.server.answers import PIECE_BYTES, Answer, ClientGoneError, Message, Receive, Send, Sender, Unsent
+from app.server.bodies import BODY_PAUSE_S, BODY_S, Bodies, BodyTooSlowError, has_body
+from app.server.later import LATER, Streaming, Waiting
+from app.server.moves import Moves
+from app.server.turns import TooManyWaitingError, Turns
+from app.services import EXTENSION, Services
+from worker.logs import log
+
+T = TypeVar("T")
+_Ends = tuple[asyncio.Future[None], ...]
+
+MAX_WAITING_REQUESTS = 1000
+MAX_LATERS = 3072  # streams and waits; the other connections are for requests
+_LOOK_AGAIN_S = 1.0
+_HEALTH_THREADS = 2
+_HEALTH = ("/api/health", "/api/health/ready")
+
+
+class _Lane:
+    """
+    A few threads, and the turns that clients take for them.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._turns = Turns(threads, MAX_WAITING_REQUESTS)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(self, job: _Job, function: Callable[..., T], *given: Any, is_under_way: bool = False) -> T:
+        """
+        Return what *function* returns, once it is the client's turn.
+
+        Raises:
+            ClientGoneError: The client has gone meanwhile.
+            TooManyWaitingError: It is not to wait.
+        """
+        async with self._turns.turn(job.client, is_under_way=is_under_way):
+            job.sender.check()
+            return await self.run_now(job, function, *given)
+
+    async def run_now(self, job: _Job, function: Callable[..., T], *given: Any) -> T:
+        """
+        Return what *function* returns, in a thread that is free.
+        """
+        call = partial(job.context.run, function, *given)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """
+    A request that is being answered.
+
+    Attributes:
+        client: Whose it is, as the limits count.
+        context: What Flask and its extensions keep by thread, for all threads that work on it.
+    """
+
+    client: str
+    context: Context
+    sender: Sender
+
+
+class Bridge:
+    """
+    An ASGI application (https://asgi.readthedocs.io/en/latest/specs/www.html) around a Flask app of Ferry's.
+
+    Args:
+        app: The app.
+        threads: How many requests Flask works on at once.
+    """
+
+    def __init__(self, app: Flask, *, threads: int) -> None:
+        services: Services = app.extensions[EXTENSION]
+        self._app = app
+        self._services = services
+        self._requests = _Lane("request", threads)
+        self._health = {path: _Lane("health", _HEALTH_THREADS) for path in _HEALTH}
+        self._bodies = Bodies(services)
+        self._moves = Moves(services.arrivals)
+        self._unsent = Unsent()
+        self._laters = 0
+        self._is_closing = False
+        self._closed: asyncio.Future[None] | None = None
+
+    def close(self) -> None:
+        """
+        End what would go on: streams, and the waits for a push.
+        """
+        self._is_closing = True
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """
+        Answer one request.
+        """
+        if scope["type"] != "http":
+            return
+        connection = scope["extensions"]["ferry.connection"]
+        sender = Sender(send, receive, connection, self._unsent, is_head=scope["method"] == "HEAD")
+        try:
+            await self._answer_or_refuse(scope, receive, sender)
+        except ClientGoneError:
+            await sender.give_up()
+        except Exception as exc:  # noqa: BLE001
+            # The process's edge: what Flask did not answer itself, such as what a stream cannot read.
+            log().error("api.unanswered", path=scope["path"], error=f"{type(exc).__name__}: {exc}")
+            with contextlib.suppress(ClientGoneError):
+                await sender.problem(_UNANSWERED)
+
+    async def _answer_or_refuse(self, scope: Message, receive: Receive, sender: Sender) -> None:
+        try:
+            await self._answer(scope, receive, sender)
+        except TooManyWaitingError:
+            await sender.problem(_BUSY)
+        except Problem as problem:
+            await sender.problem(problem)
+        except BodyTooSlowError:
+            await sender.problem(_TOO_SLOW, is_read=True)  # it is closed without waiting once more
+
+    async def _answer(self, scope: Message, receive: Receive, sender: Sender) -> None:
+        authorization = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+        client = client_of(authorization, self._client_address(scope), self._services.tokens)
+        job = _Job(client=client, context=copy_context(), sender=sender)
+        if scope["path"] in self._health:
+            is_read = not has_body(scope)
+            answer = await self._health[scope["path"]].run(job, self._flask, scope, b"", is_read)
+            await sender.whole(answer, is_read=is_read)
+            return
+        async with self._bodies.read(scope, receive, authorization, client) as (body, is_read):
+            answer = await self._requests.run(job, self._flask, scope, body, is_read)
+            del body
+        if answer.later is not None and is_read:
+            await self._later(answer, receive, sender)
+        elif answer.rest is None:
+            await sender.whole(answer, is_read=is_read)
+        else:
+            await self._stream(answer, answer.rest, job, is_read=is_read)
+
+    def _client_address(self, scope: Message) -> str:
+        """
+        Return whom the request comes from, as werkzeug's ProxyFix will tell Flask.
+        """
+        hops = self._services.pipeline.settings.api_trusted_proxies
+        forwarded = [v.decode("latin-1") for n, v in scope["headers"] if n == b"x-forwarded-for"]
+        given = [part.strip() for part in ",".join(forwarded).split(",")]
+        return given[-hops] if hops and len(given) >= hops and given[-hops] else _address(scope)
+
+    def _flask(self, scope: Message, body: bytes, is_read: bool) -> Answer:
+        """
+        Have Flask answer; in a thread.
+        """
+        answer = Answer()
+
+        def start(
+            status: str, headers: list[tuple[str, str]], exc_info: object = None
+        ) -> Callable[[bytes], None]:
+            answer.status = int(status.split(" ", 1)[0])
+            # The server says the date itself.
+            pairs = ((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+            answer.headers = [pair for pair in pairs if pair[0] != b"date"]
+            return lambda data: None
+
+        environ = _environ(scope, body, is_read)
+        environ[LATER] = None
+        pieces = self._app(environ, start)
+        answer.later = environ[LATER]
+        rest = iter(pieces)
+        answer.body, is_all = _first(rest)
+        close = getattr(pieces, "close", lambda: None)
+        if is_all:
+            close()
+        else:
+            answer.rest, answer.close = rest, close
+        return answer
+
+    # --- What goes out ---
+
+    async def _stream(self, answer: Answer, rest: Iterator[bytes], job: _Job, *, is_read: bool) -> None:
+        """
+        Send a long answer; a thread is taken for each piece, and given back before the piece is sent.
+        """
+        sender = job.sender
+        if not is_read:
+            answer.headers.append((b"connection", b"close"))
+        try:
+            await sender.begin(answer)
+            await sender.piece(answer.body)
+            while (piece := await self._requests.run(job, next, rest, None, is_under_way=True)) is not None:
+                await sender.piece(piece)
+            await sender.end()
+        finally:
+            await self._requests.run_now(job, answer.close)
+
+    async def _later(self, answer: Answer, receive: Receive, sender: Sender) -> None:
+        if self._closed is None:
+            self._closed = asyncio.get_running_loop().create_future()
+            if self._is_closing:
+                self._closed.set_result(None)
+        gone = asyncio.ensure_future(_disconnected(receive))
+        ends = (gone, self._closed)
+        self._laters += 1
+        try:
+            if isinstance(answer.later, Waiting):
+                await self._wait(answer, answer.later, ends, sender)
+            elif self._laters > MAX_LATERS:
+                await sender.problem(_TOO_MANY_STREAMS, is_read=True)
+            elif isinstance(answer.later, Streaming):
+                await self._go_on(answer, answer.later, ends, sender)
+        finally:
+            self._laters -= 1
+            gone.cancel()
+
+    async def _wait(self, answer: Answer, later: Waiting, ends: _Ends, sender: Sender) -> None:
+        happened = self._laters <= MAX_LATERS and await self._has_happened(later, ends)
+        answer.status, answer.body = await self._moves.look(partial(later.finish, happened))
+        await sender.whole(answer)
+
+    async def _has_happened(self, later: Waiting, ends: _Ends) -> bool:
+        deadline = asyncio.get_running_loop().time() + later.timeout_s
+        while True:
+            moved = self._moves.next()
+            if await self._moves.look(later.happened):
+                return True
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0 or any(end.done() for end in ends):
+                return False
+            await _first_of((moved, *ends), min(left, _LOOK_AGAIN_S))
+
+    async def _go_on(self, answer: Answer, later: Streaming, ends: _Ends, sender: Sender) -> None:
+        loop = asyncio.get_running_loop()
+        answer.headers = [pair for pair in answer.headers if pair[0] != b"content-length"]  # it has no end
+        await sender.begin(answer)
+        await sender.piece(answer.body)
+        sent_at = loop.time()
+        while not any(end.done() for end in ends):
+            moved = self._moves.next()
+            piece = await self._moves.look(later.look)
+            if not piece and loop.time() - sent_at >= later.quiet_s:
+                piece = later.quiet
+            if piece:
+                await sender.piece(piece)
+                sent_at = loop.time()
+            await _first_of((moved, *ends), _LOOK_AGAIN_S)
+        await sender.end()
+
+
+_BUSY = Problem(
+    503,
+    "too-busy",
+    "Too many requests wait for their turn.",
+    "Repeat the request.",
+    headers={"Retry-After": "1"},
+)
+_UNANSWERED = Problem(500, "internal-error", "The server met an error of its own.", "Tell the operators.")
+_TOO_MANY_STREAMS = Problem(
+    503,
+    "too-many-streams",
+    "This process serves no further event stream.",
+    "Come back later, or ask an operator for more API processes.",
+    headers={"Retry-After": "5"},
+)
+_TOO_SLOW = Problem(
+    408,
+    "body-too-slow",
+    f"The body did not come within {BODY_S:g} s, or nothing of it for {BODY_PAUSE_S:g} s.",
+    "Send it again, over a faster connection.",
+)
+
+
+def _environ(scope: Message, body: bytes, is_read: bool) -> dict[str, Any]:
+    """
+    Return the WSGI environment (https://peps.python.org/pep-3333/) of a request.
+    """
+    host, port = scope["server"] or ("localhost", None)
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(scope["raw_path"]).decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port or 0),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "REMOTE_ADDR": _address(scope),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope["scheme"],
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+    for name, value in scope["headers"]:
+        key = name.decode("latin-1").upper().replace("-", "_")
+        if "_" in name.decode("latin-1") or key == "TRANSFER_ENCODING":
+            continue  # X_Real_Name must not pass for X-Real-Name; the length is known by now
+        key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+        given = value.decode("latin-1")
+        environ[key] = f"{environ[key]},{given}" if key in environ else given
+    if is_read or "CONTENT_LENGTH" not in environ:
+        environ["CONTENT_LENGTH"] = str(len(body))
+    return environ
+
+
+def _address(scope: Message) -> str:
+    return scope["client"][0] if scope["client"] else ""
+
+
+def _first(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
+    """
+    Return the first pieces as one, and whether there are no others.
+    """
+    found, size = [], 0
+    for piece in pieces:
+        found.append(piece)
+        size += len(piece)
+        if len(found) > 1 and size >= PIECE_BYTES:
+            return b"".join(found), False
+    return b"".join(found), True
+
+
+async def _first_of(futures: _Ends, timeout_s: float) -> None:
+    await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

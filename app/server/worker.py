@@ -1,0 +1,82 @@
+"""
+The process in which gunicorn runs the API.
+
+    gunicorn --config python:app.production 'app:create_app()'
+
+gunicorn starts, watches and stops the processes; in each, uvicorn reads and writes the
+connections in one event loop, and the bridge has Flask answer in ``--threads`` threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import sys
+from types import FrameType
+from typing import Any, ClassVar
+
+from flask import Flask
+from uvicorn_worker import UvicornWorker
+
+from app.server.bridge import Bridge
+from app.server.protocol import CONNECTIONS, MAX_CONNECTIONS, Protocol
+
+_OTHER_FILES = 512  # of git, the broker, the logs
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
+    """
+    A gunicorn worker that serves a Flask app of Ferry's without a thread for each connection.
+    """
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "http": Protocol,
+        "ws": "none",
+        "interface": "asgi3",
+        "lifespan": "off",
+        "proxy_headers": False,
+        "server_header": False,
+        "date_header": True,
+    }
+
+    def init_signals(self) -> None:
+        """
+        Set up signals; until uvicorn handles them, SIGTERM is gunicorn's, by which a worker is known as one.
+        """
+        super().init_signals()
+        signal.signal(signal.SIGTERM, self.handle_exit)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """
+        End: called before uvicorn serves, when nothing is to be finished, and by uvicorn at its end.
+        """
+        sys.exit(0)
+
+    def load_wsgi(self) -> None:
+        """
+        Build the app, in this process, and put the bridge before it.
+        """
+        super().load_wsgi()
+        app: Flask = self.wsgi
+        self.wsgi: Any = Bridge(app, threads=self.cfg.threads)
+        self.config.access_log = bool(self.cfg.accesslog)
+        # Before gunicorn's main process ends us by force.
+        self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - 2)
+        CONNECTIONS.most = max(
+            1, min(MAX_CONNECTIONS, _allow_files(MAX_CONNECTIONS + _OTHER_FILES) - _OTHER_FILES)
+        )
+
+
+def _allow_files(wanted: int) -> int:
+    """
+    Let this process have *wanted* open files, as far as the system lets it; returns how many it may have.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            return most
+        return soft
+    return wanted
