@@ -122,14 +122,12 @@ class Stack:
             "-m",
             "gunicorn",
             "--config",
-            "python:app.gunicorn_logging",
+            "python:app.production",
             "--bind",
             f"{LOOPBACK}:{self.port}",
-            "--threads",
-            "8",
+            "--graceful-timeout",
+            "5",
         ]
-        # Whoever listens to /api/events keeps a thread busy, and the API from ending by itself.
-        gunicorn += ["--graceful-timeout", "5"]
         # The server itself: its wrapper in Python, killed, would leave it behind with the port.
         valkey = [
             *([valkey_executable()] if own_redis else []), "--bind", LOOPBACK, "--port", str(redis_port),

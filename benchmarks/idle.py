@@ -29,7 +29,7 @@ def at_rest(ground: Ground, *, pushes: int) -> list[Figure]:
     with (ground.directory / "rest-api.log").open("wb") as output:
         api = subprocess.Popen(
             [
-                sys.executable, "-m", "gunicorn", "--config", "python:app.gunicorn_logging", "--bind",
+                sys.executable, "-m", "gunicorn", "--config", "python:app.production", "--bind",
                 f"{LOOPBACK}:{port}", "--threads", "8", "app:create_app(open_access=True)",
             ],
             cwd=ground.directory, env=site.env, stdout=output, stderr=output,

@@ -74,7 +74,7 @@ def over_http(ground: Ground) -> list[Figure]:
     with log.open("wb") as output:
         api = subprocess.Popen(
             [
-                sys.executable, "-m", "gunicorn", "--config", "python:app.gunicorn_logging", "--bind",
+                sys.executable, "-m", "gunicorn", "--config", "python:app.production", "--bind",
                 f"{LOOPBACK}:{port}", "--workers", str(_API_PROCESSES), "--threads", "8",
                 "--log-level", "warning", "app:create_app(open_access=True)",
             ],
