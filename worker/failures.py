@@ -174,7 +174,7 @@ _OWN_OBJECTS = (
 # Refused by policy: GitHub's GH001 to GH013, Azure DevOps' TF and VS codes, GitLab's checks
 # (lib/gitlab/checks), Gerrit, hooks, and git's receive.maxInputSize and receive.fsckObjects.
 _POLICY = _rule("policy", "rejected", ANYONE,
-    r"\bGH0\d\d\b|\bTF40(?:2455|1027|1289|246\d)\b|\bVS403(?!463)\d{3}\b|prohibited by gerrit",
+    r"\bGH0\d\d\b|\bTF40(?:2455|1027|1289|246\d)\b|\bVS403(?!463|325)\d{3}\b|prohibited by gerrit",
     r"push declined due to|must use a pull request|through (?:pull|merge) requests|aborted by hook",
     r"protected branch|exceeds (?:the )?max|exceed\w* .*(?:size|storage) limit|(?<!disk )quota exceeded",
     r"storage limit .*reached|(?:object|pack|file) (?:too large|exceeds)|larger than|fsck error",
@@ -196,7 +196,7 @@ _BUSY = _rule("rate-limit", "rate-limited", ANYONE, _report(
     r"too many (?:requests|connections|concurrent [\w ]+)"),
     r"requested too many times|\bTF400733\b|resource_?exhausted|abuse detection",
 )  # fmt: skip
-_HOST_DISK = _rule("host-disk", "server", REMOTE,
+_HOST_DISK = _rule("host-disk", "server", ANSWER,
     _report(r"no space left on device", r"disk quota exceeded", r"read-only file system",
             r"input/output error", r"out of memory", r"too many open files", r"cannot allocate memory"),
     r"out of memory, |insufficient permission for adding|cannot lock pack|unable to migrate objects",
@@ -214,7 +214,8 @@ _HOST_TROUBLE = _rule("host-trouble", "server", ANSWER, _report(
     r"gitaly.* not available|not available at this time|failed to connect to|timed out after \d",
 )  # fmt: skip
 _READ_ONLY = _rule("read-only", "not-found", ANYONE,
-    r"(?:was|is|been) archived|archived (?:so|project|repo)|project state does not permit write",
+    r"(?:was|is|been) archived|archived (?:so|project|repo)|project state (?:\w+ )?does not permit",
+    r"repository (?:access )?(?:(?:is|was|has been) )?(?:blocked|disabled)\b",
     r"^(?!.*(?:temporar|maintenance)).*(?:repository|project|mirror)\b.*\bread[- _]only",
     r"read[- _]only (?:\w+ )?(?:repository|mirror|instance)|locked for migration|being migrated",
     r"pushing .* to (?:copy|slave) ",
@@ -242,8 +243,8 @@ REFUSED = (
     _HOST_TROUBLE,
     # Somebody pushed at the same instant, or a dead git left its lock: the remote's tip tells which.
     _rule("ref-locked", "locked", ANSWER,
-          r"(?:^|\(|error: )cannot lock ref|\(failed to (?:update ref|lock|delete)|\(lock (?:failure|error)",
-          r"\(.*already locked",
+          r"(?:^|\(|error: )cannot lock ref|\(failed to (?:update ref|lock|delete)",
+          r"\(lock[ _](?:failure|error)|\(.*already locked",
           r"\((?:incorrect old value|reference (?:already exists|does not exist)|unknown failure)",
           r"\(transaction failed|TF401028|already been updated by another", ambiguous=True),
     _rule("host-ref-broken", "server", REMOTE, r"fatal: bad object refs/"),
@@ -264,30 +265,34 @@ _HOST_KEY = _rule("server-unverified", "host-key", LOCAL,
     r"host key (?:mismatch|is not cached|for .* has changed)|revoked host key|no matching host key type",
     r"certificate (?:verif|problem|status|subject|has expired|is not|issuer)|alternative certificate",
     r"server verification failed|self[- ]signed certificate|not trusted|untrusted|ocsp|pinned",
-    r"public key does not match|ssh remote key was not ok",
+    r"public key does not match|ssh remote key was not ok|key_verify failed|certificate check failed",
+    r"common name from peer certificate",
 )  # fmt: skip
 
 # Asked who we are (OpenSSH, credential.c, http.c, a proxy), or told that it does not suffice: by gitolite,
 # Gerrit and the other front ends that decide who may do what, in their many words for it.
 _AUTH = _rule("access-denied", "auth", ANYONE,
-    r"permission denied(?:,| \()|too many authentication failures|authentication (?:failed|required)|captcha",
+    r"permission denied(?:,| \(| (?:for|on) )|permission to .*denied|write-disabled",
+    r"too many authentication failures|authentication (?:failed|required)|captcha",
     r"could not read (?:username|password)|prompts disabled|askpass|user interactivity has been disabled",
     r"(?:invalid|incorrect|bad|wrong) (?:\w+ ){0,2}(?:username|credentials?|password|token|key)\b",
     r"account passwords|password authentication|authori[sz]ation required|saml sso|login denied",
-    r"access (?:to .*)?denied|unauthori[sz]ed(?! (?:access|use))|n['o]t (?:been )?authori[sz]ed",
+    r"access ?(?:to .*)?denied|unauthori[sz]ed(?! (?:access|use))|n['o]t (?:been )?authori[sz]ed",
     r"upload denied|denied (?:to|by) |key denied|not granted|git access forbidden",
     r"n['o]t (?:allowed|permitted) to (?:push|upload|write|access)|(?:may not|cannot|can't) push",
     r"^\W*(?:\w+: )?forbidden\W*$|-pack(?: is)? not permitted|permission_denied|over \w+ is not allowed",
     r"ssh has been disabled",
     r"(?:n['o]t have|lacks?|not enough|insufficient|no) (?:\w+ ){0,4}(?:permissions?|privileges?|scopes?)\b",
-    r"n['o]t have (?:\w+ ){0,3}(?:push|access|rights?)\b|allow(?:ed)? ?list|conditional access",
-    r"\bTF400813\b|\bVS30063\b|account (?:\w+ ){1,3}(?:suspended|blocked|locked|deactivated|disabled)",
+    r"(?:n['o]t have|lacks?|no) (?:\w+ ){0,3}(?:rights?|authori[sz]ation)\b|\bno access to",
+    r"n['o]t have (?:\w+ ){0,3}(?:push|access)\b|allow(?:ed)? ?list|conditional access",
+    r"\bTF400813\b|\bVS30063\b|account (?:\w+ ){0,3}(?:suspended|blocked|locked|deactivated|disabled)",
     r"(?:account|password|token|key) (?:\w+ ){0,2}(?:expired|revoked)|no (?:supported )?auth\w* methods",
     r"policy does not permit|password change required|change of username",
     r"account is (?:currently )?not available|prohibited from|key check failed|ssh key audit|using ssh-rsa",
     r"rsa key with sha-1|accept the terms|contributor agreement|email address is not confirmed",
     r"\botp\b|two-(?:factor|step)|shell is not enabled|shell access|interactive shell|sftp connections only",
-    r"disallowed command|unrecognized command|unknown git\S* command|helper .* told us to quit",
+    r"(?:disallowed|unrecognized|invalid) command|unknown git\S* command|command \S+ is not supported",
+    r"helper .* told us to quit|profile does not|authenticate with proxy|authentication function",
     r"certificate is required|alert (?:certificate (?:required|expired|revoked|unknown)|bad certificate)",
     r"alert unknown ca|gss_init|rejected by the socks|(?:response|http code) 407",
     _http("401|402|403|407|495|496"),
@@ -314,7 +319,9 @@ UNANSWERED = (
           r"error (?:(?:setting|adding|loading) \w+|reading x\.509)|(?:load|use|local) .*client cert",
           r"failed to sign|shallow file has changed|set private key|problem with the (?:local )?ssl",
           r"problem with the local|cipher list|crypto engine",
-          r"url (?:rejected|using bad)|port number|protocol .* (?:not supported|disabled)|unsupported proxy"),
+          r"url (?:rejected|using bad)|port number|protocol .* (?:not supported|disabled)",
+          r"unsupported (?:proxy|protocol)|failed initialization|not found built-in|specified ssl cipher",
+          r"(?:unexpected|unterminated) line in "),
     _rule("unsuited", "local", ANYONE,
           r"dubious ownership|unsafe repository|receiving end does not support|mismatched algorithms",
           r"unknown object format"),
@@ -333,19 +340,20 @@ UNANSWERED = (
     _READ_ONLY,
     # GitHub, GitLab and Azure DevOps say so of lost access too. A web page in git's place is here as well.
     _rule("no-repository", "not-found", ANYONE,
-          r"(?:repository|repo|project)\b.* (?:not found|not be found|(?:does|do) not exist|disabled)",
+          r"(?:repository|repo|project|owner)\b.* (?:not found|not be found|(?:does|do) not exist|disabled)",
           r"(?:cannot|could not) find (?:the )?(?:repository|project)|no such (?:repository|project|app)\b",
-          r"no repository .*exists|invalid repo\b|push to create is not enabled|project .* was moved to",
+          r"no repository .*exists|invalid repo\b|push to create is not enabled",
+          r"invalid repository (?:path|syntax|name)|project .* was moved to",
           r"does not appear to be a git repository|repository not exported|service not enabled",
-          r"is this a git repository|git-http-push failed|maximum \(\d+\) redirects|\bTF(?:401019|200016)\b",
-          r"update url base from redirection",
+          r"is this a git repository|git-http-push failed|find remote ref|update url base from redirection",
+          r"maximum \(\d+\) redirects|redirects hit maximum|\bTF(?:401019|200016)\b",
           _http(r"30\d|404|405|410|451")),
     _rule("name-not-found", "not-found", REMOTE,
           r"^(?:(?:fatal|error): )?(?:\S+: )?not found\W*$|project not found: \S+$"),
     _AUTH,
     # Whatever else a host says of these, before it lets us in, is why it does not.
     _rule("may-not", "auth", REMOTE,
-          r"^(?:(?:fatal|error): )?(?:[\w ]+: )?(?:\w+ ){0,2}permission denied\W*$",
+          r"^\W*(?:(?:fatal|error): )?(?:[\w ]+: )?(?:\w+ ){0,2}permission denied\W*$",
           r"^(?:fatal|error): .*\b(?:key|token|password|login|account|user|access|denied|allowed)\b",
           r"^(?:fatal|error): .*\b(?:permission|permitted|privilege|authori|authenti|credential)"),
     _rule("ref-locked", "locked", ANYONE, r"cannot lock ref", _http("409|423")),
@@ -358,21 +366,27 @@ UNANSWERED = (
           r"ssh_dispatch_run_fatal|unable to negotiate|connection (?:closed|reset|was reset|abort)|socks",
           r"(?:recv|send) failure|broken pipe|received disconnect|disconnected from|proxy connect",
           r"corrupted mac|bad packet length|packet corrupt|protocol major versions|after connect",
+          r"stdio forwarding failed|bad remote protocol",
           r"connect tunnel failed|gnutls|ssl_|ssl routines|tls connection", _http("408|511")),
     # The far end stopped in the middle (remote-curl.c, send-pack.c, sideband.c), or talks no git.
     _rule("cut-short", "server", ANYONE,
           r"rpc failed|unexpected disconnect|early eof|hung up|sideband|closed by remote host|empty reply",
           r"transfer closed|not closed cleanly|http/?2 framing|protocol error|request failed on channel",
           r"open failed|session open refused|receive-pack\S*: (?:(?:command )?not found|error while)",
+          r"(?:not found|unknown command)\W+git-receive-pack|receive-pack\W+is not recognized",
           r"invalid server response|expected flush|aborted session"),
     _rule("connection-other", "network", LOCAL, r"unable to access 'URL': (?!the requested url)"),
-    _rule("host-git", "server", REMOTE, r"^(?:fatal|error): (?!could not read from remote)"),
+    _rule("host-git", "server", REMOTE,
+          r"^(?:fatal|error): (?!could not read from remote)|internal error|contact an admin",
+          r"service (?:\(\S+ )?is unavailable|is not available over"),
 )  # fmt: skip
 
 # --- Reading the output ---
 
 _AT_THE_DOOR: frozenset[Reason] = frozenset({"auth", "not-found"})
 _TRANSIENT: frozenset[Reason] = frozenset({"network", "server", "rate-limited", "locked", "unknown"})
+# What may also be said without "fatal:" and the like: a banner has words in it that match others.
+_FRONT_ENDS = [rule for rule in UNANSWERED if rule.name in ("may-not", "name-not-found", "host-git")]
 # The connection was up and ended: the pack may have been there by then.
 _MAYBE_SENT = re.compile(
     r"rpc failed|unexpected disconnect|early eof|hung up unexpectedly|sideband|broken pipe"
@@ -492,7 +506,12 @@ def _unanswered(said: list[str], *, is_sent: bool, is_stopped: bool) -> Verdict:
     is_cut = any(_MAYBE_SENT.search(line.text) for line in lines)
     # Whatever a pre-push hook says, and whatever program of ours said it there, is not the remote's.
     rules = [rule for rule in UNANSWERED if not is_stopped or rule.reason == "local"]
-    if found := _first(rules, lines, is_in=is_sent or is_cut):
+    found = _first(rules, lines, is_in=is_sent or is_cut)
+    if not found and not is_stopped and _NO_CONTACT in said:
+        # No program of ours says so: over ssh, a front end writes to our stderr as it is.
+        theirs = [_Line("remote", line.text, line.whole) for line in lines if line.whole != _NO_CONTACT]
+        found = _first(_FRONT_ENDS, theirs, is_in=False)
+    if found:
         reason, name, evidence = found[0].reason, found[0].name, found[1].whole
     else:
         evidence = _last_words(said, lines)

@@ -53,6 +53,8 @@ _TOLD = {
     "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_GRAFT_FILE": os.devnull,
     "GIT_NO_LAZY_FETCH": "1",
+    # A ref that a power cut emptied is another's affair: with it, git would fetch nothing at all.
+    "GIT_REF_PARANOIA": "0",
 }
 
 # In git's order of reading the last one wins; where two keys set one thing, both are here.
@@ -91,6 +93,9 @@ _CONFIGURATION = (
     ("color.transport", "false"),
     ("color.remote", "false"),
     ("pack.packSizeLimit", "0"),
+    # Some packs are merged, and a bitmap needs all objects in one.
+    ("pack.writeBitmaps", "false"),
+    ("repack.writeBitmaps", "false"),
     # Making a repository: as gitsheets reads it, and without anybody's hooks.
     ("init.templateDir", ""),
     ("init.defaultObjectFormat", "sha1"),

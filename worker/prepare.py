@@ -7,6 +7,7 @@ safe to run at the same time in any number of processes.
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import os
 import time
@@ -76,7 +77,7 @@ def prepare(settings: Settings) -> str:
             identity = _configure(repo, settings)
             adopt(str(path), state)
             return identity
-    except (OSError, LockTimeoutError, git.GitError) as exc:
+    except (OSError, LockTimeoutError, git.GitError, configparser.Error) as exc:
         raise RepositoryError(f"cannot prepare {path}: {exc}") from exc
 
 

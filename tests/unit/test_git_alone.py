@@ -485,6 +485,46 @@ def test_a_tracking_ref_that_cannot_be_read_is_not_known_and_is_written_anew(
     assert repository.fetch("origin", timeout_s=20) == tip == repository.remote_head("origin")
 
 
+@pytest.mark.parametrize("ref", ["refs/heads/other", "refs/tags/v1", "refs/remotes/upstream/main"])
+@pytest.mark.parametrize("content", ["", "\0" * 41, "1" * 40 + "\n"], ids=["empty", "NUL", "missing"])
+def test_a_damaged_ref_of_somebody_else_keeps_nothing_from_going_on(
+    deployment: Deployment, data: Bare, ref: str, content: str
+):
+    repository, tip = deployment.repository, data.head() or ""
+    (data.path / ref).parent.mkdir(parents=True, exist_ok=True)
+    (data.path / ref).write_text(content)
+
+    assert repository.push("origin", tip, timeout_s=20).verdict().landed
+    assert repository.fetch("origin", timeout_s=20) == tip
+    repository.write_commit_graph(timeout_s=20)
+
+
+def test_packs_are_merged_where_somebody_wants_a_bitmap_of_them(
+    deployment: Deployment, data: Bare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / ".gitconfig").write_text("[pack]\n writeBitmaps = true\n[repack]\n writeBitmaps = true\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for _ in range(2):
+        data.commit()
+        deployment.repository.pack_loose_objects(timeout_s=20)
+        deployment.repository.prune_packed()
+    packs = deployment.repository.packs()
+
+    deployment.repository.merge_packs(timeout_s=20)
+
+    assert deployment.repository.packs() < packs
+
+
+def test_a_users_configuration_that_is_none_ends_the_start_with_its_file_and_line(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / ".gitconfig").write_text("[broken\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    with pytest.raises(RepositoryError, match=r"\.gitconfig"):
+        prepare(deployment.settings)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(("old", "new"), [("data", "data/live"), ("data/live/x", "data"), ("a/b", "a/b/c")])
 def test_the_tracking_ref_of_another_branch_gets_out_of_the_way(
