@@ -11,6 +11,7 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
 SOAK_ARGS ?= --seconds 600
+MODEL_ARGS ?=
 BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ READY := $(VENV)/.ferry-installed
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: release docs docs-check licences audit sbom help demo test image-test soak bench lint format types lock clean
+.PHONY: release docs docs-check licences audit sbom help demo test image-test soak model bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +58,9 @@ lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for ne
 soak: $(READY) ## Ten minutes of writes while every part is killed, ten of power cuts (SOAK_ARGS="--seconds 60")
 	$(BIN)/python -m tests.storm $(SOAK_ARGS)
 	$(BIN)/python -m tests.crash_images $(SOAK_ARGS)
+
+model: $(READY) ## Hold random requests against a model of the API's promises (MODEL_ARGS="--seed 7 --steps 20000")
+	$(BIN)/python -m tests.model $(MODEL_ARGS)
 
 bench: $(READY) ## Measure, each figure beside a floor of the same run (BENCH_ARGS="--json", BENCH_ARGS="burst ssh")
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

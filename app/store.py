@@ -326,10 +326,12 @@ class Transaction:
             raise InvalidPathError(
                 f"{path!r} is where this API has the history or the attachments of a record {other!r}."
             )
-        # The record would be the nearest one above these files, and the other sheet would lose them.
+        # Where the record would be the nearest one above these files, the other sheet would lose them.
+        file = sheet.file(path)
         for place in self._places_below(sheet.directory(path)):
             owner = self._owner(place)
-            if owner and owner.sheet is not sheet and owner.attachment is not None:
+            then = self._before.territory.owner(place, lambda each: each == file or self._stands(each))
+            if owner and owner.sheet is not sheet and owner != then:
                 raise InvalidPathError(
                     f"{place!r} is attached to the record {owner.path!r} of the sheet {owner.sheet.name!r}."
                 )

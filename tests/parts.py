@@ -74,6 +74,12 @@ class Bare:
         )
         return done.stdout.strip()
 
+    def feed(self, *arguments: str, content: bytes) -> None:
+        """
+        Run a git command that reads *content*.
+        """
+        subprocess.run(["git", "-C", str(self.path), *arguments], input=content, check=True, timeout=60)
+
     def head(self) -> str | None:
         done = subprocess.run(
             ["git", "-C", str(self.path), "rev-parse", "--verify", "--quiet", "main"],

@@ -21,7 +21,7 @@ from app.api.writing import Change, write
 from app.errors import AttachmentNotFoundError, RecordNotFoundError
 from app.provenance import provenance
 from app.services import services
-from app.snapshot import Snapshot
+from app.snapshot import Snapshot, owns
 from app.store import Transaction
 
 bp = Blueprint("attachments", __name__, url_prefix="/api/sheets/<sheet>/records/<path:path>/attachments")
@@ -50,6 +50,10 @@ def show(sheet: str, path: str, name: str) -> ResponseReturnValue:
     snapshot = snapshot_of(request.args.get("at"))
     if is_record(snapshot, sheet, address := f"{path}/attachments/{name}"):
         return records.show(sheet, address)
+    if name in ("history", "attachments") and not owns(snapshot.territory, snapshot.sheet(sheet), path):
+        # No record stands at `path`, so the one meant has the name "attachments".
+        beside = records.history if name == "history" else index
+        return beside(sheet, f"{path}/attachments")
     blob = snapshot.attachments(snapshot.sheet(sheet), path).get(name)
     if blob is None:
         raise AttachmentNotFoundError(f"The record {path!r} has no attachment {name!r}.")

@@ -238,6 +238,25 @@ def test_nothing_is_attached_to_what_is_no_record(clients, town):
     assert town.head() == before
 
 
+def test_a_record_may_have_the_name_of_another_sheets_root(clients, town):
+    tags, mine = clients("tags"), clients("notes")
+    assert tags.put(f"{_url('tags', 'red')}/attachments/x.jpg", data=b"x").status_code == 201
+    before = tree_of(town)
+    assert mine.put(_url("notes", "notes"), json={"slug": "notes"}).status_code == 201
+    assert mine.get(f"{_url('notes', 'notes')}/attachments").json["attachments"] == []
+    assert mine.delete(_url("notes", "notes")).status_code == 200
+    assert tree_of(town) == before
+
+
+def test_a_record_named_attachments_has_a_history_and_attachments(clients):
+    docs, url = clients("docs"), _url("docs", "x/attachments")
+    assert docs.put(url, json={"a": "x", "b": "attachments"}).status_code == 201
+    assert docs.put(f"{url}/attachments/a.txt", data=b"a").status_code == 201
+    assert len(docs.get(f"{url}/history").json["history"]) == 1
+    assert [each["name"] for each in docs.get(f"{url}/attachments").json["attachments"]] == ["a.txt"]
+    assert docs.get(f"{url}/attachments/a.txt").data == b"a"
+
+
 def test_a_directory_named_like_a_record_is_not_swept_away_with_it(clients, town):
     """
     ``people`` is a record of ``notes``, and the root of three other sheets.
