@@ -693,13 +693,14 @@ class Driver:
         answer = self._ask("GET", "/api/events", "/api/events", {"Last-Event-ID": position})
         ids, told, has_state = [], [], False
         for chunk in answer.response:
-            lines = dict(line.partition(": ")[::2] for line in _text(chunk).strip().split("\n"))
-            if lines.get("event") == "commit":
-                ids.append(lines["id"])
-                told.append(json.loads(lines["data"])["hash"])
-            assert lines.get("event") != "reset", "events are reset"
-            has_state = has_state or lines.get("event") == "state"
-            assert "nothing new" not in lines.get("", ""), f"{len(told)} of {wanted} commits are told"
+            for event in _text(chunk).strip().split("\n\n"):
+                lines = dict(line.partition(": ")[::2] for line in event.split("\n"))
+                if lines.get("event") == "commit":
+                    ids.append(lines["id"])
+                    told.append(json.loads(lines["data"])["hash"])
+                assert lines.get("event") != "reset", "events are reset"
+                has_state = has_state or lines.get("event") == "state"
+                assert "nothing new" not in lines.get("", ""), f"{len(told)} of {wanted} commits are told"
             if has_state and len(told) >= wanted:
                 break
         answer.close()
