@@ -378,7 +378,8 @@ def adopt(value: Any, schema: Any, before: Any) -> Any:
     if type(value) is int and type(before) is float:
         if value == before:
             return before  # 0 in the place of -0.0
-        return float(value) if abs(value) < 2**1023 and Decimal(repr(float(value))) == value else value
+        as_float = float(value)
+        return as_float if as_float == value or Decimal(repr(as_float)) == value else value
     wants_integer = type(before) is int or (before is None and schema.get("type") == "integer")
     if type(value) is float and wants_integer and value.is_integer() and repr(value) != "-0.0":
         whole = int(Decimal(repr(value)))
