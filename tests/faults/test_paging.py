@@ -36,8 +36,17 @@ def test_a_page_is_sent_until_it_is_taken_and_a_brokers_restart_wakes_nobody(
         running.spawn()
         running.await_ready()
         sentry.answer = lambda: (200, {})
-        wait_until(lambda: sentry.events, timeout_s=30, what="the page")
+        wait_until(lambda: _pages(sentry.events), timeout_s=30, what="the page")
         sweeps = running.text().count("Task sweep")
         wait_until(lambda: running.text().count("Task sweep") > sweeps + 1, what="more sweeps")
-    assert [event["level"] for event in sentry.events] == ["fatal"]
-    assert {event["event_id"] for _, event in sentry.refused} == {sentry.events[0]["event_id"]}
+    [taken] = _pages(sentry.events)
+    assert taken["level"] == "fatal"
+    refused = _pages(event for _, event in sentry.refused)
+    assert {event["event_id"] for event in refused} == {taken["event_id"]}
+
+
+def _pages(events):
+    """
+    Leave out what a busy machine adds: commits may stall before a worker is back, which has its own page.
+    """
+    return [event for event in events if event.get("tags", {}).get("reason") != "stalled"]

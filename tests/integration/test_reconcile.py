@@ -54,10 +54,11 @@ def elsewhere(remote, tmp_path):
     return write
 
 
-def test_an_operator_joins_both_sides_while_all_runs(client, worker, remote, elsewhere, ferry):
+def test_an_operator_joins_both_sides_while_all_runs(env, client, worker, remote, elsewhere, ferry):
     """
     Page, look, reconcile: pushing resumes by itself, and the next divergence pages again.
     """
+    env["CFP_PUSH_SWEEP_INTERVAL"] = "15"  # no commit has stalled, however slowly the worker starts
     api, running = client(), worker()
     _level(api, remote)
     theirs = elsewhere("joe", 'name = "Joe"\nslug = "joe"\n')
