@@ -699,7 +699,19 @@ def _are_neighbours(git_dir: str, old: str, new: str) -> bool:
 def _is_ancestor(git_dir: str, commit: str, tip: str) -> bool:
     if _are_neighbours(git_dir, tip, commit):
         return False
-    return _are_neighbours(git_dir, commit, tip) or bool(gitsheets.is_ancestor(git_dir, commit, tip))
+    if _are_neighbours(git_dir, commit, tip) or gitsheets.is_ancestor(git_dir, commit, tip):
+        return True
+    # gitsheets looks no further than the dates of commits let it hope: among merges of clocks that
+    # differ it misses ancestors. What it finds there is one, so an ancestor of *commit* is none of its.
+    return not gitsheets.is_ancestor(git_dir, tip, commit) and _is_ancestor_by_git(git_dir, commit, tip)
+
+
+@lru_cache(maxsize=4096)
+def _is_ancestor_by_git(git_dir: str, commit: str, tip: str) -> bool:
+    found = run_git(Path(git_dir), "merge-base", "--is-ancestor", commit, tip)
+    if found.exit_status not in (0, 1):
+        raise gitsheets.GitsheetsError(f"git cannot compare {commit} with {tip}: {found.stderr.strip()}")
+    return found.exit_status == 0
 
 
 def _commit(values: list[str]) -> Commit:

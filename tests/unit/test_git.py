@@ -351,6 +351,28 @@ def test_a_commit_contains_itself_and_what_is_before_it(repository: Repository, 
     assert not repository.contains("0" * 39 + "1", second)
 
 
+def test_ancestors_are_known_among_merges_of_clocks_that_differ(
+    repository: Repository, data: Bare, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    Among these, gitsheets takes the eighth commit for no ancestor of the last.
+    """
+    shape: list[tuple[list[int], int]] = [  # parents, and what the clock said
+        ([], 2213), ([0], -1256), ([1], 1744), ([2], 4188), ([0], 3729), ([4], -574), ([5, 3], 3049),
+        ([6], -1041), ([2], 4511), ([7], 3256), ([8, 9], 166), ([10], -2905), ([3], -3558), ([0], 4225),
+        ([11, 13], 4228), ([14, 12], 368),
+    ]  # fmt: skip
+    commits: list[str] = []
+    for parents, seconds in shape:
+        monkeypatch.setenv("GIT_COMMITTER_DATE", f"{1_700_000_000 + seconds} +0000")
+        options = [option for parent in parents for option in ("-p", commits[parent])]
+        commits.append(data.git("commit-tree", "-m", str(len(commits)), *options, "main^{tree}"))
+
+    for tip in (commits[11], commits[14], commits[15]):
+        known = set(data.git("rev-list", tip).split())
+        assert {commit for commit in commits if repository.contains(commit, tip)} == known
+
+
 def test_pending_are_the_commits_that_the_remote_lacks_newest_first(repository: Repository, data: Bare):
     everything = data.git("rev-list", "main").splitlines()
     assert repository.commits_between(None, everything[0]) == everything
