@@ -37,6 +37,8 @@ _DAY_S = 24 * 3600
 _KEPT_DAYS = 2
 _DAY = re.compile(r"(\d+)(?:\.(\d+))?")  # its number since the epoch, and that of the day it was given up
 _UNCHANGED = "unchanged"
+_OBJECT_NAME = re.compile(r"[0-9a-f]{40}")
+_ID = re.compile(r"(?:[0-9a-f]{32})?")  # releases before wrote none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +194,8 @@ class Answers:
         if head is None:
             return None
         try:
+            # A branch that was rewritten since has it in another place.
+            base = base if base and self._repository.contains(base, head) else None
             commits = self._repository.log(head, without=base, saying=f"{TRAILER}: {attempt.name}")
         except (RepositoryError, OSError) as exc:
             raise BusyError(f"The commits since the first request cannot be read: {exc}") from exc
@@ -202,7 +206,7 @@ class Answers:
             path = day / f"{attempt.name}.json"
             try:
                 path.stat()
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             return path
         return None
@@ -259,9 +263,12 @@ def _record(content: bytes) -> dict[str, Any]:
     """
     try:
         record = json.loads(content)
-    except ValueError:
+        base, answer = record["base"], record["answer"]
+        is_whole = isinstance(record["fingerprint"], str) and answer.keys() == {"status", "body", "headers"}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}
-    return record if isinstance(record, dict) and record.keys() >= {"fingerprint", "base", "answer"} else {}
+    has_base = base is None or _OBJECT_NAME.fullmatch(str(base))
+    return record if is_whole and has_base and _ID.fullmatch(str(record.get("id", ""))) else {}
 
 
 def _commit(place: Place) -> str | None:

@@ -130,7 +130,7 @@ def _answer(change: Change, commit: str | None, *, stands_in: str, replayed: boo
         return _has_arrived(built.pipeline, where)
 
     later = waits_s is not None and leave(Waiting(happened=happened, timeout_s=waits_s, finish=finish))
-    arrived = later or waits_s is None or built.arrivals.wait(happened, waits_s, is_gone=client_is_gone)
+    arrived = later or waits_s is None or _awaited(happened, waits_s)
     status, text = finish(arrived)
     response = Response(text, status, change.headers, content_type="application/json")
     if replayed:
@@ -138,6 +138,15 @@ def _answer(change: Change, commit: str | None, *, stands_in: str, replayed: boo
     if _preferred() is not None:
         response.headers["Preference-Applied"] = "wait"
     return response
+
+
+def _awaited(happened: Callable[[], bool], timeout_s: float) -> bool:
+    try:
+        return services().arrivals.wait(happened, timeout_s, is_gone=client_is_gone)
+    except Exception as exc:  # noqa: BLE001
+        # As below: no memory and no thread to wait with are no reason for an error.
+        log().warning("write.not_waited_for", error=str(exc))
+        return False
 
 
 def _states(pipeline: Pipeline, commit: str) -> dict[str, str]:

@@ -250,6 +250,25 @@ def test_a_damaged_answer_is_found_out_again_from_the_commit(client, data, kind,
     assert _commits(data) == before
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"answer": [1]}, {"answer": {"x": 1}}, {"answer": None}, {"base": 5}, {"base": "zz"},
+        {"base": "1" * 40}, {"id": "("}, {"id": 5}, {"fingerprint": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_record_with_something_else_in_it_is_a_damaged_one(api, data, changes):
+    first = _create(api)
+    [record] = [path for path in _files(data) if path.suffix == ".json"]
+    record.write_text(json.dumps({**json.loads(record.read_text()), **changes}))
+    (record.parent.parent / "1234").touch()
+    for name in (record.with_suffix(".commit"), None):
+        assert _is_replayed(first, _create(api))
+        if name:
+            name.unlink()
+
+
 def test_what_the_release_before_kept_is_repeated(api, data):
     first = _create(api)
     for path in _files(data):
