@@ -108,6 +108,13 @@ class Arrivals:
             self._at_next.append(function)
             self._listen()
 
+    def forget(self) -> None:
+        """
+        Have the next who asks look again: what was seen is known to be old.
+        """
+        with self._looking:
+            self._seen = None
+
     @property
     def is_closing(self) -> bool:
         """

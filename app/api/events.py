@@ -105,6 +105,10 @@ class _Listener:
         Return what it was not told yet, as events.
         """
         now, states = _look(self.built)
+        if _is_ahead(self.built.pipeline, self._position, now):
+            # Told by another process of what came since this one has looked, up to a second ago.
+            self.built.arrivals.forget()
+            now, states = _look(self.built)
         told, before = self._position, self._states
         self._position, self._states = now, states
         events = [
@@ -123,6 +127,18 @@ def _look(built: Services) -> tuple[Position, dict[str, Any]]:
     Return where everything stands; one look serves all streams of this process.
     """
     return built.arrivals.see(lambda: (_position(built.pipeline), _states_of(built.pipeline)))
+
+
+def _is_ahead(pipeline: Pipeline, position: Position, now: Position) -> bool:
+    """
+    Whether *position* has commits that are not in *now*.
+    """
+    repository = pipeline.repository
+    return any(
+        head != now[name] and not all(repository.contains(each, now[name]) for each in head.split("+"))
+        for name, head in position.items()
+        if head and name in now
+    )
 
 
 def _news(pipeline: Pipeline, before: Position, now: Position) -> Iterator[str]:

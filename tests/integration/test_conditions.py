@@ -379,3 +379,25 @@ def test_the_document_declares_a_version_where_there_is_one(api, ann):
         declared = paths[template][method]["responses"][str(answer.status_code)].get("headers", {})
         assert set(declared) <= set(answer.headers.keys()), (template, method)
         assert ("ETag" in answer.headers) == ("ETag" in declared), (template, method)
+
+
+def test_a_client_that_knows_more_than_this_process_has_seen_is_told_of_no_reset(client, monkeypatch):
+    """
+    It comes from another process, within the second for which a look at the repository serves.
+    """
+    monkeypatch.setattr("app.arrivals._LOOK_AGAIN_S", 60.0)
+    one, other = client(), client()
+
+    def told(position):
+        with other.get("/api/events", headers={"Last-Event-ID": position}) as answer:
+            found = ""
+            for chunk in answer.response:
+                found += chunk.decode()
+                if "event: state" in found:
+                    return found
+        return found
+
+    old = one.get("/api/commits").json["commits"][0]["hash"]
+    assert "event: commit" not in told(f":{old},origin:")
+    commit = one.put(f"{PEOPLE}/ann", json=ANN).json["commit"]["hash"]
+    assert "event: reset" not in told(f":{commit},origin:")
