@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from app.api import events
+from app.services import services
 
 PEOPLE = "/api/sheets/people/records"
 ANN = {"slug": "ann", "name": "Ann"}
@@ -309,7 +310,8 @@ def test_a_client_that_reconnects_gets_past_a_merge(api, data, each_time):
     data.git("update-ref", "refs/heads/main", _commit(data, "after", merge))
     with api.application.app_context():
         for _ in range(30):
-            news = list(events._news(events._read_id(last_id), events._position()))[:each_time]
+            now = events._position(services().pipeline)
+            news = list(events._news(services().pipeline, events._read_id(last_id), now))[:each_time]
             for event in news:
                 lines = dict(line.split(": ", 1) for line in event.strip().splitlines())
                 last_id = lines["id"]
