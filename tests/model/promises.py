@@ -507,7 +507,7 @@ def _passes(record: Fields, name: str, word: str, text: str) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and not math.isnan(value)
 
 
 def _equals(value: Any, text: str) -> bool:
