@@ -20,7 +20,7 @@ READY := $(VENV)/.ferry-installed
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: release docs docs-check licences audit sbom help demo test image-test soak model bench lint format types lock clean
+.PHONY: release docs docs-check licences audit sbom help demo test image-test soak model siege bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ soak: $(READY) ## Ten minutes of writes while every part is killed, ten of power
 
 model: $(READY) ## Hold random requests against a model of the API's promises (MODEL_ARGS="--seed 7 --steps 20000")
 	$(BIN)/python -m tests.model $(MODEL_ARGS)
+
+siege: $(READY) ## Slow, many and greedy clients against the API, on loopback (SIEGE_ARGS="--scale 0.5")
+	$(BIN)/python -m tests.siege $(SIEGE_ARGS)
 
 bench: $(READY) ## Measure, each figure beside a floor of the same run (BENCH_ARGS="--json", BENCH_ARGS="burst ssh")
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,7 @@ class Sender:
 
     Args:
         send, receive: ASGI's.
+        client: Whose the request is, as the limits count.
         connection: What the protocol lets us do with it: ``abort`` it, ask whether it ``is_gone``.
     """
 
@@ -62,12 +63,14 @@ class Sender:
         connection: dict[str, Callable[[], Any]],
         unsent: Unsent,
         *,
+        client: str,
         is_head: bool,
     ) -> None:
         self._send = send
         self._receive = receive
         self._abort, self._is_gone = connection["abort"], connection["is_gone"]
         self._unsent = unsent
+        self._client = client
         self._is_head = is_head
         self._has_begun = False
 
@@ -93,6 +96,12 @@ class Sender:
         self._has_begun = True
         await self._put({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
 
+    def hold(self, size: int) -> AbstractContextManager[None]:
+        """
+        Count *size* bytes, for the block, among what waits for clients.
+        """
+        return self._unsent.hold(self._client, self._abort, size)
+
     async def piece(self, data: bytes) -> None:
         """
         Send a part of the body.
@@ -103,10 +112,9 @@ class Sender:
         if self._is_head:
             return
         view = memoryview(data)
-        with self._unsent.hold(self._abort, len(data)):
-            for start in range(0, len(view), PIECE_BYTES):
-                body = bytes(view[start : start + PIECE_BYTES])
-                await self._put({"type": "http.response.body", "body": body, "more_body": True})
+        for start in range(0, len(view), PIECE_BYTES):
+            body = bytes(view[start : start + PIECE_BYTES])
+            await self._put({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self) -> None:
         """
@@ -128,11 +136,12 @@ class Sender:
                 answer.headers.append((b"content-length", str(len(answer.body)).encode()))
         if not is_read:
             answer.headers.append((b"connection", b"close"))
-        await self.begin(answer)
-        await self.piece(answer.body if has_body else b"")
-        if not is_read:
-            await self._discard()
-        await self.end()
+        with self.hold(len(answer.body)):
+            await self.begin(answer)
+            await self.piece(answer.body if has_body else b"")
+            if not is_read:
+                await self._discard()
+            await self.end()
 
     async def problem(self, problem: Problem, *, is_read: bool = False) -> None:
         """
@@ -178,25 +187,31 @@ class Unsent:
 
     def __init__(self, most: int = MAX_UNSENT_BYTES) -> None:
         self._room = most
-        self._held: OrderedDict[object, tuple[Callable[[], None], int]] = OrderedDict()
+        self._held: dict[str, OrderedDict[object, tuple[Callable[[], None], int]]] = {}
 
     @contextmanager
-    def hold(self, abort: Callable[[], None], size: int) -> Iterator[None]:
+    def hold(self, client: str, abort: Callable[[], None], size: int) -> Iterator[None]:
         """
-        Count *size* bytes for the block; where that is too much, cut off the client that takes longest.
+        Count *size* bytes for the block; where that is too much, the greediest client loses its oldest.
         """
         mine = object()
-        self._held[mine] = (abort, size)
+        while self._room < size and self._held:
+            greediest = max(self._held, key=self._bytes_of)
+            self._drop(greediest, next(iter(self._held[greediest])))()
+        self._held.setdefault(client, OrderedDict())[mine] = (abort, size)
         self._room -= size
-        while self._room < 0 and len(self._held) > 1:
-            self._drop(next(iter(self._held)))()
         try:
             yield
         finally:
-            if mine in self._held:
-                self._drop(mine)
+            if mine in self._held.get(client, ()):
+                self._drop(client, mine)
 
-    def _drop(self, which: object) -> Callable[[], None]:
-        abort, size = self._held.pop(which)
+    def _bytes_of(self, client: str) -> int:
+        return sum(size for _, size in self._held[client].values())
+
+    def _drop(self, client: str, which: object) -> Callable[[], None]:
+        abort, size = self._held[client].pop(which)
+        if not self._held[client]:
+            del self._held[client]
         self._room += size
         return abort

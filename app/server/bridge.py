@@ -79,10 +79,12 @@ class _Job:
 
     Attributes:
         client: Whose it is, as the limits count.
+        authorization: The header of that name.
         context: What Flask and its extensions keep by thread, for all threads that work on it.
     """
 
     client: str
+    authorization: str
     context: Context
     sender: Sender
 
@@ -124,9 +126,13 @@ class Bridge:
         if scope["type"] != "http":
             return
         connection = scope["extensions"]["ferry.connection"]
-        sender = Sender(send, receive, connection, self._unsent, is_head=scope["method"] == "HEAD")
+        authorization = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+        client = client_of(authorization, self._client_address(scope), self._services.tokens)
+        is_head = scope["method"] == "HEAD"
+        sender = Sender(send, receive, connection, self._unsent, client=client, is_head=is_head)
+        job = _Job(client=client, authorization=authorization, context=copy_context(), sender=sender)
         try:
-            await self._answer_or_refuse(scope, receive, sender)
+            await self._answer_or_refuse(scope, receive, job)
         except ClientGoneError:
             await sender.give_up()
         except Exception as exc:  # noqa: BLE001
@@ -135,9 +141,10 @@ class Bridge:
             with contextlib.suppress(ClientGoneError):
                 await sender.problem(_UNANSWERED)
 
-    async def _answer_or_refuse(self, scope: Message, receive: Receive, sender: Sender) -> None:
+    async def _answer_or_refuse(self, scope: Message, receive: Receive, job: _Job) -> None:
+        sender = job.sender
         try:
-            await self._answer(scope, receive, sender)
+            await self._answer(scope, receive, job)
         except TooManyWaitingError:
             await sender.problem(_BUSY)
         except Problem as problem:
@@ -145,16 +152,14 @@ class Bridge:
         except BodyTooSlowError:
             await sender.problem(_TOO_SLOW, is_read=True)  # it is closed without waiting once more
 
-    async def _answer(self, scope: Message, receive: Receive, sender: Sender) -> None:
-        authorization = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-        client = client_of(authorization, self._client_address(scope), self._services.tokens)
-        job = _Job(client=client, context=copy_context(), sender=sender)
+    async def _answer(self, scope: Message, receive: Receive, job: _Job) -> None:
+        sender = job.sender
         if scope["path"] in self._health:
             is_read = not has_body(scope)
             answer = await self._health[scope["path"]].run(job, self._flask, scope, b"", is_read)
             await sender.whole(answer, is_read=is_read)
             return
-        async with self._bodies.read(scope, receive, authorization, client) as (body, is_read):
+        async with self._bodies.read(scope, receive, job.authorization, job.client) as (body, is_read):
             answer = await self._requests.run(job, self._flask, scope, body, is_read)
             del body
         if answer.later is not None and is_read:
@@ -210,12 +215,16 @@ class Bridge:
         sender = job.sender
         if not is_read:
             answer.headers.append((b"connection", b"close"))
+        length = dict(answer.headers).get(b"content-length", b"0")
         try:
-            await sender.begin(answer)
-            await sender.piece(answer.body)
-            while (piece := await self._requests.run(job, next, rest, None, is_under_way=True)) is not None:
-                await sender.piece(piece)
-            await sender.end()
+            with sender.hold(int(length)):  # views have all of it in memory
+                await sender.begin(answer)
+                await sender.piece(answer.body)
+                while (
+                    piece := await self._requests.run(job, next, rest, None, is_under_way=True)
+                ) is not None:
+                    await sender.piece(piece)
+                await sender.end()
         finally:
             await self._requests.run_now(job, answer.close)
 
@@ -266,7 +275,8 @@ class Bridge:
             if not piece and loop.time() - sent_at >= later.quiet_s:
                 piece = later.quiet
             if piece:
-                await sender.piece(piece)
+                with sender.hold(len(piece)):
+                    await sender.piece(piece)
                 sent_at = loop.time()
             await _first_of((moved, *ends), _LOOK_AGAIN_S)
         await sender.end()

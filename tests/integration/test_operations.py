@@ -266,7 +266,7 @@ def four(env, tmp_path):
 
 
 def _get(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         return answer.read().decode()
 
 

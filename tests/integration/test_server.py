@@ -23,7 +23,7 @@ from tests.parts import Process, wait_until
 
 PEOPLE = "/api/sheets/people/records"
 TOKEN = "t" * 20
-SOON_S = 5.0  # for an answer that waits for nobody; the machine may be busy
+SOON_S = 10.0  # for an answer that waits for nobody; the machine may be busy
 
 
 class _Server:
@@ -54,7 +54,7 @@ class _Server:
     def raw(self, data, *, buffer=None):
         client = socket.socket()
         self.clients.append(client)
-        client.settimeout(SOON_S * 4)
+        client.settimeout(SOON_S * 2)
         if buffer:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         client.connect(("127.0.0.1", self.port))
@@ -91,8 +91,9 @@ def _start(env, tmp_path, *options, **more):
     process.spawn()
     server = _Server(process, port)
     try:
-        wait_until(lambda: accepts(port), timeout_s=30, what="the API")
-    except AssertionError:
+        wait_until(lambda: accepts(port), timeout_s=60, what="the API")
+        server.ask("/api/health", timeout_s=60)
+    except (AssertionError, OSError):
         server.end()
         raise
     return server

@@ -146,9 +146,9 @@ class _Client:
     def abort(self):
         self.is_gone = True
 
-    def sender(self, unsent, *, is_head=False):
+    def sender(self, unsent, *, client="ana", is_head=False):
         connection = {"abort": self.abort, "is_gone": lambda: self.is_gone}
-        return Sender(self.send, self.receive, connection, unsent, is_head=is_head)
+        return Sender(self.send, self.receive, connection, unsent, client=client, is_head=is_head)
 
 
 def _length(message):
@@ -197,22 +197,34 @@ def test_a_client_that_takes_nothing_is_cut_off(monkeypatch):
 
 def test_answers_that_wait_for_slow_clients_are_bounded_in_bytes():
     """
-    The client that takes longest is cut off; what an answer held is free again however it ends.
+    The client that has most of them pays, by the one that waits longest; what an answer held is free again.
     """
 
     async def main():
         unsent = Unsent(100)
-        slow, slower = _Client(takes=False), _Client(takes=False)
-        tasks = [asyncio.ensure_future(each.sender(unsent).piece(b"x" * 60)) for each in (slower, slow)]
+        slow = [_Client(takes=False) for _ in range(3)]
+        patient, late, large = _Client(takes=False), _Client(takes=False), _Client()
+
+        def begin(client, size, name):
+            return asyncio.ensure_future(
+                client.sender(unsent, client=name).whole(Answer(200, [], b"x" * size))
+            )
+
+        tasks = [begin(patient, 30, "ana"), *(begin(each, 30, "bob") for each in slow[:2])]
         await _settle()
-        assert (slower.is_gone, slow.is_gone) == (True, False)
-        large = _Client()
-        await large.sender(unsent).piece(b"x" * 1000)  # larger than all the room: let through alone
-        assert (slow.is_gone, large.is_gone) == (True, False)
+        tasks += [begin(slow[2], 30, "bob"), begin(late, 30, "cem")]
+        await _settle()
+        assert [each.is_gone for each in slow] == [True, True, False]
+        assert not patient.is_gone
+        assert not late.is_gone
+        await large.sender(unsent, client="dan").whole(
+            Answer(200, [], b"x" * 1000)
+        )  # larger than all the room
+        assert not large.is_gone
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert vars(unsent)["_room"] == 100
+        assert vars(unsent) == {"_room": 100, "_held": {}}
 
     asyncio.run(main())
 
