@@ -209,11 +209,12 @@ def from_json(kind: type[T], content: bytes) -> T | None:
     """
     try:
         value = _read(kind, json.loads(content))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return None
     return value if isinstance(value, kind) else None
 
 
+_YEAR_10000 = 253_402_300_800  # in seconds since the epoch
 _hints = lru_cache(maxsize=None)(get_type_hints)
 
 
@@ -245,4 +246,6 @@ def _read(kind: Any, value: Any) -> Any:
         value, (int, float) if kind is float else kind
     ):
         raise TypeError(f"{value!r} is no {kind}")
+    if kind is float and not -_YEAR_10000 < value < _YEAR_10000:  # not a number, or infinite, neither
+        raise TypeError(f"{value!r} is neither a moment nor a time span")
     return value

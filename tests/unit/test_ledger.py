@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests.parts import wait_until
-from worker.entry import Entry, Failure, Running
+from worker.entry import Entry, Failure, Running, from_json
 from worker.errors import LedgerError
 from worker.ledger import Ledger
 
@@ -183,6 +183,17 @@ def test_a_value_of_another_type_reads_as_empty(ledger: Ledger, stored: Path, co
 def test_a_field_of_a_later_version_is_passed_over(ledger: Ledger, stored: Path):
     stored.write_text(json.dumps({**json.loads(stored.read_text()), "mood": {"at": 1}}))
     assert ledger.read("origin") == FULL
+
+
+@pytest.mark.parametrize("moment", ["NaN", "Infinity", "1e400", "-1e300", str(2**70)])
+@pytest.mark.parametrize("name", ["next_attempt_at", "last_push_at", "paused_at", "backoff_s"])
+def test_what_is_no_moment_is_damage_and_no_error_of_who_reads_it(name: str, moment: str):
+    assert from_json(Entry, f'{{"{name}": {moment}}}'.encode()) is None
+    assert from_json(Entry, f'{{"{name}": 1764187200.5}}'.encode())
+
+
+def test_what_is_too_deep_to_read_is_damage():
+    assert from_json(Entry, b"[" * 100_000) is None
 
 
 def test_a_damaged_file_is_mended_by_the_next_write(ledger: Ledger, stored: Path):
