@@ -62,7 +62,8 @@ def _tree_directory(text: str) -> str:
 
 
 def _remote_url(text: str) -> str:
-    if not text.strip() or text.startswith("-") or any(c in text for c in "\r\n\0"):
+    is_whole = "://" not in text or _scheme(text)  # a bracket that nothing closes leaves none
+    if not (text.strip() and is_whole) or text.startswith("-") or any(c in text for c in "\r\n\0"):
         raise ValueError("is not a git URL or a path")
     return text
 
@@ -73,7 +74,10 @@ def _mirrors(text: str) -> Mapping[str, str]:
         name, equals, url = pair.partition("=")
         if not equals or not _REMOTE_NAME.fullmatch(name) or _BAD_BRANCH.search(name):
             # Nothing of it is repeated: what stands here may be a password.
-            raise ValueError(f"pair {number} is not name=url; pairs are separated by spaces")
+            raise ValueError(
+                f"pair {number} is not name=url; pairs are separated by spaces, "
+                "and a name is letters, digits, dots and dashes, and may not end in .lock"
+            )
         if name == ORIGIN or name in mirrors:
             raise ValueError(f"the remote {name!r} is named twice ({ORIGIN} is CFP_DATA_REMOTE)")
         mirrors[name] = _remote_url(url)

@@ -274,7 +274,9 @@ def test_a_path_that_depends_on_where_one_stands_is_refused(variable: str, text:
     assert problem.startswith(f"{variable}: ")
 
 
-@pytest.mark.parametrize("text", ["-oProxyCommand=id", "--upload-pack=id", "/a\n/b", "/a\rb", "/a\0b", " "])
+@pytest.mark.parametrize(
+    "text", ["-oProxyCommand=id", "--upload-pack=id", "/a\n/b", "/a\rb", "/a\0b", " ", "https://[bad/x"]
+)
 def test_a_remote_that_git_would_not_take_for_one_is_refused(text: str):
     assert _problems(CFP_DATA_REMOTE=text) == ["CFP_DATA_REMOTE: is not a git URL or a path"]
 
