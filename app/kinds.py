@@ -88,6 +88,23 @@ def merge_patch(record: Any, patch: Any, schema: Any = None) -> Any:
     return merged
 
 
+def narrowed(value: Any) -> Any:
+    """
+    Return *value* with its whole numbers beyond 64 bits as floats, which TOML can hold.
+
+    What such a number takes the place of says whether it may be one; to find that, its record needs a path.
+
+    Raises:
+        OverflowError: A number is beyond what a float holds.
+    """
+    if isinstance(value, dict):
+        return {name: narrowed(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [narrowed(item) for item in value]
+    is_wide = isinstance(value, int) and not -(2**63) <= value < 2**63
+    return float(value) if is_wide else value
+
+
 def unstorable(value: Any, field: str = "") -> list[dict[str, str]]:
     """
     Return what in *value* TOML, or gitsheets, has no way to hold: one ``{"field", "message"}`` for each.

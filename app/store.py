@@ -34,7 +34,7 @@ from app.errors import (
     UnreadableRecordError,
 )
 from app.group_commit import GroupCommit
-from app.kinds import adopt, merge_patch, unstorable
+from app.kinds import adopt, merge_patch, narrowed, unstorable
 from app.names import check_new, is_plain
 from app.objects import name_of, write, write_commit
 from app.renderer import Renderer
@@ -149,7 +149,8 @@ class Transaction:
             raise _no_record(sheet_name, path)
         if "/" in name or not is_plain(name) or name.endswith(sheet.extension):
             raise InvalidPathError(
-                f"An attachment cannot be named {name!r}: no slash, and no ending {sheet.extension}."
+                f"An attachment cannot be named {name!r}: it is one name without a slash, none of "
+                f"git's own, and does not end in {sheet.extension}."
             )
         place = f"{sheet.directory(path)}/{name}"
         self._require_owner(place, Owner(sheet, path, name))
@@ -298,7 +299,7 @@ class Transaction:
         Return the path that the fields of *record* make; None where the write will say why they do not.
         """
         with contextlib.suppress(gitsheets.GitsheetsError, OverflowError, TypeError, ValueError):
-            return self._renderer.path(sheet, record)
+            return self._renderer.path(sheet, narrowed(record))
         return None
 
     def _with_dates_of(self, sheet: Sheet, replaced: str, text: str) -> str:

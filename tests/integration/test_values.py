@@ -120,6 +120,19 @@ def test_a_transaction_and_an_upsert_keep_the_kinds_of_what_they_replace(api, da
     assert _file(data, "things/a.toml") == 'at = 2026-01-31\nid = "a"\nx = 2.0\ny = 3.0\n'
 
 
+def test_an_upsert_without_a_path_takes_a_wide_number_where_a_float_stood(api, data, put_files):
+    put_files({"things/a.toml": 'id = "a"\nx = 2.0\n'})
+
+    def upsert(**fields):
+        operation = {"op": "upsert", "sheet": "things", "record": {"id": "a", **fields}}
+        return api.post("/api/transactions", json={"operations": [operation]})
+
+    assert upsert(x=2**64).status_code == 200
+    assert api.get("/api/sheets/things/records/a").json["record"]["x"] == 2.0**64
+    refused = upsert(x=2.0, y=2**64)
+    assert (refused.status_code, refused.json["code"]) == (422, "validation-failed")
+
+
 def test_a_string_stays_a_string_whatever_its_schema_calls_it(api, data):
     url = "/api/sheets/typed/records/a"
     text = "2026-01-31T12:00:00.1234567+02:00"
