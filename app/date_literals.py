@@ -19,17 +19,19 @@ from typing import Any
 
 import gitsheets
 
-# Strings and comments come first, so that no date is found in one (https://toml.io/en/v1.0.0).
+# Strings, comments and the headers of tables come first, so that no date is found in one
+# (https://toml.io/en/v1.0.0). A table may be called 2026-01-31, and stands in several headers then.
 _TOKEN = re.compile(
     r'''
-    """(?:[^"\\]++|\\.|"{1,2}(?!"))*+"{3,5} | \'\'\'(?:[^']++|'{1,2}(?!'))*+'{3,5}
+    ^[ \t]*\[[^\n=]*\][ \t]*(?:\#[^\n]*)?$
+    | """(?:[^"\\]++|\\.|"{1,2}(?!"))*+"{3,5} | \'\'\'(?:[^']++|'{1,2}(?!'))*+'{3,5}
     | "(?:[^"\\\n]++|\\.)*+" | '[^'\n]*+' | \#[^\n]*+
     | (?<![\w.+-])(?P<date>
         \d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)?)?
         | \d\d:\d\d:\d\d(?:\.\d+)?
       )(?![\w.:-])
     ''',
-    re.VERBOSE | re.DOTALL | re.ASCII,
+    re.VERBOSE | re.DOTALL | re.ASCII | re.MULTILINE,
 )
 _MAY_BE = re.compile(r"\d-\d\d|\d:\d\d", re.ASCII)
 _LOCAL_DATE = re.compile(r"[\d-]{10}", re.ASCII)

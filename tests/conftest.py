@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import kombu.pools
 import pytest
 import sentry_sdk
@@ -29,6 +30,12 @@ from tests.parts import Bare, Process, Worker, clean_environment, start_beat
 from worker.watchdog import Watchdog
 
 os.environ["LC_ALL"] = "C.UTF-8"  # Valkey does not start where it names a locale that is not installed
+
+
+# The same examples at each run: what stands on main passes or fails by itself. To look for more:
+# PYTEST_ARGS="--hypothesis-profile=default".
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="module", autouse=True)

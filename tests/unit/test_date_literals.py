@@ -85,6 +85,14 @@ def test_what_stood_there_unreadable_is_replaced(before):
     assert keep_dates(before, "b = 2026-01-31T00:00:00Z\n") == "b = 2026-01-31T00:00:00Z\n"
 
 
+def test_a_table_that_is_called_like_a_date_keeps_its_dates():
+    text = "[[2026-01-31]]\n\n[2026-01-31.a]\n\n[[2026-01-31]]\n\n[2026-01-31.a]\nd = 2026-01-31\n"
+    [record] = gitsheets.parse_records([text])
+    [rendered] = gitsheets.serialize_records([record])
+    assert rendered != text
+    assert keep_dates(text, rendered) == text
+
+
 @given(
     st.dictionaries(
         st.sampled_from(["a", "b c", "2026-01-31", ""]),
