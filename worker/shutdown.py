@@ -87,11 +87,15 @@ def end_beat_at_once(arguments: Sequence[str]) -> None:
         arguments: The command line, which says whether this process is beat.
     """
     if "beat" in arguments:
+        from celery.apps.beat import Beat  # of no use to a worker
+
+        # Celery's handler, set before the scheduler is made, ends beat with status 1 while that is made.
+        Beat.install_sync_handler = _listen
         _listen()
-    beat_init.connect(_listen)  # Celery has set handlers of its own by then
+    beat_init.connect(_listen)  # for a beat that was started in another way
 
 
-def _listen(**_: Any) -> None:
+def _listen(*_: Any, **__: Any) -> None:
     if threading.current_thread() is threading.main_thread():  # else it is a part of a worker
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _end_now)
