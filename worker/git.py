@@ -13,6 +13,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -405,9 +406,11 @@ class Repository:
         """
         url, ref = self._url(remote), f"{_FETCHED}/{remote}"
         place = self.path / ref
-        for left_over in (place, Path(f"{place}.lock")):  # git would follow a symbolic ref
-            left_over.unlink(missing_ok=True)
         try:
+            for left_over in (place, Path(f"{place}.lock")):  # git would follow a symbolic ref
+                if left_over.is_dir() and not left_over.is_symlink():
+                    shutil.rmtree(left_over)
+                left_over.unlink(missing_ok=True)
             self._tracking.clear(remote, *self._credentials.remotes)
             found = self._visit(
                 remote, url, "fetch", "--no-tags", "--refmap=", "--no-write-fetch-head",
@@ -421,7 +424,8 @@ class Repository:
         except (RefError, OSError) as exc:
             raise RepositoryError(f"cannot fetch {self.branch} from {remote}: {exc}") from exc
         finally:
-            place.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                place.unlink(missing_ok=True)
         return tip
 
     def loose_objects(self) -> int:

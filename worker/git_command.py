@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from worker import process
+from worker.caches import mend
 from worker.errors import RepositoryError
 from worker.process import Finished
 
@@ -135,7 +136,7 @@ def run_git(
     noted: Callable[[int], object] | None = None,
 ) -> Finished:
     """
-    Run a git command on the repository *git_dir*.
+    Run a git command on the repository *git_dir*; once more, where a damaged derived file made it fail.
 
     Args:
         given: Variables that somebody set; default: this process's.
@@ -150,20 +151,33 @@ def run_git(
         RepositoryError: git could not be started.
     """
     env = environment(git_dir, os.environ if given is None else given, configuration)
-    try:
-        return process.run(
-            ["git", *arguments],
-            timeout_s=timeout_s,
-            env={**env, **(extra or {})},
-            directory=git_dir,
-            stdin=stdin,
-            stdout=stdout,
-            whole=whole,
-            started=started,
-            noted=noted,
-        )
-    except OSError as exc:  # not installed, no memory, no more processes or files
-        raise RepositoryError(f"git cannot be started: {exc}") from exc
+
+    def run(timeout_s: float) -> Finished:
+        try:
+            return process.run(
+                ["git", *arguments],
+                timeout_s=timeout_s,
+                env={**env, **(extra or {})},
+                directory=git_dir,
+                stdin=stdin,
+                stdout=stdout,
+                whole=whole,
+                started=started,
+                noted=noted,
+            )
+        except OSError as exc:  # not installed, no memory, no more processes or files
+            raise RepositoryError(f"git cannot be started: {exc}") from exc
+
+    found = run(timeout_s)
+    left_s = timeout_s - found.duration_s
+    if not _is_fatal(found) or left_s <= 0 or not mend(git_dir):
+        return found
+    for file in (stdin, stdout):
+        if file is not None:
+            file.seek(0)
+    if stdout is not None:
+        stdout.truncate()
+    return run(left_s)
 
 
 def stay_here(environ: MutableMapping[str, str]) -> list[str]:
@@ -177,6 +191,14 @@ def stay_here(environ: MutableMapping[str, str]) -> list[str]:
     for name in found:
         del environ[name]
     return found
+
+
+def _is_fatal(found: Finished) -> bool:
+    """
+    Whether git itself gave up, or was ended by a signal: a damaged commit-graph ends some commands so.
+    """
+    status = found.exit_status
+    return status is not None and (not 0 <= status < 128 or "fatal:" in found.stderr)
 
 
 def _is_kept(name: str) -> bool:

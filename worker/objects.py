@@ -8,6 +8,7 @@ more. What was written lately stands in a file of its own, and is read from ther
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -15,6 +16,8 @@ import zlib
 from collections.abc import Iterator
 
 import gitsheets
+
+from worker.caches import mend
 
 _PIECE_BYTES = 64 << 10  # a thousand times as much may come of it
 _NAME_OF_FILE = re.compile(r"[0-9a-f]{38}")
@@ -48,9 +51,17 @@ def read(git_dir: str, name: str) -> bytes:
     try:
         return read_loose(git_dir, name).partition(b"\0")[2]
     except (OSError, zlib.error):
-        content = gitsheets.blob_read(git_dir, name)  # from a pack; or it says what is wrong
+        return _read_packed(git_dir, name)
+
+
+def _read_packed(git_dir: str, name: str) -> bytes:
+    content = None
+    with contextlib.suppress(gitsheets.GitsheetsError):
+        content = gitsheets.blob_read(git_dir, name)
+    if content is None and mend(git_dir):
+        content = gitsheets.blob_read(git_dir, name)
     if content is None:
-        raise gitsheets.GitsheetsError(f"the object {name} is missing; look with: git fsck")
+        raise gitsheets.GitsheetsError(f"the object {name} is missing or damaged; look with: git fsck")
     return bytes(content)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import configparser
 import contextlib
 import os
+import re
 import time
 import uuid
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import git
 
+from worker.atomic_json import replace_file
 from worker.errors import RepositoryError
 from worker.git_config import Key, partial_clone, pushes_elsewhere, read_all, replace_config
 from worker.locks import FileLock, LockTimeoutError
@@ -31,6 +33,7 @@ COMMITTER = ("Ferry", "ferry@localhost")
 _LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix"})
 _LOCK_TIMEOUT_S = 30.0
 _LOCK_IS_OLD_S = 60.0  # git holds one for milliseconds
+_HEAD = re.compile(rb"ref:\s*refs/|[0-9a-f]{40}")
 
 
 def state_directory(repository: Path) -> Path:
@@ -66,6 +69,7 @@ def prepare(settings: Settings) -> str:
     """
     path = settings.data_repo_path
     _check(path)
+    _restore_head(path, settings)
     _check_branch(path, settings)
     _check_configuration(path, settings)
     _report_locks(path)
@@ -110,6 +114,15 @@ def _check(path: Path) -> None:
             f"{path} is a shallow clone, whose commits many servers refuse; "
             f"complete it with: git -C {path} fetch --unshallow"
         )
+
+
+def _restore_head(path: Path, settings: Settings) -> None:
+    """
+    Write ``HEAD`` again where a power cut left nothing of it: git would see no repository here.
+    """
+    if not _HEAD.match((path / "HEAD").read_bytes()):
+        replace_file(path / "HEAD", f"ref: {settings.ref}\n".encode(), durably=True)
+        log().warning("repository.head_restored", path=str(path / "HEAD"), ref=settings.ref)
 
 
 def _check_branch(path: Path, settings: Settings) -> None:

@@ -71,14 +71,17 @@ def test_a_pool_process_that_is_told_to_end_finishes_its_push_first(held_push, r
     assert not running.ended()
 
 
-def test_a_message_that_an_idle_process_was_just_sent_is_worked_off(env, client, worker, remote):
+def test_a_message_that_an_idle_process_was_just_sent_is_worked_off_or_goes_back(env, client, worker, remote):
     """
     Where a signal to the whole group ends that process first, the main one must not wait for its answer.
+
+    Celery's warm shutdown discards what no process has accepted, and leaves that message to the broker.
     """
     api, running = client(), worker()
     wait_until(lambda: api.get("/api/_internal/push").json["remotes"]["origin"]["state"] == "idle")
     broker = redis.Redis.from_url(env["CFP_REDIS_URL"])
-    unacked = f"{build(env, publisher=True).queue}.unacked"
+    queue = build(env, publisher=True).queue
+    unacked = f"{queue}.unacked"
     wait_until(lambda: broker.hlen(unacked) == 0, what="idle processes")
     pool = running.children()
     for process in pool:
@@ -92,7 +95,8 @@ def test_a_message_that_an_idle_process_was_just_sent_is_worked_off(env, client,
         process.resume()
 
     assert running.wait() == 0
-    assert remote.head() == written.json["commit"]["hash"]
+    assert broker.hlen(unacked) == 0
+    assert remote.head() == written.json["commit"]["hash"] or broker.llen(queue) == 1
 
 
 def test_a_worker_killed_in_mid_push_is_succeeded_by_the_next_start(held_push, remote):

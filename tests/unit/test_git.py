@@ -322,6 +322,13 @@ def test_a_remote_that_was_rewritten_can_still_be_fetched(repository: Repository
     assert repository.fetch("origin", timeout_s=20) == orphan
 
 
+def test_a_directory_in_the_place_of_what_is_fetched_stops_nothing(repository: Repository, remote: Bare):
+    _push(repository)
+    (repository.path / "refs/ferry/fetched/origin/x").mkdir(parents=True)
+    theirs = remote.commit("theirs")
+    assert repository.fetch("origin", timeout_s=20) == theirs == repository.remote_head("origin")
+
+
 def test_what_is_not_known_here_cannot_be_compared(repository: Repository):
     head, unknown = repository.head() or "", "1" * 40
     for compare in (repository.merge_base, repository.count_between, repository.files_changed):

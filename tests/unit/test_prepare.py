@@ -48,6 +48,24 @@ def test_remotes_stand_where_the_settings_say(start, data, tmp_path):
     assert data.git("config", "remote.origin.fetch") == "+refs/heads/*:refs/remotes/origin/*"
 
 
+@pytest.mark.parametrize("content", [b"", bytes(41), b"\n", b"ref: ", b"\xff\xfe"], ids=repr)
+def test_a_head_that_a_power_cut_emptied_is_written_again(start, data, content):
+    (data.path / "HEAD").write_bytes(content)
+    with capture_logs() as logs:
+        start()
+    assert data.git("symbolic-ref", "HEAD") == "refs/heads/main"
+    assert [each["event"] for each in logs if each["event"].startswith("repository.")] == [
+        "repository.head_restored"
+    ]
+
+
+@pytest.mark.parametrize("content", ["ref: refs/heads/other\n", "1" * 40 + "\n"])
+def test_a_head_that_git_can_read_stays(start, data, content):
+    (data.path / "HEAD").write_text(content)
+    start()
+    assert (data.path / "HEAD").read_text() == content
+
+
 def _sha256(path: Path) -> None:
     subprocess.run(["git", "init", "-q", "--bare", "--object-format=sha256", str(path)], check=True)
 
