@@ -105,6 +105,19 @@ class Bare:
         self.git("update-ref", "refs/heads/main", commit)
         return commit
 
+    def grow(self, commits: int, *, files: int = 200) -> None:
+        """
+        Put so many commits on top of ``main``, each of which changes one of *files* records.
+        """
+        lines = [f"from {self.head()}\n", *[""] * (commits - 1)]
+        stream = [
+            f"commit refs/heads/main\ncommitter Tess <tess@example.org> {1_780_000_000 + number} +0000\n"
+            f"data <<END\nvisit {number}\nEND\n{line}M 100644 inline people/visitor-{number % files}.toml\n"
+            f'data <<END\nname = "Visit {number}"\nslug = "visitor-{number % files}"\nEND\n\n'
+            for number, line in enumerate(lines)
+        ]
+        self.feed("fast-import", "--quiet", content="".join(stream).encode())
+
     def hook(self, name: str, script: str) -> None:
         path = self.path / "hooks" / name
         path.parent.mkdir(exist_ok=True)

@@ -23,7 +23,8 @@ from typing import BinaryIO, cast
 
 import gitsheets
 
-from worker import process
+from worker import commit_graph, process
+from worker.backlog import Backlog, Backlogs
 from worker.credentials import Credentials
 from worker.errors import RepositoryError
 from worker.failures import POLICIES, Reason, Verdict, explain
@@ -39,7 +40,8 @@ _BATCHED = re.compile(rb"([0-9a-f]+) (?:missing|[a-z]+ ([0-9]+))\n")
 # The writers and the pushes have the other cores.
 _ONE_THREAD = ("-c", "pack.threads=1")
 _A_FEW_COMMITS = 100  # read in this process; git takes 3 ms for any number
-_NEIGHBOURS = 4  # gitsheets takes 0.3 ms for any distance
+_NEIGHBOURS = 4
+_LARGE_INDEX_BYTES = 256 * 1024  # of some 9,000 objects
 _WALK_TIMEOUT_S = 300.0  # for those that read a whole history
 _HANG_UP_TIMEOUT_S = 5.0
 # Where git leaves what it fetches: under no name that configuration or people know.
@@ -122,6 +124,7 @@ class Repository:
         self.ref = f"refs/heads/{branch}"
         self._credentials = credentials or Credentials(remotes={}, environ=os.environ)
         self._tracking = Tracking(path, branch)
+        self._backlogs = Backlogs(self)
 
     def head(self) -> str | None:
         """
@@ -173,6 +176,15 @@ class Repository:
         """
         commit = commit or self.head()
         return commit is None or self.contains(commit, self.remote_head(remote))
+
+    def backlog(self, remote: str) -> Backlog:
+        """
+        Return what *remote* was last seen to lack.
+
+        Raises:
+            RepositoryError: git could not tell.
+        """
+        return self._backlogs.of(remote, self.head(), self.remote_head(remote))
 
     def commits_between(self, old: str | None, new: str, *, first_parents: bool = False) -> list[str]:
         """
@@ -231,20 +243,29 @@ class Repository:
         text = self._query(
             "log", "-z", f"--format={_LOG_FORMAT}", f"--skip={skip}", f"--max-count={limit}", *said,
             *(["--date-order"] if children_first else []), tip, *(f"^{name}" for name in left_out),
-            "--", *([f":(top,literal){file}"] if file else []),
+            "--", *([f":(literal){file}"] if file else []),  # with `top`, git reads no changed paths
         )  # fmt: skip
         values = text.split("\0")[: -1 if text.endswith("\0") else None]
         width = _LOG_FORMAT.count("%x00") + 1
         return [_commit(values[start : start + width]) for start in range(0, len(values) - width + 1, width)]
 
-    def count_between(self, old: str, new: str) -> int:
+    def count_between(self, old: str | None, new: str) -> int:
         """
-        Count the commits that are in *new* and not in *old*.
+        Count the commits that are in *new* and not in *old*, if there is one.
 
         Raises:
             RepositoryError: One of them is not known here.
         """
-        return int(self._query("rev-list", "--count", new, f"^{old}", "--"))
+        return int(self._query("rev-list", "--count", new, *([f"^{old}"] if old else []), "--"))
+
+    def root_of(self, tip: str) -> str:
+        """
+        Return the commit without parents that *tip* began with; of several, the oldest.
+
+        Raises:
+            RepositoryError: git could not tell.
+        """
+        return self._query("rev-list", "--max-parents=0", tip, "--").split()[-1]
 
     def bytes_between(self, old: str | None, new: str) -> int:
         """
@@ -505,12 +526,23 @@ class Repository:
 
     def write_commit_graph(self, *, timeout_s: float) -> None:
         """
-        Write down the order of the commits, so that a log in that order need not read them all.
+        Write down the order of the commits, and the paths that each changed, for logs to read.
 
         Raises:
             RepositoryError: git could not, or not in time.
         """
-        self._query("commit-graph", "write", "--reachable", "--split", "--no-progress", timeout_s=timeout_s)
+        # What an earlier release wrote has no paths, and would stay.
+        split = "--split" if commit_graph.has_paths(self.path) else "--split=replace"
+        command = ("commit-graph", "write", "--reachable", "--changed-paths", split, "--no-progress")
+        self._query(*command, timeout_s=timeout_s)
+
+    def lacks_commit_graph(self) -> bool:
+        """
+        Whether a log would be slow for want of what ``write_commit_graph`` writes.
+        """
+        indexes = (self.path / "objects" / "pack").glob("*.idx")
+        is_large = sum(index.stat().st_size for index in indexes) > _LARGE_INDEX_BYTES
+        return is_large and not commit_graph.has_paths(self.path)
 
     def size(self) -> dict[str, int]:
         """
@@ -703,11 +735,8 @@ def _are_neighbours(git_dir: str, old: str, new: str) -> bool:
 def _is_ancestor(git_dir: str, commit: str, tip: str) -> bool:
     if _are_neighbours(git_dir, tip, commit):
         return False
-    if _are_neighbours(git_dir, commit, tip) or gitsheets.is_ancestor(git_dir, commit, tip):
-        return True
-    # gitsheets looks no further than the dates of commits let it hope: among merges of clocks that
-    # differ it misses ancestors. What it finds there is one, so an ancestor of *commit* is none of its.
-    return not gitsheets.is_ancestor(git_dir, tip, commit) and _is_ancestor_by_git(git_dir, commit, tip)
+    # gitsheets would hold the interpreter for the whole walk, and be mistaken among clocks that differ.
+    return _are_neighbours(git_dir, commit, tip) or _is_ancestor_by_git(git_dir, commit, tip)
 
 
 @lru_cache(maxsize=4096)

@@ -30,6 +30,7 @@ _MANY_PACKS = 4
 _TIMEOUT_S = 3600.0
 _WRITE_LOCK_TIMEOUT_S = 60.0
 _MANY_NAMES = 20
+_DAY_S = 86400.0
 
 HINT = (
     "Move these files out of the repository and run: git fsck. What it misses then comes back from a remote "
@@ -60,9 +61,12 @@ class Maintenance:
 
     def is_due(self) -> bool:
         """
-        Whether packing is worth its while.
+        Whether packing is worth its while, or logs are slow for want of a commit-graph.
         """
-        return self._repository.loose_objects() >= _MANY_LOOSE_OBJECTS
+        if self._repository.loose_objects() >= _MANY_LOOSE_OBJECTS:
+            return True
+        # Tried once a day at most: git may be unable to write one.
+        return self._repository.lacks_commit_graph() and time.time() - self.last().get("at", 0) > _DAY_S
 
     def run(self) -> str:
         """

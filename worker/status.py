@@ -8,12 +8,12 @@ it those are empty; what is pending is right all the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
 
 from worker import verify
+from worker.backlog import Backlog
 from worker.entry import Entry
 from worker.failures import POLICIES, Reason
 from worker.git import Repository
@@ -34,8 +34,7 @@ class RemoteStatus:
         branch: The branch's short name.
         local_head: Where the branch stands here.
         remote_head: Where it was last seen on the remote.
-        pending: The commits the remote lacks, newest first.
-        oldest_pending_at: When the oldest of them was made, seconds since the epoch.
+        pending: The commits the remote lacks.
         entry: What the ledger knows.
         verified_at: When ``ferry verify`` last found that the remote's branch is ours.
     """
@@ -44,10 +43,16 @@ class RemoteStatus:
     branch: str
     local_head: str | None
     remote_head: str | None
-    pending: Sequence[str]
-    oldest_pending_at: float | None
+    pending: Backlog
     entry: Entry
     verified_at: float | None = None
+
+    @property
+    def oldest_pending_at(self) -> float | None:
+        """
+        When the oldest pending commit was made, in seconds since the epoch; None when there is none.
+        """
+        return self.pending.oldest_at
 
     @property
     def oldest_pending_age_s(self) -> float:
@@ -104,28 +109,26 @@ def remote_statuses(settings: Settings, repository: Repository, ledger: Ledger) 
 def _status(remote: str, repository: Repository, ledger: Ledger) -> RemoteStatus:
     # The claim is looked at first: a push that ends meanwhile shows in what follows.
     pushing, entry = ledger.is_claimed(remote), ledger.read(remote)
-    head, seen = repository.head(), repository.remote_head(remote)
-    pending = repository.commits_between(seen, head) if head and head != seen else []
+    pending = repository.backlog(remote)
     return RemoteStatus(
         state=state(entry, pending=bool(pending), pushing=pushing),
         branch=repository.branch,
-        local_head=head,
-        remote_head=seen,
+        local_head=pending.head,
+        remote_head=pending.seen,
         pending=pending,
-        oldest_pending_at=repository.commit_time(pending[-1]) if pending else None,
         entry=entry,
         verified_at=verify.last(repository.path, remote).get("verified_at"),
     )
 
 
 def _disabled(repository: Repository) -> RemoteStatus:
+    head = repository.head()
     return RemoteStatus(
         state="disabled",
         branch=repository.branch,
-        local_head=repository.head(),
+        local_head=head,
         remote_head=None,
-        pending=[],
-        oldest_pending_at=None,
+        pending=Backlog(log=repository, head=head),
         entry=Entry(),
     )
 

@@ -5,13 +5,14 @@ The branch's commits, and which remotes have them.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from app.api.paging import page_of
-from app.api.push import commit_states
+from app.api.push import branch_states, commit_states
 from app.errors import CommitNotFoundError
 from app.services import services
 from worker.git import Commit
@@ -34,7 +35,7 @@ def index() -> ResponseReturnValue:
     found = repository.log(tip, skip=page.offset, limit=page.limit + 1, children_first=True) if tip else []
     more = len(found) > page.limit
     return {
-        "commits": [commit_document(services().pipeline, commit) for commit in found[: page.limit]],
+        "commits": commit_documents(services().pipeline, found[: page.limit]),
         "next_cursor": page.cursor(commit=tip, offset=page.offset + page.limit) if more else None,
     }
 
@@ -47,13 +48,19 @@ def show(name: str) -> ResponseReturnValue:
     repository = services().pipeline.repository
     if not re.fullmatch("[0-9a-f]{40}", name) or not repository.contains(name, repository.head()):
         raise CommitNotFoundError(f"The branch has no commit {name!r}.")
-    return commit_document(services().pipeline, repository.log(name, limit=1)[0])
+    [commit] = repository.log(name, limit=1)
+    return _document(commit, commit_states(services().pipeline, name))
 
 
-def commit_document(pipeline: Pipeline, commit: Commit) -> dict[str, Any]:
+def commit_documents(pipeline: Pipeline, commits: Sequence[Commit]) -> list[dict[str, Any]]:
     """
-    Return one commit as clients see it.
+    Return commits of the branch as clients see them.
     """
+    states = branch_states(pipeline, commits)
+    return [_document(commit, each) for commit, each in zip(commits, states, strict=True)]
+
+
+def _document(commit: Commit, states: Mapping[str, str]) -> dict[str, Any]:
     name, email = commit.author
     return {
         "hash": commit.hash,
@@ -62,7 +69,7 @@ def commit_document(pipeline: Pipeline, commit: Commit) -> dict[str, Any]:
         "authored_at": commit.authored_at,
         "message": commit.message,
         "trailers": _trailers(commit),
-        "push": commit_states(pipeline, commit.hash),
+        "push": states,
     }
 
 

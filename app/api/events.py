@@ -18,7 +18,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request, stream_with_context
 
-from app.api.commits import commit_document
+from app.api.commits import commit_documents
 from app.api.writing import client_is_gone
 from app.problems import Problem
 from app.server.later import Streaming, leave
@@ -155,10 +155,11 @@ def _news(pipeline: Pipeline, before: Position, now: Position) -> Iterator[str]:
         if len(missed) > _MOST_MISSED:
             yield _event("reset", {"commit": new}, now)
             return
-        for commit in reversed(missed):
+        documents = commit_documents(pipeline, missed)
+        for commit, document in zip(reversed(missed), reversed(documents), strict=True):
             told = [*(each for each in told if each not in commit.parents), commit.hash]
             at[""] = "+".join(told)
-            yield _event("commit", commit_document(pipeline, commit), at)
+            yield _event("commit", document, at)
     at[""] = new
     for remote, head in now.items():
         seen = before.get(remote)
@@ -177,7 +178,7 @@ def _commits(repository: Repository, told: tuple[str, ...], new: str) -> list[Co
 
 @lru_cache(maxsize=256)
 def _count(repository: Repository, old: str, new: str) -> int:
-    return len(repository.commits_between(old, new))
+    return repository.count_between(old, new)
 
 
 def _states_of(pipeline: Pipeline) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Where the pushes stand, and pushing now: for operators.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint
@@ -12,6 +13,7 @@ from flask.typing import ResponseReturnValue
 from app.access import operator
 from app.problems import Problem
 from app.services import services
+from worker.git import Commit
 from worker.pipeline import Pipeline
 from worker.status import remote_statuses, timestamp
 
@@ -67,7 +69,22 @@ def commit_states(pipeline: Pipeline, commit: str) -> dict[str, str]:
     """
     Return ``pushed`` or ``pending`` for *commit*, by remote.
     """
+    repository = pipeline.repository
     return {
-        remote: "pushed" if pipeline.repository.is_pushed(remote, commit) else "pending"
+        # What the remote does not lack it has, but for a commit that is no longer on the branch.
+        remote: "pending"
+        if commit in repository.backlog(remote) or not repository.is_pushed(remote, commit)
+        else "pushed"
         for remote in pipeline.settings.remotes
     }
+
+
+def branch_states(pipeline: Pipeline, commits: Sequence[Commit]) -> list[dict[str, str]]:
+    """
+    Return the same for each of several commits of the branch.
+    """
+    backlogs = {remote: pipeline.repository.backlog(remote) for remote in pipeline.settings.remotes}
+    return [
+        {remote: "pending" if commit.hash in backlog else "pushed" for remote, backlog in backlogs.items()}
+        for commit in commits
+    ]

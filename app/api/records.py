@@ -13,7 +13,7 @@ from flask import Blueprint, make_response, request
 from flask.typing import ResponseReturnValue
 
 from app.access import writer
-from app.api.commits import commit_document
+from app.api.commits import commit_documents
 from app.api.conditions import require
 from app.api.paging import Page, page_of
 from app.api.writing import Change, write
@@ -163,14 +163,12 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
     )
     if not commits and not page.offset:
         raise RecordNotFoundError(f"The sheet {sheet!r} has never had a record {path!r}.")
-    more = len(commits) > page.limit
+    more, commits = len(commits) > page.limit, commits[: page.limit]
+    documents = commit_documents(services().pipeline, commits)
     return {
         "history": [
-            {
-                **commit_document(services().pipeline, commit),
-                **_patch(found, path, commit.parents[:1], commit.hash),
-            }
-            for commit in commits[: page.limit]
+            {**document, **_patch(found, path, commit.parents[:1], commit.hash)}
+            for document, commit in zip(documents, commits, strict=True)
         ],
         "next_cursor": page.cursor(commit=snapshot.commit, offset=page.offset + page.limit) if more else None,
     }

@@ -151,9 +151,7 @@ def _card(pipeline: Pipeline, name: str, status: RemoteStatus, now: float) -> Ca
 
 def _commits(pipeline: Pipeline, statuses: Mapping[str, RemoteStatus]) -> list[Line]:
     head = pipeline.repository.head()
-    pending = {
-        name: frozenset(status.pending) for name, status in statuses.items() if status.state != "disabled"
-    }
+    pending = {name: status.pending for name, status in statuses.items() if status.state != "disabled"}
     return [
         Line(
             commit=commit,

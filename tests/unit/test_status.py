@@ -141,12 +141,13 @@ def test_pending_is_counted_from_git(deployment: Deployment, data: Bare, remote:
     assert _status(deployment).state == "queued"
     assert _status(deployment).remote_head is None
     _push(deployment)
-    assert (_status(deployment).state, list(_status(deployment).pending)) == ("idle", [])
+    assert (_status(deployment).state, len(_status(deployment).pending)) == ("idle", 0)
 
     commits = [data.commit("one"), data.commit("two")]
 
     status = _status(deployment)
-    assert (status.state, list(status.pending)) == ("queued", commits[::-1])
+    assert (status.state, len(status.pending)) == ("queued", 2)
+    assert all(commit in status.pending for commit in commits)
     assert (status.local_head, status.remote_head) == (commits[-1], remote.head())
     assert status.oldest_pending_at == deployment.repository.commit_time(commits[0])
     assert status.oldest_pending_age_s >= 0
@@ -159,7 +160,7 @@ def test_a_remote_that_is_ahead_of_us_has_nothing_pending(deployment: Deployment
 
     status = _status(deployment)
 
-    assert (status.state, status.remote_head, list(status.pending)) == ("idle", theirs, [])
+    assert (status.state, status.remote_head, len(status.pending)) == ("idle", theirs, 0)
 
 
 def test_a_claim_is_seen_as_a_push(deployment: Deployment):

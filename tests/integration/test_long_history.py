@@ -1,0 +1,144 @@
+"""
+What an answer costs does not grow with the history behind it: counted in git's own steps, not in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.services import EXTENSION, Services
+from tests.parts import Bare
+from worker import commit_graph, git
+from worker.maintenance import Maintenance
+
+COMMITS, FILES = 2500, 100
+PEOPLE = "/api/sheets/people/records"
+
+
+@pytest.fixture
+def data(data: Bare) -> Bare:
+    data.grow(COMMITS, files=FILES)
+    return data
+
+
+@pytest.fixture
+def api(env, client):
+    """
+    An API with a mirror that was never reached.
+    """
+    env["CFP_DATA_MIRRORS"] = "mirror=/nowhere/mirror.git"
+    return client()
+
+
+@pytest.fixture
+def built(api) -> Services:
+    return api.application.extensions[EXTENSION]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """
+    The git commands that were run.
+    """
+    commands = []
+    run_git = git.run_git
+
+    def run(path, *command, **options):
+        commands.append(command)
+        return run_git(path, *command, **options)
+
+    monkeypatch.setattr(git, "run_git", run)
+    return commands
+
+
+def _words(asked) -> list[str]:
+    return [next(word for word in command if not word.startswith("-")) for command in asked]
+
+
+def test_status_metrics_and_sweep_walk_no_history_for_a_mirror_that_is_away(api, built, asked):
+    """
+    Once it is known how much it lacks, that is brought forward.
+    """
+    pipeline = built.pipeline
+    first = api.get("/api/_internal/push").json["remotes"]["mirror"]
+    assert first["pending_commits"] == COMMITS + 2
+    asked.clear()
+
+    answer = api.put(f"{PEOPLE}/jane", json={"slug": "jane", "name": "Jane"})
+    status = api.get("/api/_internal/push").json["remotes"]["mirror"]
+    assert api.get("/metrics").status_code == api.get("/status").status_code == 200
+    pipeline.sweeper.sweep()
+    pipeline.watchdog.check()
+
+    assert answer.json["commit"]["push"]["mirror"] == "pending"
+    assert status["pending_commits"] == COMMITS + 3
+    assert status["oldest_pending_at"] == first["oldest_pending_at"]
+    assert "rev-list" not in _words(asked)
+
+
+def test_a_page_of_commits_is_one_walk(api, built, data: Bare, asked):
+    """
+    Whichever page it is, and whatever remotes have of it.
+    """
+    half = data.git("rev-parse", "main~1500")
+    built.pipeline.repository.saw_on_remote("origin", half)
+    url, states = "/api/commits?limit=1000", []
+    answer = api.get(url).json
+    while True:
+        states += [commit["push"] for commit in answer["commits"]]
+        if not answer["next_cursor"]:
+            break
+        asked.clear()
+        answer = api.get(f"{url}&cursor={answer['next_cursor']}").json
+        assert _words(asked).count("log") == 1
+        assert "rev-list" not in _words(asked)
+    assert states[:1500] == 1500 * [{"origin": "pending", "mirror": "pending"}]
+    assert states[1500:] == (COMMITS + 2 - 1500) * [{"origin": "pushed", "mirror": "pending"}]
+
+
+def test_the_history_of_a_record_reads_the_paths_that_maintenance_wrote_down(
+    api, built, data: Bare, tmp_path: Path, monkeypatch
+):
+    """
+    git looks into no commit that changed another record, which its own trace tells.
+    """
+    assert built.pipeline.maintenance.is_due()
+    assert built.pipeline.maintenance.run().startswith("packed")
+    assert not built.pipeline.maintenance.is_due()
+    trace = tmp_path / "trace"
+    monkeypatch.setenv("GIT_TRACE2_EVENT", str(trace))
+
+    found = api.get(f"{PEOPLE}/visitor-7/history?limit=1000").json["history"]
+
+    assert len(found) == COMMITS // FILES
+    events = map(json.loads, trace.read_text().splitlines())
+    [told] = [event["value"] for event in events if event.get("category") == "bloom"]
+    assert told["definitely_not"] > 0.9 * COMMITS
+    assert told["filter_not_present"] <= 1
+
+
+def test_a_commit_graph_without_paths_is_made_anew(data: Bare, built):
+    """
+    Earlier releases wrote such.
+    """
+    maintenance: Maintenance = built.pipeline.maintenance
+    data.git("commit-graph", "write", "--reachable", "--split")
+    assert not commit_graph.has_paths(data.path)
+    assert maintenance.is_due()
+
+    maintenance.run()
+    data.commit("later")
+    built.pipeline.repository.write_commit_graph(timeout_s=60)
+
+    assert commit_graph.has_paths(data.path)
+    data.git("commit-graph", "verify")
+
+
+@pytest.mark.parametrize("content", [b"", b"CGPH", b"CGPH\1\1\3", b"nothing of the kind"])
+def test_a_damaged_commit_graph_has_no_paths(data: Bare, content: bytes):
+    (data.path / "objects" / "info").mkdir(exist_ok=True)
+    (data.path / "objects" / "info" / "commit-graph").write_bytes(content)
+    assert not commit_graph.has_paths(data.path)
