@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from celery import Celery
@@ -29,10 +29,29 @@ from worker.fleet import Environments, environments, settings_of, told_of
 from worker.git_command import stay_here
 from worker.locks import FileLock
 from worker.pipeline import Pipeline, assemble
-from worker.prepare import prepare, state_directory
+from worker.prepare import known_or_prepared, prepare, state_directory
 from worker.settings import Settings
 from worker.shutdown import end_beat_at_once, finish_tasks_first
 from worker.tasks import register
+
+_BESIDE = ("beat", "flower")
+# What stands before Celery's subcommand and has a value (https://docs.celeryq.dev/en/stable/reference/cli.html).
+_WITH_VALUE = frozenset({
+    "-A", "--app", "-b", "--broker", "--result-backend", "--loader", "--config", "--workdir",
+})  # fmt: skip
+
+
+def subcommand(arguments: Sequence[str]) -> str:
+    """
+    Return which command of Celery's a command line runs, such as ``beat``; "" where it names none.
+    """
+    words = iter(arguments[1:])
+    for word in words:
+        if word in _WITH_VALUE:
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return ""
 
 
 def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
@@ -62,11 +81,9 @@ def build_all(environments: Environments, *, publisher: bool = False) -> list[Pi
     Raises:
         SettingsError, RepositoryError: As above; or two of them are one repository.
     """
-    if ignored := stay_here(os.environ):
-        logs.log().warning("environment.ignored", variables=ignored)
-    redis_transport.mend()
+    _mend_surroundings()
     found = settings_of(environments)
-    names = _prepare_all(found)
+    names = _queues(found, prepare)
     celery = build_celery({queue: found[name] for queue, name in names.items()}, publisher=publisher)
     first = next(iter(found.values()))
     packing = FileLock(state_directory(first.data_repo_path) / "packing.lock") if len(found) > 1 else None
@@ -78,15 +95,44 @@ def build_all(environments: Environments, *, publisher: bool = False) -> list[Pi
     return pipelines
 
 
-def _prepare_all(found: Mapping[str, Settings]) -> dict[str, str]:
+def build_beside(command: str, environments: Environments) -> Celery:
     """
-    Check every repository; returns for each queue the name of its repository.
+    Build the app of a process that runs no task: beat, or Flower.
+
+    Beat reads the names of the queues in the repositories, and writes nothing there. Flower opens no
+    repository: the workers name their queues to it.
+
+    Args:
+        command: Celery's word for it.
+
+    Raises:
+        SettingsError, RepositoryError: As above.
+    """
+    _mend_surroundings()
+    found = settings_of(environments)
+    paging.configure(next(iter(found.values())), CeleryIntegration())
+    if command == "flower":
+        queues = {queue_of(name or "repository"): name for name in found}
+    else:
+        queues = _queues(found, known_or_prepared)
+    return build_celery({queue: found[name] for queue, name in queues.items()}, publisher=False)
+
+
+def _mend_surroundings() -> None:
+    if ignored := stay_here(os.environ):
+        logs.log().warning("environment.ignored", variables=ignored)
+    redis_transport.mend()
+
+
+def _queues(found: Mapping[str, Settings], identify: Callable[[Settings], str]) -> dict[str, str]:
+    """
+    Identify every repository; returns for each queue the name of its repository.
     """
     names: dict[str, str] = {}
     problems = []
     for name, settings in found.items():
         try:
-            queue = queue_of(prepare(settings))
+            queue = queue_of(identify(settings))
             if queue in names:
                 raise RepositoryError(_same(found[names[queue]], settings, names[queue]))
             names[queue] = name
@@ -114,6 +160,8 @@ def start_worker() -> Celery:
     # Celery would otherwise give the root logger a form of its own.
     setup_logging.connect(_configure_logging)
     logs.configure()
+    if (command := subcommand(sys.argv)) in _BESIDE:
+        return build_beside(command, environments(os.environ))
     pipelines = build_all(environments(os.environ))
     paging.configure(pipelines[0].settings, CeleryIntegration())
     if tracing.is_wanted(os.environ):

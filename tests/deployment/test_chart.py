@@ -25,6 +25,19 @@ KNOWN = {spec.metadata["variable"] for spec in fields(Settings)} - {"CFP_DATA_RE
 # What the chart sets by itself, beside what `settings` and `secrets` take.
 OF_THE_CHART = {"CFP_DATA_REPO_PATH", "CFP_SSH_KEY_PATH", "CFP_SSH_KNOWN_HOSTS", "CFP_HTTPS_TOKEN_PATH"}
 NOT_OF_FERRY = {"FLOWER_BASIC_AUTH"}
+# repr=False marks what may hold a secret.
+SECRETS = {spec.metadata["variable"] for spec in fields(Settings) if not spec.repr} | NOT_OF_FERRY
+BROKER = {"CFP_REDIS_URL", "CFP_BROKER_URL"}
+REMOTES = {"CFP_DATA_REMOTE", "CFP_DATA_MIRRORS"}
+# What each role works with.
+MAY_HAVE = {
+    "init": BROKER | REMOTES,
+    "api": SECRETS - NOT_OF_FERRY,
+    "worker": BROKER | REMOTES | {"SENTRY_DSN"},
+    "beat": BROKER,
+    "flower": BROKER | NOT_OF_FERRY,
+}
+VOLUME_READ_ONLY = {"init": False, "api": False, "worker": False, "beat": True}
 # The Prometheus operator's and the Gateway API's, whose schemas Kubernetes does not have.
 CUSTOM = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
 
@@ -90,7 +103,16 @@ def environment(manifests, container) -> dict[str, str]:
         for each in of_kind(manifests, kind):
             if each["metadata"]["name"] == reference["name"]:
                 found |= each[part]
-    return found | {each["name"]: each.get("value", "") for each in container.get("env", [])}
+    return found | {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
+
+
+def secrets_of(manifests, container) -> set[str]:
+    """
+    Return the secrets that *container* is given, by name, whoever keeps them.
+    """
+    references = [each["valueFrom"] for each in container.get("env", []) if "valueFrom" in each]
+    kept_elsewhere = {each["secretKeyRef"]["key"] for each in references if "secretKeyRef" in each}
+    return kept_elsewhere | (set(environment(manifests, container)) & SECRETS)
 
 
 # --- Every combination ---
@@ -175,14 +197,47 @@ def test_no_two_containers_share_a_temporary_directory(manifests):
     assert len(mounts) == len(set(mounts)) == len(spec["containers"]) + 1
 
 
+def of_ferry(manifests) -> list[dict]:
+    """
+    Return the containers of the pod that serves the repository.
+    """
+    (workload,) = of_kind(manifests, "StatefulSet")
+    spec = workload["spec"]["template"]["spec"]
+    return [*spec["initContainers"], *spec["containers"]]
+
+
+def test_each_role_is_given_the_secrets_that_it_works_with(manifests, values):
+    """
+    And no others, whether the chart keeps them or its user: beat and Flower have no business with tokens.
+    """
+    given = {each["name"]: secrets_of(manifests, each) for each in of_ferry(manifests)}
+    if values.get("existingSecret"):
+        assert given == MAY_HAVE
+    else:
+        known = set(values["secrets"]) | {"CFP_REDIS_URL"}  # the chart's own Valkey, in the ConfigMap
+        assert given == {role: MAY_HAVE[role] & known for role in given}
+    for each in of_kind(manifests, "Secret"):  # of which each container takes its own, whole
+        role = each["metadata"]["name"].rpartition("-")[2]
+        assert role in ("ssh", "https") or set(each["stringData"]) <= MAY_HAVE[role]
+
+
+def test_each_role_has_the_repository_as_far_as_it_needs_it(manifests):
+    mounts = {
+        each["name"]: mount["readOnly"]
+        for each in of_ferry(manifests)
+        for mount in each["volumeMounts"]
+        if mount["name"] == "data"
+    }
+    assert mounts == VOLUME_READ_ONLY
+
+
 def test_files_that_settings_name_are_mounted(manifests):
     """
     For those who talk to the remotes; beat and Flower have no business with keys.
     """
     (workload,) = of_kind(manifests, "StatefulSet")
-    spec = workload["spec"]["template"]["spec"]
-    volumes = {volume["name"]: volume for volume in spec["volumes"]}
-    for each in (*spec["initContainers"], *spec["containers"]):
+    volumes = {volume["name"]: volume for volume in workload["spec"]["template"]["spec"]["volumes"]}
+    for each in of_ferry(manifests):
         there = {
             f"{mount['mountPath']}/{item['path']}"
             for mount in each["volumeMounts"]
@@ -193,7 +248,8 @@ def test_files_that_settings_name_are_mounted(manifests):
             for name, value in environment(manifests, each).items()
             if name in OF_THE_CHART - {"CFP_DATA_REPO_PATH"}
         }
-        assert there == (set() if each["name"] in ("beat", "flower") else named)
+        assert there == named
+        assert not (there and each["name"] in ("beat", "flower"))
 
 
 def test_ferry_starts_with_what_the_chart_sets(manifests, values):
@@ -205,7 +261,7 @@ def test_ferry_starts_with_what_the_chart_sets(manifests, values):
         elsewhere = {"CFP_DATA_REMOTE": "git@git.example.org:town/data.git"}
     (workload,) = of_kind(manifests, "StatefulSet")
     spec = workload["spec"]["template"]["spec"]
-    for each in (*spec["initContainers"], *spec["containers"]):
+    for each in of_ferry(manifests):
         env = environment(manifests, each)
         assert {name for name in env if name.startswith("CFP_")} <= KNOWN
         settings = Settings.from_env({**env, **elsewhere})
@@ -257,7 +313,7 @@ def test_the_notes_say_what_is_missing(helm, tmp_path):
     for words in ("Nobody can write", "Nobody is paged", "no key and no token"):
         assert words in notes("minimal")
         assert words not in notes("made-secrets")
-    assert "exec town-ferry-0 -c worker -- ferry doctor" in notes("minimal")
+    assert "exec town-ferry-0 -c api -- ferry doctor" in notes("minimal")
 
 
 def test_releases_share_a_redis_and_nothing_else(helm):
@@ -296,7 +352,8 @@ def test_changed_settings_make_another_pod(helm):
     assert template() != template("--set", "secrets.CFP_ADMIN_TOKEN=another")
 
 
-REMOTE = ("--set", "secrets.CFP_DATA_REMOTE=git@git.example.org:a/b.git")
+USER = ("--set", "secrets.FLOWER_BASIC_AUTH=ops:x")
+REMOTE = ("--set", "secrets.CFP_DATA_REMOTE=git@git.example.org:a/b.git", *USER)
 
 
 @pytest.mark.parametrize(
@@ -304,6 +361,9 @@ REMOTE = ("--set", "secrets.CFP_DATA_REMOTE=git@git.example.org:a/b.git")
     [
         ((), "no remote to fetch the repository from"),
         ((*REMOTE, "--set", "valkey.enabled=false"), "no broker"),
+        (REMOTE[:2], "secrets.FLOWER_BASIC_AUTH: required"),
+        ((*REMOTE, "--set", "secrets.FLOWER_BASIC_AUTH="), "FLOWER_BASIC_AUTH"),
+        ((*REMOTE, "--set", "ingress.paths={}"), "ingress"),
         ((*REMOTE, "--set", "ssh.privateKey=x"), "ssh.knownHosts: required"),
         ((*REMOTE, "--set", "ingress.enabled=true"), "ingress.host: required"),
         ((*REMOTE, "--set", "httpRoute.enabled=true"), "httpRoute.parentRefs: required"),
@@ -323,7 +383,7 @@ REMOTE = ("--set", "secrets.CFP_DATA_REMOTE=git@git.example.org:a/b.git")
         ((*REMOTE, "--set", "ingress.enabled=true,ingress.host=https://data.example.org"), "ingress"),
         ((*REMOTE, "--set", "image.repository=registry.example.org/ferry:1.0"), "image"),
         (
-            ("--set", "secrets.CFP_DATA_REMOTE=ssh://git@h:2222/x.git"),
+            ("--set", "secrets.CFP_DATA_REMOTE=ssh://git@h:2222/x.git", *USER),
             "lacks 2222, the port of secrets.CFP_DATA_REMOTE",
         ),
         (
@@ -349,8 +409,7 @@ def test_the_chart_takes_every_setting():
     assert open_ones | hidden | OF_THE_CHART | {"GIT_SSH_COMMAND"} == KNOWN | NOT_OF_FERRY | {
         "GIT_SSH_COMMAND"
     }
-    # repr=False marks what may hold a secret.
-    assert hidden - NOT_OF_FERRY == {spec.metadata["variable"] for spec in fields(Settings) if not spec.repr}
+    assert hidden == SECRETS
 
 
 def test_every_object_of_the_schema_is_closed():
@@ -394,7 +453,7 @@ def test_every_value_has_a_schema_and_a_place_in_the_reference():
     ],
 )
 def test_a_way_out_that_is_open_is_taken(helm, arguments):
-    assert helm.render("--set", *arguments)
+    assert helm.render("--set", *arguments, *USER)
 
 
 def test_a_broker_that_goes_makes_a_new_pod(helm):

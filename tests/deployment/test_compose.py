@@ -49,11 +49,50 @@ def production():
     return read("compose.production.yml")["services"]
 
 
+# repr=False marks what may hold a secret; files of keys and tokens come beside them.
+SECRETS = {spec.metadata["variable"] for spec in fields(Settings) if not spec.repr}
+BROKER = {"CFP_REDIS_URL", "CFP_BROKER_URL"}
+KEYS = {"CFP_SSH_KEY_PATH", "CFP_SSH_KNOWN_HOSTS", "CFP_HTTPS_TOKEN_PATH"}
+REMOTES = {"CFP_DATA_REMOTE", "CFP_DATA_MIRRORS", "SENTRY_DSN"} | KEYS
+# What each role works with, of what not every one is given.
+MAY_HAVE = {
+    "api": SECRETS | KEYS,
+    "worker": BROKER | REMOTES,
+    "beat": BROKER,
+    "flower": BROKER | {"FLOWER_BASIC_AUTH"},
+}
+GUARDED = SECRETS | KEYS | {"FLOWER_BASIC_AUTH"}
+
+
 def test_ferry_takes_the_demos_environment(demo):
     for role in FERRY:
         env = {name: default(value) for name, value in demo[role]["environment"].items()}
         settings = Settings.from_env(env)
-        assert settings.api_tokens == {"demo": Token(hashlib.sha256(b"demo").hexdigest())}
+        tokens = {"demo": Token(hashlib.sha256(b"demo").hexdigest())} if role == "api" else {}
+        assert settings.api_tokens == tokens
+
+
+def test_each_role_is_given_the_secrets_that_it_works_with(demo, production):
+    """
+    And no others: beat and Flower have no business with keys and tokens.
+    """
+    for role in FERRY:
+        env = {**demo[role]["environment"], **production[role]["environment"]}
+        assert set(env) & GUARDED == MAY_HAVE[role]
+        assert bool(production[role].get("secrets")) is (role in ("api", "worker"))
+
+
+def test_each_role_has_the_volumes_that_it_works_with(demo, production):
+    """
+    Beat reads the repository, and Flower has none of it.
+    """
+    keys = "demo-keys:/run/ferry/keys:ro"
+    mounted = {role: demo[role].get("volumes", []) for role in FERRY}
+    assert mounted["api"] == mounted["worker"] == ["data:/srv/ferry", keys]
+    assert mounted["beat"] == ["data:/srv/ferry:ro"]
+    assert mounted["flower"] == []
+    for role in FERRY:
+        assert production[role].get("volumes", ["data:/srv/ferry"]) == ["data:/srv/ferry"]
 
 
 def test_every_setting_of_the_production_file_is_ferrys(production):
@@ -67,7 +106,8 @@ def test_every_setting_of_ferrys_reaches_production(demo, production):
     One that does not would be dropped without a word: reads would stay open, for one.
     """
     for role in FERRY:
-        assert KNOWN - {*demo[role]["environment"], *production[role]["environment"]} == set()
+        given = {*demo[role]["environment"], *production[role]["environment"]}
+        assert KNOWN - given == GUARDED - MAY_HAVE[role] - {"FLOWER_BASIC_AUTH"}
 
 
 def test_production_keeps_nothing_of_the_demo(demo, production):
@@ -78,8 +118,9 @@ def test_production_keeps_nothing_of_the_demo(demo, production):
     for role in FERRY:
         env = {**demo[role]["environment"], **production[role]["environment"]}
         assert "demo" not in str(env).lower()
-        assert "demo-keys" not in str(production[role]["volumes"])
-        for name in ("CFP_DATA_REMOTE", "CFP_API_TOKENS", "CFP_ADMIN_TOKEN", "FLOWER_BASIC_AUTH"):
+        volumes = production[role].get("volumes") or demo[role].get("volumes", [])
+        assert "demo-keys" not in str(volumes)
+        for name in {"CFP_DATA_REMOTE", "CFP_API_TOKENS", "CFP_ADMIN_TOKEN", "FLOWER_BASIC_AUTH"} & set(env):
             assert f"${{{name}:?" in env[name]
 
 

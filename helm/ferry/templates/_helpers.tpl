@@ -55,26 +55,46 @@ And no fewer than the API has for the requests that it handles: its pause, gunic
 {{- max 40 (add (ceil (.Values.settings.CFP_PUSH_TIMEOUT | default "120" | float64)) 30) }}
 {{- end }}
 
-{{- /* Where the settings come from; of a name that stands twice the last one counts. */}}
-{{- define "ferry.envFrom" -}}
-- configMapRef: {name: {{ include "ferry.fullname" . }}}
-{{- if .Values.secrets }}
-- secretRef: {name: {{ include "ferry.fullname" . }}}
-{{- end }}
-{{- with .Values.existingSecret }}
-- secretRef: {name: {{ . }}}
-{{- end }}
+{{- /* The secrets that each role works with. It is given these and no others. */}}
+{{- define "ferry.secretsOf" -}}
+init: [CFP_DATA_REMOTE, CFP_DATA_MIRRORS, CFP_REDIS_URL, CFP_BROKER_URL]
+api: [CFP_DATA_REMOTE, CFP_DATA_MIRRORS, CFP_REDIS_URL, CFP_BROKER_URL, SENTRY_DSN,
+  CFP_API_TOKENS, CFP_ADMIN_TOKEN, CFP_DATA_RELOAD_SECRET]
+worker: [CFP_DATA_REMOTE, CFP_DATA_MIRRORS, CFP_REDIS_URL, CFP_BROKER_URL, SENTRY_DSN]
+beat: [CFP_REDIS_URL, CFP_BROKER_URL]
+flower: [CFP_REDIS_URL, CFP_BROKER_URL, FLOWER_BASIC_AUTH]
 {{- end }}
 
-{{- /* What every container of Ferry's has; called with a dict of root, role, remotes (whether it talks to them). */}}
+{{- /* Those of `secrets` that a role works with, as JSON; called with a dict of root and role. */}}
+{{- define "ferry.ownSecrets" -}}
+{{- $own := dict }}
+{{- range index (include "ferry.secretsOf" .root | fromYaml) .role }}
+{{- if hasKey $.root.Values.secrets . }}{{ $_ := set $own . (get $.root.Values.secrets .) }}{{ end }}
+{{- end }}
+{{- toJson $own }}
+{{- end }}
+
+{{- /* What every container of Ferry's has; called with a dict of root, role, volume (`write`, `read` or `none`: how it
+has the repository), remotes (whether it talks to them), and env (further variables, if any). */}}
 {{- define "ferry.container" -}}
+{{- $values := .root.Values }}
+{{- $fullname := include "ferry.fullname" .root -}}
 name: {{ .role }}
 image: {{ include "ferry.image" .root }}
-imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+imagePullPolicy: {{ $values.image.pullPolicy }}
 securityContext: {{- include "ferry.containerSecurity" .root | nindent 2 }}
-envFrom: {{- include "ferry.envFrom" .root | nindent 2 }}
+envFrom:
+  - configMapRef: {name: {{ $fullname }}}
+  {{- if include "ferry.ownSecrets" . | fromJson }}
+  - secretRef: {name: {{ $fullname }}-{{ .role }}}
+  {{- end }}
+{{- with include "ferry.env" . }}
+env: {{- trim . | nindent 2 }}
+{{- end }}
 volumeMounts:
-  - {name: data, mountPath: /srv/ferry}
+  {{- if ne .volume "none" }}
+  - {name: data, mountPath: /srv/ferry, readOnly: {{ eq .volume "read" }}}
+  {{- end }}
   - {name: tmp-{{ .role }}, mountPath: /tmp}
   {{- if and .remotes (include "ferry.sshSecret" .root) }}
   - {name: ssh, mountPath: /etc/ferry/ssh, readOnly: true}
@@ -82,6 +102,28 @@ volumeMounts:
   {{- if and .remotes (include "ferry.httpsSecret" .root) }}
   - {name: https, mountPath: /etc/ferry/https, readOnly: true}
   {{- end }}
+{{- end }}
+
+{{- /* The variables of one container; where a name comes by envFrom too, these count. */}}
+{{- define "ferry.env" -}}
+{{- if and .remotes (include "ferry.sshSecret" .root) }}
+- {name: CFP_SSH_KEY_PATH, value: /etc/ferry/ssh/id}
+- {name: CFP_SSH_KNOWN_HOSTS, value: /etc/ferry/ssh/known_hosts}
+{{- end }}
+{{- if and .remotes (include "ferry.httpsSecret" .root) }}
+- {name: CFP_HTTPS_TOKEN_PATH, value: /etc/ferry/https/token}
+{{- end }}
+{{- with .env }}
+{{ toYaml . }}
+{{- end }}
+{{- if .root.Values.existingSecret }}
+{{- range index (include "ferry.secretsOf" .root | fromYaml) .role }}
+{{- /* Flower does not start without a user. */}}
+{{- $optional := or (ne . "FLOWER_BASIC_AUTH") (hasKey $.root.Values.secrets .) }}
+- name: {{ . }}
+  valueFrom: {secretKeyRef: {name: {{ $.root.Values.existingSecret }}, key: {{ . }}, optional: {{ $optional }}}}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- /* What would come up and not work is refused here, with the remedy. */}}
@@ -92,6 +134,9 @@ volumeMounts:
 {{- end }}
 {{- if not (or .Values.valkey.enabled $s.CFP_REDIS_URL .Values.existingSecret) }}
 {{- fail "no broker: set valkey.enabled, secrets.CFP_REDIS_URL, or an existingSecret that holds it" }}
+{{- end }}
+{{- if and .Values.flower.enabled (not $s.FLOWER_BASIC_AUTH) (not .Values.existingSecret) }}
+{{- fail "secrets.FLOWER_BASIC_AUTH: required, USER:PASSWORD of the dashboard, in an existingSecret or here; or set flower.enabled to false" }}
 {{- end }}
 {{- if and .Values.ssh.privateKey (not .Values.ssh.knownHosts) (not .Values.ssh.existingSecret) }}
 {{- fail "ssh.knownHosts: required with ssh.privateKey; what `ssh-keyscan HOST` prints, compared with what the host publishes" }}
