@@ -19,9 +19,6 @@ from typing import Any
 Event = dict[str, Any]
 
 
-_KINDS = ("event", "transaction", "check_in")
-
-
 class SentrySink(ThreadingHTTPServer):
     """
     Collects events; ``dsn`` is what ``SENTRY_DSN`` is to be set to.
@@ -32,6 +29,7 @@ class SentrySink(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _EnvelopeHandler)
         self.received: list[tuple[str, Event]] = []
+        self.bodies: list[bytes] = []
         self.refused: list[tuple[str, Event]] = []
         # What it answers, in a test: a status and headers; an event that gets no 200 was not taken.
         self.answer: Callable[[], tuple[int, dict[str, str]]] = lambda: (200, {})
@@ -45,7 +43,7 @@ class SentrySink(ThreadingHTTPServer):
 
     def items(self, kind: str) -> list[Event]:
         """
-        Return what was sent as *kind*: ``event``, ``transaction`` or ``check_in``.
+        Return what was sent as *kind*, such as ``event``, ``transaction`` or ``check_in``.
         """
         return [item for received, item in self.received if received == kind]
 
@@ -70,6 +68,7 @@ class _EnvelopeHandler(BaseHTTPRequestHandler):
         status, headers = self.server.answer()
         items = self.server.received if status == 200 else self.server.refused
         items += _items(body)
+        self.server.bodies.append(body)
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -88,8 +87,7 @@ def _items(envelope: bytes) -> Iterator[tuple[str, Event]]:
         header = json.loads(header_line)
         length = header.get("length", rest.find(b"\n"))
         payload, rest = rest[:length], rest[length:].removeprefix(b"\n")
-        if header.get("type") in _KINDS:
-            yield header["type"], json.loads(payload)
+        yield header["type"], json.loads(payload)
 
 
 @contextmanager

@@ -39,10 +39,10 @@ from sentry_sdk.transport import HttpTransport
 from sentry_sdk.utils import event_from_exception
 from urllib3.exceptions import InvalidHeader
 
+from worker.envelopes import clean, clean_envelope
 from worker.errors import PushError
 from worker.logs import LOGGER, log
 from worker.outbox import Event, Outbox
-from worker.redaction import redact_all
 from worker.settings import Settings
 
 _MINUTE_S = 60.0
@@ -107,6 +107,7 @@ def configure(settings: Settings, *integrations: Integration) -> None:
         auto_enabling_integrations=False,
         include_local_variables=False,  # a frame's variables may hold a remote's URL
         max_request_body_size="never",
+        spotlight=False,  # a second way out, past this transport
         before_send=_before_send,
         transport=_Transport,
     )
@@ -207,11 +208,10 @@ def _made(wanted: Page | None) -> Event | None:
 
 def _before_send(event: Any, hint: Mapping[str, Any]) -> Any:
     """
-    Redact *event*; hold back a page, which has a way of its own, and what a broker's absence caused.
+    Hold back a page, which has a way of its own, and what a broker's absence caused.
     """
-    event = redact_all(event)
     if keep := hint.get(_KEEP):
-        keep(event)
+        keep(clean(event))
         return None
     if "exc_info" in hint and isinstance(hint["exc_info"][1], _BROKER_ERRORS):
         return None
@@ -293,7 +293,16 @@ def _settle_in(outbox: Outbox) -> Answered:
     return settle
 
 
-class _Carrier(HttpTransport):
+class _CleanTransport(HttpTransport):
+    """
+    Sentry's own transport, through which nothing leaves as it is: see ``worker.envelopes``.
+    """
+
+    def _send_envelope(self, envelope: Envelope) -> None:
+        super()._send_envelope(clean_envelope(envelope))
+
+
+class _Carrier(_CleanTransport):
     """
     Sentry's own transport, for pages alone: it says of each what came of it, and no quota stops it.
     """
@@ -342,7 +351,7 @@ class _Carrier(HttpTransport):
         self._answer = Answer(is_taken=is_taken, said=f"status {response.status}", wait_s=wait_s)
 
 
-class _Transport(HttpTransport):
+class _Transport(_CleanTransport):
     """
     Sentry's own transport, with the carrier of the pages.
     """
