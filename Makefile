@@ -20,7 +20,14 @@ READY := $(VENV)/.ferry-installed
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: release docs docs-check licences audit sbom help demo test image-test soak model siege bench lint format types lock clean
+# What the image's labels say; its time is the commit's, so that a build of the same commit says the same.
+IMAGE ?= ferry:local
+PROJECT_VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+SOURCE = $(or $(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'),unknown)
+CREATED = $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo unknown)
+
+.PHONY: image version release docs docs-check licences audit sbom help demo test image-test soak model siege bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +37,14 @@ demo: $(READY) ## Show the main job: commits made over HTTP arrive at a remote
 
 test: lint types $(READY) ## Run all that CI runs: lint, types, then pytest (PYTEST_ARGS="-x -k push")
 	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal $(PYTEST_ARGS)
+
+image: ## Build the image ferry:local, labelled with version, revision, source and time (IMAGE=registry/ferry:0.1.0)
+	docker build $(DOCKER_BUILD_ARGS) --tag $(IMAGE) \
+	    --build-arg VERSION=$(PROJECT_VERSION) --build-arg REVISION="$(REVISION)" \
+	    --build-arg SOURCE="$(SOURCE)" --build-arg CREATED="$(CREATED)" .
+
+version: ## Print the version
+	@echo $(PROJECT_VERSION)
 
 image-test: $(READY) ## Build the image and run it, compose and the chart's pod for real; needs a Docker engine
 	$(BIN)/python -m tests.deployment.image
@@ -53,6 +68,8 @@ lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for ne
 	$(PIP_COMPILE) --output-file requirements/run.txt pyproject.toml requirements/run.in
 	$(PIP_COMPILE) --output-file requirements/dev.txt --constraint requirements/run.txt \
 	    --extra dev --extra docs --extra otel --extra release --extra test pyproject.toml requirements/dev.in
+	$(PIP_COMPILE) --output-file requirements/otel.txt --constraint requirements/dev.txt \
+	    --extra otel pyproject.toml requirements/run.in
 	$(PIP_COMPILE) --output-file requirements/build.txt --constraint requirements/dev.txt requirements/build.in
 
 soak: $(READY) ## Ten minutes of writes while every part is killed, ten of power cuts (SOAK_ARGS="--seconds 60")

@@ -42,3 +42,4 @@ class FerryLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types
 
 
 logger_class = FerryLogger
+control_socket_disable = True  # one user's processes would share it, of whatever repository

@@ -18,6 +18,7 @@ from celery.signals import (
     worker_process_init,
     worker_ready,
     worker_shutdown,
+    worker_shutting_down,
 )
 from sentry_sdk.integrations.celery import CeleryIntegration
 
@@ -167,6 +168,7 @@ def start_worker() -> Celery:
     if tracing.is_wanted(os.environ):
         worker_process_init.connect(lambda **_: tracing.configure("ferry-worker"), weak=False)
     worker_before_create_process.connect(_freeze, weak=False)
+    worker_shutting_down.connect(_tell_of_the_end)
     finish_tasks_first()
     for pipeline in pipelines:
         worker_shutdown.connect(partial(_hang_up, pipeline), weak=False)
@@ -189,6 +191,10 @@ def push_backlog(pipeline: Pipeline, **_: object) -> None:
     pipeline.celery.send_task(
         "sweep", kwargs={"out_of_turn": True, "start": time.time()}, queue=pipeline.queue
     )
+
+
+def _tell_of_the_end(sig: str, how: str, **_: object) -> None:
+    logs.log().info("worker.stopping", signal=sig, how=how.lower())
 
 
 def _freeze(**_: object) -> None:

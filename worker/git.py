@@ -329,7 +329,8 @@ class Repository:
         Raises:
             RepositoryError: git could not be started.
         """
-        with tempfile.TemporaryFile() as wanted, tempfile.TemporaryFile() as answered:
+        place = self.path  # not /tmp, which may be a small one in memory
+        with tempfile.TemporaryFile(dir=place) as wanted, tempfile.TemporaryFile(dir=place) as answered:
             wanted.write("".join(f"{name}\n" for name in names).encode())
             wanted.seek(0)
             self._run(

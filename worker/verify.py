@@ -21,6 +21,7 @@ from worker.prepare import state_directory
 from worker.settings import ORIGIN, Settings
 
 _WALK_TIMEOUT_S = 3600.0
+_LONGEST_DRILL_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,7 @@ def drill(
     Raises:
         RepositoryError: What came back is not whole, or not ours.
     """
-    place = Path(tempfile.mkdtemp(prefix="ferry-verify-"))
+    place = _room_for_a_copy(repository.path)
     try:
         restored = clone.fetch_into(
             place / "restored.git",
@@ -116,6 +117,17 @@ def drill(
         shutil.rmtree(place, ignore_errors=True)
     _remember(repository.path, remote, "restored_at")
     return f"restored {tip}: every object is whole, {records}"
+
+
+def _room_for_a_copy(repository: Path) -> Path:
+    """
+    Make a directory on the repository's volume, which has room; ``/tmp`` may be a small one in memory.
+    """
+    state = state_directory(repository)
+    for left in state.glob("restored-*"):  # by one that was killed
+        if time.time() - left.stat().st_mtime > _LONGEST_DRILL_S:
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="restored-", dir=state))
 
 
 def last(repository: Path, remote: str) -> dict[str, float]:

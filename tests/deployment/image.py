@@ -203,7 +203,7 @@ def build() -> None:
     Build the images, and find or make those of others.
     """
     arguments = shlex.split(os.environ.get("DOCKER_BUILD_ARGS", "--network=host"))
-    run("docker", "build", *arguments, "--build-arg", "REVISION=a-test", "--tag", IMAGE, ".")
+    run("make", "image", f"DOCKER_BUILD_ARGS={shlex.join(arguments)}", f"IMAGE={IMAGE}")
     run("docker", "build", *arguments, "--tag", GIT_IMAGE, "--target", "demo-git-server", ".")
     say("both images were built")
     for image, packages in STAND_INS.items():
@@ -235,7 +235,9 @@ def look_at_the_image() -> None:
         config["User"] == "10001:10001" and config["Healthcheck"], "the image has a user and a health check"
     )
     labels = {name.rpartition(".")[2]: value for name, value in config["Labels"].items()}
-    demand((labels["licenses"], labels["revision"]) == ("Apache-2.0", "a-test"), "and labels")
+    version = run("make", "--silent", "version")
+    demand((labels["licenses"], labels["version"]) == ("Apache-2.0", version), f"and labels: {labels}")
+    demand("unknown" not in (labels["revision"], labels["created"]), "which say where it comes from")
     hardened = ("docker", "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop=ALL", "--network=none")
     demand("ferry" in run(*hardened, IMAGE, "ferry", "--version"), "any command runs, not only roles")
     for role in ROLES:
