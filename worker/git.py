@@ -156,9 +156,13 @@ class Repository:
     def contains(self, commit: str, tip: str | None) -> bool:
         """
         Whether *commit* is *tip* or one of its ancestors; False if either is unknown here.
+
+        Clients name commits, too: what is no full object name reaches neither a path nor git's options.
         """
         if tip is None or commit == tip:
             return commit == tip
+        if not _OBJECT_NAME.fullmatch(commit):
+            return False
         try:
             return _is_ancestor(str(self.path), commit, tip)
         except gitsheets.GitsheetsError:

@@ -236,6 +236,15 @@ def test_a_cursor_of_a_history_that_was_rewritten_says_so(api, ann, data):
         assert _status(api.get(f"{url}&at={'0' * 40}")) == 404
 
 
+@pytest.mark.parametrize(
+    "commit", ["%00", "a%00b", "--output=/tmp/x", "--help", "main", "HEAD", "../../HEAD", "é" * 40]
+)
+def test_what_is_no_commits_name_is_no_commit(api, ann, commit):
+    for url in (PEOPLE, f"{PEOPLE}/ann/history", "/api/commits"):
+        answer = api.get(f"{url}?at={commit}")
+        assert _status(answer) == 404, answer.text
+
+
 @pytest.mark.parametrize("offset", ["-1", "1e3", "true", "2147483648", "1" + "0" * 400, '"1"', "null"])
 def test_a_cursor_that_was_made_up_is_refused(api, offset):
     import base64
