@@ -166,7 +166,10 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
         if _is(lock, written):
             lock.unlink()
         raise
-    _fsync_directory(path.parent)
+    try:
+        _fsync_directory(path.parent)
+    except FileNotFoundError:  # git has packed the ref since, and removed the directory as empty
+        flush(git_dir)
     with contextlib.suppress(OSError):  # the move is made; the next one clears the draft
         draft.unlink()
 

@@ -502,10 +502,13 @@ def test_a_directory_that_is_missing_is_made(data: Bare, commits: list[str], mis
     assert data.git("rev-parse", NESTED) == commits[1]
 
 
-def test_a_nested_branch_is_moved_while_git_removes_its_directory(data: Bare, commits: list[str]):
+def test_a_nested_branch_is_moved_while_git_removes_its_directory(
+    data: Bare, commits: list[str], monkeypatch: pytest.MonkeyPatch
+):
     """
     ``git pack-refs`` removes the directories that it has emptied.
     """
+    monkeypatch.setattr("worker.refs._LOCK_WAIT_S", 30.0)  # git may be kept from its work for long
     done = threading.Event()
 
     def pack_again_and_again() -> None:
@@ -523,6 +526,28 @@ def test_a_nested_branch_is_moved_while_git_removes_its_directory(data: Bare, co
             done.set()
         packing.result()
     assert read_ref(data.path, NESTED) == commits[-1]
+
+
+def test_a_nested_branch_that_git_packs_at_once_is_on_the_disk(
+    data: Bare, commits: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """
+    Its directory is gone before it is flushed.
+    """
+    flushed: list[Path] = []
+    flush = refs.flush
+
+    def pack(path: Path) -> None:
+        data.git("pack-refs", "--all", "--prune")
+        path.stat()
+
+    monkeypatch.setattr(refs, "_fsync_directory", pack)
+    monkeypatch.setattr(refs, "flush", lambda path: (flushed.append(path), flush(path)))
+
+    move_ref(data.path, NESTED, new=commits[0], old=None)
+
+    assert read_ref(data.path, NESTED) == commits[0]
+    assert flushed == [data.path]
 
 
 # --- Races ---
