@@ -14,6 +14,9 @@ SOAK_ARGS ?= --seconds 600
 MODEL_ARGS ?=
 BENCH_ARGS ?=
 
+# A run of the tests starts some hundred processes, which would compile the same modules each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := $(VENV)/bin
 PINS := $(VENV)/.pins-installed
 READY := $(VENV)/.ferry-installed

@@ -22,6 +22,7 @@ from flask.testing import FlaskClient
 from app import create_app
 from app.sample import make_sample_repository
 from app.sentry_sink import SentrySink, sentry_sink
+from tests import nursery
 from tests.git_http import GitHttpServer, git_http_server
 from tests.parts import Bare, Process, Worker, clean_environment, start_beat
 from tests.valkey_server import ValkeyServer
@@ -34,6 +35,24 @@ os.environ["LC_ALL"] = "C.UTF-8"  # Valkey does not start where it names a local
 # PYTEST_ARGS="--hypothesis-profile=default".
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
+
+
+# None can be divided, and the last to begin would keep the others' processors waiting at the end.
+_LONGEST = (
+    "test_openapi_fuzz",
+    "test_one_chain",
+    "test_storm",
+    "test_status_in_browser",
+    "test_maintenance",
+    "test_docs",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Begin with the longest tests.
+    """
+    items.sort(key=lambda item: item.path.stem not in _LONGEST)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -136,8 +155,9 @@ def worker(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Worker
     """
     started: list[Worker] = []
 
-    def start(**extra_env: str) -> Worker:
-        started.append(Worker.start({**env, **extra_env}, tmp_path / f"worker-{len(started)}.log"))
+    def start(*, alone: bool = True, **extra_env: str) -> Worker:
+        log_path = tmp_path / f"worker-{len(started)}.log"
+        started.append(Worker.start({**env, **extra_env}, log_path, alone=alone))
         return started[-1]
 
     yield start
@@ -175,13 +195,10 @@ def ferry(env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]
     """
 
     def run(*arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
+        done = nursery.run(
             [str(Path(sys.executable).parent / "ferry"), *arguments],
             env={**clean_environment(), **env, **extra},
-            capture_output=True,
-            text=True,
             timeout=60,
-            check=False,
         )
         assert "Traceback" not in done.stderr, done.stderr
         return done

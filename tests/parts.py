@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,8 +20,10 @@ from typing import Any
 
 import psutil
 
+from tests import nursery
+
 CELERY = [sys.executable, "-m", "celery", "--quiet", "-A", "worker"]
-_POLL_S = 0.01
+_POLL_S = 0.02
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "Stranger",
     "GIT_AUTHOR_EMAIL": "stranger@example.org",
@@ -30,7 +33,7 @@ _IDENTITY = {
 
 
 def wait_until(
-    happened: Callable[[], Any], *, timeout_s: float = 15.0, every_s: float = _POLL_S, what: str = ""
+    happened: Callable[[], Any], *, timeout_s: float = 30.0, every_s: float = _POLL_S, what: str = ""
 ) -> Any:
     """
     Poll until *happened* returns something true, and return that.
@@ -43,6 +46,18 @@ def wait_until(
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s:g} s for {what or happened}")
         time.sleep(every_s)
+
+
+def least(measure: Callable[[], float], *, below_s: float, tries: int = 10) -> float:
+    """
+    Return the first time that *measure* returns below *below_s*, or the least of several.
+
+    What else this machine does adds to a time now and then; a fault adds to each.
+    """
+    least_s = measure()
+    while least_s >= below_s and (tries := tries - 1):
+        least_s = min(least_s, measure())
+    return least_s
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,10 @@ class Bare:
         subprocess.run(["git", "-C", str(self.path), *arguments], input=content, check=True, timeout=60)
 
     def head(self) -> str | None:
+        with contextlib.suppress(OSError):
+            # As git stores it: whoever waits for a commit asks again and again, at the cost of a process.
+            if re.fullmatch(r"[0-9a-f]{40}\n", ref := (self.path / "refs/heads/main").read_text()):
+                return ref.strip()
         done = subprocess.run(
             ["git", "-C", str(self.path), "rev-parse", "--verify", "--quiet", "main"],
             capture_output=True,
@@ -134,7 +153,7 @@ class Process:
     command: list[str]
     env: dict[str, str]
     log_path: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | nursery.Child | None = None
 
     @property
     def pid(self) -> int:
@@ -143,14 +162,12 @@ class Process:
 
     def spawn(self) -> None:
         with self.log_path.open("ab") as output:
-            self.process = subprocess.Popen(
+            self.process = nursery.spawn(
                 self.command,
                 cwd=self.log_path.parent,
                 env={**clean_environment(), **self.env},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
+                output=output,
+                errors=output,
             )
 
     def children(self) -> list[psutil.Process]:
@@ -165,7 +182,7 @@ class Process:
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self._lines() if event.get("event") == name]
 
-    def await_event(self, name: str, *, count: int = 1, timeout_s: float = 15.0) -> dict[str, Any]:
+    def await_event(self, name: str, *, count: int = 1, timeout_s: float = 30.0) -> dict[str, Any]:
         """
         Wait for the *count*-th event *name*, and return it.
         """
@@ -218,8 +235,10 @@ class Worker(Process):
     """
 
     @classmethod
-    def start(cls, env: dict[str, str], log_path: Path, *options: str) -> Worker:
-        worker = cls([*CELERY, "worker", "-l", "INFO", *options], env, log_path)
+    def start(cls, env: dict[str, str], log_path: Path, *options: str, alone: bool = True) -> Worker:
+        # To ask for neighbours costs a start one second. The storm's workers and `ferry dev`'s do.
+        quietly = ["--without-gossip", "--without-mingle"] if alone else []
+        worker = cls([*CELERY, "worker", "-l", "INFO", *quietly, *options], env, log_path)
         worker.spawn()
         worker.await_ready()
         return worker

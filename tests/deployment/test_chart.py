@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -125,6 +124,8 @@ def test_it_lints_strictly(helm, combination):
 
 @pytest.mark.parametrize("kubernetes", ["1.27", "1.32", "1.37"])
 def test_kubernetes_takes_it(manifests, kubernetes):
+    import kubernetes_validate  # here, because it takes two seconds, in every process that collects tests
+
     for each in manifests:
         if each["kind"] not in CUSTOM:
             kubernetes_validate.validate(each, kubernetes, strict=True)

@@ -211,7 +211,7 @@ def test_a_broker_that_refuses_for_now_is_waited_for(deployment, env, own_valkey
         writer.write()
         assert len(writer.commits) == known + 2
         wait_until(
-            lambda: remote.head() == writer.commits[-1], timeout_s=12, what="what was written meanwhile"
+            lambda: remote.head() == writer.commits[-1], timeout_s=20, what="what was written meanwhile"
         )
         for process in processes:
             assert not process.ended(), process.text()

@@ -13,8 +13,9 @@ import textwrap
 import pytest
 
 from app import create_app
+from tests import nursery
 from tests.crash_images import KINDS, copy_still, make_disk, mounted, run, why_not
-from tests.parts import Bare
+from tests.parts import Bare, clean_environment
 from worker import refs
 
 
@@ -71,9 +72,8 @@ def test_what_another_process_answers_survives_a_power_cut(kind, env, data, tmp_
         here = Bare.copy(data.path, place / "data.git")
         before, env["CFP_DATA_REPO_PATH"] = here.head(), str(here.path)
         subprocess.run(["sync", "--file-system", str(place)], check=True)
-        died = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(_DIES)], env=env, check=False, timeout=60
-        )
+        command = [sys.executable, "-c", textwrap.dedent(_DIES)]
+        died = nursery.run(command, env={**clean_environment(), **env}, timeout=60)
         assert died.returncode == -9
 
         answer = _SPEAKING[speaking](create_app(env, open_access=True).test_client())

@@ -17,7 +17,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.store import Store
-from tests.parts import Bare, wait_until
+from tests import nursery
+from tests.parts import Bare, clean_environment, wait_until
 from worker.git import Repository
 from worker.locks import FileLock
 from worker.maintenance import Maintenance
@@ -59,6 +60,7 @@ def test_of_a_workers_repositories_one_is_packed_at_a_time(repository, tmp_path)
 
 
 _WRITER = """
+    import itertools
     import sys
     import time
     from pathlib import Path
@@ -67,32 +69,33 @@ _WRITER = """
     from worker.git import Repository
 
     store = Store(Repository(Path(sys.argv[1]), branch="main"))
-    for number in range(int(sys.argv[2])):
-        print(_commit(store, number), flush=True)
+    numbers = itertools.count()
+    while not Path(sys.argv[2]).exists():
+        print(_commit(store, next(numbers)), flush=True)
         time.sleep(float(sys.argv[3]))
 """
 
 
-def test_packing_takes_turns_with_a_writer(data, repository):
+def test_packing_takes_turns_with_a_writer(data, repository, tmp_path):
     """
     A writer commits all the time while the repository is packed again and again: every
     commit is there, readable, and the store is whole.
     """
     before = data.head()
     maintenance = _maintenance(repository)
-    writer = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_WRITER), str(data.path), "600", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    log_path, stop = tmp_path / "writer.log", tmp_path / "stop"
+    command = [sys.executable, "-c", textwrap.dedent(_WRITER), str(data.path), str(stop), "0"]
+    with log_path.open("wb") as log:
+        writer = nursery.spawn(command, env=clean_environment(), output=log, errors=log)
     runs = 0
-    while writer.poll() is None:
+    while runs < 20 or log_path.read_text().count("\n") < 200:
         maintenance.run()
         runs += 1
-    told = writer.communicate(timeout=60)[0].split()
+        assert writer.poll() is None, log_path.read_text()
+    stop.touch()
 
-    assert writer.returncode == 0
-    assert runs >= 20
+    assert writer.wait(60) == 0
+    told = log_path.read_text().split()
     assert data.git("rev-list", "--reverse", f"{before}..main").split() == told
     data.git("fsck", "--strict")
     maintenance.run()
@@ -123,7 +126,7 @@ def test_what_people_run_beside_a_writer_takes_no_commit(env, data):
     prepare(Settings.from_env(env))
     before = data.head()
     writer = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_WRITER), str(data.path), "1000000", "0.005"],
+        [sys.executable, "-c", textwrap.dedent(_WRITER), str(data.path), "/nonexistent", "0.005"],
         stdout=subprocess.PIPE,
         text=True,
     )

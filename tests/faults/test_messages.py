@@ -178,7 +178,7 @@ def test_what_is_broadcast_to_workers_and_to_flower_is_survived_too(
     Commands that are none, events that tell of nothing: the worker answers, and the dashboard goes on.
     """
     dashboard, url = flower
-    running, api = worker(), client()
+    running, api = worker(alone=False), client()
     wait_until(lambda: len(_listeners(broker)) == 2, what="the worker and Flower listening for events")
     for each in [*_no_messages(message), *(_body(message, each) for each in _NO_COMMANDS)]:
         broker.publish("/0.celery.pidbox", each)

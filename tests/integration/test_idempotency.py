@@ -21,6 +21,7 @@ from flask.testing import FlaskClient
 
 from app.api.writing import Change
 from app.idempotency import Answers
+from tests import nursery
 from tests.parts import Bare, clean_environment
 
 PEOPLE = "/api/sheets/people/records"
@@ -137,7 +138,7 @@ def _killed(env: dict[str, str], where: str, *, then: bool) -> None:
         """
     )
     command = [sys.executable, "-c", script]
-    dead = subprocess.run(command, env={**clean_environment(), **env}, check=False, timeout=60)
+    dead = nursery.run(command, env={**clean_environment(), **env}, timeout=60)
     assert dead.returncode == -signal.SIGKILL
 
 

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from app import create_app
-from tests.parts import Bare, clean_environment, wait_until
+from tests import nursery
+from tests.parts import Bare, Process, clean_environment, wait_until
 
 FERRY = str(Path(sys.executable).parent / "ferry")
 
@@ -34,10 +35,7 @@ def origin(data, remote):
 @pytest.fixture
 def init(env):
     def run(**extra: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [FERRY, "init"], env={**clean_environment(), **env, **extra}, capture_output=True, text=True,
-            timeout=120, check=False,
-        )  # fmt: skip
+        return nursery.run([FERRY, "init"], env={**clean_environment(), **env, **extra}, timeout=120)
 
     return run
 
@@ -85,20 +83,12 @@ def test_a_volume_of_its_own_is_made_in_place(env, data, origin, monkeypatch):
     assert not clone.make(settings, Credentials.from_settings(settings, {}))
 
 
-def test_four_at_once_make_one(env, data, origin):
-    running = [
-        subprocess.Popen(
-            [FERRY, "init"],
-            env={**clean_environment(), **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(4)
-    ]
-    ended = [each.communicate(timeout=60) for each in running]
-    assert [each.returncode for each in running] == [0] * 4, ended
-    assert sum("was made" in out for out, _ in ended) == 1
+def test_four_at_once_make_one(env, data, origin, tmp_path):
+    running = [Process([FERRY, "init"], env, tmp_path / f"init-{number}.log") for number in range(4)]
+    for each in running:
+        each.spawn()
+    assert [each.wait(60) for each in running] == [0] * 4, [each.text() for each in running]
+    assert sum("was made" in each.text() for each in running) == 1
     assert data.head() == origin.head()
 
 
@@ -108,11 +98,8 @@ def test_one_that_is_killed_leaves_nothing_in_the_way(init, env, data, origin, t
     slow.chmod(0o755)
     config = tmp_path / "gitconfig"
     config.write_text(f"[uploadpack]\n\tpackObjectsHook = {slow}\n")
-    killed = subprocess.Popen(
-        [FERRY, "init"],
-        env={**clean_environment(), **env, "GIT_CONFIG_GLOBAL": str(config)},
-        start_new_session=True,
-    )
+    killed = Process([FERRY, "init"], {**env, "GIT_CONFIG_GLOBAL": str(config)}, tmp_path / "killed.log")
+    killed.spawn()
     try:
         wait_until(
             lambda: any("sleep" in p.name() for p in psutil.Process(killed.pid).children(recursive=True))
@@ -120,7 +107,6 @@ def test_one_that_is_killed_leaves_nothing_in_the_way(init, env, data, origin, t
         groups = {os.getpgid(p.pid) for p in psutil.Process(killed.pid).children(recursive=True)}
     finally:
         killed.kill()
-        killed.wait(10)
     for group in groups:
         os.killpg(group, signal.SIGKILL)
     assert not data.path.exists()

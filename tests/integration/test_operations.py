@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.dev import accepts, free_port
+from tests import nursery
 from tests.parts import clean_environment, wait_until
 
 PEOPLE = "/api/sheets/people/records"
@@ -251,14 +251,15 @@ def four(env, tmp_path):
     port, token = free_port(), f"ana:{hashlib.sha256(b'secret').hexdigest()}"
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "4"]
     with (tmp_path / "api.log").open("wb") as log:
-        process = subprocess.Popen(
+        process = nursery.spawn(
             [*command, "app:create_app()"],
             env={**clean_environment(), **env, "TMPDIR": str(tmp_path), "CFP_API_TOKENS": token},
-            stdout=log,
-            stderr=log,
+            output=log,
+            errors=log,
         )
     try:
         wait_until(lambda: accepts(port), what="gunicorn")
+        wait_until(lambda: len(psutil.Process(process.pid).children()) == 4, what="four processes")
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.terminate()
@@ -309,7 +310,7 @@ def test_a_directory_for_metrics_that_was_cleared_away_costs_no_request(four, tm
         {"Authorization": "Bearer secret", "Content-Type": "application/json"},
         method="PUT",
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=30) as answer:
         assert answer.status == 201
     for _ in range(10):
         _get(f"{address}/api/sheets")
@@ -360,11 +361,14 @@ def test_a_retry_still_knows_its_request(client, worker, remote, tmp_path):
 # --- Sentry beyond pages ---
 
 
-def test_sentry_is_told_of_sweeps_and_timings_where_it_is_asked_for(client, worker, beat, sentry, env):
+def test_sentry_is_told_of_sweeps_and_timings_where_it_is_asked_for(
+    client, worker, beat, remote, sentry, env
+):
     env |= {"SENTRY_CRON_MONITOR": "ferry-sweep", "SENTRY_TRACES_SAMPLE_RATE": "1", "SENTRY_DSN": sentry.dsn}
-    client()
     worker(), beat()
-    wait_until(lambda: sentry.items("check_in"), what="a check-in", timeout_s=30)
+    wait_until(lambda: remote.head(), what="the first push")
+    client()  # not before: a worker that takes long to start would be a reason to page
+    wait_until(lambda: sentry.items("check_in"), what="a check-in")
     check_in = sentry.items("check_in")[0]
     assert (check_in["monitor_slug"], check_in["status"]) == ("ferry-sweep", "ok")
     wait_until(
@@ -426,7 +430,7 @@ def test_one_trace_leads_from_the_request_to_the_push(env, worker, remote, colle
     wait_until(lambda: remote.head(), what="the first push")
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "app:create_app()"]
     with (tmp_path / "api.log").open("wb") as log:
-        process = subprocess.Popen(command, env={**clean_environment(), **env}, stdout=log, stderr=log)
+        process = nursery.spawn(command, env={**clean_environment(), **env}, output=log, errors=log)
     try:
         wait_until(lambda: accepts(port), what="gunicorn")
 
@@ -475,11 +479,11 @@ def test_gunicorns_lines_have_the_form_of_all_others(env, tmp_path):
         "-",
     ]
     with path.open("wb") as log:
-        process = subprocess.Popen(
+        process = nursery.spawn(
             [*command, "--bind", f"127.0.0.1:{port}", "app:create_app()"],
             env={**clean_environment(), **env},
-            stdout=log,
-            stderr=log,
+            output=log,
+            errors=log,
         )
     try:
         wait_until(lambda: accepts(port), what="gunicorn")

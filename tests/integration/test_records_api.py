@@ -5,9 +5,11 @@ What client developers expect of the records API beyond the first write.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -22,6 +24,7 @@ import pytest
 from app import create_app
 from app.codec import fields_of
 from app.dev import accepts, free_port
+from tests import nursery
 from tests.parts import clean_environment, wait_until
 
 PEOPLE = "/api/sheets/people/records"
@@ -503,9 +506,7 @@ def test_a_writer_that_died_before_it_answered_wrote_once(env, client, data, die
         """
     )
     before = int(data.git("rev-list", "--count", "main"))
-    dead = subprocess.run(
-        [sys.executable, "-c", script], env={**clean_environment(), **env}, check=False, timeout=60
-    )
+    dead = nursery.run([sys.executable, "-c", script], env={**clean_environment(), **env}, timeout=60)
     assert dead.returncode == -signal.SIGKILL
 
     answer = client().post(PEOPLE, json={"slug": "ann", "name": "Ann"}, headers=KEY)
@@ -718,12 +719,15 @@ class _Stream:
     """
 
     def __init__(self, port, last_event_id=None):
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/events")
-        if last_event_id:
-            request.add_header("Last-Event-ID", last_event_id)
-        self._response = urllib.request.urlopen(request, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection.request(
+            "GET", "/api/events", headers={"Last-Event-ID": last_event_id} if last_event_id else {}
+        )
+        self._socket = connection.sock
+        self._response = connection.getresponse()
         self.events = []
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
 
     def _read(self):
         event = {}
@@ -742,6 +746,8 @@ class _Stream:
         return [data for name, data, _ in self.events if name == kind]
 
     def close(self):
+        self._socket.shutdown(socket.SHUT_RDWR)  # or to close would wait for what the reader waits for
+        self._reading.join(20)
         self._response.close()
 
 
@@ -764,10 +770,12 @@ def served(env, tmp_path):
         "4",
     ]
     with (tmp_path / "api.log").open("wb") as log:
-        process = subprocess.Popen(
+        process = nursery.spawn(
             [*command, "--graceful-timeout", "1", "app:create_app()"],
-            env={**clean_environment(), **env, "CFP_API_TOKENS": tokens}, stdout=log, stderr=log,
-        )  # fmt: skip
+            env={**clean_environment(), **env, "CFP_API_TOKENS": tokens},
+            output=log,
+            errors=log,
+        )
     try:
         wait_until(lambda: accepts(port), what="gunicorn")
         yield port
@@ -809,8 +817,6 @@ def test_a_waiting_client_that_goes_away_frees_its_thread(served, data):
     """
     Eight threads in all, and eight clients that would wait for a minute, with nobody to push.
     """
-    import socket
-
     body = json.dumps({"slug": "ann", "name": "Ann"}).encode()
     gone = []
     for number in range(8):

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -53,26 +53,17 @@ def commit_files(bare: Bare, files: Mapping[str, Any]) -> None:
     """
     Put *files* on the branch in the place of all that is there; a value may be a pair with a mode.
     """
-    lines = b""
+    stream = b"commit refs/heads/main\ncommitter Stranger <stranger@example.org> now\ndata 5\nfiles\n"
+    stream += b"from refs/heads/main^0\ndeleteall\n"
     for place, content in files.items():
         mode, data = content if isinstance(content, tuple) else ("100644", content)
-        name = data.decode() if mode == "160000" else _blob(bare, data)
-        lines += f"{mode} {name}\t{place}\0".encode()
-    (bare.path / "an-index").unlink(missing_ok=True)
-    env = {"GIT_INDEX_FILE": str(bare.path / "an-index"), "GIT_DIR": str(bare.path)}
-    subprocess.run(["git", "update-index", "-z", "--index-info"], input=lines, check=True, env=env)
-    tree = subprocess.run(
-        ["git", "write-tree", "--missing-ok"], capture_output=True, text=True, check=True, env=env
-    ).stdout.strip()
-    commit = bare.git("commit-tree", "-p", "main", "-m", "files", tree)
-    bare.git("update-ref", "refs/heads/main", commit)
-
-
-def _blob(bare: Bare, content: bytes) -> str:
-    return subprocess.run(
-        ["git", "-C", str(bare.path), "hash-object", "-w", "--stdin"],
-        input=content, capture_output=True, check=True,
-    ).stdout.decode().strip()  # fmt: skip
+        path = "".join(f"\\{byte:03o}" for byte in place.encode())
+        what = data.decode() if mode == "160000" else "inline"
+        stream += f'M {mode} {what} "{path}"\n'.encode()
+        if what == "inline":
+            data = data.encode() if isinstance(data, str) else data
+            stream += b"data %d\n%b\n" % (len(data), data)
+    bare.feed("fast-import", "--quiet", "--date-format=now", content=stream)
 
 
 def tree_of(bare: Bare) -> dict[str, str]:
@@ -83,9 +74,20 @@ def tree_of(bare: Bare) -> dict[str, str]:
     return {line.partition("\t")[2]: line.partition("\t")[0] for line in listed if line}
 
 
+@pytest.fixture(scope="module")
+def _town(_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bare = Bare.copy(_sample, tmp_path_factory.mktemp("town") / "data.git")
+    commit_files(bare, FILES)
+    return bare.path
+
+
+@pytest.fixture
+def data(tmp_path: Path, _town: Path) -> Bare:
+    return Bare.copy(_town, tmp_path / "data.git")
+
+
 @pytest.fixture
 def town(data: Bare) -> Bare:
-    commit_files(data, FILES)
     return data
 
 

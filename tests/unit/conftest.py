@@ -144,7 +144,10 @@ class Line:
 
 
 @pytest.fixture
-def line_with(deploy: Callable[..., Deployment]) -> Callable[..., Line]:
+def line_with(deploy: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Line]:
+    # On a busy machine one push may take as long as a turn, and the next would be put off.
+    monkeypatch.setattr("worker.push._TURN_S", 60.0)
+
     def line(**env: str) -> Line:
         deployed = deploy(**{"CFP_PUSH_BACKOFF_BASE": "100", "CFP_PUSH_BACKOFF_CAP": "1000", **env})
         return Line(deployed.settings, deployed.repository, deployed.ledger)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import string
 import time
+import timeit
 
 import pytest
 from hypothesis import given
@@ -228,6 +229,6 @@ def test_a_long_line_costs_no_time(piece: str):
     """
     A hook may print whatever it likes, and the worker reads all of it while it holds the claim.
     """
-    begun = time.perf_counter()
-    redact(piece * (12_000 // len(piece)))
-    assert time.perf_counter() - begun < 0.1
+    line = piece * (12_000 // len(piece))
+    # The least of some, in the processor's time: nothing else that runs here counts.
+    assert min(timeit.repeat(lambda: redact(line), timer=time.process_time, number=1, repeat=5)) < 0.1
