@@ -31,6 +31,7 @@ from worker.doctor import examine
 from worker.enqueue import PushQueue
 from worker.errors import PushRefused, WorkerError
 from worker.failures import POLICIES, Reason, Verdict, explain
+from worker.ownership import refused
 from worker.pipeline import Pipeline
 from worker.reconcile import Outcome, Strategy
 from worker.redaction import redact
@@ -48,10 +49,21 @@ def _pipeline() -> Iterator[Pipeline]:
     Build the pipeline for one command; what is wrong ends it with one line and status 1.
     """
     logs.configure()
-    try:
+    with _one_line():
         yield build(os.environ, publisher=True)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """
+    End the process with one line and status 1 where the block meets what an operator can mend.
+    """
+    try:
+        yield
     except WorkerError as exc:
         sys.exit(f"ferry: {exc}")
+    except PermissionError as exc:
+        sys.exit(f"ferry: {refused(exc, Path(os.environ.get('CFP_DATA_REPO_PATH', '/')))}")
 
 
 def _enqueue(pipeline: Pipeline, remotes: Sequence[str] | None = None, *, out_of_turn: bool = False) -> bool:
@@ -334,15 +346,13 @@ def init() -> None:
     where CFP_DATA_RECONCILE is boot or auto, joins the branch with origin's.
     """
     logs.configure()
-    try:
+    with _one_line():
         settings = Settings.from_env(os.environ)
         with _progress(settings.data_repo_path):
             made = clone.make(settings, Credentials.from_settings(settings, os.environ))
         pipeline = build(os.environ, publisher=True)
         warnings = clone.check(settings, pipeline.repository)
         pipeline.reconciler.at_start()
-    except WorkerError as exc:
-        sys.exit(f"ferry: {exc}")
     for warning in warnings:
         click.echo(f"ferry: {warning}", err=True)
     path, head = settings.data_repo_path, pipeline.repository.head()

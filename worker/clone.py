@@ -21,6 +21,7 @@ from worker.errors import RepositoryError
 from worker.git import Repository
 from worker.git_command import run_git
 from worker.locks import FileLock, LockTimeoutError
+from worker.ownership import owners_named
 from worker.prepare import prepare
 from worker.refs import RefError, flush, move_ref
 from worker.settings import ORIGIN, Settings
@@ -39,6 +40,11 @@ def make(settings: Settings, credentials: Credentials) -> bool:
     Raises:
         RepositoryError: It cannot be made there, or origin cannot be fetched; nothing is left behind.
     """
+    with owners_named(settings.data_repo_path):
+        return _make(settings, credentials)
+
+
+def _make(settings: Settings, credentials: Credentials) -> bool:
     path = settings.data_repo_path
     if not is_empty(path):
         return False
@@ -61,6 +67,8 @@ def make(settings: Settings, credentials: Credentials) -> bool:
                 _move(draft, path)
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
+    except PermissionError:
+        raise
     except (OSError, LockTimeoutError, RefError) as exc:
         raise RepositoryError(f"cannot make {path}: {exc}") from exc
     return True

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shlex
 import stat
 import tempfile
@@ -24,6 +25,8 @@ from worker.errors import RepositoryError
 from worker.settings import ORIGIN, Settings
 
 _SHARED_FOR_S = 60
+_SSH_SCHEMES = ("ssh", "git+ssh", "ssh+git")
+_HOST_AND_PATH = re.compile(r"[^/:]+:")  # git takes `host:path` for ssh, and a path where a slash comes first
 # sockaddr_un holds 108 bytes, and ssh adds a dot and 16 letters while it makes the socket.
 _LONGEST_SOCKET_PATH = 108 - 1 - 17
 
@@ -88,6 +91,24 @@ class Credentials:
             return {"GIT_SSH_COMMAND": self._ssh_command(remote), **token}
         except OSError as exc:
             raise RepositoryError(f"cannot prepare the ssh key {self.key}: {exc}") from exc
+
+    def ssh_program(self, remote: str, configured: str = "") -> str | None:
+        """
+        Return the program by which git reaches *remote*, or None where that needs no ssh.
+
+        Args:
+            configured: ``core.sshCommand`` of git's configuration.
+        """
+        url = self.remotes.get(remote, "")
+        scheme, separator, _ = url.partition("://")
+        if scheme not in _SSH_SCHEMES if separator else not _HOST_AND_PATH.match(url):
+            return None
+        command = self.environ.get("GIT_SSH_COMMAND")
+        if not command and not (self.key or self.known_hosts):
+            command = configured or shlex.quote(self.environ.get("GIT_SSH", ""))
+        with contextlib.suppress(ValueError):  # a quotation that does not end
+            return next((word for word in shlex.split(command or "") if word), "ssh")
+        return command
 
     def configuration(self, remote: str) -> list[tuple[str, str]]:
         """

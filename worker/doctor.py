@@ -12,7 +12,9 @@ import contextlib
 import json
 import math
 import os
+import pwd
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -29,6 +31,7 @@ _SOON_S = 14 * 24 * 3600.0
 _BROKER_TIMEOUT_S = 3.0
 _PING_TIMEOUT_S = 2.0
 _MANY_NAMES = 5
+_INSTALL_SSH = "Install it (apt install openssh-client), or name another command in GIT_SSH_COMMAND."
 _OLDEST_GIT = (2, 34)  # Ubuntu 22.04's; `repack --geometric` came with 2.33
 
 
@@ -68,6 +71,7 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
     yield from _files(pipeline)
     yield _countdowns(pipeline)
     yield _sentry(pipeline)
+    yield from _ssh(pipeline)
     for remote in pipeline.settings.remotes:
         yield _remote(pipeline, remote)
     yield from _unset(pipeline)
@@ -146,6 +150,32 @@ def _sweeps(pipeline: Pipeline) -> Finding:
             remedy="Start beat with: celery -A worker beat",
         )
     return _ok("sweep", "on time")
+
+
+def _ssh(pipeline: Pipeline) -> Iterator[Finding]:
+    """
+    Look for the program that some remotes need, and for the user without whom it does not start.
+    """
+    needed = pipeline.repository.ssh_programs()
+    for program, remotes in needed.items():
+        names = ", ".join(remotes)
+        if shutil.which(program) is None:
+            detail = f"{program} is not on the PATH, and {names} is reached by it"
+            yield Finding(name="ssh", state="failed", detail=detail, remedy=_INSTALL_SSH)
+        else:
+            yield _ok("ssh", f"{program} is there, for {names}")
+    if needed and not _has_a_name(uid := os.getuid()):
+        detail = f"{uid} has no entry in /etc/passwd, and ssh ends with: No user exists for uid {uid}"
+        remedy = f"Run as a user that has one, or add one: ferry:x:{uid}:{os.getgid()}::/tmp:/bin/sh"
+        yield Finding(name="user", state="failed", detail=detail, remedy=remedy)
+
+
+def _has_a_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _remote(pipeline: Pipeline, remote: str) -> Finding:

@@ -58,7 +58,8 @@ POLICIES: Mapping[Reason, Policy] = MappingProxyType({
         "Renew the key or token, or give it the right to write; the next attempt reads it afresh.",
         ("ferry doctor", _TRY, _LOOK)),
     "host-key": Policy(True, "at-once",
-        "Compare the server's key or certificate with what its owner publishes: this may be an attack.",
+        "Compare the server's key or certificate with what its owner publishes (this may be an attack), then "
+        "put an ssh key into the file that CFP_SSH_KNOWN_HOSTS names.",
         ("ferry doctor", _TRY, _LOOK)),
     "not-found": Policy(True, "at-once",
         "Check the URL, and that the repository exists, is writable (not archived) and visible to us.",

@@ -602,6 +602,17 @@ class Repository:
         """
         return self._query("version").strip()
 
+    def ssh_programs(self) -> dict[str, list[str]]:
+        """
+        Return the programs by which git reaches remotes over ssh, each with those remotes.
+        """
+        found: dict[str, list[str]] = {}
+        for remote, url in self._credentials.remotes.items():
+            configured = self._configured(remote, url).get("core.sshcommand", "")
+            if program := self._credentials.ssh_program(remote, configured):
+                found.setdefault(program, []).append(remote)
+        return found
+
     def hang_up(self, *remotes: str) -> None:
         """
         End the ssh connections to *remotes* (default: to all) that are kept for the next push.

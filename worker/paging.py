@@ -347,8 +347,12 @@ class _Carrier(_CleanTransport):
         wait_s = 0.0
         with contextlib.suppress(InvalidHeader):
             wait_s = self._retry.get_retry_after(response) or 0.0
+        said = f"status {response.status}"
         is_taken = 200 <= response.status < 300
-        self._answer = Answer(is_taken=is_taken, said=f"status {response.status}", wait_s=wait_s)
+        if is_taken and "html" in response.headers.get("content-type", ""):
+            # A proxy's login page, or whatever a wrong address shows to people.
+            is_taken, said = False, f"{said} with a page for people, which Sentry does not send"
+        self._answer = Answer(is_taken=is_taken, said=said, wait_s=wait_s)
 
 
 class _Transport(_CleanTransport):

@@ -23,6 +23,7 @@ from worker.errors import RepositoryError
 from worker.git_config import Key, partial_clone, pushes_elsewhere, read_all, replace_config
 from worker.locks import FileLock, LockTimeoutError
 from worker.logs import log
+from worker.ownership import not_ours, owners_named
 from worker.redaction import redact
 from worker.refs import STATE_DIRECTORY
 from worker.settings import ORIGIN, Settings
@@ -67,6 +68,11 @@ def prepare(settings: Settings) -> str:
     Raises:
         RepositoryError: Naming what is wrong and the remedy.
     """
+    with owners_named(settings.data_repo_path):
+        return _prepare(settings)
+
+
+def _prepare(settings: Settings) -> str:
     path = settings.data_repo_path
     _check(path)
     _restore_head(path, settings)
@@ -81,6 +87,8 @@ def prepare(settings: Settings) -> str:
             identity = _configure(repo, settings)
             adopt(str(path), state)
             return identity
+    except PermissionError:
+        raise
     except (OSError, LockTimeoutError, git.GitError, configparser.Error) as exc:
         raise RepositoryError(f"cannot prepare {path}: {exc}") from exc
 
@@ -116,12 +124,10 @@ def _check(path: Path) -> None:
             f"CFP_DATA_REPO_PATH: {path} is not a git repository, or one that was only half made; "
             f"move away what is there and make one from CFP_DATA_REMOTE with: ferry init"
         )
-    for part in (path, path / "objects", path / "refs"):
-        if part.is_dir() and not os.access(part, os.R_OK | os.W_OK | os.X_OK):
-            raise RepositoryError(
-                f"{part} cannot be written by user {os.getuid()}, whom Ferry runs as; "
-                f"give it the repository with: chown -R {os.getuid()}:{os.getgid()} {path}"
-            )
+    for part in (path, path / "objects", path / "refs", path / "HEAD", path / "config"):
+        needed = os.R_OK | os.W_OK | os.X_OK if part.is_dir() else os.R_OK
+        if part.exists() and not os.access(part, needed):
+            raise RepositoryError(not_ours(part, path))
     if (path / "reftable").exists():
         raise RepositoryError(
             f"{path} keeps its refs as reftable, Ferry reads the files backend; "

@@ -1,0 +1,136 @@
+"""
+What `ferry doctor` looks at before ssh and Sentry are needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pwd
+import shutil
+import socket
+from types import SimpleNamespace
+
+import pytest
+import sentry_sdk
+
+from worker import doctor, paging
+from worker.credentials import Credentials
+from worker.failures import POLICIES
+from worker.settings import Settings
+
+
+@contextlib.contextmanager
+def _full():
+    """
+    A port that drops what comes, as a firewall does: the kernel's queue for it is full.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
+        for _ in range(3):
+            knocking = stack.enter_context(socket.socket())
+            knocking.setblocking(False)
+            knocking.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _silent():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _refusing():
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def _probe(data, dsn, wanted=None):
+    env = {"CFP_DATA_REPO_PATH": str(data.path), "CFP_REDIS_URL": "redis://127.0.0.1:1", "SENTRY_DSN": dsn}
+    try:
+        return paging.probe(Settings.from_env(env), wanted)
+    finally:
+        sentry_sdk.init()
+
+
+@pytest.mark.parametrize("place", [_full, _silent, _refusing])
+def test_a_sentry_that_never_answers_took_nothing(place, data, monkeypatch):
+    monkeypatch.setattr(paging, "_PROBE_S", 1.0)
+    with place() as port:
+        assert _probe(data, f"http://key@127.0.0.1:{port}/1")
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((403, {}), "status 403"),
+        ((429, {"Retry-After": "60"}), "status 429"),
+        ((302, {"Location": "/login"}), "status 302"),
+        ((200, {"Content-Type": "text/html; charset=utf-8"}), "a page for people"),
+        ((200, {"Content-Type": "application/json"}), None),
+    ],
+)
+def test_only_what_was_acknowledged_was_taken(answer, said, data, sentry):
+    sentry.answer = lambda: answer
+    problem = _probe(data, sentry.dsn)
+    assert (said in problem) if said else problem is None
+
+
+@pytest.mark.parametrize(
+    ("url", "program"),
+    [
+        ("git@host.example:town/data.git", "ssh"),
+        ("ssh://git@host.example/town/data.git", "ssh"),
+        ("git+ssh://host.example/data.git", "ssh"),
+        ("https://host.example:8443/data.git", None),
+        ("git://host.example/data.git", None),
+        ("/srv/data.git", None),
+        ("/srv/a:b/data.git", None),
+        ("file:///srv/data.git", None),
+    ],
+)
+def test_remotes_that_need_ssh_are_known(url, program):
+    assert Credentials(remotes={"origin": url}).ssh_program("origin") == program
+
+
+@pytest.mark.parametrize(
+    ("environ", "configured", "program"),
+    [
+        ({"GIT_SSH_COMMAND": "'/opt/my ssh' -4"}, "other", "/opt/my ssh"),
+        ({"GIT_SSH": "/opt/my ssh"}, "", "/opt/my ssh"),
+        ({}, "plink -x", "plink"),
+        ({"GIT_SSH": "/opt/my ssh"}, "plink -x", "plink"),
+    ],
+)
+def test_the_program_is_the_one_that_git_starts(environ, configured, program):
+    credentials = Credentials(remotes={"origin": "git@host.example:data.git"}, environ=environ)
+    assert credentials.ssh_program("origin", configured) == program
+
+
+def _ssh_findings(programs):
+    repository = SimpleNamespace(ssh_programs=lambda: programs)
+    return {each.name: each for each in doctor._ssh(SimpleNamespace(repository=repository))}
+
+
+def test_an_ssh_that_is_not_there_is_named_with_its_remotes(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    found = _ssh_findings({"ssh": ["origin", "backup"]})["ssh"]
+    assert found.state == "failed"
+    assert "origin, backup" in found.detail
+    assert "apt install openssh-client" in found.remedy
+    assert _ssh_findings({}) == {}
+
+
+def test_a_user_id_without_a_name_is_said_to_stop_ssh(monkeypatch):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    found = _ssh_findings({"ssh": ["origin"]})["user"]
+    assert found.state == "failed"
+    assert "No user exists for uid" in found.detail
+    assert _ssh_findings({}) == {}
+
+
+def test_an_unknown_host_key_names_the_setting_that_knows_it():
+    assert "CFP_SSH_KNOWN_HOSTS" in POLICIES["host-key"].hint
