@@ -94,3 +94,10 @@ def test_another_word_is_a_command_and_writes_as_it_likes(role):
     process = role("ferry", "--version")
     assert process.wait(60) == 0
     assert process.text().startswith("ferry, version")
+
+
+@pytest.mark.parametrize("word", ["wroker", "API", "./none", "--help"])
+def test_another_word_is_told_the_roles(word, role):
+    process = role(word)
+    assert process.wait() == 127
+    assert f"'{word}' is neither a role (api, worker, beat, flower, init) nor a command" in process.text()
