@@ -12,9 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -259,4 +261,11 @@ def start_beat(env: dict[str, str], log_path: Path) -> Process:
 
 def clean_environment() -> dict[str, str]:
     ours = ("CFP_", "SENTRY_", "GIT_", "PROMETHEUS_", "OTEL_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    theirs = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**theirs, "TMPDIR": _left_overs().name}
+
+
+@cache
+def _left_overs() -> tempfile.TemporaryDirectory[str]:
+    # Processes that are killed leave files, which go with the tests. Short, for the names of sockets in it.
+    return tempfile.TemporaryDirectory(prefix="f", ignore_cleanup_errors=True)

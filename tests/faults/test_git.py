@@ -88,7 +88,7 @@ def test_a_git_that_is_gone_is_paged_and_pushing_resumes_when_it_is_back(
     git.symlink_to(shutil.which("git") or "")
     wait_until(lambda: _status(api)["state"] == "idle")
     assert remote.head() == commit
-    assert running.events("push.recovered")
+    running.await_event("push.recovered")
     assert len(_pages(sentry)) == 1
 
 

@@ -128,7 +128,7 @@ def test_pushing_resumes_by_itself_when_the_remote_can_be_fast_forwarded_again(c
 
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
     assert running.await_event("push.recovered")["reason"] == "non-fast-forward"
-    assert _status(api)["last_error"] is None
+    wait_until(lambda: _status(api)["last_error"] is None, what="a status without an error")
 
 
 def test_a_start_pushes_the_backlog(data, remote, worker):
@@ -207,7 +207,7 @@ def test_retries_end_at_their_maximum_and_the_next_commit_tries_afresh(client, w
     blocked = running.await_event("push.blocked")
     assert blocked["attempt"] == 3
     assert len(running.events("push.retry_scheduled")) == 2
-    assert _status(api)["state"] == "blocked"
+    wait_until(lambda: _status(api)["state"] == "blocked", what="a remote that is blocked")
 
     away.rename(remote.path)
     commit = _write(api)
