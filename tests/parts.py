@@ -39,15 +39,18 @@ def wait_until(
 ) -> Any:
     """
     Poll until *happened* returns something true, and return that.
+
+    What is dear to ask is asked less often, or the asking would keep from happening what is waited for.
     """
     deadline = time.monotonic() + timeout_s
     while True:
+        begun = time.monotonic()
         found = happened()
         if found:
             return found
-        if time.monotonic() > deadline:
+        if (now := time.monotonic()) > deadline:
             raise AssertionError(f"waited {timeout_s:g} s for {what or happened}")
-        time.sleep(every_s)
+        time.sleep(max(every_s, 2 * (now - begun)))
 
 
 def least(measure: Callable[[], float], *, below_s: float, tries: int = 10) -> float:

@@ -61,7 +61,7 @@ def _try(cases):
 
     @hypothesis.given(case=cases)
     @hypothesis.settings(
-        max_examples=30,
+        max_examples=15,
         derandomize=True,
         database=None,
         deadline=None,
