@@ -14,6 +14,7 @@ from app.errors import UnreadableRecordError
 from app.markdown import parse
 
 Record = dict[str, Any]
+MOST_RECORD_BYTES = 8 << 20  # of a record's file; fields take up to twenty times as much memory
 
 
 def fields_of(content: bytes, body_field: str | None) -> Record:

@@ -5,8 +5,8 @@ What the store refuses, with a stable code and a hint for each.
     ├── SheetNotFoundError, RecordNotFoundError, CommitNotFoundError, AttachmentNotFoundError
     ├── RecordExistsError, PreconditionError      the state is not what the caller expects
     ├── InvalidPathError, InvalidRecordError      the record cannot be stored
-    ├── SheetConfigError, UnreadableRecordError   the repository itself is wrong
-    └── BusyError, DiskFullError                  not now
+    ├── SheetConfigError, UnreadableRecordError, AttachmentUnreadableError   the repository itself is wrong
+    └── SheetTooLargeError, BusyError, DiskFullError                  not now
 """
 
 from __future__ import annotations
@@ -122,6 +122,24 @@ class UnreadableRecordError(StoreError):
 
     code = "record-unreadable"
     hint = "Correct the file in the data repository, with git."
+
+
+class AttachmentUnreadableError(StoreError):
+    """
+    An attachment is too large to be read in the way in which the repository has it.
+    """
+
+    code = "attachment-unreadable"
+    hint = "An operator packs it anew: git -c core.bigFileThreshold=1m repack -a -F"
+
+
+class SheetTooLargeError(StoreError):
+    """
+    A sheet takes more memory than there is for lists.
+    """
+
+    code = "sheet-too-large"
+    hint = "Read its records one by one, or an operator divides the sheet."
 
 
 class BusyError(StoreError):

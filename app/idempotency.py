@@ -35,8 +35,11 @@ TRAILER = "Idempotency-Key"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _DAY_S = 24 * 3600
 _KEPT_DAYS = 2
+MOST_KEYS = 50_000  # of one caller and day; each takes two small files
+_STATED = frozenset({"status", "body", "headers"})
 _DAY = re.compile(r"(\d+)(?:\.(\d+))?")  # its number since the epoch, and that of the day it was given up
 _UNCHANGED = "unchanged"
+_KEPT_AS = "$blob"
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}")
 _ID = re.compile(r"(?:[0-9a-f]{32})?")  # releases before wrote none
 
@@ -47,10 +50,12 @@ class Attempt:
     One write that carries a key.
 
     Attributes:
+        caller: Hash of the caller.
         name: Hash of the caller and the key: what the trailer holds.
         fingerprint: Hash of the request: another one with the same key is a mistake.
     """
 
+    caller: str
     name: str
     fingerprint: str
 
@@ -70,7 +75,8 @@ class Attempt:
                 "Send a fresh UUID for each write, and the same one when you repeat it.",
             )
         name = hashlib.sha256(f"{actor}\0{key}".encode()).hexdigest()[:32]
-        return cls(name=name, fingerprint=hashlib.sha256(request).hexdigest())
+        caller = hashlib.sha256(actor.encode()).hexdigest()[:32]
+        return cls(caller=caller, name=name, fingerprint=hashlib.sha256(request).hexdigest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,17 +168,18 @@ class Answers:
         """
         Keep *answer* before its commit is made somewhere after *base*; returns where.
 
-        It is on the disk when the commit is.
+        It is on the disk when the commit is. It holds no record: those are in the repository.
 
         Raises:
             BusyError, DiskFullError: It cannot be kept.
+            Problem: 429, the caller has used as many keys today as one may.
         """
         record = {"id": uuid.uuid4().hex, "fingerprint": attempt.fingerprint, "base": base, "answer": answer}
         try:
             # What is there already belongs to a commit that was never made. Its place on the disk is taken
             # by what is on the disk.
             before = self._find(attempt)
-            path = before or self._today() / f"{attempt.name}.json"
+            path = before or self._place_of(attempt)
             _write(path, json.dumps(record), is_flushed=before is not None)
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -224,6 +231,19 @@ class Answers:
         )
         return [self._directory / day for day in days]
 
+    def _place_of(self, attempt: Attempt) -> Path:
+        """
+        Return where the answer to a new key goes, and count that for its caller.
+        """
+        today = self._today()
+        # A byte for each key: its size says how many there were.
+        with (today / f"{attempt.caller}.count").open("ab") as count:
+            if count.tell() >= MOST_KEYS:
+                raise exhausted(_DAY_S - int(self._clock() % _DAY_S))
+            count.write(b".")
+            inherit(count.fileno(), today)
+        return today / f"{attempt.name}.json"
+
     def _today(self) -> Path:
         number = int(self._clock() // _DAY_S)
         today = self._directory / str(number)
@@ -257,6 +277,56 @@ def reused() -> Problem:
     )
 
 
+def exhausted(left_s: int) -> Problem:
+    """
+    Say that a caller has used too many keys today.
+    """
+    return Problem(
+        429,
+        "idempotency-keys-exhausted",
+        f"This caller has sent {MOST_KEYS} Idempotency-Keys today.",
+        "Send several operations in one transaction, or no key where a repeated write does no harm.",
+        headers={"Retry-After": str(left_s)},
+    )
+
+
+def without_records(body: dict[str, Any], version: str | None) -> dict[str, Any]:
+    """
+    Return the body of an answer with the versions of its records in their places.
+
+    Args:
+        version: That of the record of the body itself, where it has one.
+    """
+    if "results" in body:
+        results = [without_records(each, _version(each.get("etag"))) for each in body["results"]]
+        return {**body, "results": results}
+    if isinstance(body.get("record"), dict) and version:
+        return {**body, "record": {_KEPT_AS: version}}
+    return body
+
+
+def with_records(
+    body: dict[str, Any], sheet: str, read: Callable[[str, str], dict[str, Any]]
+) -> dict[str, Any]:
+    """
+    Return the body as it was before ``without_records``.
+
+    Args:
+        sheet: The sheet of its record, where it names none itself.
+        read: Returns the record of a sheet that has a version.
+    """
+    if "results" in body:
+        return {**body, "results": [with_records(each, each["sheet"], read) for each in body["results"]]}
+    record = body.get("record")
+    if isinstance(record, dict) and record.keys() == {_KEPT_AS}:
+        return {**body, "record": read(sheet, record[_KEPT_AS])}
+    return body
+
+
+def _version(etag: str | None) -> str | None:
+    return etag.strip('"') if etag else None
+
+
 def _record(content: bytes) -> dict[str, Any]:
     """
     Return the record in a file; an empty one where the file is damaged.
@@ -264,7 +334,7 @@ def _record(content: bytes) -> dict[str, Any]:
     try:
         record = json.loads(content)
         base, answer = record["base"], record["answer"]
-        is_whole = isinstance(record["fingerprint"], str) and answer.keys() == {"status", "body", "headers"}
+        is_whole = isinstance(record["fingerprint"], str) and _STATED <= answer.keys() <= _STATED | {"sheet"}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}
     has_base = base is None or _OBJECT_NAME.fullmatch(str(base))

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from cachetools import LRUCache
 
-from worker.objects import read, read_loose
+from worker.objects import MOST_BYTES, read, read_loose
 from worker.sharing import make_directory, share
 
 _KEPT_BYTES = 64 * 1024 * 1024
@@ -35,16 +35,19 @@ _kept: LRUCache[tuple[str, str], bytes] = LRUCache(
 )
 
 
-def kept(git_dir: str, name: str) -> bytes:
+def kept(git_dir: str, name: str, *, most: int = MOST_BYTES) -> bytes:
     """
     Return the content of a commit, a tree or a declaration, from memory where it was asked for before.
 
+    Args:
+        most: How many bytes it may have.
+
     Raises:
-        gitsheets.GitsheetsError: It is missing or damaged.
+        gitsheets.GitsheetsError: It is missing, damaged or larger.
     """
     with _lock:
         content = _kept.get((git_dir, name))
-    return _keep(git_dir, name, read(git_dir, name)) if content is None else content
+    return _keep(git_dir, name, read(git_dir, name, most=most)) if content is None else content
 
 
 def name_of(kind: str, content: bytes) -> str:

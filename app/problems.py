@@ -28,6 +28,8 @@ _STATUS_OF: Mapping[type[errors.StoreError], int] = {
     errors.InvalidRecordError: 422,
     errors.SheetConfigError: 500,
     errors.UnreadableRecordError: 500,
+    errors.AttachmentUnreadableError: 500,
+    errors.SheetTooLargeError: 507,
     errors.BusyError: 503,
     errors.DiskFullError: 507,
 }

@@ -25,7 +25,7 @@ from typing import Any
 import gitsheets
 
 from app.codec import Record
-from app.json_form import to_json
+from app.json_form import MAX_DEPTH, to_json
 from app.problems import Problem
 from app.sheet import Sheet
 
@@ -38,6 +38,9 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 _NAME = re.compile(r"(?P<field>[^\[\]]+)(?:\[(?P<operator>[^\[\]]*)\])?")
 _MOST_FILTERS = 50
+_MOST_VALUES = 1000  # of all filters
+_MOST_SORTED = 8  # each is one more sort of all that passes
+_MOST_FIELDS = 100
 
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?|inf)")
 
@@ -116,12 +119,19 @@ def query_of(arguments: Iterable[tuple[str, list[str]]], sheet: Sheet) -> Query:
     given = dict(arguments)
     order = tuple(
         (_field(name.removeprefix("-"), "sort"), name.startswith("-"))
-        for name in _names(given.get("sort", []))
+        for name in _names("sort", given.get("sort", []), _MOST_SORTED)
     )
-    fields = tuple(_field(name, "fields") for name in _names(given["fields"])) if "fields" in given else None
-    filters = tuple(_filter(name, values, sheet) for name, values in given.items() if name not in RESERVED)
-    if len(filters) > _MOST_FILTERS:
+    fields = (
+        tuple(_field(name, "fields") for name in _names("fields", given["fields"], _MOST_FIELDS))
+        if "fields" in given
+        else None
+    )
+    asked = {name: values for name, values in given.items() if name not in RESERVED}
+    if len(asked) > _MOST_FILTERS:
         raise _invalid("filters", f"there are more than {_MOST_FILTERS}")
+    if sum(1 + value.count(",") for values in asked.values() for value in values) > _MOST_VALUES:
+        raise _invalid("filters", f"there are more than {_MOST_VALUES} values")
+    filters = tuple(_filter(name, values, sheet) for name, values in asked.items())
     return Query(filters, order, fields)
 
 
@@ -158,14 +168,19 @@ def _check_known(name: str, parameter: str, sheet: Sheet) -> None:
     raise _invalid(parameter, f"the sheet {sheet.name!r} has no such field; it has {known}")
 
 
-def _names(values: list[str]) -> list[str]:
-    return [name for value in values for name in value.split(",")]
+def _names(parameter: str, values: list[str], most: int) -> list[str]:
+    names = [name for value in values for name in value.split(",")]
+    if len(names) > most:
+        raise _invalid(parameter, f"names more than {most} fields")
+    return names
 
 
 def _field(name: str, parameter: str) -> tuple[str, ...]:
     parts = tuple(name.split("."))
     if not all(parts):
         raise _invalid(parameter, "a field's name is empty")
+    if len(parts) > MAX_DEPTH:
+        raise _invalid(parameter, f"a field lies in more than {MAX_DEPTH - 1} tables")
     return parts
 
 

@@ -7,15 +7,20 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+import threading
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
+
+from cachetools import LRUCache
 
 from app.declarations import unusable
 from app.template import Template
 
+MOST_DECLARATION_BYTES = 256 << 10
+_KEPT_BYTES = 8 << 20  # of declarations whose sheets are kept
+_OVERHEAD_BYTES = 1024
 _PLAIN = {"root", "path", "schema"}
 # Literal text and fields, no JavaScript, of which gitsheets' templates may hold any.
 _FIELDS_ONLY = re.compile(r"(?:[^$]|\$\{\{\s*[A-Za-z_][\w.]*(?:/\*\*)?\s*(?::[^{}]*)?\}\})+")
@@ -106,7 +111,6 @@ class Sheet:
         return self.directory(path) + self.extension
 
 
-@lru_cache(maxsize=1024)
 def parse_sheet(name: str, content: bytes) -> Sheet:
     """
     Return the sheet *name*, whose declaration is *content*.
@@ -114,6 +118,16 @@ def parse_sheet(name: str, content: bytes) -> Sheet:
     Raises:
         SheetConfigError: It cannot be used.
     """
+    with _lock:
+        known = _parsed.get((name, content))
+    if known is None:
+        known = _parse(name, content), len(content) + _OVERHEAD_BYTES
+        with _lock:
+            known = _parsed.setdefault((name, content), known)
+    return known[0]
+
+
+def _parse(name: str, content: bytes) -> Sheet:
     try:
         config = tomllib.loads(content.decode("utf-8-sig"))["gitsheet"]
         path, root, schema = config["path"], _root(config.get("root", ".")), config.get("schema")
@@ -153,3 +167,9 @@ def _is_json(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
+
+
+_parsed: LRUCache[tuple[str, bytes], tuple[Sheet, int]] = LRUCache(
+    _KEPT_BYTES, getsizeof=lambda kept: kept[1]
+)
+_lock = threading.Lock()

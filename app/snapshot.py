@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app import declarations
-from app.codec import Record, fields_of
+from app.codec import MOST_RECORD_BYTES, Record, fields_of
 from app.errors import RecordNotFoundError, SheetNotFoundError, UnreadableRecordError
 from app.names import is_plain
 from app.objects import kept
-from app.sheet import Sheet
+from app.sheet import MOST_DECLARATION_BYTES, Sheet
 from app.territory import Owner, Territory, territory_of
 from app.trees import Entry, Line, find, leaves, lines
-from worker.objects import read
+from worker.objects import ObjectTooLargeError, read
 
 DECLARATIONS = ".gitsheets"
 _CONTRACTS = f"{DECLARATIONS}/contracts"
@@ -104,6 +104,10 @@ class Snapshot:
             raise SheetNotFoundError(f"There is no sheet {name!r}.")
         contracts = self.entry(_CONTRACTS)
         versions = (found.name, contracts and contracts.name)
+        try:
+            kept(self.git_dir, found.name, most=MOST_DECLARATION_BYTES)
+        except ObjectTooLargeError as exc:
+            raise declarations.unusable(name, exc) from exc
         place = self.from_top(f"{DECLARATIONS}/{name}.toml")
         declarations.check(self.git_dir, str(self.commit), name, place, self.root, versions)
         return self.territory.sheet(name)
@@ -113,7 +117,9 @@ class Snapshot:
         Return the contracts that *sheet* implements: JSON Schemas by name, beside its own.
         """
         return {
-            name: tomllib.loads(read(self.git_dir, found.name).decode("utf-8-sig"))
+            name: tomllib.loads(
+                read(self.git_dir, found.name, most=MOST_DECLARATION_BYTES).decode("utf-8-sig")
+            )
             for name in sheet.config.get("implements", ())
             if (found := self.entry(f"{_CONTRACTS}/{name}.toml"))
         }
@@ -234,7 +240,11 @@ def fields_at(git_dir: str, entry: Entry, sheet: Sheet) -> Record:
     """
     if entry.kind == "link":
         raise UnreadableRecordError(IS_LINK)
-    return fields_of(read(git_dir, entry.name), sheet.body_field)
+    try:
+        content = read(git_dir, entry.name, most=MOST_RECORD_BYTES)
+    except ObjectTooLargeError as exc:
+        raise UnreadableRecordError(str(exc)) from exc
+    return fields_of(content, sheet.body_field)
 
 
 def owns(territory: Territory, sheet: Sheet, path: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import gitsheets
 
 from app import markdown
-from app.codec import Record
+from app.codec import MOST_RECORD_BYTES, Record
 from app.date_literals import keep_dates
 from app.declarations import unusable
 from app.errors import (
@@ -288,7 +288,12 @@ class Transaction:
                 self._check_new_record(sheet, path)
             if before is not None and replaced:
                 text = self._with_dates_of(sheet, replaced, text)
-            version = self._stage(sheet.file(path), text.encode())
+            content = text.encode()
+            if len(content) > MOST_RECORD_BYTES:
+                raise InvalidRecordError(
+                    f"The record's file would have {len(content)} bytes, and may have {MOST_RECORD_BYTES}."
+                )
+            version = self._stage(sheet.file(path), content)
             if moves:
                 self._move(sheet, str(replaces), path)
         self._records[sheet.file(path)] = record
@@ -306,7 +311,8 @@ class Transaction:
         """
         Return *text* with the dates of the record at *replaced* as they are written there.
         """
-        old = read(self._before.git_dir, str(self.version(sheet, replaced))).decode("utf-8", "replace")
+        version = str(self.version(sheet, replaced))
+        old = read(self._before.git_dir, version, most=MOST_RECORD_BYTES).decode("utf-8", "replace")
         if not sheet.body_field:
             return keep_dates(old, text)
         front, _ = markdown.split(text)

@@ -4,6 +4,7 @@ Looking at each sheet: whether it opens, what it holds, and what stands in its w
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -28,7 +29,7 @@ def survey(repository: Repository) -> Iterator[Finding]:
     """
     try:
         snapshot = Snapshot(repository.path, repository.head(), repository.root)
-        yield from _sheets(snapshot, Listing(repository))
+        yield from _sheets(snapshot, Listing(repository, most_bytes=sys.maxsize))
     except (gitsheets.GitsheetsError, RepositoryError) as exc:
         yield Finding(name="sheets", state="failed", detail=str(exc), remedy="Look with: git fsck")
 
@@ -40,7 +41,10 @@ def read_all(repository: Repository) -> str:
     Raises:
         RepositoryError: An object on the way is damaged.
     """
-    snapshot, listing = Snapshot(repository.path, repository.head(), repository.root), Listing(repository)
+    snapshot, listing = (
+        Snapshot(repository.path, repository.head(), repository.root),
+        Listing(repository, most_bytes=sys.maxsize),
+    )
     try:
         sheets = [listing.read(snapshot, sheet) for sheet in snapshot.territory.usable()]
     except gitsheets.GitsheetsError as exc:

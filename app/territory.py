@@ -18,6 +18,7 @@ A declaration that cannot be used keeps its root from the others all the same.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +28,13 @@ from cachetools import LRUCache
 from app.errors import SheetConfigError, SheetNotFoundError
 from app.names import folded, is_declarations, is_plain
 from app.objects import kept
-from app.sheet import Sheet, parse_sheet, root_of_broken
+from app.sheet import MOST_DECLARATION_BYTES, Sheet, parse_sheet, root_of_broken
 from app.trees import lines
+from worker.objects import ObjectTooLargeError
 
 OVERLAP_HINT = "each path belongs to one of them: see docs/explanation/whose-a-path-is.md"
-_MOST = 64  # declarations of as many commits are kept
+_KEPT_BYTES = 8 << 20  # of declarations that are kept; parsed they take some twenty times as much
+_EMPTY_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,16 @@ class Territory:
     Args:
         sheets: Every declared sheet by name, or what is wrong with its declaration.
         broken_roots: Roots of those that cannot be used.
+        size: Bytes of the declarations.
     """
 
     def __init__(
-        self, sheets: Mapping[str, Sheet | SheetConfigError], broken_roots: Sequence[str] = ()
+        self,
+        sheets: Mapping[str, Sheet | SheetConfigError],
+        broken_roots: Sequence[str] = (),
+        size: int = 0,
     ) -> None:
+        self.size = size + _EMPTY_BYTES
         self._sheets = dict(sorted(sheets.items()))
         self._at: dict[tuple[str, ...], list[Sheet]] = {_folded(root): [] for root in broken_roots}
         for sheet in self.usable():
@@ -202,8 +210,8 @@ def territory_of(git_dir: str, declarations: str | None) -> Territory:
         found = _known.get(key)
     if found is None:
         found = _read(git_dir, declarations)
-        with _lock:
-            # Two threads may have read it; what is kept about one is not kept about the other.
+        # Two threads may have read it; what is kept about one is not kept about the other.
+        with _lock, contextlib.suppress(ValueError):  # it is larger than all that may be kept
             found = _known.setdefault(key, found)
     return found
 
@@ -211,15 +219,20 @@ def territory_of(git_dir: str, declarations: str | None) -> Territory:
 def _read(git_dir: str, declarations: str | None) -> Territory:
     sheets: dict[str, Sheet | SheetConfigError] = {}
     broken: list[str] = []
+    size = 0
     for name, blob in _declared(git_dir, declarations):
-        content = kept(git_dir, blob)
+        content = b""
         try:
+            content = kept(git_dir, blob, most=MOST_DECLARATION_BYTES)
             sheets[name] = parse_sheet(name, content)
+        except ObjectTooLargeError as exc:
+            sheets[name] = SheetConfigError(f"The sheet {name!r} cannot be used: {exc}.")
         except SheetConfigError as exc:
             sheets[name] = exc
             root = root_of_broken(content)
             broken += [root] if root else []
-    return Territory(sheets, broken)
+        size += len(content)
+    return Territory(sheets, broken, size)
 
 
 def _declared(git_dir: str, declarations: str | None) -> Iterator[tuple[str, str]]:
@@ -239,5 +252,7 @@ def _key(parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(folded(part) for part in parts)
 
 
-_known: LRUCache[tuple[str, str | None], Territory] = LRUCache(_MOST)
+_known: LRUCache[tuple[str, str | None], Territory] = LRUCache(
+    _KEPT_BYTES, getsizeof=lambda territory: territory.size
+)
 _lock = threading.Lock()

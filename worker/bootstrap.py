@@ -35,6 +35,7 @@ from worker.settings import Settings
 from worker.shutdown import end_beat_at_once, finish_tasks_first
 from worker.tasks import register
 
+_FLOWER_TASKS = 10_000  # some 100 MiB
 _BESIDE = ("beat", "flower")
 # What stands before Celery's subcommand and has a value (https://docs.celeryq.dev/en/stable/reference/cli.html).
 _WITH_VALUE = frozenset({
@@ -158,6 +159,8 @@ def start_worker() -> Celery:
     Build what ``celery -A worker`` runs, over one repository or several: a worker, beat, or Flower.
     """
     end_beat_at_once(sys.argv)
+    # Flower reads it after this. It keeps 100,000 by default, for which 512 MiB are too little.
+    os.environ.setdefault("FLOWER_MAX_TASKS", str(_FLOWER_TASKS))
     # Celery would otherwise give the root logger a form of its own.
     setup_logging.connect(_configure_logging)
     logs.configure()

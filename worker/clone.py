@@ -16,13 +16,14 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+from worker.atomic_json import read_json, write_json
 from worker.credentials import Credentials
 from worker.errors import RepositoryError
 from worker.git import Repository
 from worker.git_command import run_git
 from worker.locks import FileLock, LockTimeoutError
 from worker.ownership import owners_named
-from worker.prepare import prepare
+from worker.prepare import prepare, state_directory
 from worker.refs import RefError, flush, move_ref
 from worker.settings import ORIGIN, Settings
 
@@ -115,12 +116,24 @@ def check(settings: Settings, repository: Repository) -> list[str]:
             f"{path} has no branch {repository.branch!r}, so no sheets; push one into it, "
             "or set CFP_DATA_BRANCH"
         )
-    elif not repository.is_whole(head):
+    elif not _is_whole(repository, head):
         raise RepositoryError(
             f"{path} lacks objects of its branch {repository.branch!r}: a clone that was interrupted, or a "
             f"damaged disk. Keep it, and make another with: mv {path} {path}.damaged && ferry init"
         )
     return warnings
+
+
+def _is_whole(repository: Repository, head: str) -> bool:
+    """
+    Whether all that has come since the last start is here; at the first one, whether everything is.
+    """
+    record = state_directory(repository.path) / "whole.json"
+    found = repository.is_whole(head, known=read_json(record).get("commit"))
+    if found:
+        with contextlib.suppress(OSError):  # the next start reads a little more
+            write_json(record, {"commit": head})
+    return found is not False
 
 
 def is_empty(path: Path) -> bool:
@@ -168,7 +181,7 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
             "push one there, or set CFP_DATA_BRANCH to the one it has"
         )
     tip = repository.fetch(ORIGIN, timeout_s=_TIMEOUT_S)
-    if tip is None or not repository.is_whole(tip):
+    if tip is None or repository.is_whole(tip) is False:
         raise RepositoryError(f"what {ORIGIN} sent is not whole")
     move_ref(draft, repository.ref, new=tip, old=None)
     return repository

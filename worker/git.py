@@ -326,6 +326,16 @@ class Repository:
         )  # fmt: skip
         return sorted(filter(None, changed.split("\0")))
 
+    def sizes(self, names: Sequence[str]) -> dict[str, int]:
+        """
+        Return how many bytes each object in *names* has; those that git cannot find are left out.
+
+        Raises:
+            RepositoryError: git could not be started.
+        """
+        answer = self._batch("--batch-check", names).splitlines()
+        return {parts[0].decode(): int(parts[2]) for line in answer if len(parts := line.split()) == 3}
+
     def contents(self, names: Sequence[str]) -> dict[str, bytes]:
         """
         Return the content of each object in *names*, by full names; those that git cannot read are left out.
@@ -333,16 +343,7 @@ class Repository:
         Raises:
             RepositoryError: git could not be started.
         """
-        place = self.path  # not /tmp, which may be a small one in memory
-        with tempfile.TemporaryFile(dir=place) as wanted, tempfile.TemporaryFile(dir=place) as answered:
-            wanted.write("".join(f"{name}\n" for name in names).encode())
-            wanted.seek(0)
-            self._run(
-                "cat-file", "--batch", timeout_s=_WALK_TIMEOUT_S,
-                stdin=cast(BinaryIO, wanted), stdout=cast(BinaryIO, answered),
-            )  # fmt: skip
-            answered.seek(0)
-            answer = answered.read()
+        answer = self._batch("--batch", names)
         found, at = {}, 0
         while header := _BATCHED.match(answer, at):  # ends where git met a damaged object
             at = header.end() + int(header[2]) + 1 if header[2] else header.end()
@@ -350,12 +351,33 @@ class Repository:
                 found[header[1].decode()] = answer[header.end() : at - 1]
         return found
 
-    def is_whole(self, commit: str) -> bool:
+    def _batch(self, option: str, names: Sequence[str]) -> bytes:
+        # In memory: a list can be read while no disk takes a byte.
+        with (
+            open(os.memfd_create("names"), "w+b") as wanted,
+            open(os.memfd_create("said"), "w+b") as answered,
+        ):
+            wanted.write("".join(f"{name}\n" for name in names).encode())
+            wanted.seek(0)
+            self._run(
+                "cat-file", option, timeout_s=_WALK_TIMEOUT_S,
+                stdin=cast(BinaryIO, wanted), stdout=cast(BinaryIO, answered),
+            )  # fmt: skip
+            answered.seek(0)
+            return answered.read()
+
+    def is_whole(self, commit: str, *, known: str | None = None) -> bool | None:
         """
-        Whether every object of *commit* and of all before it is here, as far as five minutes tell.
+        Whether every object of *commit* and of all before it is here; None: five minutes do not tell.
+
+        Args:
+            known: A commit of which that is known.
         """
-        found = self._run("rev-list", "--objects", "--quiet", commit, "--", timeout_s=_WALK_TIMEOUT_S)
-        return found.exit_status in (0, None)
+        left_out = [f"^{known}"] if known and self.contains(known, commit) else []
+        found = self._run(
+            "rev-list", "--objects", "--quiet", commit, *left_out, "--", timeout_s=_WALK_TIMEOUT_S
+        )
+        return None if found.exit_status is None else found.exit_status == 0
 
     def push(
         self,

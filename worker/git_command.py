@@ -94,6 +94,8 @@ _CONFIGURATION = (
     ("color.transport", "false"),
     ("color.remote", "false"),
     ("pack.packSizeLimit", "0"),
+    # Larger ones are packed as they are, so that they can be read piece by piece, see ``worker.blobs``.
+    ("core.bigFileThreshold", "1m"),
     # Some packs are merged, and a bitmap needs all objects in one.
     ("pack.writeBitmaps", "false"),
     ("repack.writeBitmaps", "false"),

@@ -24,6 +24,7 @@ from typing import IO, BinaryIO
 from worker.redaction import redact
 
 KEPT_BYTES = 256 * 1024  # of each end
+MOST_BYTES = 128 << 20  # of what is kept whole
 _PIECE_BYTES = 64 * 1024
 _TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
 ENDING_S = 3 * _TERM_GRACE_S  # what that takes at the most
@@ -72,13 +73,13 @@ def run(
         directory: Where it runs.
         stdin: What it reads; default: nothing.
         stdout: Where it writes, as it is; default: to what is returned.
-        whole: Whether to keep all of its standard output, however long.
+        whole: Whether to keep all of its standard output; it is ended where that is more than ``MOST_BYTES``.
         started: Called with the process group as soon as it exists.
         noted: Called with the process group before *command* begins in it; where this process is killed
             before that is done, it never begins.
 
     Raises:
-        OSError: It could not be started.
+        OSError: It could not be started, or has printed too much.
     """
     begun = time.monotonic()
     process = subprocess.Popen(
@@ -99,6 +100,8 @@ def run(
             _open_gate(process)
         started(process.pid)
         exit_status = process.returncode if _listen(process, said, begun + timeout_s) else None
+        if printed.is_too_long:
+            raise OSError(f"{command[0]} printed more than {MOST_BYTES} bytes")
         if exit_status is None:
             _end(process, said)
     except BaseException:
@@ -138,13 +141,18 @@ class _Said:
 
     def add(self, piece: bytes) -> None:
         if self._limit is None:
-            self._head += piece
+            if not self.is_too_long:
+                self._head += piece
             return
         room = self._limit - len(self._head)
         self._head += piece[:room]
         self._tail += piece[room:]
         if len(self._tail) > 2 * self._limit:
             self._cut()
+
+    @property
+    def is_too_long(self) -> bool:
+        return self._limit is None and len(self._head) > MOST_BYTES
 
     def text(self) -> str:
         if self._limit is not None and len(self._tail) > self._limit:
@@ -196,6 +204,8 @@ def _listen(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said], d
             for key, _ in selector.select(left_s):
                 if piece := os.read(key.fd, _PIECE_BYTES):
                     key.data.add(piece)
+                    if key.data.is_too_long:
+                        return False
                 else:
                     selector.unregister(key.fileobj)
     try:

@@ -9,13 +9,13 @@ import mimetypes
 from typing import Any
 from urllib.parse import quote
 
-import gitsheets
 from flask import Blueprint, request, send_file
 from flask.typing import ResponseReturnValue
 
 from app.access import writer
 from app.api import records
 from app.api.conditions import require
+from app.api.parts import Part
 from app.api.records import is_record, snapshot_of
 from app.api.writing import Change, write
 from app.errors import AttachmentNotFoundError, RecordNotFoundError
@@ -23,6 +23,7 @@ from app.provenance import provenance
 from app.services import services
 from app.snapshot import Snapshot, owns
 from app.store import Transaction
+from worker import blobs
 
 bp = Blueprint("attachments", __name__, url_prefix="/api/sheets/<sheet>/records/<path:path>/attachments")
 
@@ -38,8 +39,8 @@ def index(sheet: str, path: str) -> ResponseReturnValue:
         return records.show(sheet, f"{path}/attachments")
     if snapshot.version(found, path) is None:
         raise RecordNotFoundError(f"The sheet {sheet!r} has no record {path!r}.")
-    blobs = snapshot.attachments(found, path)
-    return {"attachments": [_document(snapshot, name, blob) for name, blob in sorted(blobs.items())]}
+    attached = snapshot.attachments(found, path)
+    return {"attachments": [_document(snapshot, name, blob) for name, blob in sorted(attached.items())]}
 
 
 @bp.get("/<name>")
@@ -57,10 +58,10 @@ def show(sheet: str, path: str, name: str) -> ResponseReturnValue:
     blob = snapshot.attachments(snapshot.sheet(sheet), path).get(name)
     if blob is None:
         raise AttachmentNotFoundError(f"The record {path!r} has no attachment {name!r}.")
-    content = gitsheets.blob_read(snapshot.git_dir, blob)
-    response = send_file(io.BytesIO(content), _type(name), etag=blob, conditional=False, download_name=name)
+    content = Part.whole(blobs.find(snapshot.git_dir, blob))
+    response = send_file(io.BytesIO(), _type(name), etag=blob, conditional=False, download_name=name)
     response.direct_passthrough = False
-    response.make_sequence()
+    response.response, response.content_length = content, len(content)
     response.headers["Accept-Ranges"] = "bytes"
     # Whoever may write may upload a page with a script in it; it must not run as ours.
     response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
@@ -111,8 +112,8 @@ def delete(sheet: str, path: str, name: str) -> ResponseReturnValue:
 
 
 def _document(snapshot: Snapshot, name: str, blob: str) -> dict[str, Any]:
-    header = gitsheets.blob_header(snapshot.git_dir, blob) or {"size": 0}
-    return {"name": name, "type": _type(name), "bytes": header["size"], "etag": f'"{blob}"'}
+    size = blobs.find(snapshot.git_dir, blob).size
+    return {"name": name, "type": _type(name), "bytes": size, "etag": f'"{blob}"'}
 
 
 def _type(name: str) -> str:

@@ -33,10 +33,11 @@ def index() -> ResponseReturnValue:
     if page.commit and not repository.contains(page.commit, head):
         raise page.commit_is_gone()
     found = repository.log(tip, skip=page.offset, limit=page.limit + 1, children_first=True) if tip else []
-    more = len(found) > page.limit
+    shown = page.fitting(commit_documents(services().pipeline, found))
+    end, more = page.offset + len(shown), len(found) > len(shown)
     return {
-        "commits": commit_documents(services().pipeline, found[: page.limit]),
-        "next_cursor": page.cursor(commit=tip, offset=page.offset + page.limit) if more else None,
+        "commits": shown,
+        "next_cursor": page.cursor(commit=tip, offset=end) if more else None,
     }
 
 

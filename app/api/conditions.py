@@ -5,10 +5,12 @@ Conditions and ranges of a request (RFC 9110, sections 13 and 14).
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from flask import Response, request
 from werkzeug.datastructures import ETags
 
+from app.api.parts import Part
 from app.errors import PreconditionError
 from app.problems import Problem, store_problem
 
@@ -70,7 +72,7 @@ def answer_conditionally(response: Response) -> None:
 def _answer_range(response: Response, etag: str) -> None:
     if request.headers.get("If-Range", f'"{etag}"').strip() != f'"{etag}"':
         return
-    content = response.get_data()
+    content = response.response if isinstance(response.response, Part) else response.get_data()
     wanted = _wanted(request.headers.get("Range", ""), len(content))
     if wanted is None or len(wanted) > 1:
         return
@@ -83,7 +85,10 @@ def _answer_range(response: Response, etag: str) -> None:
     first, end = wanted[0]
     response.status_code = 206
     response.headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(content)}"
-    response.set_data(content[first:end])
+    if isinstance(content, Part):
+        response.response, response.content_length = replace(content, start=first, end=end), end - first
+    else:
+        response.set_data(content[first:end])
 
 
 def _wanted(header: str, length: int) -> list[tuple[int, int]] | None:

@@ -8,15 +8,21 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 from werkzeug.datastructures import MultiDict
 
 from app.errors import CommitNotFoundError
 from app.problems import Problem
+from app.weight import weight_of
 
 DEFAULT_LIMIT = 50
+PAGE_BYTES = 8 << 20  # of memory that a page's entries take; one entry is shown in any case
 MAX_LIMIT = 1000
+T = TypeVar("T")
 _OFFSETS = range(2**31)  # what git takes for --skip
 
 
@@ -45,6 +51,19 @@ class Page:
         """
         content = json.dumps([commit, offset, self.query], separators=(",", ":"))
         return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
+
+    def fitting(self, entries: Iterable[T]) -> list[T]:
+        """
+        Return as many of *entries*, in order, as a page may have: by their number, and by what they take.
+        """
+        shown: list[T] = []
+        room = PAGE_BYTES
+        for entry in islice(entries, self.limit):
+            room -= weight_of(entry)
+            if shown and room < 0:
+                break
+            shown.append(entry)
+        return shown
 
     def commit_is_gone(self) -> Problem | CommitNotFoundError:
         """

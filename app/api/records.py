@@ -5,6 +5,7 @@ Records: list, read, create, replace, patch, delete, and their history.
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -51,12 +52,13 @@ def index(sheet: str) -> ResponseReturnValue:
     query = query_of(request.args.lists(), found)
     listed = services().listing.read(snapshot, found)
     matching = query.select(listed.records)
-    start = page.offset
-    shown = matching[start : start + page.limit]
-    more = len(matching) > start + page.limit
+    shown = page.fitting(
+        {"path": path, "record": query.shown(record)} for path, record in islice(matching, page.offset, None)
+    )
+    end = page.offset + len(shown)
     return {
-        "records": [{"path": path, "record": query.shown(record)} for path, record in shown],
-        "next_cursor": page.cursor(commit=snapshot.commit, offset=start + page.limit) if more else None,
+        "records": shown,
+        "next_cursor": page.cursor(commit=snapshot.commit, offset=end) if len(matching) > end else None,
         **_unreadable(listed),
     }
 
@@ -163,14 +165,15 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
     )
     if not commits and not page.offset:
         raise RecordNotFoundError(f"The sheet {sheet!r} has never had a record {path!r}.")
-    more, commits = len(commits) > page.limit, commits[: page.limit]
     documents = commit_documents(services().pipeline, commits)
+    shown = page.fitting(
+        {**document, **_patch(found, path, commit.parents[:1], commit.hash)}
+        for document, commit in zip(documents, commits, strict=True)
+    )
+    end, more = page.offset + len(shown), len(commits) > len(shown)
     return {
-        "history": [
-            {**document, **_patch(found, path, commit.parents[:1], commit.hash)}
-            for document, commit in zip(documents, commits, strict=True)
-        ],
-        "next_cursor": page.cursor(commit=snapshot.commit, offset=page.offset + page.limit) if more else None,
+        "history": shown,
+        "next_cursor": page.cursor(commit=snapshot.commit, offset=end) if more else None,
     }
 
 
@@ -222,7 +225,7 @@ def changed(sheet: str, written: Written, *, asked_for: str | None = None) -> Ch
     if written.created or written.path != asked_for:
         headers["Location"] = f"/api/sheets/{quote(sheet)}/records/{quote(written.path)}"
     body = {"path": written.path, "record": to_json(written.record)}
-    return Change(status=201 if written.created else 200, body=body, headers=headers)
+    return Change(status=201 if written.created else 200, body=body, headers=headers, sheet=sheet)
 
 
 def _unreadable(listed: Listed) -> dict[str, Any]:

@@ -7,22 +7,24 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast
 
 from flask import Response, current_app, request
+from gitsheets import GitsheetsError
 
 from app.api.push import commit_states
 from app.errors import StoreError
-from app.idempotency import TRAILER, Attempt, reused
+from app.idempotency import TRAILER, Attempt, Kept, reused, with_records, without_records
 from app.json_form import to_json
 from app.problems import Problem
 from app.provenance import Provenance
 from app.server.later import Waiting, leave
 from app.services import services
+from app.snapshot import Snapshot, fields_at
 from app.store import Transaction
 from app.transact import transact
-from app.trees import tree_of
+from app.trees import Entry, tree_of
 from worker.logs import log
 from worker.pipeline import Pipeline
 from worker.settings import ORIGIN
@@ -39,11 +41,13 @@ class Change:
         status: HTTP status.
         body: What is answered beside ``commit``, as JSON.
         headers: Headers of the answer.
+        sheet: The sheet of the record in the body, where it has one.
     """
 
     status: int = 200
     body: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
+    sheet: str = ""
 
 
 def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
@@ -71,14 +75,45 @@ def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]
             done = change(transaction)
             current_app.json.dumps(done.body)  # what could not be answered is refused before it is done
             if attempt:
-                place = answers.begin(attempt, to_json(asdict(done)), base=transaction.base)
+                place = answers.begin(attempt, _kept_of(done), base=transaction.base)
         else:
-            done = Change(**kept.answer) if kept.answer else _done_by(kept.commit, change)
+            done = _repeated(kept, transaction.parent, change)
     if kept:
         return _answer(done, kept.commit, stands_in=transaction.parent, replayed=True)
     if place:
         answers.finish(place, transaction.commit)
     return _answer(done, transaction.commit, stands_in=transaction.parent)
+
+
+def _kept_of(done: Change) -> dict[str, Any]:
+    """
+    Return what is kept of an answer: no record's content.
+    """
+    etag = done.headers.get("ETag", "").strip('"')
+    return {**asdict(done), "body": without_records(to_json(done.body), etag)}
+
+
+def _repeated(kept: Kept, stands: str, change: Callable[[Transaction], Change]) -> Change:
+    """
+    Return what was answered then, with the records that are in the repository.
+
+    Args:
+        stands: A commit that has them, where the request made none.
+    """
+    if kept.answer is None:
+        return _done_by(kept.commit, change)
+    repository = services().pipeline.repository
+    snapshot = Snapshot(repository.path, kept.commit or stands, repository.root)
+
+    def read(sheet: str, version: str) -> dict[str, Any]:
+        entry = Entry("blob", version)
+        return cast(dict[str, Any], to_json(fields_at(snapshot.git_dir, entry, snapshot.sheet(sheet))))
+
+    answer = Change(**kept.answer)
+    try:
+        return replace(answer, body=with_records(answer.body, answer.sheet, read))
+    except (StoreError, GitsheetsError):  # a sheet that is gone: the request itself tells once more
+        return _done_by(kept.commit, change)
 
 
 def _done_by(commit: str | None, change: Callable[[Transaction], Change]) -> Change:

@@ -27,7 +27,7 @@ from app.access import client_of
 from app.problems import Problem
 from app.server.answers import PIECE_BYTES, Answer, ClientGoneError, Message, Receive, Send, Sender, Unsent
 from app.server.bodies import BODY_PAUSE_S, BODY_S, Bodies, BodyTooSlowError, has_body
-from app.server.later import LATER, Streaming, Waiting
+from app.server.later import HELD, LATER, Streaming, Waiting
 from app.server.moves import Moves
 from app.server.turns import TooManyWaitingError, Turns
 from app.services import EXTENSION, Services
@@ -194,9 +194,9 @@ class Bridge:
             return lambda data: None
 
         environ = _environ(scope, body, is_read)
-        environ[LATER] = None
+        environ[LATER], environ[HELD] = None, 0
         pieces = self._app(environ, start)
-        answer.later = environ[LATER]
+        answer.later, answer.held = environ[LATER], environ[HELD]
         rest = iter(pieces)
         answer.body, is_all = _first(rest)
         close = getattr(pieces, "close", lambda: None)
@@ -215,15 +215,14 @@ class Bridge:
         sender = job.sender
         if not is_read:
             answer.headers.append((b"connection", b"close"))
-        length = dict(answer.headers).get(b"content-length", b"0")
         try:
-            with sender.hold(int(length)):  # views have all of it in memory
+            with sender.hold(answer.held):
                 await sender.begin(answer)
-                await sender.piece(answer.body)
-                while (
-                    piece := await self._requests.run(job, next, rest, None, is_under_way=True)
-                ) is not None:
-                    await sender.piece(piece)
+                piece: bytes | None = answer.body
+                while piece is not None:
+                    with sender.hold(len(piece)):
+                        await sender.piece(piece)
+                    piece = await self._requests.run(job, next, rest, None, is_under_way=True)
                 await sender.end()
         finally:
             await self._requests.run_now(job, answer.close)
@@ -351,7 +350,7 @@ def _first(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
     for piece in pieces:
         found.append(piece)
         size += len(piece)
-        if len(found) > 1 and size >= PIECE_BYTES:
+        if len(found) > 1 and (size >= PIECE_BYTES or not piece):  # an empty one says that more takes a while
             return b"".join(found), False
     return b"".join(found), True
 

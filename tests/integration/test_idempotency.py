@@ -341,3 +341,52 @@ def test_what_cannot_be_answered_is_refused_before_it_is_done(api, data, monkeyp
         assert api.put(f"{PEOPLE}/ann", json=ANN).status_code == 500
     assert data.head() == before
     assert api.put(f"{PEOPLE}/ann", json=ANN).status_code == 201
+
+
+# --- What is kept ---
+
+
+@pytest.mark.parametrize("kind", ["create", "patch", "transaction", "unchanged"])
+def test_no_record_is_kept_beside_the_repository_and_the_answer_is_the_same(api, data, kind):
+    """
+    Also after the record has changed, and after it is gone.
+    """
+    secret = "a name that only the record says"
+    if kind != "create":
+        api.put(f"{PEOPLE}/ann", json={"slug": "ann", "name": secret if kind == "unchanged" else "Before"})
+
+    def repeat() -> Any:
+        if kind == "transaction":
+            place = {"op": "delete", "sheet": "people", "path": "ann"}
+            person = {"op": "upsert", "sheet": "people", "record": {"slug": "ann", "name": secret}}
+            return api.post("/api/transactions", json={"operations": [place, person]}, headers=KEY)
+        if kind == "create":
+            return api.post(PEOPLE, json={"slug": "ann", "name": secret}, headers=KEY)
+        return api.patch(f"{PEOPLE}/ann", json={"name": secret}, headers=KEY)
+
+    first = repeat()
+    assert secret in first.text
+    assert not [path for path in _files(data) if secret.encode() in path.read_bytes()]
+    api.put(f"{PEOPLE}/ann", json={"slug": "ann", "name": "After"})
+    assert _is_replayed(first, repeat())
+    api.delete(f"{PEOPLE}/ann")
+    again = repeat()
+    assert _is_replayed(first, again)
+    assert again.headers.get("ETag") == first.headers.get("ETag")
+
+
+def test_a_caller_has_so_many_keys_a_day(api, monkeypatch):
+    """
+    Those that were used go on to be answered.
+    """
+    monkeypatch.setattr("app.idempotency.MOST_KEYS", 3)
+    answers = [
+        api.put(f"{PEOPLE}/ann", json={**ANN, "name": f"Ann {n}"}, headers={"Idempotency-Key": f"{n}"})
+        for n in range(4)
+    ]
+    assert [answer.status_code for answer in answers] == [201, 200, 200, 429]
+    assert answers[3].json["code"] == "idempotency-keys-exhausted"
+    assert 0 < int(answers[3].headers["Retry-After"]) <= _DAY_S
+    again = api.put(f"{PEOPLE}/ann", json={**ANN, "name": "Ann 1"}, headers={"Idempotency-Key": "1"})
+    assert _is_replayed(answers[1], again)
+    assert api.put(f"{PEOPLE}/ann", json=ANN).status_code == 200

@@ -18,6 +18,10 @@ import pytest
 from app import create_app
 from tests import nursery
 from tests.parts import Bare, Process, clean_environment, wait_until
+from worker import clone
+from worker.bootstrap import build
+from worker.errors import RepositoryError
+from worker.git import Repository
 
 FERRY = str(Path(sys.executable).parent / "ferry")
 
@@ -225,3 +229,32 @@ def test_a_token_shows_in_no_process(env, data, origin, http_remote, tmp_path):
     assert data.head() == web.head()
     assert any("ls-remote" in word for word in seen)
     assert not [word for word in seen if "t0ken-of-ours" in word]
+
+
+def test_a_start_reads_what_has_come_since_the_last_one(env, data, monkeypatch):
+    """
+    And refuses a repository that lacks something of it.
+    """
+    pipeline = build(env, publisher=True)
+    settings, repository = pipeline.settings, pipeline.repository
+    data.grow(300)
+    walks = []
+    run = Repository._run
+
+    def noted(self, *command, **options):
+        walks.extend([command] if command[0] == "rev-list" else [])
+        return run(self, *command, **options)
+
+    monkeypatch.setattr(Repository, "_run", noted)
+    clone.check(settings, repository)
+    first = repository.head()
+    data.commit("later")
+    clone.check(settings, repository)
+    assert [f"^{first}" in command for command in walks] == [False, True]
+
+    lacking = data.git("commit-tree", "-p", "main", "-m", "lacks what is before it", "main^{tree}")
+    last = data.git("commit-tree", "-p", lacking, "-m", "last", "main^{tree}")
+    (data.path / "objects" / lacking[:2] / lacking[2:]).unlink()
+    (data.path / "refs/heads/main").write_text(f"{last}\n")
+    with pytest.raises(RepositoryError, match="ferry init"):
+        clone.check(settings, repository)

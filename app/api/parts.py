@@ -1,0 +1,48 @@
+"""
+A blob as the body of an answer: read from the repository while it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flask import request
+
+from app.errors import AttachmentUnreadableError
+from app.server.later import HELD
+from worker.blobs import MOST_WHOLE_BYTES, Blob
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    The bytes of *blob* from *start* to before *end*.
+    """
+
+    blob: Blob
+    start: int
+    end: int
+
+    @classmethod
+    def whole(cls, blob: Blob) -> Part:
+        """
+        Return all of *blob*.
+
+        Raises:
+            AttachmentUnreadableError: It would be in memory as a whole, and is too large for that.
+        """
+        if blob.is_whole:
+            if blob.size > MOST_WHOLE_BYTES:
+                raise AttachmentUnreadableError(
+                    f"The attachment has {blob.size} bytes, packed as its difference from another; such are "
+                    f"read up to {MOST_WHOLE_BYTES >> 20} MiB."
+                )
+            request.environ[HELD] = blob.size
+        return cls(blob, 0, blob.size)
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.blob.pieces(self.start, self.end)
