@@ -26,7 +26,7 @@ from worker.objects import ObjectTooLargeError, read
 
 Records = Sequence[tuple[str, Record]]
 
-MOST_BYTES = 512 << 20  # of memory that parsed records take, those that are being read included
+MOST_BYTES = 256 << 20  # of memory that parsed records take, those that are being read included
 MOST_TREES = 256  # a sheet at the top of the tree has another one with each commit, and may be empty
 _FEW = 30  # more than these are read by git, which takes 3 ms to start and 0.01 ms for each
 _BATCH_BYTES = 16 << 20  # of blobs that are in memory at once while they are parsed

@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import structlog
 
-from benchmarks import idle, many, pushes, reads, records, writes
+from benchmarks import history_length, idle, many, pushes, reads, records, writes
 from benchmarks.ground import Ground, ground, place
 from benchmarks.table import Figure, rendered
 
@@ -37,6 +37,7 @@ MEASUREMENTS: dict[str, Callable[[Ground], list[Figure]]] = {
     "many": many.repositories,
     "idle": partial(idle.at_rest, pushes=_PUSHES),
     "growth": records.growth,
+    "history": history_length.answers,
     "bytes": pushes.sizes,
 }
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -21,15 +22,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
 from app.dev import accepts, free_port
+from app.objects import write
 from app.sample import make_sample_repository
-from tests.parts import Process, wait_until
+from tests.parts import Bare, Process, wait_until
 from tests.valkey_server import ValkeyServer
 
 HEALTH_S = 1.0
@@ -37,6 +39,8 @@ _OTHER = ("127.0.0.2", 0)  # an address of its own, and so a client of its own
 _PROBES = 100
 _PEOPLE = "/api/sheets/people/records"
 _LARGE = f"{_PEOPLE}/jane/attachments/large.bin"
+_HISTORY = 5000  # commits
+_BOMB_BYTES = 1 << 28  # a quarter of a MiB on the disk
 _Ends = Counter[str]
 
 
@@ -84,18 +88,29 @@ class Siege:
 
     def __init__(self, port: int, process: Process, seconds: float) -> None:
         self._port, self._process, self._seconds = port, process, seconds
+        self._is_over = asyncio.Event()  # the other client is done
+
+    async def prepare(self) -> None:
+        """
+        Make what the attacks ask for.
+        """
+        large = os.urandom(12 << 20)
+        for path, sent in ((f"{_PEOPLE}/jane", b'{"slug": "jane", "name": "Jane"}'), (_LARGE, large)):
+            assert (await self._send(_request("PUT", path, sent, closes=True))) in ("200", "201")
 
     async def row(self, attack: str, clients: int, one: Callable[[int], Awaitable[str]]) -> Row:
         """
         Have *clients* attack at once, and measure what another client sees.
         """
         row = Row(attack, clients)
+        self._is_over.clear()
         attackers = [asyncio.ensure_future(self._attack(one, number)) for number in range(clients)]
         await asyncio.sleep(min(2.0, self._seconds))
         for _ in range(_PROBES):
             row.health_s.append(await self._probe("/api/health", row))
             row.read_s.append(await self._probe(f"{_PEOPLE}/jane", row))
         row.memory_mib = self._memory_mib()
+        self._is_over.set()
         _, late = await asyncio.wait(attackers, timeout=self._seconds)
         for attacker in late:
             attacker.cancel()
@@ -136,6 +151,35 @@ class Siege:
     async def ahead(self, number: int) -> str:
         return await self._send(_request("GET", f"{_PEOPLE}?limit=100") * 1000)
 
+    # --- Greedy ones: each asks again and again, until the other client is done ---
+
+    async def sorting(self, number: int) -> str:
+        return await self._insist(_request("GET", f"{_PEOPLE}?sort={','.join(['name'] * 950)}"))
+
+    async def bombs(self, number: int) -> str:
+        return await self._insist(_request("GET", f"{_PEOPLE}?limit=1000"))
+
+    async def histories(self, number: int) -> str:
+        return await self._insist(_request("GET", f"{_PEOPLE}/visitor-1/history?limit=1000"))
+
+    async def logs(self, number: int) -> str:
+        return await self._insist(_request("GET", "/api/commits?limit=1000"))
+
+    async def ranges(self, number: int) -> str:
+        return await self._insist(_request("GET", _LARGE, extra=["Range: bytes=-1"]))
+
+    async def odd_methods(self, number: int) -> str:
+        numbers = itertools.count()
+        requests = (_request(f"M{next(numbers)}X{number}", f"/{number}/{next(numbers)}") for _ in numbers)
+        return await self._insist(*itertools.islice(requests, 1000))
+
+    async def keys(self, number: int) -> str:
+        body = json.dumps({"slug": f"k{number}", "name": "K"}).encode()
+        keys = (f"Idempotency-Key: {number}-{each}" for each in range(1000))
+        return await self._insist(
+            *(_request("PUT", f"{_PEOPLE}/k{number}", body, extra=[each]) for each in keys)
+        )
+
     # --- Clients ---
 
     async def _attack(self, one: Callable[[int], Awaitable[str]], number: int) -> str:
@@ -157,6 +201,20 @@ class Siege:
             return first[9:].decode("latin-1") or "closed"
         finally:
             writer.close()
+
+    async def _insist(self, *requests: bytes) -> str:
+        """
+        Send one request after the other, over and over; returns how many were answered in which way.
+        """
+        ends: _Ends = Counter()
+        for request in itertools.cycle(requests):
+            if self._is_over.is_set():
+                break
+            try:
+                ends[await self._send(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))] += 1
+            except OSError:
+                ends["reset"] += 1
+        return ends.most_common(1)[0][0] if ends else "none"
 
     async def _probe(self, path: str, row: Row) -> float:
         begun = time.perf_counter()
@@ -185,8 +243,9 @@ def _request(
     length: int | None = None,
     prefer: str = "",
     closes: bool = False,
+    extra: Sequence[str] = (),
 ) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: x"]
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", *extra]
     if body:
         lines.append(f"Content-Length: {len(body) if length is None else length}")
     if prefer:
@@ -196,12 +255,26 @@ def _request(
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+def _plant(data: Bare) -> None:
+    """
+    Put a history and a file into the repository that would be dear if they were read whole.
+    """
+    data.grow(_HISTORY, files=2)
+    bomb = write(str(data.path), "blob", b'slug = "bomb"\nname = "' + bytes(_BOMB_BYTES))
+    data.git("read-tree", "main")
+    data.git("update-index", "--add", "--cacheinfo", f"100644,{bomb},people/bomb.toml")
+    commit = data.git("commit-tree", "-p", "main", "-m", "a bomb", data.git("write-tree"))
+    data.git("update-ref", "refs/heads/main", commit)
+
+
 @contextlib.contextmanager
 def _served(directory: Path) -> Iterator[tuple[int, Process]]:
     """
     Serve a sample repository, whose remote is not there, from one API process.
     """
-    make_sample_repository(directory / "data.git")
+    data = Bare(directory / "data.git")
+    make_sample_repository(data.path)
+    _plant(data)
     port = free_port()
     with ValkeyServer() as valkey:
         env = {
@@ -228,9 +301,7 @@ def _served(directory: Path) -> Iterator[tuple[int, Process]]:
 
 
 async def _besiege(siege: Siege, scale: float) -> list[Row]:
-    body = os.urandom(12 << 20)
-    for path, sent in ((f"{_PEOPLE}/jane", b'{"slug": "jane", "name": "Jane"}'), (_LARGE, body)):
-        assert (await siege._send(_request("PUT", path, sent, closes=True))) in ("200", "201")
+    await siege.prepare()
     rows = []
     sys.stdout.write(
         f"{'attack':<34} {'clients':>7} {'health':>8} {'read':>8} {'MiB':>7}  how the attackers ended\n"
@@ -247,6 +318,13 @@ async def _besiege(siege: Siege, scale: float) -> list[Row]:
         ("waiting writers, the remote away", 200, siege.waiter),
         ("reads, all at once", 1000, siege.rush),
         ("a thousand reads sent ahead", 50, siege.ahead),
+        ("sorts by 950 fields", 50, siege.sorting),
+        ("lists with a file that inflates", 50, siege.bombs),
+        ("histories of a thousand commits", 50, siege.histories),
+        ("logs of a thousand commits", 50, siege.logs),
+        ("the last byte of a large file", 50, siege.ranges),
+        ("methods and addresses of their own", 50, siege.odd_methods),
+        ("idempotency keys", 20, siege.keys),
     ]
     for attack, clients, one in attacks:
         row = await siege.row(attack, max(1, int(clients * scale)), one)

@@ -5,6 +5,7 @@ Putting the parts together: once per process, from its environment.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import time
@@ -215,5 +216,6 @@ def _hang_up(pipeline: Pipeline, **_: object) -> None:
     pipeline.repository.hang_up()
 
 
-def _configure_logging(**_: object) -> None:
-    logs.configure()
+def _configure_logging(loglevel: int | None = None, **_: object) -> None:
+    # Celery's own default is to write warnings alone; what is asked for beyond that is more.
+    logs.configure(min(logging.INFO, loglevel or logging.INFO))

@@ -17,12 +17,16 @@ import structlog
 from worker.redaction import redact_all
 
 LOGGER = "ferry"
+NOTHING_TO_DO = "nothing to do"  # what a task returns that has done nothing; its line is debug
 TRACED = ("request_id", "traceparent")
 
 _QUIET = (
     "kombu", "amqp", "urllib3", "git", "celery.utils.functional", "celery.bootsteps", "asyncio",
     "celery.worker.strategy",  # that a task was received; how it ended is said anyway
 )  # fmt: skip
+
+
+_OF_TASKS = "celery.app.trace"
 
 
 def log() -> structlog.stdlib.BoundLogger:
@@ -72,6 +76,7 @@ def configure(level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    logging.getLogger(_OF_TASKS).filters[:] = [_Uneventful()]
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
     structlog.configure(
@@ -84,6 +89,22 @@ def configure(level: int = logging.INFO) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+class _Uneventful(logging.Filter):
+    """
+    Makes Celery's line about a task that has done nothing one of level debug: most sweeps are such.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """
+        Return whether *record* is written.
+        """
+        told = getattr(record, "data", None)
+        if not isinstance(told, dict) or told.get("return_value") != repr(NOTHING_TO_DO):
+            return True
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        return logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 class _Handler(logging.StreamHandler[Any]):

@@ -14,7 +14,7 @@ from celery import Celery, Task
 from worker.celery_app import longest_countdown_s
 from worker.enqueue import SHOWN_CHARACTERS
 from worker.errors import PushDeferred, PushError, PushFailed, PushRefused
-from worker.logs import TRACED, bound
+from worker.logs import NOTHING_TO_DO, TRACED, bound
 from worker.pipeline import Pipeline
 from worker.push import Request
 
@@ -125,7 +125,7 @@ def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
             pipeline.watchdog.check()
         if pipeline.maintenance.is_due():
             maintain.apply_async(queue=pipeline.queue)
-        return f"queued {', '.join(wanting)}" if wanting else "nothing to do"
+        return f"queued {', '.join(wanting)}" if wanting else NOTHING_TO_DO
 
     @app.task(bind=True, name="maintain")  # type: ignore[untyped-decorator]
     def maintain(self: Task) -> str:

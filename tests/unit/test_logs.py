@@ -160,3 +160,19 @@ def test_a_line_that_cannot_be_written_fails_nothing(closed: bool):
         [sys.executable, "-c", _BEGIN + script], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (ran.returncode, ran.stderr) == (7, "")
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+def test_a_task_that_has_done_nothing_is_told_of_at_debug_level(level: str):
+    """
+    As Celery logs it: what the task returned stands in the record's data.
+    """
+    lines = _lines(
+        f"configure(logging.{level})\n"
+        "for value in ('nothing to do', 'queued origin'):\n"
+        "    data = {'name': 'sweep', 'return_value': repr(value)}\n"
+        "    logging.getLogger('celery.app.trace').info('done: %(return_value)s', data, extra={'data': data})"
+    )
+    told = [(line["level"], line["event"]) for line in lines]
+    quiet = [("debug", "done: 'nothing to do'")] if level == "DEBUG" else []
+    assert told == [*quiet, ("info", "done: 'queued origin'")]
