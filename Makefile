@@ -76,8 +76,9 @@ lock: ## Recompile requirements/*.txt on Python 3.11 (LOCK_ARGS=--upgrade for ne
 	    --extra otel pyproject.toml requirements/run.in
 	$(PIP_COMPILE) --output-file requirements/build.txt --constraint requirements/dev.txt requirements/build.in
 
-soak: $(READY) ## Ten minutes of writes while every part is killed, ten of power cuts (SOAK_ARGS="--seconds 60")
+soak: $(READY) ## Ten minutes each of kills, power cuts and a long run compressed (SOAK_ARGS="--seconds 60")
 	$(BIN)/python -m tests.storm $(SOAK_ARGS)
+	$(BIN)/python -m tests.level $(SOAK_ARGS)
 	$(BIN)/python -m tests.crash_images $(SOAK_ARGS)
 
 model: $(READY) ## Hold random requests against a model of the API's promises (MODEL_ARGS="--seed 7 --steps 20000")

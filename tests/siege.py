@@ -37,8 +37,8 @@ from tests.valkey_server import ValkeyServer
 HEALTH_S = 1.0
 _OTHER = ("127.0.0.2", 0)  # an address of its own, and so a client of its own
 _PROBES = 100
-_PEOPLE = "/api/sheets/people/records"
-_LARGE = f"{_PEOPLE}/jane/attachments/large.bin"
+PEOPLE = "/api/sheets/people/records"
+_LARGE = f"{PEOPLE}/jane/attachments/large.bin"
 _HISTORY = 5000  # commits
 _BOMB_BYTES = 1 << 28  # a quarter of a MiB on the disk
 _Ends = Counter[str]
@@ -95,8 +95,8 @@ class Siege:
         Make what the attacks ask for.
         """
         large = os.urandom(12 << 20)
-        for path, sent in ((f"{_PEOPLE}/jane", b'{"slug": "jane", "name": "Jane"}'), (_LARGE, large)):
-            assert (await self._send(_request("PUT", path, sent, closes=True))) in ("200", "201")
+        for path, sent in ((f"{PEOPLE}/jane", b'{"slug": "jane", "name": "Jane"}'), (_LARGE, large)):
+            assert (await self._send(request_of("PUT", path, sent, closes=True))) in ("200", "201")
 
     async def row(self, attack: str, clients: int, one: Callable[[int], Awaitable[str]]) -> Row:
         """
@@ -108,7 +108,7 @@ class Siege:
         await asyncio.sleep(min(2.0, self._seconds))
         for _ in range(_PROBES):
             row.health_s.append(await self._probe("/api/health", row))
-            row.read_s.append(await self._probe(f"{_PEOPLE}/jane", row))
+            row.read_s.append(await self._probe(f"{PEOPLE}/jane", row))
         row.memory_mib = self._memory_mib()
         self._is_over.set()
         _, late = await asyncio.wait(attackers, timeout=self._seconds)
@@ -130,54 +130,54 @@ class Siege:
         return await self._send(b"GET /api/sheets HTTP/1.1\r\nHost: x\r\nX-A: ")
 
     async def slow_body(self, number: int) -> str:
-        return await self._send(_request("PUT", f"{_PEOPLE}/slow", b"{", length=1000))
+        return await self._send(request_of("PUT", f"{PEOPLE}/slow", b"{", length=1000))
 
     async def large_body(self, number: int) -> str:
-        return await self._send(_request("PUT", f"{_PEOPLE}/large", b"x" * (1 << 20), length=12 << 20))
+        return await self._send(request_of("PUT", f"{PEOPLE}/large", b"x" * (1 << 20), length=12 << 20))
 
     async def slow_reader(self, number: int) -> str:
-        return await self._send(_request("GET", _LARGE), reads=False)
+        return await self._send(request_of("GET", _LARGE), reads=False)
 
     async def stream(self, number: int) -> str:
-        return await self._send(_request("GET", "/api/events"))
+        return await self._send(request_of("GET", "/api/events"))
 
     async def waiter(self, number: int) -> str:
         body = json.dumps({"slug": f"w{number}", "name": "W"}).encode()
-        return await self._send(_request("PUT", f"{_PEOPLE}/w{number}", body, prefer="wait=5"))
+        return await self._send(request_of("PUT", f"{PEOPLE}/w{number}", body, prefer="wait=5"))
 
     async def rush(self, number: int) -> str:
-        return await self._send(_request("GET", f"{_PEOPLE}?limit=100"))
+        return await self._send(request_of("GET", f"{PEOPLE}?limit=100"))
 
     async def ahead(self, number: int) -> str:
-        return await self._send(_request("GET", f"{_PEOPLE}?limit=100") * 1000)
+        return await self._send(request_of("GET", f"{PEOPLE}?limit=100") * 1000)
 
     # --- Greedy ones: each asks again and again, until the other client is done ---
 
     async def sorting(self, number: int) -> str:
-        return await self._insist(_request("GET", f"{_PEOPLE}?sort={','.join(['name'] * 950)}"))
+        return await self._insist(request_of("GET", f"{PEOPLE}?sort={','.join(['name'] * 950)}"))
 
     async def bombs(self, number: int) -> str:
-        return await self._insist(_request("GET", f"{_PEOPLE}?limit=1000"))
+        return await self._insist(request_of("GET", f"{PEOPLE}?limit=1000"))
 
     async def histories(self, number: int) -> str:
-        return await self._insist(_request("GET", f"{_PEOPLE}/visitor-1/history?limit=1000"))
+        return await self._insist(request_of("GET", f"{PEOPLE}/visitor-1/history?limit=1000"))
 
     async def logs(self, number: int) -> str:
-        return await self._insist(_request("GET", "/api/commits?limit=1000"))
+        return await self._insist(request_of("GET", "/api/commits?limit=1000"))
 
     async def ranges(self, number: int) -> str:
-        return await self._insist(_request("GET", _LARGE, extra=["Range: bytes=-1"]))
+        return await self._insist(request_of("GET", _LARGE, extra=["Range: bytes=-1"]))
 
     async def odd_methods(self, number: int) -> str:
         numbers = itertools.count()
-        requests = (_request(f"M{next(numbers)}X{number}", f"/{number}/{next(numbers)}") for _ in numbers)
+        requests = (request_of(f"M{next(numbers)}X{number}", f"/{number}/{next(numbers)}") for _ in numbers)
         return await self._insist(*itertools.islice(requests, 1000))
 
     async def keys(self, number: int) -> str:
         body = json.dumps({"slug": f"k{number}", "name": "K"}).encode()
         keys = (f"Idempotency-Key: {number}-{each}" for each in range(1000))
         return await self._insist(
-            *(_request("PUT", f"{_PEOPLE}/k{number}", body, extra=[each]) for each in keys)
+            *(request_of("PUT", f"{PEOPLE}/k{number}", body, extra=[each]) for each in keys)
         )
 
     # --- Clients ---
@@ -221,7 +221,7 @@ class Siege:
         try:
             async with asyncio.timeout(30):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port, local_addr=_OTHER)
-                writer.write(_request("GET", path, closes=True))
+                writer.write(request_of("GET", path, closes=True))
                 answer = await reader.read()
                 writer.close()
             if answer[9:12] != b"200":
@@ -235,7 +235,7 @@ class Siege:
         return sum(each.memory_info().rss for each in (main, *main.children())) / (1 << 20)
 
 
-def _request(
+def request_of(
     method: str,
     path: str,
     body: bytes = b"",
@@ -245,6 +245,9 @@ def _request(
     closes: bool = False,
     extra: Sequence[str] = (),
 ) -> bytes:
+    """
+    Return an HTTP request as it goes over the wire.
+    """
     lines = [f"{method} {path} HTTP/1.1", "Host: x", *extra]
     if body:
         lines.append(f"Content-Length: {len(body) if length is None else length}")
@@ -268,7 +271,7 @@ def _plant(data: Bare) -> None:
 
 
 @contextlib.contextmanager
-def _served(directory: Path) -> Iterator[tuple[int, Process]]:
+def served(directory: Path) -> Iterator[tuple[int, Process]]:
     """
     Serve a sample repository, whose remote is not there, from one API process.
     """
@@ -350,7 +353,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with (
         tempfile.TemporaryDirectory(prefix="ferry-siege-") as directory,
-        _served(Path(directory)) as (port, process),
+        served(Path(directory)) as (port, process),
     ):
         rows = asyncio.run(_besiege(Siege(port, process, given.seconds), given.scale))
         errors = process.text().count('"level": "error"')

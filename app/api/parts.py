@@ -7,10 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flask import request
-
 from app.errors import AttachmentUnreadableError
-from app.server.later import HELD
 from worker.blobs import MOST_WHOLE_BYTES, Blob
 
 
@@ -32,13 +29,11 @@ class Part:
         Raises:
             AttachmentUnreadableError: It would be in memory as a whole, and is too large for that.
         """
-        if blob.is_whole:
-            if blob.size > MOST_WHOLE_BYTES:
-                raise AttachmentUnreadableError(
-                    f"The attachment has {blob.size} bytes, packed as its difference from another; such are "
-                    f"read up to {MOST_WHOLE_BYTES >> 20} MiB."
-                )
-            request.environ[HELD] = blob.size
+        if blob.is_whole and blob.size > MOST_WHOLE_BYTES:
+            raise AttachmentUnreadableError(
+                f"The attachment has {blob.size} bytes, packed as its difference from another; such are "
+                f"read up to {MOST_WHOLE_BYTES >> 20} MiB."
+            )
         return cls(blob, 0, blob.size)
 
     def __len__(self) -> int:

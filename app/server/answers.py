@@ -44,7 +44,6 @@ class Answer:
     rest: Iterator[bytes] | None = None
     close: Callable[[], None] = lambda: None
     later: Waiting | Streaming | None = None
-    held: int = 0  # bytes that are in memory for as long as there is a rest
 
 
 class Sender:

@@ -27,7 +27,7 @@ from app.access import client_of
 from app.problems import Problem
 from app.server.answers import PIECE_BYTES, Answer, ClientGoneError, Message, Receive, Send, Sender, Unsent
 from app.server.bodies import BODY_PAUSE_S, BODY_S, Bodies, BodyTooSlowError, has_body
-from app.server.later import HELD, LATER, Streaming, Waiting
+from app.server.later import LATER, Streaming, Waiting
 from app.server.moves import Moves
 from app.server.turns import TooManyWaitingError, Turns
 from app.services import EXTENSION, Services
@@ -194,9 +194,9 @@ class Bridge:
             return lambda data: None
 
         environ = _environ(scope, body, is_read)
-        environ[LATER], environ[HELD] = None, 0
+        environ[LATER] = None
         pieces = self._app(environ, start)
-        answer.later, answer.held = environ[LATER], environ[HELD]
+        answer.later = environ[LATER]
         rest = iter(pieces)
         answer.body, is_all = _first(rest)
         close = getattr(pieces, "close", lambda: None)
@@ -216,14 +216,13 @@ class Bridge:
         if not is_read:
             answer.headers.append((b"connection", b"close"))
         try:
-            with sender.hold(answer.held):
-                await sender.begin(answer)
-                piece: bytes | None = answer.body
-                while piece is not None:
-                    with sender.hold(len(piece)):
-                        await sender.piece(piece)
-                    piece = await self._requests.run(job, next, rest, None, is_under_way=True)
-                await sender.end()
+            await sender.begin(answer)
+            piece: bytes | None = answer.body
+            while piece is not None:
+                with sender.hold(len(piece)):
+                    await sender.piece(piece)
+                piece = await self._requests.run(job, next, rest, None, is_under_way=True)
+            await sender.end()
         finally:
             await self._requests.run_now(job, answer.close)
 

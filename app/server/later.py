@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from flask import request
 
 LATER = "ferry.later"
-HELD = "ferry.held"  # how many bytes a view keeps in memory while its answer is sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
