@@ -5,12 +5,15 @@ What an answer costs does not grow with the history behind it: counted in git's 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from app.services import EXTENSION, Services
-from tests.parts import Bare
+from tests import level
+from tests.parts import Bare, clean_environment
 from worker import commit_graph, git
 from worker.maintenance import Maintenance
 
@@ -142,3 +145,32 @@ def test_a_damaged_commit_graph_has_no_paths(data: Bare, content: bytes):
     (data.path / "objects" / "info").mkdir(exist_ok=True)
     (data.path / "objects" / "info" / "commit-graph").write_bytes(content)
     assert not commit_graph.has_paths(data.path)
+
+
+def test_flower_remembers_as_many_tasks_as_its_memory_holds(env):
+    """
+    As ``celery -A worker flower`` reads its options.
+    """
+    script = (
+        "import worker; worker.app.conf\n"
+        "import flower.command, tornado.options\n"
+        "flower.command.apply_env_options()\n"
+        "print(tornado.options.options.max_tasks)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**clean_environment(), **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert int(ran.stdout) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("figures", "is_rising"), [([5, 9, 9, 9, 9, 9], False), ([5, 6, 7, 9, 12, 15], True)]
+)
+def test_a_quantity_rises_where_it_is_higher_at_the_end(figures, is_rising):
+    seen = [level.Held(50.0 * figure, 5, 5, 2, 9, 9) for figure in figures]
+    assert level.rising(seen) == (["memory_mib"] if is_rising else [])
