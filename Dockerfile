@@ -41,7 +41,7 @@ Provides: perl, liberror-perl, git-man (= %s)\nDescription: what git asks for an
     "$(apt-cache show --no-all-versions git | sed -n 's/^Version: //p')" >/tmp/no-perl/DEBIAN/control \
  && dpkg-deb --build /tmp/no-perl >/dev/null \
  && apt-get install --quiet --quiet --yes --no-install-recommends \
-    /tmp/no-perl.deb git openssh-client tini libnss-extrausers >/dev/null \
+    /tmp/no-perl.deb git openssh-client ca-certificates tini libnss-extrausers >/dev/null \
  && rm -rf /tmp/no-perl* /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/*
 # The number is fixed: volumes remember it. Another one, such as OpenShift's, gets an entry in /tmp/ferry-passwd
 # from the entrypoint, for ssh refuses a user id without one. Such users are in the group 0, and so may
@@ -63,7 +63,7 @@ ENV PATH=/opt/ferry/bin:$PATH \
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000 5555
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["ferry-health"]
+HEALTHCHECK --interval=10s --timeout=20s --start-period=60s --retries=3 CMD ["ferry-health"]
 ENTRYPOINT ["tini", "--", "ferry-entrypoint"]
 CMD ["api"]
 
@@ -79,7 +79,7 @@ RUN apt-get update --quiet --quiet \
 COPY docker/demo-git-server /usr/local/bin/
 USER 10001:10001
 EXPOSE 2222
-HEALTHCHECK --interval=5s --timeout=5s --start-period=30s CMD ["ferry-health", "listens", "2222"]
+HEALTHCHECK --interval=5s --timeout=20s --start-period=60s CMD ["ferry-health", "listens", "2222"]
 ENTRYPOINT ["tini", "--", "demo-git-server"]
 CMD []
 

@@ -3,8 +3,9 @@
 Whether the role of this container is well: status 0, or 1 and one line.
 
 ``ferry-health`` checks the role that the entrypoint noted; ``ferry-health http URL`` and
-``ferry-health listens PORT`` check what they name. It imports nothing of Ferry's and takes some 50 ms,
-for it runs every few seconds in every container.
+``ferry-health listens PORT`` check what they name; ``ferry-health writes URL RECORD`` creates a record, reads
+it back and deletes it, as the writer whose token is in ``TOKEN``. It imports nothing of Ferry's and takes
+some 50 ms, for it runs every few seconds in every container.
 
 The worker and beat have one heartbeat between them, the sweep: beat sends it, a worker notes when it
 took place. An old one says that beat, the broker or the worker stands still, whichever it is.
@@ -14,10 +15,13 @@ import json
 import os
 import sys
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 _TIMEOUT_S = 4.0
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it asks this machine or this cluster
 _SWEEPS_MISSED = 4
 _SLACK_S = 30.0  # a worker that has just started, a clock that is a little off
 
@@ -38,6 +42,8 @@ def main(arguments: list[str]) -> None:
             _http(*target)
         case "listens":
             _listens(int(*target))
+        case "writes":
+            _writes(*target)
         # Any other command is well for as long as it runs.
 
 
@@ -46,10 +52,26 @@ def _role() -> str:
 
 
 def _http(url: str) -> None:
-    # No proxy: what is asked is this machine or this cluster.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=_TIMEOUT_S):  # raises for any status that is no success
+    with _OPENER.open(url, timeout=_TIMEOUT_S):  # raises for any status that is no success
         pass
+
+
+def _writes(records: str, record: str) -> None:
+    created = _send("POST", records, record)
+    address = f"{records}/{urllib.parse.quote(created['path'])}"
+    try:
+        found = _send("GET", address)["record"]
+        if found != created["record"]:
+            sys.exit(f"wrote {created['record']}, read {found}")
+    finally:
+        _send("DELETE", address)
+
+
+def _send(method: str, url: str, body: str | None = None) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {os.environ['TOKEN']}", "Content-Type": "application/json"}
+    request = urllib.request.Request(url, body and body.encode(), headers, method=method)  # noqa: S310
+    with _OPENER.open(request, timeout=_TIMEOUT_S) as answer:
+        return dict(json.load(answer))
 
 
 def _listens(port: int) -> None:

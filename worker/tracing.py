@@ -46,7 +46,7 @@ def configure(service: str) -> bool:
     except ImportError as exc:
         log().warning("tracing.unavailable", error=str(exc), hint="pip install 'ferry[otel]'")
         return False
-    resource = Resource.create({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME", service)})
+    resource = Resource.create({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME") or service})
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)

@@ -15,6 +15,8 @@ from typing import Any
 
 Run = Callable[..., str]
 
+ANY_USER = 1000680000  # where the chart names none: what OpenShift gives a namespace, with the group 0
+
 
 class Pod:
     """
@@ -32,8 +34,14 @@ class Pod:
         self._run = run
         (workload,) = (each for each in manifests if each["kind"] == "StatefulSet")
         self.spec = workload["spec"]["template"]["spec"]
-        self._user = "{runAsUser}:{runAsGroup}".format(**self.spec["securityContext"])
-        self._group = self.spec["securityContext"]["fsGroup"]
+        context = {
+            "runAsUser": ANY_USER,
+            "runAsGroup": 0,
+            "fsGroup": ANY_USER,
+            **self.spec["securityContext"],
+        }
+        self.user = "{runAsUser}:{runAsGroup}".format(**context)
+        self._group = context["fsGroup"]
 
     def start(self, *network: str) -> None:
         """
@@ -103,7 +111,7 @@ class Pod:
 
     def _options(self, container: dict[str, Any]) -> list[str]:
         context = container["securityContext"]
-        options = ["--network", f"container:{self._name}", "--user", self._user]
+        options = ["--network", f"container:{self._name}", "--user", self.user]
         options += ["--group-add", str(self._group)]
         options += ["--read-only"] if context["readOnlyRootFilesystem"] else []
         options += ["--cap-drop=ALL"] if context["capabilities"]["drop"] == ["ALL"] else []

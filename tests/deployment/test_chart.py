@@ -4,6 +4,7 @@ The Helm chart, rendered by a real Helm in every combination that `helm/ferry/ci
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
@@ -11,11 +12,13 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
 
 from tests.deployment.helm import CHART, ROOT
+from tests.deployment.schema import SCHEMA, as_text, with_hints
 from worker.settings import Settings
 
 COMBINATIONS = sorted((CHART / "ci").glob("*-values.yaml"))
@@ -48,9 +51,19 @@ def combination(request) -> Path:
     return request.param
 
 
+@pytest.fixture(scope="session")
+def rendered() -> dict[Path, list[dict]]:
+    """
+    The manifests of each combination, made once.
+    """
+    return {}
+
+
 @pytest.fixture
-def manifests(helm, combination):
-    return helm.render("--values", str(combination))
+def manifests(helm, combination, rendered):
+    if combination not in rendered:
+        rendered[combination] = helm.render("--values", str(combination))
+    return copy.deepcopy(rendered[combination])
 
 
 @pytest.fixture
@@ -96,7 +109,7 @@ def environment(manifests, container) -> dict[str, str]:
     Return what *container* finds in its environment, as far as the chart makes it.
     """
     found = {}
-    for source in container.get("envFrom", []):
+    for source in container.get("envFrom", []):  # of which a user's own is not here
         ((how, reference),) = source.items()
         kind, part = {"configMapRef": ("ConfigMap", "data"), "secretRef": ("Secret", "stringData")}[how]
         for each in of_kind(manifests, kind):
@@ -110,7 +123,7 @@ def secrets_of(manifests, container) -> set[str]:
     Return the secrets that *container* is given, by name, whoever keeps them.
     """
     references = [each["valueFrom"] for each in container.get("env", []) if "valueFrom" in each]
-    kept_elsewhere = {each["secretKeyRef"]["key"] for each in references if "secretKeyRef" in each}
+    kept_elsewhere = {each["secretKeyRef"]["key"] for each in references if "secretKeyRef" in each} & SECRETS
     return kept_elsewhere | (set(environment(manifests, container)) & SECRETS)
 
 
@@ -149,11 +162,11 @@ def test_every_container_is_restricted(manifests):
     """
     for _, _, spec in pods(manifests):
         assert spec["securityContext"]["runAsNonRoot"] is True
-        assert spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"].get("runAsUser", 10001) > 0  # OpenShift chooses by itself
         assert spec["automountServiceAccountToken"] is False
         assert not {"hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"} & set(spec)
         assert {kind for volume in spec.get("volumes", []) for kind in set(volume) - {"name"}} <= {
-            "emptyDir", "persistentVolumeClaim", "secret",
+            "configMap", "emptyDir", "persistentVolumeClaim", "secret",
         }  # fmt: skip
     for each in containers(manifests):
         assert each["securityContext"] == {
@@ -215,11 +228,12 @@ def test_each_role_is_given_the_secrets_that_it_works_with(manifests, values):
     if values.get("existingSecret"):
         assert given == MAY_HAVE
     else:
-        known = set(values["secrets"]) | {"CFP_REDIS_URL"}  # the chart's own Valkey, in the ConfigMap
+        known = set(values["secrets"]) | {"CFP_REDIS_URL"}  # the chart's own Valkey
         assert given == {role: MAY_HAVE[role] & known for role in given}
     for each in of_kind(manifests, "Secret"):  # of which each container takes its own, whole
         role = each["metadata"]["name"].rpartition("-")[2]
-        assert role in ("ssh", "https") or set(each["stringData"]) <= MAY_HAVE[role]
+        of_no_role = {"ssh", "https", "valkey"}
+        assert role in of_no_role or set(each["stringData"]) <= {**MAY_HAVE, "broker": BROKER}[role]
 
 
 def test_each_role_has_the_repository_as_far_as_it_needs_it(manifests):
@@ -242,7 +256,8 @@ def test_files_that_settings_name_are_mounted(manifests):
         there = {
             f"{mount['mountPath']}/{item['path']}"
             for mount in each["volumeMounts"]
-            for item in volumes.get(mount["name"], {}).get("secret", {}).get("items", [])
+            if mount["name"] in ("ssh", "https")
+            for item in volumes[mount["name"]]["secret"]["items"]
         }
         named = {
             value
@@ -289,9 +304,10 @@ def test_services_and_policies_find_their_pods(manifests):
 
 def test_helm_test_asks_the_service(manifests):
     (pod,) = of_kind(manifests, "Pod")
-    urls = [each["command"][-1] for each in pod["spec"]["containers"]]
-    service = next(s for s in of_kind(manifests, "Service") if s["metadata"]["name"] == "town-ferry")
-    assert all(url.startswith(f"http://town-ferry:{service['spec']['ports'][0]['port']}/") for url in urls)
+    urls = [each["command"][2] for each in pod["spec"]["containers"]]
+    service = of_kind(manifests, "Service")[0]
+    name = service["metadata"]["name"]
+    assert all(url.startswith(f"http://{name}:{service['spec']['ports'][0]['port']}/") for url in urls)
 
 
 # --- The chart as a whole ---
@@ -399,6 +415,104 @@ def test_what_would_not_work_is_refused_by_name(helm, arguments, words):
     assert words in helm.refuses(*arguments)
 
 
+MINIMAL = ("--values", str(CHART / "ci" / "minimal-values.yaml"))
+
+
+def test_valkey_asks_for_a_password_that_ferry_is_given(helm):
+    """
+    Made where none is given; it stands in Secrets alone, and in no argument.
+    """
+    found = [helm.render(*MINIMAL, "--set", f"valkey.password={given}") for given in ("", "", "p@ss#w/rd")]
+    made = []
+    for manifests in found:
+        kept = {each["metadata"]["name"]: each["stringData"] for each in of_kind(manifests, "Secret")}
+        password = kept["town-ferry-valkey"]["password"]
+        assert kept["town-ferry-valkey"]["auth.conf"] == f'requirepass "{password}"\n'
+        url = urlsplit(kept["town-ferry-broker"]["CFP_REDIS_URL"])
+        assert (unquote(url.password or ""), url.hostname) == (password, "town-ferry-valkey")
+        assert password not in str([each for each in manifests if each["kind"] != "Secret"])
+        assert all(
+            environment(manifests, each)["CFP_REDIS_URL"] == url.geturl() for each in of_ferry(manifests)
+        )
+        made.append(password)
+    assert len(set(made)) == 3
+    assert made[2] == "p@ss#w/rd"
+
+
+def test_what_a_platform_asks_for_is_there(helm):
+    manifests = helm.render("--values", str(CHART / "ci" / "platform-values.yaml"))
+    (workload,) = of_kind(manifests, "StatefulSet")
+    template, claim = workload["spec"]["template"], workload["spec"]["volumeClaimTemplates"][0]
+    assert {each["metadata"]["name"].partition("-")[0] for each in manifests} == {"records"}
+    assert template["metadata"]["annotations"]["example.org/team"] == "data"
+    assert template["metadata"]["labels"]["example.org/cost-centre"] == "7"
+    assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
+    assert claim["metadata"]["annotations"] == {"example.org/backup": "daily"}
+    assert (
+        template["spec"]["serviceAccountName"] == of_kind(manifests, "ServiceAccount")[0]["metadata"]["name"]
+    )
+    assert template["spec"]["priorityClassName"] == "important"
+    assert template["spec"]["topologySpreadConstraints"]
+    assert of_kind(manifests, "Service")[0]["metadata"]["annotations"] == {"example.org/internal": "true"}
+    for each in of_ferry(manifests):
+        env, talks_to_remotes = environment(manifests, each), each["name"] in ("init", "api", "worker")
+        assert each["image"].partition("@")[2].startswith("sha256:")
+        assert env["https_proxy"] == env["HTTPS_PROXY"] == "http://proxy.internal.example.org:3128"
+        assert env["GIT_SSL_CAINFO"] == env["SSL_CERT_FILE"] == "/tmp/ferry-ca.crt"
+        assert env["FERRY_CA_BUNDLE"] in {f"{mount['mountPath']}/ca.crt" for mount in each["volumeMounts"]}
+        assert ("TZ" in env) is talks_to_remotes
+        assert ({"secretRef": {"name": "more-settings"}} in each["envFrom"]) is talks_to_remotes
+        assert ("tokens" in {mount["name"] for mount in each["volumeMounts"]}) is talks_to_remotes
+        assert ("FLOWER_URL_PREFIX" in env) is (each["name"] == "flower")
+
+
+def test_openshift_chooses_ids_by_itself(helm):
+    manifests = helm.render("--values", str(CHART / "ci" / "openshift-values.yaml"))
+    for owner, _, spec in pods(manifests):
+        assert set(spec["securityContext"]) == {"runAsNonRoot", "seccompProfile"}, owner["metadata"]["name"]
+    (policy,) = (e for e in of_kind(manifests, "NetworkPolicy") if e["metadata"]["name"] == "town-ferry")
+    assert {port["port"] for port in policy["spec"]["egress"][0]["ports"]} == {53, 5353}
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("persistance.size=1Gi", "did you mean persistence?"),
+        ("image.repo=x", "image"),
+        ("imgae.tag=x", "did you mean image?"),
+        ("nodeselector.a=b", "did you mean nodeSelector?"),
+        ("settings.CFP_DATA_BRANHC=x", "did you mean CFP_DATA_BRANCH?"),
+        ("settings.CFP_PUSH_TIMEOUTS=3", "did you mean CFP_PUSH_TIMEOUT?"),
+        ("secrets.SENTRY_DNS=x", "did you mean SENTRY_DSN?"),
+        ("settings.CFP_ADMIN_TOKEN=x", "use secrets"),
+        ("replicaCount=2", "a second pod would have a volume, and so a repository, of its own"),
+        ("api.replicas=2", "use api.workers"),
+        ("env.A=b", "use extraEnv"),
+        ("proxy.https=http://me:secret@proxy:3128", "give it by extraEnvFrom"),
+        ("test.write.enabled=true", "test.write: needs sheet"),
+        ("settings.OTEL_EXPORTER_OTLP_ENDPOINT=http://traces:4318", "lacks 4318, the port of settings.OTEL"),
+        ("image.digest=latest", "image"),
+    ],
+)
+def test_a_refusal_says_what_was_meant(helm, value, words):
+    assert words in helm.refuses(*MINIMAL, "--set", value)
+
+
+def test_the_schemas_hints_are_those_of_its_names():
+    """
+    And none of them stands in the way of a name that is known.
+    """
+    schema = json.loads(SCHEMA.read_text())
+    assert SCHEMA.read_text() == as_text(with_hints(schema)) + "\n", "run python -m tests.deployment.schema"
+
+    def check(node):
+        for name, each in node.get("properties", {}).items():
+            assert not any(re.search(pattern, name) for pattern in node.get("patternProperties", {})), name
+            check(each)
+
+    check(schema)
+
+
 def test_the_chart_takes_every_setting():
     """
     A setting that is added to Ferry is one that the chart must take, in one of the two places.
@@ -407,9 +521,8 @@ def test_the_chart_takes_every_setting():
     open_ones, hidden = (set(schema[part]["properties"]) for part in ("settings", "secrets"))
 
     assert open_ones & hidden == set()
-    assert open_ones | hidden | OF_THE_CHART | {"GIT_SSH_COMMAND"} == KNOWN | NOT_OF_FERRY | {
-        "GIT_SSH_COMMAND"
-    }
+    traces = {name for name in open_ones if name.startswith("OTEL_")}
+    assert (open_ones | hidden | OF_THE_CHART) - traces == KNOWN | NOT_OF_FERRY
     assert hidden == SECRETS
 
 

@@ -36,7 +36,7 @@ def default(text):
     """
     Return *text* as Compose reads it where no variable is set.
     """
-    return re.sub(r"\$\{\w+(?::-([^}]*)|:[?+][^}]*)?\}", lambda found: found[1] or "", str(text))
+    return re.sub(r"\$\{\w+(?::-([^}]*)|:[?+][^}]*)?\}", lambda found: found[1] or "", str(text or ""))
 
 
 @pytest.fixture
@@ -99,6 +99,38 @@ def test_every_setting_of_the_production_file_is_ferrys(production):
     for role in FERRY:
         names = {name for name in production[role]["environment"] if name.startswith("CFP_")}
         assert names <= KNOWN
+
+
+# Those of git, libcurl, OpenSSL and OpenTelemetry that the reference names.
+OF_OTHERS = re.compile(r"`(GIT_SSH_COMMAND|GIT_SSL_\w+|SSL_CERT_FILE|(?:HTTPS?|NO)_PROXY|OTEL_\w+)`")
+
+
+def test_every_variable_of_the_reference_reaches_the_containers(demo):
+    """
+    Of docker-compose.yml alone, too: what stands in .env and is not handed on is ignored without a word.
+    """
+    reference = (ROOT / "docs" / "reference" / "settings.md").read_text()
+    rows = "\n".join(re.findall(r"^\| (.*?) \|", reference, re.MULTILINE))
+    assert set(re.findall(r"`((?:CFP|SENTRY)_\w+)`", rows)) - {"CFP_DATA_REPOSITORIES"} == KNOWN
+    for role in FERRY:
+        for name in KNOWN | set(OF_OTHERS.findall(reference)):
+            if (
+                name in demo[role]["environment"] or name == "CFP_HTTPS_TOKEN_PATH"
+            ):  # the demo's remote is no https://
+                continue
+            assert name in GUARDED - MAY_HAVE[role] | {"OTEL_EXPORTER_OTLP_HEADERS"}, (role, name)
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in demo["worker"]["environment"]
+
+
+def test_certificates_of_a_private_authority_reach_the_containers(demo):
+    compose = read("docker-compose.yml")
+    assert compose["configs"]["ca_bundle"]["file"] == "${FERRY_CA_BUNDLE:-/dev/null}"
+    for role in FERRY:
+        env = demo[role]["environment"]
+        assert demo[role]["configs"] == [{"source": "ca_bundle", "target": env["FERRY_CA_BUNDLE"]}]
+        assert {env[name] for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "GIT_SSL_CAINFO")} == {
+            "/tmp/ferry-ca.crt"
+        }
 
 
 def test_every_setting_of_ferrys_reaches_production(demo, production):

@@ -1,5 +1,6 @@
 {{- define "ferry.fullname" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
 {{- else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
@@ -16,7 +17,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
 {{- define "ferry.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- with .Values.image }}
+{{- if .digest }}{{ .repository }}@{{ .digest }}
+{{- else }}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
 {{- end }}
 
 {{- /* The namespace's policy may be `restricted`: this is what it asks of each container. */}}
@@ -28,15 +32,30 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
+{{- /* A value that is null stands for none: OpenShift gives each namespace user and group ids of its own. */}}
 {{- define "ferry.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 10001
-runAsGroup: 10001
-# The volume and the mounted secrets are given to this group.
-fsGroup: 10001
-# Without this every start would go through the whole repository.
-fsGroupChangePolicy: OnRootMismatch
+{{- range $name, $value := .Values.podSecurityContext }}
+{{- if not (kindIs "invalid" $value) }}
+{{ $name }}: {{ toYaml $value | nindent 2 | trim }}
+{{- end }}
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "ferry.serviceAccount" -}}
+{{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "ferry.fullname" .) }}
+{{- else }}{{ .Values.serviceAccount.name }}{{ end }}
+{{- end }}
+
+{{- define "ferry.caConfigMap" -}}
+{{- if .Values.caBundle.existingConfigMap }}{{ .Values.caBundle.existingConfigMap }}
+{{- else if .Values.caBundle.pem }}{{ include "ferry.fullname" . }}-ca{{ end }}
+{{- end }}
+
+{{- /* Whether Ferry gets the address of the chart's own Valkey, with its password, from a Secret of the chart's. */}}
+{{- define "ferry.ownBroker" -}}
+{{- if and .Values.valkey.enabled (not .Values.secrets.CFP_REDIS_URL) }}yes{{ end }}
 {{- end }}
 
 {{- define "ferry.sshSecret" -}}
@@ -85,8 +104,14 @@ imagePullPolicy: {{ $values.image.pullPolicy }}
 securityContext: {{- include "ferry.containerSecurity" .root | nindent 2 }}
 envFrom:
   - configMapRef: {name: {{ $fullname }}}
+  {{- if include "ferry.ownBroker" .root }}
+  - secretRef: {name: {{ $fullname }}-broker}
+  {{- end }}
   {{- if include "ferry.ownSecrets" . | fromJson }}
   - secretRef: {name: {{ $fullname }}-{{ .role }}}
+  {{- end }}
+  {{- if and .remotes $values.extraEnvFrom }}
+  {{- toYaml $values.extraEnvFrom | nindent 2 }}
   {{- end }}
 {{- with include "ferry.env" . }}
 env: {{- trim . | nindent 2 }}
@@ -102,6 +127,12 @@ volumeMounts:
   {{- if and .remotes (include "ferry.httpsSecret" .root) }}
   - {name: https, mountPath: /etc/ferry/https, readOnly: true}
   {{- end }}
+  {{- if include "ferry.caConfigMap" .root }}
+  - {name: ca, mountPath: /etc/ferry/ca, readOnly: true}
+  {{- end }}
+  {{- if and .remotes $values.extraVolumeMounts }}
+  {{- toYaml $values.extraVolumeMounts | nindent 2 }}
+  {{- end }}
 {{- end }}
 
 {{- /* The variables of one container; where a name comes by envFrom too, these count. */}}
@@ -115,6 +146,9 @@ volumeMounts:
 {{- end }}
 {{- with .env }}
 {{ toYaml . }}
+{{- end }}
+{{- if and .remotes .root.Values.extraEnv }}
+{{ toYaml .root.Values.extraEnv }}
 {{- end }}
 {{- if .root.Values.existingSecret }}
 {{- range index (include "ferry.secretsOf" .root | fromYaml) .role }}
@@ -153,16 +187,25 @@ volumeMounts:
 {{- if .Values.networkPolicy.enabled }}
 {{- $open := list }}
 {{- range .Values.networkPolicy.egressPorts }}{{ $open = append $open (toString (int .)) }}{{ end }}
-{{- range $name, $default := dict "CFP_DATA_REMOTE" "" "CFP_REDIS_URL" "6379" "CFP_BROKER_URL" "" }}
-{{- $url := get $s $name | default "" }}
+{{- range $name, $default := dict "CFP_DATA_REMOTE" "" "CFP_REDIS_URL" "6379" "CFP_BROKER_URL" "" "OTEL_EXPORTER_OTLP_ENDPOINT" "" }}
+{{- $part := ternary "settings" "secrets" (hasPrefix "OTEL_" $name) }}
+{{- $url := get (get $.Values $part) $name | default "" }}
 {{- $host := "" }}
 {{- if contains "://" $url }}{{ $host = (urlParse $url).host }}{{ end }}
 {{- $port := regexFind ":[0-9]+$" $host | trimPrefix ":" | default (ternary $default "" (ne $host "")) }}
 {{- /* The Valkey of another release in this namespace is let through by its labels. */}}
 {{- if and $port (not (has $port $open)) (not (regexMatch "-valkey(:[0-9]+)?$" $host)) }}
-{{- fail (printf "networkPolicy.egressPorts: lacks %s, the port of secrets.%s" $port $name) }}
+{{- fail (printf "networkPolicy.egressPorts: lacks %s, the port of %s.%s" $port $part $name) }}
 {{- end }}
 {{- end }}
+{{- end }}
+{{- range $name, $url := .Values.proxy }}
+{{- if contains "@" $url }}
+{{- fail (printf "proxy.%s: holds a password, which is for a Secret: give it by extraEnvFrom instead" $name) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.test.write.enabled (not (and .Values.test.write.sheet .Values.test.write.record .Values.test.write.existingSecret)) }}
+{{- fail "test.write: needs sheet, record (to be created and deleted) and existingSecret (with the token of a writer)" }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) }}
 {{- fail "ingress.host: required where ingress.enabled" }}
