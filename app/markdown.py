@@ -15,7 +15,7 @@ import gitsheets
 
 _FENCE = "+++"
 # Unicode's White_Space, by which gitsheets trims; Python's strip() takes four more characters.
-_SPACE = (
+SPACE = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
@@ -28,7 +28,7 @@ def split(text: str) -> tuple[str, str]:
     """
     text = text.removeprefix("\ufeff")
     lines = text.split("\n")
-    fences = [number for number, line in enumerate(lines) if line.rstrip(_SPACE) == _FENCE][:2]
+    fences = [number for number, line in enumerate(lines) if line.rstrip(SPACE) == _FENCE][:2]
     if not fences:
         return "", text
     body = "\n".join(_without_blank_lines(lines[fences[-1] + 1 :]))
@@ -40,7 +40,7 @@ def split(text: str) -> tuple[str, str]:
 
 
 def _without_blank_lines(lines: list[str]) -> list[str]:
-    first = next((number for number, line in enumerate(lines) if line.strip(_SPACE)), len(lines))
+    first = next((number for number, line in enumerate(lines) if line.strip(SPACE)), len(lines))
     return lines[first:]
 
 

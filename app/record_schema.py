@@ -14,6 +14,7 @@ from typing import Any
 import gitsheets
 
 from app.json_form import to_json
+from app.schema_cost import is_cheap
 
 Json = dict[str, Any]
 
@@ -92,7 +93,7 @@ def _moved(schema: Json, led: Callable[[str], str]) -> Json:
             moved[key] = [_moved_one(each, led) for each in value]
         elif key in _ONE:
             moved[key] = _moved_one(value, led)
-        elif key != "default" or _is_fitting(schema):
+        elif key != "default" or (is_cheap(schema) and _is_fitting(schema)):
             moved[key] = value
     return moved
 

@@ -1,52 +1,64 @@
 """
 What gitsheets makes of a record: its path and its text, or what is wrong with it.
+
+A plain sheet's record is rendered here, by functions that run no code of the declaration. Every
+other one is rendered apart, by gitsheets itself in a transaction that is never finished: its
+expressions, contracts, sorts and markdown may cost what a process that answers requests has not got.
 """
 
 from __future__ import annotations
 
 import math
 import posixpath
-import threading
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gitsheets
-from cachetools import LRUCache
 
 from app import markdown
 from app.codec import Record
-from app.declarations import fails_on
+from app.declarations import unusable
+from app.errors import InvalidRecordError
+from app.evaluation import Evaluations, run_apart
+from app.schema_cost import is_cheap_for
 from app.sheet import Sheet
+from app.sorting import in_order
+from worker.apart import OverrunError
 
-_TEMPLATES = 16  # kept by each thread; one takes 0.3 MiB
+Rendered = tuple[str, str, Record]
+
 _VARIANT = "/variant"
+_TOO_DEEP = "RuntimeLimit"  # how gitsheets' engine calls it
+_LONGEST_PATH = 8192  # characters beyond the record's own; a path that a checkout can hold has 1,024
+_CALLED = re.compile(r"(?<![\w.])(\w+)\s*\(")  # a function's name, which gitsheets takes for a field's
 
 
 class Renderer:
     """
-    Renders records of one commit's sheets; in one thread, and one at a time in a process.
-
-    gitsheets opens a sheet in a transaction, here one that is never finished, and
-    checks the declaration then: half a millisecond. Where that asks for a path and a
-    schema only, functions render the records that come later, in a tenth of it.
+    Renders records of one commit's sheets.
 
     Args:
         git_dir: The bare repository.
         commit: Full object name of the commit that declares the sheets.
+        declarations: Object name of its ``.gitsheets``, which tells the same ones from others.
         root: The directory of the tree that holds ``.gitsheets`` and the sheets.
+        evaluations: What is known of what runs apart, and whether to look for more.
     """
 
-    def __init__(self, git_dir: str, commit: str, root: str = ".") -> None:
+    def __init__(
+        self, git_dir: str, commit: str, declarations: str, root: str, evaluations: Evaluations
+    ) -> None:
         self._git_dir = git_dir
         self._commit = commit
+        self._declarations = declarations
         self._root = root
-        self._core: Any = None
-        self._open: set[str] = set()
+        self._evaluations = evaluations
 
     def render(
         self, sheet: Sheet, record: Record, before: Record | None = None, stays: str | None = None
-    ) -> tuple[str, str, Record]:
+    ) -> Rendered:
         """
         Return the record's path within its sheet, its text, and its fields as they are read from that.
 
@@ -60,73 +72,224 @@ class Renderer:
             gitsheets.ValidationError: The record breaks the schema.
             gitsheets.PathTemplateError: Its fields make no path.
             gitsheets.ConfigError: The sheet's declaration cannot be used.
+            SheetConfigError: It runs out of its limit.
+            InvalidRecordError: The record does, by its own size.
+            NotEvaluatedError: It would have to be rendered apart under the write lock.
             OverflowError, TypeError, ValueError: The record holds what TOML cannot.
         """
-        if before is not None and sheet.title_field:
-            record = self._with_title(sheet, record, before)
-        try:
-            return self._render(sheet, record)
-        except gitsheets.PathTemplateError as exc:
-            if stays is not None and before is not None and _same_path(sheet, record, before):
-                somewhere = _variant(sheet, "stays", {**sheet.config, "path": "x"})
-                return stays, *self._render(somewhere, record)[1:]
-            if exc.code == "path_render_failed" and fails_on(sheet.path, record):
-                raise gitsheets.ConfigError(str(exc)) from exc
-            raise
-        except gitsheets.ValidationError as exc:
-            wrong = [issue for issue in exc.issues or () if not _stood(issue["path"], record, before)]
-            if wrong or not exc.issues:
-                exc.issues = wrong
-                raise
-            unchecked = {
-                key: sheet.config[key] for key in sheet.config if key not in ("schema", "implements")
-            }
-            return self._render(_variant(sheet, "unchecked", unchecked), record)
+        if sheet.is_plain and is_cheap_for(sheet.schema, repr(record)) and in_order(record, sheet.sorts)[1]:
+            return _settled(_plain, sheet, record, before, stays)
+        path, text = self._apart(
+            sheet, ("renders", record, before, stays),
+            _render_apart, self._git_dir, self._commit, self._root, sheet, record, before, stays,
+        )  # fmt: skip
+        return path, text, _stored(sheet, text)
 
-    def _render(self, sheet: Sheet, record: Record) -> tuple[str, str, Record]:
-        template = _mine.templates.get(sheet)
-        if template is None:
-            return self._by_core(sheet, record)
-        if sheet.schema is not None:
-            [issues] = gitsheets.validate_batch(sheet.schema, [record])
-            if issues:
-                error = gitsheets.ValidationError("the record breaks the schema")
-                error.issues = issues
-                raise error
-        [text] = gitsheets.serialize_records([record])
-        [stored] = gitsheets.parse_records([text])
-        return template.render_path(stored), text, stored
-
-    @staticmethod
-    def path(sheet: Sheet, record: Record) -> str:
+    def path(self, sheet: Sheet, record: Record) -> str:
         """
         Return the path that the record's fields make within its sheet.
 
         Raises:
             gitsheets.GitsheetsError: They make none.
+            SheetConfigError, NotEvaluatedError: As for ``render``.
             OverflowError, TypeError, ValueError: The record holds what TOML cannot.
         """
-        template = _mine.templates.get(sheet)
-        if template is None:
-            return str(gitsheets.render_paths_batch(sheet.path, [record])[0])
-        return str(template.render_path(record))
+        if sheet.names is not None:
+            return sheet.names.path(record)
+        return str(self._apart(sheet, ("makes", record), _path_apart, sheet.path, record))
+
+    def _apart(
+        self, sheet: Sheet, question: tuple[object, ...], function: Callable[..., Any], *arguments: Any
+    ) -> Any:
+        key = None if sheet.is_bounded else (self._declarations, sheet.name)
+        try:
+            return self._evaluations.answer(
+                (self._declarations, sheet.name, *question), lambda: run_apart(key, function, *arguments)
+            )
+        except OverrunError as exc:
+            if key:
+                raise unusable(sheet.name, exc) from exc
+            raise InvalidRecordError(f"The record cannot be rendered: {exc}.") from exc
+
+
+def _settled(
+    render: Callable[[Sheet, Record], Rendered],
+    sheet: Sheet,
+    record: Record,
+    before: Record | None,
+    stays: str | None,
+) -> Rendered:
+    """
+    Return what *render* makes of *record*, which takes the place of *before*.
+    """
+    try:
+        return render(sheet, record)
+    except gitsheets.PathTemplateError as exc:
+        if stays is not None and before is not None and _same_path(sheet, record, before):
+            somewhere = _variant(sheet, "stays", {**sheet.config, "path": "x"})
+            return stays, *render(somewhere, record)[1:]
+        if exc.code == "path_render_failed" and _is_to_blame(sheet, record):
+            raise gitsheets.ConfigError(str(exc)) from exc
+        raise
+    except gitsheets.ValidationError as exc:
+        wrong = [issue for issue in exc.issues or () if not _stood(issue["path"], record, before)]
+        if wrong or not exc.issues:
+            exc.issues = wrong
+            raise
+        unchecked = {key: sheet.config[key] for key in sheet.config if key not in ("schema", "implements")}
+        return render(_variant(sheet, "unchecked", unchecked), record)
+
+
+def _plain(sheet: Sheet, record: Record) -> Rendered:
+    if sheet.schema is not None:
+        [issues] = gitsheets.validate_batch(sheet.schema, [record])
+        if issues:
+            error = gitsheets.ValidationError("the record breaks the schema")
+            error.issues = issues
+            raise error
+    [text] = gitsheets.serialize_records([in_order(record, sheet.sorts)[0]])
+    [stored] = gitsheets.parse_records([text])
+    assert sheet.names  # noqa: S101 - narrows a type: a plain sheet has them, and so have its variants
+    return sheet.names.path(stored), text, stored
+
+
+def _stored(sheet: Sheet, text: str) -> Record:
+    """
+    Return the fields of the record with this *text*.
+    """
+    if sheet.body_field:
+        return markdown.parse(text, sheet.body_field)
+    return dict(gitsheets.parse_records([text])[0])
+
+
+def _variant(sheet: Sheet, what: str, config: Mapping[str, Any]) -> Sheet:
+    """
+    Return *sheet* as another declaration has it, for use in a transaction that is never finished.
+    """
+    # No sheet of the repository has a slash in its name.
+    name = f"{sheet.name}/{what}{_VARIANT}"
+    return replace(sheet, name=name, path=config["path"], schema=config.get("schema"), config=config)
+
+
+def _is_to_blame(sheet: Sheet, record: Mapping[str, Any]) -> bool:
+    """
+    Whether the path template, and not *record*, is at fault where gitsheets makes no path of the two.
+
+    gitsheets says the same of both. The template is at fault where every field that
+    it names holds text: an expression that fails then fails on any record.
+    """
+    if sheet.names is not None:
+        return False
+    names = set(gitsheets.template_field_names(sheet.path)) - set(_CALLED.findall(sheet.path))
+    return all(isinstance(record.get(name), str) and record[name] for name in names)
+
+
+def _same_path(sheet: Sheet, record: Record, before: Record) -> bool:
+    """
+    Whether the fields that make a record's path are the same in both.
+    """
+    if sheet.names is not None:
+        names = set(sheet.names.fields)
+    else:
+        names = {name.partition(".")[0] for name in gitsheets.template_field_names(sheet.path)}
+    return all(name in record and record[name] == before.get(name) for name in names)
+
+
+def _stood(path: Sequence[str | int], record: Record, before: Record | None) -> bool:
+    """
+    Whether *record* has at *path* the ``nan`` or infinity that *before* has there.
+    """
+    new, old = _at(record, path), _at(before, path)
+    return isinstance(new, float) and not math.isfinite(new) and repr(new) == repr(old)
+
+
+def _at(value: Any, path: Sequence[str | int]) -> Any:
+    for part in path:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and str(part).isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+# --- What follows runs apart ---
+
+
+def _path_apart(template: str, record: Record) -> str:
+    try:
+        path = str(gitsheets.render_paths_batch(template, [record])[0])
+    except gitsheets.PathTemplateError as exc:
+        _check_recursion(exc)
+        raise
+    _check_length(path, record)
+    return path
+
+
+def _check_recursion(error: Exception) -> None:
+    if _TOO_DEEP in str(error):
+        raise OverrunError("its expression calls itself without end") from error
+
+
+def _check_length(path: str, record: Record) -> None:
+    if len(path) > _LONGEST_PATH + len(repr(record)):
+        raise OverrunError(f"its expression makes a path of {len(path)} characters")
+
+
+def _render_apart(
+    git_dir: str,
+    commit: str,
+    root: str,
+    sheet: Sheet,
+    record: Record,
+    before: Record | None,
+    stays: str | None,
+) -> tuple[str, str]:
+    core = _Core(git_dir, commit, root)
+    try:
+        if before is not None and sheet.title_field:
+            record = core.with_title(sheet, record, before)
+        path, text, _ = _settled(core.render, sheet, record, before, stays)
+        _check_length(path, record)
+        return path, text
+    except (gitsheets.PathTemplateError, gitsheets.ConfigError) as exc:
+        _check_recursion(exc)
+        raise
+    finally:
+        core.close()
+
+
+class _Core:
+    """
+    gitsheets' transaction, never finished, in the thread that made it.
+    """
+
+    def __init__(self, git_dir: str, commit: str, root: str) -> None:
+        self._root = root
+        self._core = gitsheets.CoreTransaction.begin(git_dir, "never finished", 0, 0, commit)
+        self._open: set[str] = set()
 
     def close(self) -> None:
         """
-        Let go of gitsheets' transaction, in the thread that made it.
-
-        A traceback may keep this object alive until another thread collects it;
-        there gitsheets can neither end the transaction nor free its memory.
+        Let go of it.
         """
-        if self._core is not None:
-            try:
-                self._core.discard()
-            finally:
-                self._core = None
+        self._core.discard()
 
-    def _by_core(self, sheet: Sheet, record: Record) -> tuple[str, str, Record]:
-        if self._core is None:
-            self._core = gitsheets.CoreTransaction.begin(self._git_dir, "never finished", 0, 0, self._commit)
+    def render(self, sheet: Sheet, record: Record) -> Rendered:
+        """
+        Return the record's path, its text, and its fields as they are read from that.
+        """
+        if sheet.sorts:
+            # A list that is in order already, gitsheets goes through once, and not as often as it has items.
+            unsorted = {key: value for key, value in sheet.config.items() if key != "fields"}
+            self._prepare(_variant(sheet, "unsorted", unsorted), record)
+            record, _ = in_order(record, sheet.sorts)
+        path, text = self._prepare(sheet, record)
+        # The candidate's own record has the body as it was given, and no title where none was.
+        return path, text, _stored(sheet, text)
+
+    def _prepare(self, sheet: Sheet, record: Record) -> tuple[str, str]:
         if sheet.name not in self._open:
             declared = posixpath.normpath(posixpath.join(self._root, sheet.config_path))
             if sheet.name.endswith(_VARIANT):
@@ -134,16 +297,10 @@ class Renderer:
                 self._core.write_file(declared, declaration)
             self._core.open_sheet(sheet.name, declared, self._root, "")
             self._open.add(sheet.name)
-            if sheet.is_plain:
-                _mine.templates[sheet] = gitsheets.CompiledDefinition(sheet.path)
         candidate = self._core.prepare_upsert(sheet.name, record)
-        text = candidate["next_text"]
-        if sheet.body_field:
-            # The candidate's own record has the body as it was given, and no title where none was.
-            return candidate["path"], text, markdown.parse(text, sheet.body_field)
-        return candidate["path"], text, gitsheets.parse_records([text])[0]
+        return candidate["path"], candidate["next_text"]
 
-    def _with_title(self, sheet: Sheet, record: Record, before: Record) -> Record:
+    def with_title(self, sheet: Sheet, record: Record, before: Record) -> Record:
         """
         Return *record* with the heading changed where the title was, and the title where the body was.
         """
@@ -170,52 +327,5 @@ class Renderer:
             "path": f"${{{{ {name} }}}}",
             "format": {key: value for key, value in sheet.config["format"].items() if key != "title"},
         }
-        _, stored, _ = self._by_core(_variant(sheet, "body", config), {name: "x", body: text})
+        _, stored = self._prepare(_variant(sheet, "body", config), {name: "x", body: text})
         return markdown.split(stored)[1]
-
-
-def _variant(sheet: Sheet, what: str, config: Mapping[str, Any]) -> Sheet:
-    """
-    Return *sheet* as another declaration has it, for use in a transaction that is never finished.
-    """
-    # No sheet of the repository has a slash in its name.
-    return replace(sheet, name=f"{sheet.name}/{what}{_VARIANT}", schema=None, config=config, is_plain=False)
-
-
-def _same_path(sheet: Sheet, record: Record, before: Record) -> bool:
-    """
-    Whether the fields that make a record's path are the same in both.
-    """
-    names = {name.partition(".")[0] for name in gitsheets.template_field_names(sheet.path)}
-    return all(name in record and record[name] == before.get(name) for name in names)
-
-
-def _stood(path: Sequence[str | int], record: Record, before: Record | None) -> bool:
-    """
-    Whether *record* has at *path* the ``nan`` or infinity that *before* has there.
-    """
-    new, old = _at(record, path), _at(before, path)
-    return isinstance(new, float) and not math.isfinite(new) and repr(new) == repr(old)
-
-
-def _at(value: Any, path: Sequence[str | int]) -> Any:
-    for part in path:
-        if isinstance(value, dict):
-            value = value.get(part)
-        elif isinstance(value, list) and str(part).isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return None
-    return value
-
-
-class _Mine(threading.local):
-    """
-    Path templates of the sheets that gitsheets has opened without complaint; only their thread may use them.
-    """
-
-    def __init__(self) -> None:
-        self.templates: LRUCache[Sheet, Any] = LRUCache(_TEMPLATES)
-
-
-_mine = _Mine()

@@ -16,14 +16,14 @@ from typing import Any
 from cachetools import LRUCache
 
 from app.declarations import unusable
+from app.record_path import Names, names_of, runs_code
+from app.schema_cost import is_cheap
 from app.template import Template
 
 MOST_DECLARATION_BYTES = 256 << 10
 _KEPT_BYTES = 8 << 20  # of declarations whose sheets are kept
 _OVERHEAD_BYTES = 1024
-_PLAIN = {"root", "path", "schema"}
-# Literal text and fields, no JavaScript, of which gitsheets' templates may hold any.
-_FIELDS_ONLY = re.compile(r"(?:[^$]|\$\{\{\s*[A-Za-z_][\w.]*(?:/\*\*)?\s*(?::[^{}]*)?\}\})+")
+_PLAIN = {"root", "path", "schema", "fields"}
 _ROOT = re.compile(rb"""^\s*root\s*=\s*(?:"([^"\n]*)"|'([^'\n]*)')""", re.MULTILINE)
 
 
@@ -38,7 +38,9 @@ class Sheet:
         path: Path template, such as ``${{ slug }}``.
         schema: JSON Schema of a record, or None.
         config: The whole ``[gitsheet]`` table.
-        is_plain: Whether it asks for a path of fields and a schema, and for nothing else.
+        runs_code: Whether it holds code: an expression in its path, or a comparison that sorts.
+        is_bounded: Whether what a record costs is bounded by its size: no code, and a cheap schema.
+        is_plain: Whether it asks for a path of fields, a cheap schema and sorted lists, and for nothing else.
     """
 
     name: str
@@ -46,7 +48,23 @@ class Sheet:
     path: str
     schema: Mapping[str, Any] | None
     config: Mapping[str, Any]
+    runs_code: bool
+    is_bounded: bool
     is_plain: bool
+
+    @property
+    def names(self) -> Names | None:
+        """
+        The fields that make its paths; None where an expression does.
+        """
+        return names_of(self.path)
+
+    @property
+    def sorts(self) -> Mapping[str, Any]:
+        """
+        How each field that is a list is sorted.
+        """
+        return _sorts(self.config)
 
     @property
     def config_path(self) -> str:
@@ -138,14 +156,26 @@ def _parse(name: str, content: bytes) -> Sheet:
         raise unusable(name, f".gitsheets/{name}.toml: {exc!r}") from exc
     if root.split("/")[0] == "..":
         raise unusable(name, f".gitsheets/{name}.toml: gitsheet.root leads out of the repository")
+    has_code = runs_code(path) or any(isinstance(sort, str) for sort in _sorts(config).values())
+    is_bounded = (
+        not has_code and "implements" not in config and (not isinstance(schema, dict) or is_cheap(schema))
+    )
     return Sheet(
         name=name,
         root=root,
         path=path,
         schema=schema,
         config=config,
-        is_plain=config.keys() <= _PLAIN and bool(_FIELDS_ONLY.fullmatch(path)) and _is_json(schema),
+        runs_code=has_code,
+        is_bounded=is_bounded,
+        is_plain=is_bounded and config.keys() <= _PLAIN and names_of(path) is not None and _is_json(schema),
     )
+
+
+def _sorts(config: Mapping[str, Any]) -> dict[str, Any]:
+    fields = config.get("fields", {})
+    tables = fields.items() if isinstance(fields, dict) else ()
+    return {name: rules["sort"] for name, rules in tables if isinstance(rules, dict) and "sort" in rules}
 
 
 def root_of_broken(content: bytes) -> str | None:

@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 from app import declarations
 from app.codec import MOST_RECORD_BYTES, Record, fields_of
 from app.errors import RecordNotFoundError, SheetNotFoundError, UnreadableRecordError
+from app.evaluation import Evaluations
 from app.names import is_plain
 from app.objects import kept
+from app.renderer import Renderer
 from app.sheet import MOST_DECLARATION_BYTES, Sheet
 from app.territory import Owner, Territory, territory_of
 from app.trees import Entry, Line, find, leaves, lines
+from worker.git import Repository
 from worker.objects import ObjectTooLargeError, read
 
 DECLARATIONS = ".gitsheets"
@@ -65,14 +68,41 @@ class Snapshot:
         commit: Full object name, or None for a branch without commits.
         root: Directory in the tree that holds ``.gitsheets`` and the sheets; ``.`` is the top. Every path
             here is one below it.
+        expressions: Whether sheets may be used whose declarations hold code.
+        evaluations: What is known of what runs apart, and whether to look for more.
     """
 
-    def __init__(self, git_dir: Path, commit: str | None, root: str = ".") -> None:
+    def __init__(
+        self,
+        git_dir: Path,
+        commit: str | None,
+        root: str = ".",
+        *,
+        expressions: bool = True,
+        evaluations: Evaluations | None = None,
+    ) -> None:
         self.git_dir = str(git_dir)
         self.commit = commit
         self.root = root
+        self.evaluations = evaluations or Evaluations()
+        self._expressions = expressions
         self._territory: Territory | None = None
         self._entries: dict[str, Entry | None] = {}  # a write asks for the same file several times
+
+    @classmethod
+    def of(
+        cls, repository: Repository, commit: str | None, evaluations: Evaluations | None = None
+    ) -> Snapshot:
+        """
+        Return *repository* as *commit* has it.
+        """
+        return cls(
+            repository.path,
+            commit,
+            repository.root,
+            expressions=repository.expressions,
+            evaluations=evaluations,
+        )
 
     @property
     def territory(self) -> Territory:
@@ -109,8 +139,20 @@ class Snapshot:
         except ObjectTooLargeError as exc:
             raise declarations.unusable(name, exc) from exc
         place = self.from_top(f"{DECLARATIONS}/{name}.toml")
-        declarations.check(self.git_dir, str(self.commit), name, place, self.root, versions)
+        sheet = self.territory.declared(name)
+        if sheet and sheet.runs_code and not self._expressions:
+            raise declarations.refuse_code(name)
+        apart = None if sheet and sheet.is_plain else self.evaluations
+        declarations.check(self.git_dir, str(self.commit), name, place, self.root, versions, apart)
         return self.territory.sheet(name)
+
+    def renderer(self) -> Renderer:
+        """
+        Return what renders records of the sheets.
+        """
+        declared = self.entry(DECLARATIONS)
+        name = declared.name if declared else ""
+        return Renderer(self.git_dir, str(self.commit), name, self.root, self.evaluations)
 
     def contracts(self, sheet: Sheet) -> dict[str, Mapping[str, Any]]:
         """

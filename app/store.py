@@ -33,11 +33,11 @@ from app.errors import (
     SheetNotFoundError,
     UnreadableRecordError,
 )
+from app.evaluation import Evaluations
 from app.group_commit import GroupCommit
 from app.kinds import adopt, merge_patch, narrowed, unstorable
 from app.names import check_new, is_plain
 from app.objects import name_of, write, write_commit
-from app.renderer import Renderer
 from app.sheet import Sheet
 from app.snapshot import Snapshot, owns
 from app.territory import Owner
@@ -83,7 +83,7 @@ class Transaction:
         self._before = before
         self._changes: dict[str, Entry | None] = {}
         self._records: dict[str, Record] = {}
-        self._renderer = Renderer(before.git_dir, parent, before.root)
+        self._renderer = before.renderer()
         self.parent = parent
         self.base = base
         self.commit: str | None = None
@@ -253,12 +253,6 @@ class Transaction:
         except PathTakenError as exc:
             raise InvalidPathError(f"The change cannot be stored: {exc}.") from exc
 
-    def close(self) -> None:
-        """
-        Let go of what the changes needed.
-        """
-        self._renderer.close()
-
     def _upsert(
         self, sheet_name: str, record: Record, *, replaces: str | None = None, create_only: bool = False
     ) -> Written:
@@ -425,15 +419,23 @@ class Store:
         self._repository = repository
         self._writers = GroupCommit(write_lock(repository.path), head=repository.head, land=self._land)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, evaluations: Evaluations | None = None) -> Snapshot:
         """
         Return the repository as it is now.
+
+        Args:
+            evaluations: What is known of what runs apart; default: nothing.
         """
-        return self._at(self._repository.head())
+        return self._at(self._repository.head(), evaluations)
 
     @contextlib.contextmanager
     def commit(
-        self, message: str, *, author: tuple[str, str], trailers: Sequence[tuple[str, str]] = ()
+        self,
+        message: str,
+        *,
+        author: tuple[str, str],
+        trailers: Sequence[tuple[str, str]] = (),
+        evaluations: Evaluations | None = None,
     ) -> Iterator[Transaction]:
         """
         Open a transaction; its changes become one durable commit when the block ends.
@@ -445,30 +447,27 @@ class Store:
             message: The commit's message, without trailers.
             author: Name and e-mail address.
             trailers: Key and value of each trailer.
+            evaluations: What is known of what runs apart; default: it is looked for under the lock.
 
         Raises:
+            NotEvaluatedError: *evaluations* lacks something; see ``rehearsal``.
             BusyError: Another writer kept the lock for half a minute, or a lock of git's is in the way.
             DiskFullError: There is no room; nothing was written.
         """
         with self._writers.turn() as group:
-            before = self._at(group.tip)
+            before = self._at(group.tip, evaluations)
             if before.commit is None:
-                raise SheetNotFoundError(
-                    f"The branch {self._repository.branch!r} has no commits, so no sheets."
-                )
+                raise self._nothing()
             transaction = Transaction(before, before.commit, group.base)
-            try:
-                yield transaction
-                with _translated():
-                    commit = transaction.finish(message, author=author, trailers=trailers)
-            finally:
-                transaction.close()
+            yield transaction
+            with _translated():
+                commit = transaction.finish(message, author=author, trailers=trailers)
             if commit is not None:
                 group.tip = commit
         transaction.commit = commit
 
-    def _at(self, commit: str | None) -> Snapshot:
-        return Snapshot(self._repository.path, commit, self._repository.root)
+    def _at(self, commit: str | None, evaluations: Evaluations | None = None) -> Snapshot:
+        return Snapshot.of(self._repository, commit, evaluations)
 
     @contextlib.contextmanager
     def repeat(self, commit: str) -> Iterator[Transaction]:
@@ -480,11 +479,23 @@ class Store:
         """
         (made,) = self._repository.log(commit, limit=1)
         parent = made.parents[0]
-        transaction = Transaction(self._at(parent), parent, parent)
-        try:
-            yield transaction
-        finally:
-            transaction.close()
+        yield Transaction(self._at(parent), parent, parent)
+
+    @contextlib.contextmanager
+    def rehearsal(self, evaluations: Evaluations) -> Iterator[Transaction]:
+        """
+        Open a transaction on the branch as it is, without the write lock; nothing is committed.
+
+        What its records ask for is evaluated apart, and *evaluations* holds it afterwards.
+        """
+        head = self._repository.head()
+        if head is None:
+            raise self._nothing()
+        with evaluations.looked_for():
+            yield Transaction(self._at(head, evaluations), head, head)
+
+    def _nothing(self) -> SheetNotFoundError:
+        return SheetNotFoundError(f"The branch {self._repository.branch!r} has no commits, so no sheets.")
 
     def _land(self, commit: str, parent: str | None) -> None:
         """

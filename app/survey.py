@@ -28,7 +28,7 @@ def survey(repository: Repository) -> Iterator[Finding]:
     Look at one sheet of the branch after another.
     """
     try:
-        snapshot = Snapshot(repository.path, repository.head(), repository.root)
+        snapshot = Snapshot.of(repository, repository.head())
         yield from _sheets(snapshot, Listing(repository, most_bytes=sys.maxsize))
     except (gitsheets.GitsheetsError, RepositoryError) as exc:
         yield Finding(name="sheets", state="failed", detail=str(exc), remedy="Look with: git fsck")
@@ -42,7 +42,7 @@ def read_all(repository: Repository) -> str:
         RepositoryError: An object on the way is damaged.
     """
     snapshot, listing = (
-        Snapshot(repository.path, repository.head(), repository.root),
+        Snapshot.of(repository, repository.head()),
         Listing(repository, most_bytes=sys.maxsize),
     )
     try:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 _REFERENCE = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
-_RECURSIVE = re.compile(r"\s*[\w.$]+/\*\*\s*")
+_RECURSIVE = re.compile(r"\s*[A-Za-z0-9_-]+/\*\*\s*")
 # `${{ starts_at: YYYY/MM }}` makes a part of the path for each part of the date.
-_BUCKET = re.compile(r"\s*[\w.$]+\s*:\s*(YYYY(?:/MM(?:/DD)?|/WW)?)\s*")
+_BUCKET = re.compile(r"\s*[A-Za-z0-9_.-]+\s*:\s*(YYYY(?:/MM(?:/DD)?|/WW)?)\s*")
 _DEEPEST = 512  # directories; a path that a checkout can hold has fewer
 _ANY = re.compile(".*", re.DOTALL)
 _DIGITS = {"YYYY": "[0-9]{4}", "MM": "[0-9]{2}", "DD": "[0-9]{2}", "WW": "[0-9]{2}"}

@@ -90,6 +90,13 @@ class Territory:
         """
         return [sheet for sheet in self._sheets.values() if isinstance(sheet, Sheet)]
 
+    def declared(self, name: str) -> Sheet | None:
+        """
+        Return the sheet *name*; None where its declaration cannot be read.
+        """
+        found = self._sheets.get(name)
+        return found if isinstance(found, Sheet) else None
+
     def sheet(self, name: str) -> Sheet:
         """
         Return the sheet *name*.

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from app.evaluation import Evaluations
 from app.metering import transacting
 from app.store import Store, Transaction
 from worker.enqueue import PushQueue
@@ -21,6 +22,7 @@ def transact(
     *,
     author: tuple[str, str],
     trailers: Sequence[tuple[str, str]] = (),
+    evaluations: Evaluations | None = None,
 ) -> Iterator[Transaction]:
     """
     Change records in one durable commit and, once it is on the branch, queue its push.
@@ -32,14 +34,16 @@ def transact(
         message: The commit's message, without trailers.
         author: Name and e-mail address.
         trailers: Key and value of each trailer.
+        evaluations: What is known of what runs apart; see ``app.evaluation``.
 
     Raises:
+        NotEvaluatedError: It lacks something.
         StoreError: What the store refuses; see ``app.store``.
     """
     with (
         transacting(),
         span("transact"),
-        store.commit(message, author=author, trailers=trailers) as transaction,
+        store.commit(message, author=author, trailers=trailers, evaluations=evaluations) as transaction,
     ):
         yield transaction
     if transaction.commit is not None:

@@ -5,6 +5,7 @@ The real parts that tests run against: repositories, a Valkey server, workers, a
 from __future__ import annotations
 
 import gc
+import math
 import os
 import shutil
 import subprocess
@@ -19,13 +20,14 @@ import pytest
 import sentry_sdk
 from flask.testing import FlaskClient
 
-from app import create_app
+from app import create_app, evaluation
 from app.sample import make_sample_repository
 from app.sentry_sink import SentrySink, sentry_sink
 from tests import nursery
 from tests.git_http import GitHttpServer, git_http_server
 from tests.parts import Bare, Process, Worker, clean_environment, start_beat
 from tests.valkey_server import ValkeyServer
+from worker import apart
 from worker.watchdog import Watchdog
 
 os.environ["LC_ALL"] = "C.UTF-8"  # Valkey does not start where it names a locale that is not installed
@@ -138,6 +140,15 @@ def _watchdogs_end_with_their_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield
     for watchdog in watching:
         watchdog.stop()
+
+
+@pytest.fixture(autouse=True)
+def _no_declaration_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    What ran out of its limit in another test of this process does not count.
+    """
+    monkeypatch.setattr(evaluation, "_caution", evaluation.Caution())
+    monkeypatch.setattr(apart.pool, "_overrun_at", -math.inf)
 
 
 @pytest.fixture

@@ -347,7 +347,7 @@ def _post(port: int, key: str, slug: str) -> str | None:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/api/sheets/people/records",
         data=json.dumps({"slug": slug, "name": slug}).encode(),
-        headers={"Idempotency-Key": key},
+        headers={"Idempotency-Key": key, "Content-Type": "application/json"},
     )
     try:
         with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S) as response:

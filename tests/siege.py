@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import gitsheets
 import psutil
 
 from app.dev import accepts, free_port
@@ -41,6 +42,7 @@ PEOPLE = "/api/sheets/people/records"
 _LARGE = f"{PEOPLE}/jane/attachments/large.bin"
 _HISTORY = 5000  # commits
 _BOMB_BYTES = 1 << 28  # a quarter of a MiB on the disk
+_RUNAWAYS = 30  # sheets that never open
 _Ends = Counter[str]
 
 
@@ -127,7 +129,7 @@ class Siege:
         return await self._send(b"")
 
     async def half_a_header(self, number: int) -> str:
-        return await self._send(b"GET /api/sheets HTTP/1.1\r\nHost: x\r\nX-A: ")
+        return await self._send(b"GET /api/sheets HTTP/1.1\r\nHost: localhost\r\nX-A: ")
 
     async def slow_body(self, number: int) -> str:
         return await self._send(request_of("PUT", f"{PEOPLE}/slow", b"{", length=1000))
@@ -179,6 +181,18 @@ class Siege:
         return await self._insist(
             *(request_of("PUT", f"{PEOPLE}/k{number}", body, extra=[each]) for each in keys)
         )
+
+    async def runaway_write(self, number: int) -> str:
+        body = json.dumps({"slug": f"r{number}"}).encode()
+        return await self._send(request_of("PUT", f"/api/sheets/wild/records/r{number}", body, closes=True))
+
+    async def runaway_read(self, number: int) -> str:
+        sheet = f"/api/sheets/wild{number % _RUNAWAYS}/records"
+        return await self._send(request_of("GET", sheet, closes=True))
+
+    async def deep_markdown(self, number: int) -> str:
+        body = json.dumps({"slug": f"d{number}", "text": ">" * 100_000}).encode()
+        return await self._send(request_of("PUT", f"/api/sheets/pages/records/d{number}", body, closes=True))
 
     # --- Clients ---
 
@@ -248,7 +262,7 @@ def request_of(
     """
     Return an HTTP request as it goes over the wire.
     """
-    lines = [f"{method} {path} HTTP/1.1", "Host: x", *extra]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *extra]
     if body:
         lines.append(f"Content-Length: {len(body) if length is None else length}")
     if prefer:
@@ -270,6 +284,25 @@ def _plant(data: Bare) -> None:
     data.git("update-ref", "refs/heads/main", commit)
 
 
+def _declare_runaways(repository: Path) -> None:
+    """
+    Declare sheets that take all they are given, as one who may push to the remote can.
+    """
+    loop = "(function () { for (;;) ; } )()"
+    when_opened = f"1) }} }}, {loop}, () => {{ with ({{ }} ) {{ (1"
+    declared = {
+        "wild": "path = '${{ " + loop + " }}'",
+        "pages": "path = '${{ slug }}'\n[gitsheet.format]\ntype = 'markdown'\nbody = 'text'",
+        **{f"wild{number}": "path = '${{ " + when_opened + " }}'" for number in range(_RUNAWAYS)},
+    }
+    head, author = Bare(repository).head(), ("A", "a@example.org")
+    with gitsheets.transact(
+        str(repository), "Run away", int(time.time()), parent=head, branch="refs/heads/main", author=author
+    ) as transaction:
+        for name, text in declared.items():
+            transaction.write_file(f".gitsheets/{name}.toml", f"[gitsheet]\nroot = '{name}'\n{text}\n")
+
+
 @contextlib.contextmanager
 def served(directory: Path) -> Iterator[tuple[int, Process]]:
     """
@@ -278,6 +311,7 @@ def served(directory: Path) -> Iterator[tuple[int, Process]]:
     data = Bare(directory / "data.git")
     make_sample_repository(data.path)
     _plant(data)
+    _declare_runaways(data.path)
     port = free_port()
     with ValkeyServer() as valkey:
         env = {
@@ -319,6 +353,9 @@ async def _besiege(siege: Siege, scale: float) -> list[Row]:
         ("readers that read nothing", 100, siege.slow_reader),
         ("event streams", 1000, siege.stream),
         ("waiting writers, the remote away", 200, siege.waiter),
+        ("writes to a sheet that never ends", 100, siege.runaway_write),
+        ("reads of sheets that never open", 100, siege.runaway_read),
+        ("markdown that ends its renderer", 50, siege.deep_markdown),
         ("reads, all at once", 1000, siege.rush),
         ("a thousand reads sent ahead", 50, siege.ahead),
         ("sorts by 950 fields", 50, siege.sorting),

@@ -409,7 +409,10 @@ class Storm:
 
     def _put(self, writer: int, slug: str, body: bytes) -> bool:
         request = urllib.request.Request(
-            f"{self._url}/api/sheets/people/records/{slug}", data=body, method="PUT"
+            f"{self._url}/api/sheets/people/records/{slug}",
+            data=body,
+            method="PUT",
+            headers={"Content-Type": "application/json"},
         )
         begun = time.monotonic()
         try:

@@ -172,7 +172,11 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
         raise RepositoryError(f"git cannot make {draft}: {made.stderr.strip()}")
     prepare(replace(settings, data_repo_path=draft))
     repository = Repository(
-        draft, branch=settings.data_branch, credentials=credentials, root=settings.data_root
+        draft,
+        branch=settings.data_branch,
+        credentials=credentials,
+        root=settings.data_root,
+        expressions=settings.data_expressions,
     )
     tip = repository.ask(ORIGIN, timeout_s=settings.push_timeout_s)
     if tip is None:

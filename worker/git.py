@@ -106,6 +106,7 @@ class Repository:
         credentials: What lets git in at the remotes.
         name: What people call it, where a worker serves several; else "".
         root: Directory in the branch's tree with ``.gitsheets`` and the sheets; ``.`` is the top.
+        expressions: Whether sheets may be used whose declarations hold code.
     """
 
     def __init__(
@@ -116,9 +117,11 @@ class Repository:
         credentials: Credentials | None = None,
         name: str = "",
         root: str = ".",
+        expressions: bool = True,
     ) -> None:
         self.path = path
         self.root = root
+        self.expressions = expressions
         self.name = name
         self.branch = branch
         self.ref = f"refs/heads/{branch}"

@@ -69,7 +69,12 @@ def assemble(
     path = settings.data_repo_path
     credentials = Credentials.from_settings(settings, env)
     repository = Repository(
-        path, branch=settings.data_branch, credentials=credentials, name=name, root=settings.data_root
+        path,
+        branch=settings.data_branch,
+        credentials=credentials,
+        name=name,
+        root=settings.data_root,
+        expressions=settings.data_expressions,
     )
     outbox_of(repository).reserve()
     ledger = Ledger(remotes_directory(path), released=lambda remote: handover.look_again(remote))

@@ -20,6 +20,7 @@ from typing import Any, Literal, NoReturn
 
 import gitsheets
 
+from worker.apart import ApartError, CrowdedError, Limit, OverrunError, pool
 from worker.divergence import Divergence, survey
 from worker.errors import ReconcileError, RepositoryError, WorkerError
 from worker.git import Repository, ended_within_s
@@ -39,6 +40,7 @@ _FORMER_SCRATCH_REF = "refs/ferry/reconcile"  # of earlier releases, in the data
 _WRITE_LOCK_TIMEOUT_S = 30.0
 # A writer waits half a minute for the lock; what is done under it must take less.
 _PRESERVE_TIMEOUT_S = 20.0
+_MERGE = Limit(cpu_s=20.0, wall_s=25.0, memory_bytes=1 << 30)
 # What joining takes at the most, beside two visits to the remote.
 JOIN_S = 4 * _WRITE_LOCK_TIMEOUT_S
 
@@ -192,6 +194,11 @@ class Reconciler:
         except RepositoryError as exc:
             head = self._repository.head()
             return replace(outcome, state="fetch-failed", before=head, after=head, detail=str(exc))
+        if endless := self._endless(self._repository.head(), theirs, strategy):
+            head = self._repository.head()
+            return replace(
+                outcome, state="conflict", before=head, after=head, remote_head=theirs, detail=endless
+            )
         with self._alone(remote):
             ours = self._repository.head()
             outcome = replace(outcome, before=ours, after=ours, remote_head=theirs)
@@ -208,6 +215,17 @@ class Reconciler:
                 conflicts=len(outcome.conflicts),
             )
         return outcome
+
+    def _endless(self, ours: str | None, theirs: str | None, strategy: Strategy) -> str:
+        """
+        Say why a merge would not come to its end under the write lock, where writers wait for it; else "".
+        """
+        if strategy == "fast-forward" or ours is None or theirs is None:
+            return ""
+        contains = self._repository.contains
+        is_apart = not contains(theirs, ours) and not contains(ours, theirs)
+        merged = self._try_merge(ours, theirs, message="") if is_apart else None
+        return merged.detail if merged and merged.ran_out else ""
 
     def _join(
         self, outcome: Outcome, ours: str | None, theirs: str | None, strategy: Strategy, *, dry_run: bool
@@ -252,13 +270,19 @@ class Reconciler:
         return self._moved(replace(outcome, after=theirs, kept_as=kept_as, detail=detail), dry_run=dry_run)
 
     def _try_merge(self, ours: str, theirs: str, *, message: str) -> _Merged:
+        """
+        Merge, apart: gitsheets opens the sheets for it, which may run what their declarations hold.
+        """
+        place = str(self._repository.path), self._repository.root
         try:
-            found = gitsheets.merge_sheets(
-                str(self._repository.path), ours, theirs, int(self._clock()), open_root=self._repository.root,
-                commit=bool(message), message=message or None, author=COMMITTER, committer=COMMITTER,
-            )  # fmt: skip
+            found = pool.call(_merged, *place, ours, theirs, int(self._clock()), message, limit=_MERGE)
         except gitsheets.GitsheetsError as exc:  # no common history
             return _Merged(commit=None, conflicts=(), detail=str(exc))
+        except OverrunError as exc:
+            detail = f"the records cannot be merged: {exc}"
+            return _Merged(commit=None, conflicts=(), detail=detail, ran_out=True)
+        except (CrowdedError, ApartError) as exc:
+            raise RepositoryError(f"cannot merge: {exc}") from exc
         conflicts = [
             Conflict(path=each["path"], kind=each["kind"], field=each["field"]) for each in found["conflicts"]
         ]
@@ -349,6 +373,15 @@ class _Merged:
     commit: str | None
     conflicts: tuple[Conflict, ...]
     detail: str
+    ran_out: bool = False
+
+
+def _merged(git_dir: str, root: str, ours: str, theirs: str, seconds: int, message: str) -> dict[str, Any]:
+    found = gitsheets.merge_sheets(
+        git_dir, ours, theirs, seconds, open_root=root, commit=bool(message), message=message or None,
+        author=COMMITTER, committer=COMMITTER,
+    )  # fmt: skip
+    return {"commit": found["commit"], "conflicts": found["conflicts"]}
 
 
 def _fail(exc: Exception) -> NoReturn:

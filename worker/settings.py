@@ -295,6 +295,7 @@ class Settings:
         data_remote: git URL of ``origin``; None keeps commits local.
         data_branch: The one branch that is written and pushed.
         data_root: Directory in the tree with ``.gitsheets`` and the sheets; ``.`` is the top.
+        data_expressions: Whether sheets may be used whose declarations hold code.
         data_mirrors: Further remotes, name to URL.
         data_reconcile: When the branch is joined with origin's without being asked:
             ``manual`` never, ``boot`` at a start, ``auto`` also after a divergence.
@@ -334,6 +335,7 @@ class Settings:
     data_remote: str | None = _from_env("CFP_DATA_REMOTE", _remote_url, secret=True)
     data_branch: str = _from_env("CFP_DATA_BRANCH", _branch, "main")
     data_root: str = _from_env("CFP_DATA_ROOT", _tree_directory, ".")
+    data_expressions: bool = _from_env("CFP_DATA_EXPRESSIONS", _switch, True)
     data_mirrors: Mapping[str, str] = _from_env("CFP_DATA_MIRRORS", _mirrors, factory=dict, secret=True)
     data_reconcile: str = _from_env("CFP_DATA_RECONCILE", _one_of("manual", "boot", "auto"), "manual")
     redis_url: str = _from_env("CFP_REDIS_URL", _url_of("redis", "rediss", "redis+socket"), secret=True)

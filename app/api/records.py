@@ -17,13 +17,12 @@ from app.access import writer
 from app.api.commits import commit_documents
 from app.api.conditions import require
 from app.api.paging import Page, page_of
-from app.api.writing import Change, write
+from app.api.writing import Change, evaluations, record_sent, write
 from app.codec import Record
-from app.errors import CommitNotFoundError, RecordNotFoundError, UnreadableRecordError
-from app.json_form import read_record, to_json
+from app.errors import CommitNotFoundError, RecordNotFoundError, SheetConfigError, UnreadableRecordError
+from app.json_form import to_json
 from app.kinds import adopt
 from app.listing import Listed
-from app.problems import Problem
 from app.provenance import provenance
 from app.query import query_of
 from app.services import services
@@ -34,8 +33,6 @@ from app.store import Transaction, Written
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")
 
 MERGE_PATCH = "application/merge-patch+json"
-# The last two say nothing: a client that named none, and what `curl -d` names by itself.
-_PATCH_TYPES = (MERGE_PATCH, "application/json", "", "application/x-www-form-urlencoded")
 
 
 @bp.get("")
@@ -68,7 +65,7 @@ def create(sheet: str) -> ResponseReturnValue:
     """
     Create a record; its path follows from its fields.
     """
-    actor, record = writer(sheet), read_record(request.get_data())
+    actor, record = writer(sheet), record_sent()
     path = path_of(sheet, record)
 
     def change(transaction: Transaction) -> Change:
@@ -95,7 +92,7 @@ def replace(sheet: str, path: str) -> ResponseReturnValue:
     """
     Put a record in the place of another, or create it there; a change of the fields in its path moves it.
     """
-    actor, record = writer(sheet), read_record(request.get_data())
+    actor, record = writer(sheet), record_sent()
 
     def change(transaction: Transaction) -> Change:
         require(transaction.record_version(sheet, path), f"The record {path!r}")
@@ -109,15 +106,7 @@ def patch(sheet: str, path: str) -> ResponseReturnValue:
     """
     Change some fields of a record by a JSON merge patch (RFC 7396); ``null`` removes a field.
     """
-    if request.mimetype not in _PATCH_TYPES:
-        raise Problem(
-            415,
-            "media-type-unsupported",
-            f"The body is {request.mimetype[:80]}.",
-            f"Send a JSON merge patch as {MERGE_PATCH}.",
-            headers={"Accept-Patch": MERGE_PATCH},
-        )
-    actor, wish = writer(sheet), read_record(request.get_data())
+    actor, wish = writer(sheet), record_sent(MERGE_PATCH)
 
     def change(transaction: Transaction) -> Change:
         require(transaction.record_version(sheet, path), f"The record {path!r}")
@@ -189,7 +178,7 @@ def snapshot_of(commit: str | None) -> Snapshot:
         return current
     if not re.fullmatch("[0-9a-f]{40}", commit) or not repository.contains(commit, current.commit):
         raise CommitNotFoundError(f"The branch has no commit {commit[:64]!r}.")
-    return Snapshot(repository.path, commit, repository.root)
+    return Snapshot.of(repository, commit)
 
 
 def snapshot_of_page(page: Page) -> Snapshot:
@@ -237,9 +226,17 @@ def path_of(sheet: str, record: Record) -> str:
     """
     Return the path that a new record will have, for the commit's trailer; "" where the write will fail.
     """
-    found = services().store.snapshot().sheet(sheet)
+    with evaluations().looked_for():
+        snapshot = services().store.snapshot(evaluations())
+        found = snapshot.sheet(sheet)
+        return _path_made(snapshot, found, record)
+
+
+def _path_made(snapshot: Snapshot, sheet: Sheet, record: Record) -> str:
     try:
-        return str(gitsheets.render_paths_batch(found.path, [adopt(record, found.schema)])[0])
+        return snapshot.renderer().path(sheet, adopt(record, sheet.schema))
+    except SheetConfigError:
+        return ""
     except (gitsheets.GitsheetsError, OverflowError, ValueError, TypeError):
         return ""
 
@@ -263,7 +260,7 @@ def _as_json(commit: str | None, sheet: Sheet, path: str) -> tuple[Any, str]:
     Return the record as *commit* has it, and what is wrong with it there: one of the two, or none.
     """
     repository = services().pipeline.repository
-    found = Snapshot(repository.path, commit, repository.root).entry(sheet.file(path))
+    found = Snapshot.of(repository, commit).entry(sheet.file(path))
     if found is None or not found.is_file:
         return None, ""
     try:

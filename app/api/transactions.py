@@ -14,10 +14,9 @@ from werkzeug.http import parse_etags
 from app.access import writer
 from app.api.conditions import require_match
 from app.api.records import changed, path_of
-from app.api.writing import Change, write
+from app.api.writing import Change, record_sent, write
 from app.codec import Record
 from app.errors import PreconditionError, StoreError
-from app.json_form import read_record
 from app.problems import Problem, store_problem
 from app.provenance import provenance
 from app.store import Transaction
@@ -48,7 +47,7 @@ def create() -> ResponseReturnValue:
     operation that is wrong, counted from 0, as ``operation``; nothing is changed then.
     """
     writer()  # of no sheet in particular: nothing is read from a stranger
-    message, operations = _read(read_record(request.get_data()))
+    message, operations = _read(record_sent())
     actor = writer(*(operation.sheet for operation in operations))
     if "If-Match" in request.headers:
         raise PreconditionError("A transaction has no version; name one by if_match in an operation.")

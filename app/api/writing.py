@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
-from flask import Response, current_app, request
+from flask import Response, current_app, g, request
 from gitsheets import GitsheetsError
 
 from app.api.push import commit_states
-from app.errors import StoreError
+from app.codec import Record
+from app.errors import BusyError, StoreError
+from app.evaluation import Evaluations, NotEvaluatedError
 from app.idempotency import TRAILER, Attempt, Kept, reused, with_records, without_records
-from app.json_form import to_json
+from app.json_form import read_record, to_json
 from app.problems import Problem
 from app.provenance import Provenance
 from app.server.later import Waiting, leave
@@ -30,6 +32,7 @@ from worker.pipeline import Pipeline
 from worker.settings import ORIGIN
 
 MAX_WAIT_S = 60.0
+_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,30 @@ class Change:
     sheet: str = ""
 
 
+def record_sent(*also: str) -> Record:
+    """
+    Return the JSON object in the body of the request that is being handled.
+
+    A browser sends other types without asking, wherever the page comes from.
+
+    Args:
+        also: Other types that it may have, the one to use first.
+
+    Raises:
+        Problem: 415 for a body of another type, 400 for one that is no JSON object.
+    """
+    if request.mimetype not in ("application/json", *also):
+        types = [*also, "application/json"]
+        raise Problem(
+            415,
+            "media-type-unsupported",
+            f"The body is {request.mimetype[:80] or 'of no type'}.",
+            f"Send it with the header Content-Type: {types[0]}.",
+            headers={"Accept-Patch" if request.method == "PATCH" else "Accept-Post": ", ".join(types)},
+        )
+    return read_record(request.get_data())
+
+
 def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
     """
     Make *change* in one commit, and answer.
@@ -59,17 +86,47 @@ def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]
     Args:
         actor: Who writes.
         about: What the commit says of itself.
-        change: Stages the changes; called under the write lock.
+        change: Stages the changes; called under the write lock. Called again where its records have to be
+            evaluated apart, which takes too long for the lock.
 
     Raises:
         StoreError, Problem: As *change* does; nothing is changed then.
     """
+    for _ in range(_ROUNDS):
+        try:
+            return _write(actor, about, change)
+        except NotEvaluatedError:
+            _rehearse(change)
+    raise BusyError("Others have changed the record each time that its path was evaluated.")
+
+
+def evaluations() -> Evaluations:
+    """
+    Return what the request that is being handled has had evaluated apart.
+    """
+    if "evaluations" not in g:
+        g.evaluations = Evaluations(at_once=False)
+    return cast(Evaluations, g.evaluations)
+
+
+def _rehearse(change: Callable[[Transaction], Change]) -> None:
+    try:
+        with services().store.rehearsal(evaluations()) as transaction:
+            change(transaction)
+    except BusyError:
+        raise
+    except (StoreError, Problem):
+        pass  # under the lock, where the branch may have gone on, it raises this again, or does not
+
+
+def _write(actor: str, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
     answers, attempt = services().answers, _attempt(actor)
     trailers = [*about.trailers, *([(TRAILER, attempt.name)] if attempt else [])]
     kept, place = None, None
     with transact(
-        services().store, services().push_queue, about.message, author=about.author, trailers=trailers
-    ) as transaction:
+        services().store, services().push_queue, about.message,
+        author=about.author, trailers=trailers, evaluations=evaluations(),
+    ) as transaction:  # fmt: skip
         kept = answers.recall(attempt, transaction.parent) if attempt else None
         if kept is None:
             done = change(transaction)
@@ -103,7 +160,7 @@ def _repeated(kept: Kept, stands: str, change: Callable[[Transaction], Change]) 
     if kept.answer is None:
         return _done_by(kept.commit, change)
     repository = services().pipeline.repository
-    snapshot = Snapshot(repository.path, kept.commit or stands, repository.root)
+    snapshot = Snapshot.of(repository, kept.commit or stands)
 
     def read(sheet: str, version: str) -> dict[str, Any]:
         entry = Entry("blob", version)

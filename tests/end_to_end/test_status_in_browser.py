@@ -110,7 +110,7 @@ class Screen:
         request = urllib.request.Request(
             f"{self.url}/api/sheets/people/records",
             data=json.dumps({"slug": slug, "name": slug.title()}).encode(),
-            headers={"Commit-Message": f"{slug.title()}%20moves%20in"},
+            headers={"Commit-Message": f"{slug.title()}%20moves%20in", "Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=10) as response:
             return str(json.load(response)["commit"]["hash"])

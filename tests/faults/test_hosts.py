@@ -39,7 +39,7 @@ def test_two_apis_and_two_workers_work_together(env, worker, data, remote, tmp_p
         url = apis[number % 2][1] + "/api/sheets/people/records"
         for count in range(40):
             body = json.dumps({"slug": f"w{number}-{count}", "name": "Visitor"}).encode()
-            with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=20) as response:
+            with urllib.request.urlopen(_json(url, body), timeout=20) as response:
                 told[number].append(json.load(response)["commit"]["hash"])
 
     try:
@@ -100,3 +100,7 @@ def test_a_volume_whose_locks_stay_on_one_host_is_refused(kind, options, refused
     else:
         prepare._check_file_system(tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["mountinfo"]
+
+
+def _json(url, body):
+    return urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})

@@ -4,7 +4,6 @@ A thousand commits during an outage are one chain, not a thousand.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -134,7 +133,7 @@ def _write_many(api, count):
 
 def _write(api, number):
     slug = f"visitor-{number}"
-    response = api.post("/api/sheets/people/records", data=json.dumps({"slug": slug, "name": slug}))
+    response = api.post("/api/sheets/people/records", json={"slug": slug, "name": slug})
     return response.json["commit"]["hash"]
 
 

@@ -159,7 +159,7 @@ def test_requests_in_flight_finish_when_the_api_stops(env, data, tmp_path):
         for number in range(1000):
             body = json.dumps({"slug": f"{name}-{number}", "name": name}).encode()
             try:
-                with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=10) as response:
+                with urllib.request.urlopen(_json(url, body), timeout=10) as response:
                     told.append(json.load(response)["commit"]["hash"])
             except urllib.error.URLError:
                 return  # refused: the listener is closed, as it should be
@@ -214,3 +214,7 @@ def test_beat_ends_with_status_0_at_any_moment(beat, own_valkey, number):
     for process in processes:
         left = subprocess.run(["pgrep", "-g", str(process.pid)], check=False, capture_output=True)
         assert left.returncode == 1
+
+
+def _json(url, body):
+    return urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})

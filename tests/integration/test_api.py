@@ -234,8 +234,8 @@ def test_commits(api, data):
 )
 def test_bad_bodies_are_refused_and_the_repository_is_untouched(api, data, body, status, code):
     before = data.head()
-    _problem(api.post(RECORDS, data=body), status, code)
-    _problem(api.put(f"{RECORDS}/jane", data=body), status, code)
+    _problem(api.post(RECORDS, data=body, content_type="application/json"), status, code)
+    _problem(api.put(f"{RECORDS}/jane", data=body, content_type="application/json"), status, code)
     assert data.head() == before
 
 
@@ -344,7 +344,8 @@ def test_an_error_of_our_own_reaches_sentry_and_tells_the_client_nothing(env, se
 
 
 def test_a_body_that_is_too_large_is_refused(api):
-    _problem(api.post(RECORDS, data=b" " * (1024 * 1024 + 1)), 413, "body-too-large")
+    large = b" " * (1024 * 1024 + 1)
+    _problem(api.post(RECORDS, data=large, content_type="application/json"), 413, "body-too-large")
 
 
 def test_unknown_addresses_and_methods_are_problems_too(api):

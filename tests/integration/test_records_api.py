@@ -304,7 +304,7 @@ def test_what_a_client_reads_and_sends_back_changes_nothing(client, data):
 def test_what_toml_cannot_hold_is_named(api, data, value, field):
     before = data.head()
     body = json.dumps({"slug": "ann", "name": "Ann", "x": value})
-    problem = _problem(api.post(PEOPLE, data=body), 422, "validation-failed")
+    problem = _problem(api.post(PEOPLE, data=body, content_type="application/json"), 422, "validation-failed")
     assert [error["field"].startswith(field) for error in problem["errors"]] == [True]
     assert data.head() == before
 
@@ -789,7 +789,7 @@ def _put(port, slug, name="Ann", **headers):
         f"http://127.0.0.1:{port}{PEOPLE}/{slug}",
         method="PUT",
         data=json.dumps({"slug": slug, "name": name}).encode(),
-        headers={"Authorization": "Bearer t", **headers},
+        headers={"Authorization": "Bearer t", "Content-Type": "application/json", **headers},
     )
     with urllib.request.urlopen(request, timeout=20) as response:
         return json.load(response)["commit"]["hash"]
@@ -824,6 +824,7 @@ def test_a_waiting_client_that_goes_away_frees_its_thread(served, data):
         path = f"{PEOPLE}/ann{number}"
         content = body.replace(b'"ann"', b'"ann%d"' % number)
         head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\nPrefer: wait=60\r\n"
+        head += "Content-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
         gone.append(connection)
     before = int(data.git("rev-list", "--count", "main"))

@@ -108,7 +108,9 @@ def server(env, tmp_path):
 
 def _header(method, path, *lines, token=TOKEN):
     known = [f"Authorization: Bearer {token}"] if token else []
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *known, *lines, "", ""]).encode()
+    return "\r\n".join(
+        [f"{method} {path} HTTP/1.1", "Host: x", "Content-Type: application/json", *known, *lines, "", ""]
+    ).encode()
 
 
 # --- Slow and many ---

@@ -166,7 +166,11 @@ def test_what_is_no_path_is_no_records(clients, town, path):
     before, mine = town.head(), clients("notes")
     for op, more in (("delete", {}), ("patch", {"record": {}}), ("upsert", {"record": {"slug": "new"}})):
         operation = {"op": op, "sheet": "notes", "path": path, **more}
-        answer = mine.post("/api/transactions", data=json.dumps({"operations": [operation]}))
+        answer = mine.post(
+            "/api/transactions",
+            data=json.dumps({"operations": [operation]}),
+            content_type="application/json",
+        )
         assert answer.status_code == (422 if op == "upsert" else 404)
     assert town.head() == before
 

@@ -236,3 +236,33 @@ def test_every_declared_dependency_is_pinned(pins: str, extras: list[str]):
     ]
 
     assert unmet == [], "run make lock"
+
+
+# Of gitsheets, what may run code that stands in a declaration, and where each is called: apart, or with a
+# declaration that holds none.
+_MAY_RUN_CODE = {
+    "CompiledDefinition": set(),
+    "CoreTransaction": {"app/renderer.py"},
+    "core_check_validators": set(),
+    "merge_record_texts": set(),
+    "merge_sheets": {"worker/reconcile.py"},
+    "record_index_multi": set(),
+    "record_index_unique": set(),
+    "record_query": set(),
+    "record_query_candidates": set(),
+    "render_paths_batch": {"app/record_path.py", "app/renderer.py"},
+    "run_comparator": set(),
+    "template_field_names": {"app/renderer.py"},
+    "transact": {"app/sample.py"},
+    "verify_sheet_contract": {"app/declarations.py"},
+}
+
+
+def test_what_may_run_a_declarations_code_is_called_in_few_places():
+    called = {name: set() for name in _MAY_RUN_CODE}
+    for package in ("app", "worker"):
+        for path in (ROOT / package).rglob("*.py"):
+            for name in re.findall(r"\bgitsheets\.(\w+)", path.read_text()):
+                if name in called:
+                    called[name].add(str(path.relative_to(ROOT)))
+    assert called == _MAY_RUN_CODE

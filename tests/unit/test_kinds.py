@@ -132,7 +132,10 @@ def test_a_table_that_looks_like_a_date_stays_the_table_that_it_is():
 
 
 def _sheet(schema=None):
-    return Sheet(name="s", root="s", path="${{ x }}", schema=schema, config={}, is_plain=True)
+    return Sheet(
+        name="s", root="s", path="${{ x }}", schema=schema, config={}, runs_code=False, is_bounded=True,
+        is_plain=True,
+    )  # fmt: skip
 
 
 def _finds(query, value):
