@@ -117,6 +117,7 @@ class Stack:
         self.pipeline = build(self.env, publisher=True)
         worker_stop_s = self.pipeline.settings.push_timeout_s + _STOP_TIMEOUT_S
         celery = [sys.executable, "-m", "celery", "--quiet", "-A", "worker"]
+        flower_command = [sys.executable, "-m", "app.dev_flower", "--quiet", "-A", "worker"]
         flower = ["flower", f"--address={LOOPBACK}", f"--port={self.flower_port}"]
         gunicorn = [
             sys.executable,
@@ -133,7 +134,7 @@ class Stack:
             *([_valkey(redis_port)] if own_redis else []),
             _Part("worker", [*celery, "worker", "--loglevel=INFO"], worker_stop_s),
             _Part("beat", [*celery, "beat"], _STOP_TIMEOUT_S),
-            _Part("flower", [*celery, *flower], _STOP_TIMEOUT_S),
+            _Part("flower", [*flower_command, *flower], _STOP_TIMEOUT_S),
             _Part(
                 "api",
                 [*gunicorn, "--log-level", "warning", "app:create_app(open_access=True)"],

@@ -35,7 +35,9 @@ from app.api.conditions import answer_conditionally
 from app.declarations import OUTDATED_HINT, outdated
 from app.errors import SheetConfigError
 from app.json_form import RecordJsonProvider
+from app.neighbours import refusal
 from app.pages import sessions, status
+from app.problems import Problem
 from app.provenance import request_id
 from app.request import WholeRequest
 from app.server import is_gunicorn
@@ -100,6 +102,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
 
         FlaskInstrumentor().instrument_app(app)  # type: ignore[no-untyped-call]
     app.before_request(_begin)
+    app.before_request(_know_neighbours)
     app.before_request(_count)
     app.before_request(_let_in)
     app.after_request(_finish)
@@ -142,6 +145,17 @@ def _begin() -> None:
     structlog.contextvars.bind_contextvars(request_id=request_id())
     if _TRACEPARENT.fullmatch(parent := request.headers.get("traceparent", "")):
         structlog.contextvars.bind_contextvars(traceparent=parent)
+
+
+def _know_neighbours() -> None:
+    if not services().open_access:
+        return
+    origins = services().pipeline.settings.api_cors_origins
+    if refused := refusal(request.method, request.headers.get, origins):
+        if refused.code == "foreign-host":
+            raise Problem(403, "foreign-host", refused.detail, "Ask for 127.0.0.1 or localhost.")
+        hint = "An operator lists the page's origin in CFP_API_CORS_ORIGINS."
+        raise Problem(403, "cross-site", refused.detail, hint)
 
 
 def _let_in() -> None:

@@ -74,6 +74,9 @@ def _let_in() -> ResponseReturnValue | None:
 
 
 def _is_from_our_page() -> bool:
+    # The cookie is for this site alone, and a form carries a token of ours; this is a third wall.
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        return False
     return sessions().is_form_token(current_session(), request.form.get("form_token", ""))
 
 

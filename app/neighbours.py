@@ -1,0 +1,66 @@
+"""
+Whom a server answers that asks for no token: programs on its own machine, and its own pages.
+
+A page from anywhere may have its visitor's browser send requests to loopback, and one
+whose name was made to lead there (DNS rebinding) may read the answers. Browsers say so: by
+``Host``, ``Origin`` and ``Sec-Fetch-Site``. ``ferry dev`` asks this of each request to the API and to Flower.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+_READS = ("GET", "HEAD", "OPTIONS")
+_OWN_SITE = ("same-origin", "none")  # "none": typed into the browser, or a bookmark
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """
+    Why a request is not answered.
+
+    Attributes:
+        code: ``foreign-host`` or ``cross-site``.
+        detail: What is wrong, for people.
+    """
+
+    code: str
+    detail: str
+
+
+def refusal(
+    method: str, header: Callable[[str], str | None], origins: Collection[str] = ()
+) -> Refusal | None:
+    """
+    Return why a request is not answered; None where it is.
+
+    Args:
+        header: Returns the request's header of a name.
+        origins: Other origins whose pages may write; ``*`` is none of them.
+    """
+    host = header("Host") or ""
+    if host and not _is_loopback(host):
+        return Refusal(
+            "foreign-host", f"The request is for {host[:80]!r}; this server is for its own machine."
+        )
+    if method in _READS:
+        return None
+    origin, site = header("Origin"), header("Sec-Fetch-Site")
+    if origin is not None and origin in origins and origin != "*":
+        return None
+    if origin is not None and (origin == "null" or urlsplit(origin).netloc != host):
+        return Refusal("cross-site", f"A page of {origin[:80]!r} sent the request.")
+    if site is not None and site not in _OWN_SITE:
+        return Refusal("cross-site", f"A page of another site sent the request ({site[:20]!r}).")
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
