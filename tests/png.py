@@ -7,6 +7,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from itertools import accumulate, chain
 
 
 def smaller(png: bytes) -> bytes:
@@ -46,15 +47,35 @@ def _unfiltered(data: bytes, width: int, height: int, *, step: int) -> Iterator[
     Yield the red, green and blue of each line.
     """
     size = width * step
-    above = bytearray(size)
+    above = bytes(size)
     for start in range(0, (size + 1) * height, size + 1):
-        kind, line = data[start], bytearray(data[start + 1 : start + 1 + size])
-        if kind:
-            for i in range(size):
-                left, up = (line[i - step] if i >= step else 0), above[i]
-                corner = above[i - step] if i >= step else 0
-                guess = left + up - corner
-                nearest = min((left, up, corner), key=lambda each: abs(guess - each))
-                line[i] = line[i] + (left, up, (left + up) // 2, nearest)[kind - 1] & 255
-        yield bytes(line[0::step]), bytes(line[1::step]), bytes(line[2::step])
+        kind, line = data[start], data[start + 1 : start + 1 + size]
+        if kind == 1:
+            parts = [accumulate(line[part::step], _add) for part in range(step)]
+            line = bytes(chain.from_iterable(zip(*parts, strict=True)))
+        elif kind == 2:
+            line = bytes(map(_add, line, above))
+        elif kind:
+            line = _predicted(line, above, step=step, is_average=kind == 3)
+        yield line[0::step], line[1::step], line[2::step]
         above = line
+
+
+def _add(one: int, other: int) -> int:
+    return one + other & 255
+
+
+def _predicted(line: bytes, above: bytes, *, step: int, is_average: bool) -> bytes:
+    found = bytearray(step) + line
+    above = bytes(step) + above
+    for i in range(step, len(found)):
+        left, up = found[i - step], above[i]
+        if is_average:
+            guess = (left + up) // 2
+        else:
+            corner = above[i - step]
+            to_left, to_up, to_corner = abs(up - corner), abs(left - corner), abs(left + up - 2 * corner)
+            nearer = left if to_left <= to_up else up
+            guess = nearer if min(to_left, to_up) <= to_corner else corner
+        found[i] = found[i] + guess & 255
+    return bytes(found[step:])
