@@ -94,11 +94,11 @@ def test_what_comes_while_one_looks_is_seen_at_once(waiting, pool, data, monkeyp
     def happened() -> bool:
         head = data.head()
         looked.set()
-        assert may_go_on.wait(10)
+        assert may_go_on.wait(20)
         return head != before
 
     seen = pool.submit(waiting.wait, happened, 20, is_gone=_is_here)
-    assert looked.wait(10)
+    assert looked.wait(20)
     wait_until(lambda: _listens(waiting), what="the listener")
     data.commit()
     wait_until(lambda: waiting._wake_ups, what="the wake-up")
@@ -176,11 +176,11 @@ def test_a_forked_process_waits_for_itself(waiting, pool):
         child = os.fork()
         if child == 0:  # pragma: no cover
             try:
-                told = waiting.wait(lambda: waiting.see(lambda: True), 5, is_gone=_is_here)
+                told = waiting.wait(lambda: waiting.see(lambda: True), 20, is_gone=_is_here)
                 os._exit(0 if told else 1)
             finally:
                 os._exit(2)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 40
         while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
             time.sleep(0.01)
     assert ended == (child, 0)
