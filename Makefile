@@ -51,7 +51,7 @@ version: ## Print the version
 	@echo $(PROJECT_VERSION)
 
 image-test: $(READY) ## Build the image and run it, compose and the chart's pod for real; needs a Docker engine
-	$(BIN)/python -m tests.deployment.image
+	$(BIN)/python -m tests.deployment.image $(PARTS)
 
 lint: $(READY) ## Check the code's rules, its format, and who may import whom
 	$(BIN)/ruff check .

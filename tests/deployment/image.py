@@ -8,6 +8,8 @@ runs the chart's pod, as Kubernetes would and as OpenShift would, which chooses 
 and volumes it takes away again. What came of it replaces the table in docs/operations/deploy.md. Some six
 minutes, most of them for the images.
 
+`make image-test PARTS="chart pod"` does parts of it: chart, image, compose, production, how-to, pod.
+
 Variables: DOCKER_BUILD_ARGS goes to `docker build` (default: `--network=host`, which works with every
 engine), KEEP=1 leaves everything up.
 """
@@ -30,10 +32,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.deployment.helm import ROOT, fetch
+import kubernetes_validate
+
+from tests.deployment.helm import CHART, ROOT, fetch
 from tests.deployment.pod import Pod
 
 IMAGE, GIT_IMAGE = "ferry:image-test", "ferry-demo-git-server:image-test"
@@ -52,11 +57,9 @@ STAND_INS = {
 
 _numbers = itertools.count(1)
 
-
-# What was found, for the table: what ran, and what came of it.
-_rows: list[tuple[str, str]] = []
 PAGE = ROOT / "docs" / "operations" / "deploy.md"
 BEGIN, END = "<!-- make image-test: begin -->\n", "<!-- make image-test: end -->\n"
+HEAD = "| what ran | what came of it | when |\n|---|---|---|\n"
 
 
 class Failed(Exception):
@@ -78,22 +81,15 @@ _BEGAN = time.monotonic()
 
 def row(what: str, outcome: str) -> None:
     """
-    Note what was found for the table.
+    Put what was found into the page's table, in the place of what an earlier run said of it.
     """
-    _rows.append((what, outcome))
-
-
-def write_table() -> None:
-    """
-    Put what was found into the page.
-    """
-    text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    table = "".join(
-        f"| {what} | {outcome} |\n"
-        for what, outcome in (("what ran", "what came of it"), ("---", "---"), *_rows)
-    )
-    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}")
+    before, rest = PAGE.read_text().split(BEGIN)
+    table, after = rest.split(END)
+    today = f"{datetime.now(UTC):%F}"
+    rows = [line for line in table.splitlines() if line.startswith("| ") and line not in HEAD]
+    rows = [line for line in rows if not line.startswith(f"| {what} |")]
+    text = "\n".join([*rows, f"| {what} | {outcome} | {today} |"])
+    PAGE.write_text(f"{before}{BEGIN}\n{HEAD}{text}\n\n{END}{after}")
 
 
 def run(*command: str, check: bool = True, env: dict[str, str] | None = None, cwd: Path = ROOT) -> str:
@@ -272,7 +268,7 @@ def build() -> None:
             say(f"no registry has {image}: Debian's package stands in for it")
 
 
-def look_at_the_image() -> None:
+def look_at_the_image(_: Stack) -> None:
     """
     Check what the image says of itself, and what it does with a wrong environment.
     """
@@ -417,6 +413,7 @@ def run_production(demo: Stack) -> None:
     """
     The production file over the same volumes, with a key, tokens and a certificate of its own.
     """
+    demo.up("git-server", "valkey")
     with tempfile.TemporaryDirectory() as directory:
         files = {name: Path(directory) / name for name in ("id_ed25519", "known_hosts")}
         for name, file in files.items():
@@ -446,7 +443,12 @@ def run_production(demo: Stack) -> None:
         status, _ = stack.get("/api/sheets/people/records", body={"slug": "x", "name": "x"})
         demand(status == 401, "the demo's token is refused")
         wait_until(lambda: _answers(f"https://localhost:{https}/api/health"), "the proxy answers by TLS")
+        demand('"uri":"/api/health"' in stack("logs", "tls"), "and writes an access log")
         stack("stop")
+    row(
+        "compose: the production file, its own key, tokens and TLS proxy",
+        "commits arrive; the demo's token is refused",
+    )
 
 
 HOW_TO = ROOT / "docs" / "how-to" / "day-two-with-compose.md"
@@ -478,7 +480,7 @@ def follow_the_how_tos(demo: Stack) -> None:
             "COMPOSE_PROJECT_NAME": demo.project,
             "CFP_DATA_REMOTE": GIT_URL,
             "CFP_API_TOKENS": f"demo:{hashlib.sha256(b'demo').hexdigest()}",
-            "CFP_ADMIN_TOKEN": "an operator's own",
+            "CFP_ADMIN_TOKEN": "the-operators-own-token",
             "FLOWER_BASIC_AUTH": "ops:flowers",
             **{
                 name: demo.env[name]
@@ -556,8 +558,6 @@ def run_the_chart(stack: Stack, title: str, **further: object) -> None:
     The chart's pod, with the git server and the broker of *stack*.
     """
     stack.up("git-server", "valkey")
-    cache = ROOT / ".pytest_cache" / "d" / "helm"  # where pytest keeps it, too
-    cache.mkdir(parents=True, exist_ok=True)
     repository, _, tag = IMAGE.partition(":")
     values = {
         "image": {"repository": repository, "tag": tag},
@@ -583,7 +583,7 @@ def run_the_chart(stack: Stack, title: str, **further: object) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(values, file)
         file.flush()
-        manifests = fetch(cache).render("--values", file.name)
+        manifests = fetch(_helms_cache()).render("--values", file.name)
     pod = Pod(manifests, "town-ferry-0", run)
     pod.remove()
     try:
@@ -626,35 +626,101 @@ def run_the_chart(stack: Stack, title: str, **further: object) -> None:
             pod.remove()
 
 
-def main() -> None:
+def render_the_chart(_: Stack) -> None:
     """
-    Do all of it; status 1 and one reason where something is not as it should be.
+    Every combination of `helm/ferry/ci/` and every two of the chart's switches, against Kubernetes' schemas.
     """
+    helm = fetch(_helms_cache())
+    combinations = [("--values", str(path)) for path in sorted((CHART / "ci").glob("*-values.yaml"))]
+    pairs = [
+        ("--values", str(CHART / "ci" / "minimal-values.yaml"), "--set", f"{one},{other}")
+        for one, other in itertools.combinations(SWITCHES, 2)
+    ]
+    for arguments in (*combinations, *pairs):
+        for each in helm.render(*arguments):
+            if each["apiVersion"].partition("/")[0] not in (
+                "monitoring.coreos.com",
+                "gateway.networking.k8s.io",
+            ):
+                for version in KUBERNETES:
+                    kubernetes_validate.validate(each, version, strict=True)
+    say(f"the chart: {len(combinations)} combinations and {len(pairs)} pairs of switches render")
+    row(
+        f"the chart: {len(combinations)} combinations (`helm/ferry/ci/`), {len(pairs)} pairs of switches",
+        f"valid for Kubernetes {', '.join(KUBERNETES)}",
+    )
+
+
+KUBERNETES = ("1.27", "1.32", "1.37")
+SWITCHES = (
+    "flower.enabled=false",
+    "persistence.existingClaim=a-claim",
+    "ingress.enabled=true,ingress.host=data.example.org",
+    "httpRoute.enabled=true,httpRoute.parentRefs[0].name=public",
+    "networkPolicy.enabled=false",
+    "podDisruptionBudget.enabled=false",
+    "serviceMonitor.enabled=true",
+    "prometheusRule.enabled=true",
+    "serviceAccount.create=true",
+    "caBundle.pem=certificates",
+    "existingSecret=settings",
+    "ssh.existingSecret=key",
+    "podSecurityContext.runAsUser=null",
+)
+
+
+def _helms_cache() -> Path:
+    cache = ROOT / ".pytest_cache" / "d" / "helm"  # where pytest keeps it, too
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def run_compose(stack: Stack) -> None:
+    """
+    The demo, with each container killed in turn and the worker stopped in the middle of a push.
+    """
+    stack.down()
+    stack.up()
+    say("docker compose up --wait: everything is healthy")
+    look_at_the_containers(stack)
+    kill_each(stack)
+    demand(stack.get("/api/tasks", port=stack.flower_port)[1], "Flower shows tasks")
+    stop_in_mid_push(stack)
+    row("compose: the demo, each container killed in turn and crashed", "every acknowledged commit arrived")
+
+
+def run_the_charts_pod(stack: Stack) -> None:
+    """
+    The chart's pod over a new repository, with the chart's user ids and with those that OpenShift gives.
+    """
+    for title, values in (("as Kubernetes runs it", {}), ("as OpenShift runs it", OPENSHIFT)):
+        stack.down()
+        run_the_chart(stack, title, **values)
+
+
+PARTS: dict[str, Callable[[Stack], None]] = {
+    "chart": render_the_chart,
+    "image": look_at_the_image,
+    "compose": run_compose,
+    "production": run_production,
+    "how-to": follow_the_how_tos,
+    "pod": run_the_charts_pod,
+}
+
+
+def main(parts: list[str]) -> None:
+    """
+    Do all of it, or *parts*; status 1 and one reason where something is not as it should be.
+    """
+    if unknown := set(parts) - set(PARTS):
+        sys.exit(f"image-test: no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if subprocess.run(["docker", "info"], capture_output=True).returncode:
         sys.exit("image-test: `docker info` finds no Docker engine")
     stack = Stack("ferry-image-test")
     try:
         build()
-        look_at_the_image()
-        stack.down()
-        stack.up()
-        say("docker compose up --wait: everything is healthy")
-        look_at_the_containers(stack)
-        kill_each(stack)
-        demand(stack.get("/api/tasks", port=stack.flower_port)[1], "Flower shows tasks")
-        stop_in_mid_push(stack)
-        stack.up()
-        row("compose: demo, each container killed in turn and crashed", "every acknowledged commit arrived")
-        run_production(stack)
-        row(
-            "compose: production file, its own key, tokens and TLS proxy",
-            "commits arrive; the demo's token is refused",
-        )
-        follow_the_how_tos(stack)
-        stack.down()
-        run_the_chart(stack, "as Kubernetes runs it")
-        run_the_chart(stack, "as OpenShift runs it", **OPENSHIFT)
-        write_table()
+        for part in parts or PARTS:
+            PARTS[part](stack)
     except Failed as exc:
         sys.stderr.write(stack("logs", "--tail", "20", check=False)[-6000:])
         sys.exit(f"\nimage-test failed: {exc}")
@@ -665,4 +731,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
+from tests.deployment.cluster import cluster
 from tests.deployment.helm import CHART, ROOT
 from tests.deployment.schema import SCHEMA, as_text, with_hints
 from worker.settings import Settings
@@ -437,6 +438,24 @@ def test_valkey_asks_for_a_password_that_ferry_is_given(helm):
         made.append(password)
     assert len(set(made)) == 3
     assert made[2] == "p@ss#w/rd"
+
+
+def test_an_upgrade_keeps_the_password_of_valkey(helm, tmp_path):
+    """
+    One that stands in the cluster already is found there.
+    """
+    kept = {"town-ferry-valkey": {"password": "made-at-the-first-installation"}}
+    with cluster(tmp_path, kept) as kubeconfig:
+        found = [
+            {each["metadata"]["name"]: each["stringData"] for each in of_kind(manifests, "Secret")}
+            for release in ("town", "village")
+            for manifests in [
+                helm.render(*MINIMAL, "--dry-run=server", "--kubeconfig", str(kubeconfig), release=release)
+            ]
+        ]
+    assert found[0]["town-ferry-valkey"]["password"] == "made-at-the-first-installation"
+    assert found[1]["village-ferry-valkey"]["password"] != "made-at-the-first-installation"
+    assert "made-at-the-first" in found[0]["town-ferry-broker"]["CFP_REDIS_URL"]
 
 
 def test_what_a_platform_asks_for_is_there(helm):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import socket
 import subprocess
 import threading
@@ -54,6 +55,8 @@ class _Api(BaseHTTPRequestHandler):
 class _Proxy:
     def __init__(self, caddy: Path, directory: Path, **env: str) -> None:
         self._address = ("127.0.0.1", free_port())
+        self.log = directory / "access.log"
+        self._output = self.log.open("wb")
         self._process = subprocess.Popen(
             [caddy, "run", "--adapter", "caddyfile", "--config", str(CADDYFILE)],
             env={
@@ -63,17 +66,17 @@ class _Proxy:
                 "FERRY_DOMAIN": "http://{}:{}".format(*self._address),
                 **env,
             },
-            stdout=subprocess.DEVNULL,
+            stdout=self._output,
             stderr=subprocess.DEVNULL,
         )
 
-    def get(self, path: str) -> tuple[int, list[str], bytes]:
+    def get(self, path: str, **headers: str) -> tuple[int, list[str], bytes]:
         """
         Return status, every X-Content-Type-Options and the body of a GET of *path* as it is.
         """
         connection = http.client.HTTPConnection(*self._address, timeout=20)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.msg.get_all("X-Content-Type-Options") or [], answer.read()
         finally:
@@ -88,6 +91,7 @@ class _Proxy:
     def stop(self) -> None:
         self._process.kill()
         self._process.wait(20)
+        self._output.close()
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +130,17 @@ def test_what_is_for_clients_is_handed_on_and_nothing_else(proxy):
         assert proxy.get(path) == (200, ["nosniff"], path.encode())
     for path in (*INTERNAL, *NEARLY):
         assert proxy.get(path) == (404, ["nosniff"], b""), path
+
+
+def test_each_request_is_a_line_of_json_without_its_token(proxy):
+    proxy.get(
+        "/api/health?a-certain-one", Authorization="Bearer a-secret-token", Cookie="session=a-secret-token"
+    )
+    wait_until(lambda: "a-certain-one" in proxy.log.read_text(), timeout_s=30, what="the line")
+    lines = [json.loads(line) for line in proxy.log.read_text().splitlines()]
+    (line,) = (each for each in lines if "a-certain-one" in each["request"]["uri"])
+    assert (line["status"], line["request"]["method"]) == (200, "GET")
+    assert "a-secret-token" not in proxy.log.read_text()
 
 
 def test_what_is_asked_for_is_handed_on_too(caddy, tmp_path):
