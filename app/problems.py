@@ -89,9 +89,12 @@ class Problem(Exception):
             "hint": self.hint,
             **self.members,
         }
-        return Response(
+        response = Response(
             json.dumps(document) + "\n", self.status, self.headers, content_type="application/problem+json"
         )
+        # Here, too: the server answers with some before Flask is asked.
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
 
 
 def register(app: Flask) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.problems import Problem
 from app.server.answers import WRITE_S
 
 HEADERS_S = 10.0
@@ -25,7 +26,13 @@ MAX_AHEAD = 8  # requests that a client sends before it has the answer to the fi
 MAX_CONNECTIONS = 4096
 # The kernel's own deadline for bytes that the client does not take (tcp(7)).
 UNTAKEN_MS = 30_000
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_NOT_HTTP = Problem(400, "bad-request", "This is no HTTP/1.1 request.", "Correct the request.")
+_TOO_LARGE = Problem(
+    431,
+    "headers-too-large",
+    f"The headers hold more than {MAX_HEADER_BYTES} bytes, or are more than {MAX_HEADERS}.",
+    "Send fewer and shorter ones.",
+)
 
 
 class _RefusedError(Exception):
@@ -145,11 +152,9 @@ class Protocol(HttpToolsProtocol):
         self._stop_waiting()
         if self._running is not None and not self._running.response_complete:
             self.transport.abort()  # in the midst of another answer
-        elif self._too_large:
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
         else:
-            super().send_400_response(msg)
+            self.transport.write(_written(_TOO_LARGE if self._too_large else _NOT_HTTP))
+            self.transport.close()
         self._end_soon()
 
     def shutdown(self) -> None:
@@ -253,3 +258,13 @@ class Protocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _written(problem: Problem) -> bytes:
+    """
+    Write an answer that is the last of its connection.
+    """
+    response = problem.response()
+    lines = [f"HTTP/1.1 {response.status}", *(f"{name}: {value}" for name, value in response.headers)]
+    head = "\r\n".join([*lines, "Connection: close", "", ""])
+    return head.encode("latin-1") + response.get_data()

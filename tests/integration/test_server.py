@@ -376,6 +376,8 @@ def test_too_much_and_nonsense_end_a_connection(server):
         except OSError:
             answer = b""  # it was closed while we sent
         assert b" 500 " not in answer, name
+        heads = [head.lower() for head in answer.split(b"\r\n\r\n") if head.startswith(b"HTTP/1.1 ")]
+        assert all(b"x-content-type-options: nosniff" in head for head in heads), name
     assert server.is_well()
     assert not server.process.logged("Traceback")
 
