@@ -30,7 +30,7 @@ REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE = $(or $(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'),unknown)
 CREATED = $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo unknown)
 
-.PHONY: image version release docs docs-check licences audit sbom help demo test image-test soak model siege bench lint format types lock clean
+.PHONY: image version release docs docs-check licences audit sbom help demo test image-test soak model siege fuzz bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +86,9 @@ model: $(READY) ## Hold random requests against a model of the API's promises (M
 
 siege: $(READY) ## Slow, many and greedy clients against the API, on loopback (SIEGE_ARGS="--scale 0.5")
 	$(BIN)/python -m tests.siege $(SIEGE_ARGS)
+
+fuzz: $(READY) ## Odd requests to an API over odd repositories (FUZZ_ARGS="--minutes 10")
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 bench: $(READY) ## Measure, each figure beside a floor of the same run (BENCH_ARGS="--json", BENCH_ARGS="burst ssh")
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

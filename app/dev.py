@@ -275,7 +275,8 @@ def make_sample(directory: Path) -> tuple[Path, Path]:
     """
     repository, remote = directory / "data.git", directory / "remote.git"
     make_sample_repository(repository)
-    git.Repo.init(remote, bare=True, initial_branch="main").close()
+    with git.Repo.init(remote, bare=True, initial_branch="main") as repo, repo.config_writer() as config:
+        config.set_value("transfer", "fsckObjects", "true")
     return repository, remote
 
 

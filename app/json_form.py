@@ -36,6 +36,18 @@ class RecordJsonProvider(DefaultJSONProvider):
         """
         return super().dumps(to_json(obj), allow_nan=False, **options)
 
+    def loads(self, s: str | bytes, **options: Any) -> Any:
+        """
+        Read what a client sent.
+
+        Raises:
+            ValueError: It is not JSON, or nested too deeply.
+        """
+        try:
+            return super().loads(s, **options)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
 
 def to_json(value: Any) -> Any:
     """

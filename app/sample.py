@@ -130,7 +130,8 @@ def make_sample_repository(path: Path) -> str:
 
     The same call makes the same commit, everywhere.
     """
-    git.Repo.init(path, bare=True, initial_branch="main").close()
+    with git.Repo.init(path, bare=True, initial_branch="main") as repo, repo.config_writer() as settings:
+        settings.set_value("transfer", "fsckObjects", "true")  # compose's git server has it for a remote
     with gitsheets.transact(
         str(path), "A small town", int(_BEGINNING.timestamp()), branch="refs/heads/main", author=AUTHOR
     ) as transaction:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import gitsheets
 from cachetools import LRUCache
 
 from app.declarations import unusable
@@ -23,6 +24,7 @@ from app.template import Template
 MOST_DECLARATION_BYTES = 256 << 10
 _KEPT_BYTES = 8 << 20  # of declarations whose sheets are kept
 _OVERHEAD_BYTES = 1024
+_SAID = 300  # characters of what a parser says: it repeats the line
 _PLAIN = {"root", "path", "schema", "fields"}
 _ROOT = re.compile(rb"""^\s*root\s*=\s*(?:"([^"\n]*)"|'([^'\n]*)')""", re.MULTILINE)
 
@@ -147,11 +149,16 @@ def parse_sheet(name: str, content: bytes) -> Sheet:
 
 def _parse(name: str, content: bytes) -> Sheet:
     try:
-        config = tomllib.loads(content.decode("utf-8-sig"))["gitsheet"]
+        text = content.decode("utf-8-sig")
+        # It refuses what is nested deeper than 80 levels, over which Python's parser takes minutes.
+        gitsheets.parse_records([text])
+        config = tomllib.loads(text)["gitsheet"]
         path, root, schema = config["path"], _root(config.get("root", ".")), config.get("schema")
         kind = config.get("format", {}).get("type", "toml")
         if not isinstance(path, str) or not isinstance(kind, str):
             raise TypeError("path and format.type are strings")
+    except gitsheets.GitsheetsError as exc:
+        raise unusable(name, f".gitsheets/{name}.toml: {' '.join(str(exc).split())[:_SAID]}") from exc
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise unusable(name, f".gitsheets/{name}.toml: {exc!r}") from exc
     if root.split("/")[0] == "..":
@@ -194,7 +201,7 @@ def _root(given: str) -> str:
 def _is_json(value: Any) -> bool:
     try:
         json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return False
     return True
 

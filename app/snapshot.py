@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from app import declarations
 from app.codec import MOST_RECORD_BYTES, Record, fields_of
-from app.errors import RecordNotFoundError, SheetNotFoundError, UnreadableRecordError
+from app.errors import RecordNotFoundError, UnreadableRecordError
 from app.evaluation import Evaluations
 from app.names import is_plain
 from app.objects import kept
@@ -131,7 +131,7 @@ class Snapshot:
         """
         found = self.entry(f"{DECLARATIONS}/{name}.toml") if name in self.sheet_names() else None
         if found is None:
-            raise SheetNotFoundError(f"There is no sheet {name!r}.")
+            return self.territory.sheet(name)  # raises: it is not declared, or under a name that is no text
         contracts = self.entry(_CONTRACTS)
         versions = (found.name, contracts and contracts.name)
         try:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
+from app.declarations import unusable
 from app.errors import SheetConfigError, SheetNotFoundError
 from app.names import folded, is_declarations, is_plain
 from app.objects import kept
@@ -227,10 +228,12 @@ def _read(git_dir: str, declarations: str | None) -> Territory:
     sheets: dict[str, Sheet | SheetConfigError] = {}
     broken: list[str] = []
     size = 0
-    for name, blob in _declared(git_dir, declarations):
+    for name, is_text, blob in _declared(git_dir, declarations):
         content = b""
         try:
             content = kept(git_dir, blob, most=MOST_DECLARATION_BYTES)
+            if not is_text:
+                raise unusable(name, f".gitsheets/{name}.toml: its name is not UTF-8")
             sheets[name] = parse_sheet(name, content)
         except ObjectTooLargeError as exc:
             sheets[name] = SheetConfigError(f"The sheet {name!r} cannot be used: {exc}.")
@@ -242,13 +245,13 @@ def _read(git_dir: str, declarations: str | None) -> Territory:
     return Territory(sheets, broken, size)
 
 
-def _declared(git_dir: str, declarations: str | None) -> Iterator[tuple[str, str]]:
+def _declared(git_dir: str, declarations: str | None) -> Iterator[tuple[str, bool, str]]:
     if declarations is None:
         return
     for line in lines(kept(git_dir, declarations)):
         name = line.text.removesuffix(".toml")
         if line.entry.kind == "blob" and name and name != line.text:
-            yield name, line.entry.name
+            yield name, line.is_text, line.entry.name
 
 
 def _folded(root: str) -> tuple[str, ...]:

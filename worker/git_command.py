@@ -80,7 +80,13 @@ _CONFIGURATION = (
     ("fetch.pruneTags", "false"),
     ("fetch.recurseSubmodules", "false"),
     ("fetch.writeCommitGraph", "false"),
-    ("fetch.fsckObjects", "false"),
+    # What comes is looked at as hosts look at it: a tree with ".git" or ".." in it stays out. Faults of old
+    # tools that harm nothing stand in long histories.
+    ("transfer.fsckObjects", "true"),
+    ("fetch.fsckObjects", "true"),
+    ("fetch.fsck.badTimezone", "ignore"),
+    ("fetch.fsck.missingSpaceBeforeDate", "ignore"),
+    ("fetch.fsck.zeroPaddedFilemode", "ignore"),
     ("fetch.negotiationAlgorithm", "default"),
     ("transfer.bundleURI", "false"),
     # Reading: in the form that is parsed here.
@@ -184,7 +190,7 @@ def run_git(
 
 def stay_here(environ: MutableMapping[str, str]) -> list[str]:
     """
-    Remove the variables by which git, and gitsheets in this process, work on another repository.
+    Remove the variables by which git, and gitsheets in this process, open another repository, or none.
 
     Returns:
         The names of those that were set.
@@ -192,6 +198,10 @@ def stay_here(environ: MutableMapping[str, str]) -> list[str]:
     found = sorted(_ELSEWHERE.intersection(environ))
     for name in found:
         del environ[name]
+    whole = str(sum(1 for _ in _configured(environ)))
+    if environ.get("GIT_CONFIG_COUNT", whole) != whole:  # gitsheets opens no repository with such a one
+        environ["GIT_CONFIG_COUNT"] = whole
+        found.append("GIT_CONFIG_COUNT")
     return found
 
 

@@ -27,9 +27,11 @@ from worker.refs import flush
 # Under these a reader is as quick as in a repository that has just been packed.
 _MANY_LOOSE_OBJECTS = 2000
 _MANY_PACKS = 4
+_TOO_MANY_PACKS = 50
 _TIMEOUT_S = 3600.0
 _WRITE_LOCK_TIMEOUT_S = 60.0
 _MANY_NAMES = 20
+_HOUR_S = 3600.0
 _DAY_S = 86400.0
 
 HINT = (
@@ -64,6 +66,9 @@ class Maintenance:
         Whether packing is worth its while, or logs are slow for want of a commit-graph.
         """
         if self._repository.loose_objects() >= _MANY_LOOSE_OBJECTS:
+            return True
+        # Each fetch leaves one.
+        if self._repository.packs() > _TOO_MANY_PACKS and time.time() - self.last().get("at", 0) > _HOUR_S:
             return True
         # Tried once a day at most: git may be unable to write one.
         return self._repository.lacks_commit_graph() and time.time() - self.last().get("at", 0) > _DAY_S

@@ -288,6 +288,8 @@ def _kept_whole(config: git.GitConfigParser) -> dict[Key, list[str]]:
     committed since. In a repository of precious objects they remove nothing.
     """
     wanted = {("extensions", "preciousObjects"): ["true"]}
+    if not config.get("transfer", "fsckobjects", fallback=""):
+        wanted["transfer", "fsckObjects"] = ["true"]  # for who fetches or pushes into it by hand
     if not config.get("core", "fsync", fallback=""):
         wanted["core", "fsync"] = ["reference"]  # `git pack-refs` removes what it does not flush otherwise
     extensions = config.options("extensions") if config.has_section("extensions") else []

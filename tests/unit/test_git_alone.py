@@ -116,6 +116,7 @@ def _prove(repository: Repository, data: Path, remote: Path, elsewhere: Path, ra
 
     theirs = _git(remote, *identity, "commit-tree", "-p", ours, "-m", "theirs", tree)
     _git(remote, "update-ref", "refs/heads/main", theirs)
+    stay_here(os.environ)  # as each process does at its start: a fetch leaves a pack, which gitsheets reads
     assert repository.fetch("origin", timeout_s=20) == theirs == repository.remote_head("origin")
     assert _git(data, "rev-parse", "refs/heads/main", "refs/remotes/origin/main") == f"{ahead}\n{theirs}"
     assert _git(elsewhere, "for-each-ref") == ""
@@ -392,6 +393,17 @@ def test_what_names_another_repository_is_removed_from_our_own_environment():
     environ = {"GIT_DIR": "/x", "GIT_NAMESPACE": "x", "GIT_SSH": "ssh", "GIT_AUTHOR_NAME": "Ana", "HOME": "/"}
     assert stay_here(environ) == ["GIT_DIR", "GIT_NAMESPACE"]
     assert environ == {"GIT_SSH": "ssh", "GIT_AUTHOR_NAME": "Ana", "HOME": "/"}
+
+
+@pytest.mark.parametrize("count", ["many", "3", "-1", "٢", ""])
+def test_configuration_that_git_would_refuse_is_cut_to_what_is_whole(count):
+    """
+    gitsheets opens no repository with it, and git runs no command.
+    """
+    pair = {"GIT_CONFIG_KEY_0": "http.proxy", "GIT_CONFIG_VALUE_0": "http://proxy"}
+    environ = {"GIT_CONFIG_COUNT": count, **pair}
+    assert stay_here(environ) == ["GIT_CONFIG_COUNT"]
+    assert environ == {"GIT_CONFIG_COUNT": "1" if count == "3" else "0", **pair}
 
 
 def test_every_variable_that_names_a_repository_is_known_here():
