@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 import time
 
 from limits import RateLimitItem, parse
@@ -17,6 +18,8 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from app.problems import Problem
 
 WRONG_TOKENS = "30 per minute"
+# Some proxies name the client's port, too, which is another with each connection.
+_WITH_PORT = re.compile(r"\[([^\]]+)\](?::[0-9]+)?|([^:]+):[0-9]+")
 _NETWORK_BITS = 64  # who has one address of such an IPv6 network has all of them
 
 
@@ -82,10 +85,13 @@ def address_key(address: str) -> str:
     """
     Return what stands for all addresses that the client at *address* may choose from.
     """
+    found = _WITH_PORT.fullmatch(address)
     try:
-        parsed = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(found[1] or found[2] if found else address)
     except ValueError:
         return address
-    if parsed.version == 4:
-        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped:  # how a socket for both kinds shows an IPv4 client: all would be one network
+        return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed, _NETWORK_BITS), strict=False))
