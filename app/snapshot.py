@@ -273,9 +273,12 @@ class Snapshot:
                 yield f"{directory}/{line.text}", line
 
 
-def fields_at(git_dir: str, entry: Entry, sheet: Sheet) -> Record:
+def fields_at(git_dir: str, entry: Entry, sheet: Sheet, content: bytes | None = None) -> Record:
     """
     Return the fields of the record of *sheet* that *entry* is.
+
+    Args:
+        content: That of the file, where it has been read already.
 
     Raises:
         UnreadableRecordError: It is none.
@@ -283,7 +286,8 @@ def fields_at(git_dir: str, entry: Entry, sheet: Sheet) -> Record:
     if entry.kind == "link":
         raise UnreadableRecordError(IS_LINK)
     try:
-        content = read(git_dir, entry.name, most=MOST_RECORD_BYTES)
+        if content is None:
+            content = read(git_dir, entry.name, most=MOST_RECORD_BYTES)
     except ObjectTooLargeError as exc:
         raise UnreadableRecordError(str(exc)) from exc
     return fields_of(content, sheet.body_field)

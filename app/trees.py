@@ -232,6 +232,13 @@ def _kind(mode: bytes) -> str | None:
     return _KINDS.get(int(mode, 8) & _FORMAT_BITS)
 
 
+def entry_of(mode: str, name: str) -> Entry | None:
+    """
+    Return what git writes as *mode* and full object name; None for what is not there.
+    """
+    return _meant(mode.encode(), bytes.fromhex(name))
+
+
 def _meant(mode: bytes, name: bytes) -> Entry | None:
     kind = _kind(mode)
     return Entry(kind, name.hex(), mode != b"100644" and _is_executable(mode)) if kind else None

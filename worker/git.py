@@ -36,6 +36,7 @@ from worker.sharing import make_directories, share, sharing
 from worker.tracking import Tracking
 
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_CHANGED = re.compile(r":([0-7]+) ([0-7]+) ([0-9a-f]{40}) ([0-9a-f]{40}) [A-Z][0-9]*")
 _BATCHED = re.compile(rb"([0-9a-f]+) (?:missing|[a-z]+ ([0-9]+))\n")
 # The writers and the pushes have the other cores.
 _ONE_THREAD = ("-c", "pack.threads=1")
@@ -328,6 +329,34 @@ class Repository:
             "-m", "--first-parent", commit, "--",
         )  # fmt: skip
         return sorted(filter(None, changed.split("\0")))
+
+    def changes_of(
+        self, commits: Sequence[Commit], file: str
+    ) -> dict[str, tuple[tuple[str, str], tuple[str, str]]]:
+        """
+        Return mode and full object name of the file at a path before and after commits, by their names.
+
+        Before is at their first parent. A mode of zeros says that there is no file. Commits that change
+        nothing are left out.
+
+        Raises:
+            RepositoryError: git could not tell.
+        """
+        lines = "".join(f"{' '.join((commit.hash, *commit.parents[:1]))}\n" for commit in commits)
+        with open(os.memfd_create("commits"), "w+b") as wanted:
+            wanted.write(lines.encode())
+            wanted.seek(0)
+            said = self._query(
+                "diff-tree", "--stdin", "--root", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", "--",
+                f":(literal){file}", timeout_s=_WALK_TIMEOUT_S, stdin=cast(BinaryIO, wanted),
+            )  # fmt: skip
+        found, commit = {}, ""
+        for part in said.split("\0"):
+            if _OBJECT_NAME.fullmatch(part):
+                commit = part
+            elif changed := _CHANGED.fullmatch(part):
+                found[commit] = (changed[1], changed[3]), (changed[2], changed[4])
+        return found
 
     def sizes(self, names: Sequence[str]) -> dict[str, int]:
         """

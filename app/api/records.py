@@ -18,8 +18,9 @@ from app.api.commits import commit_documents
 from app.api.conditions import require
 from app.api.paging import Page, page_of
 from app.api.writing import Change, evaluations, record_sent, write
+from app.changes import changes
 from app.codec import Record
-from app.errors import CommitNotFoundError, RecordNotFoundError, SheetConfigError, UnreadableRecordError
+from app.errors import CommitNotFoundError, RecordNotFoundError, SheetConfigError
 from app.json_form import to_json
 from app.kinds import adopt
 from app.listing import Listed
@@ -27,7 +28,7 @@ from app.provenance import provenance
 from app.query import query_of
 from app.services import services
 from app.sheet import Sheet
-from app.snapshot import Snapshot, fields_at, owns
+from app.snapshot import Snapshot, owns
 from app.store import Transaction, Written
 
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")
@@ -156,8 +157,8 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
         raise RecordNotFoundError(f"The sheet {sheet!r} has never had a record {path!r}.")
     documents = commit_documents(services().pipeline, commits)
     shown = page.fitting(
-        {**document, **_patch(found, path, commit.parents[:1], commit.hash)}
-        for document, commit in zip(documents, commits, strict=True)
+        {**document, **change}
+        for document, change in zip(documents, changes(repository, found, path, commits), strict=True)
     )
     end, more = page.offset + len(shown), len(commits) > len(shown)
     return {
@@ -239,31 +240,3 @@ def _path_made(snapshot: Snapshot, sheet: Sheet, record: Record) -> str:
         return ""
     except (gitsheets.GitsheetsError, OverflowError, ValueError, TypeError):
         return ""
-
-
-def _patch(sheet: Sheet, path: str, parents: tuple[str, ...], commit: str) -> dict[str, Any]:
-    """
-    Return what *commit* changed in a record as a JSON patch (RFC 6902), or why that cannot be told.
-    """
-    before, _ = _as_json(parents[0] if parents else None, sheet, path)
-    after, fault = _as_json(commit, sheet, path)
-    if fault:
-        return {"patch": [], "unreadable": fault}
-    if before is None or after is None:
-        operation: dict[str, Any] = {"op": "remove" if after is None else "add", "path": ""}
-        return {"patch": [operation if after is None else {**operation, "value": after}]}
-    return {"patch": list(gitsheets.create_patch(before, after))}
-
-
-def _as_json(commit: str | None, sheet: Sheet, path: str) -> tuple[Any, str]:
-    """
-    Return the record as *commit* has it, and what is wrong with it there: one of the two, or none.
-    """
-    repository = services().pipeline.repository
-    found = Snapshot.of(repository, commit).entry(sheet.file(path))
-    if found is None or not found.is_file:
-        return None, ""
-    try:
-        return to_json(fields_at(str(repository.path), found, sheet)), ""
-    except UnreadableRecordError as exc:
-        return None, str(exc)

@@ -22,6 +22,7 @@ from uvicorn_worker import UvicornWorker
 from app.server.bridge import Bridge
 from app.server.protocol import CONNECTIONS, MAX_CONNECTIONS, Protocol
 
+_SWITCH_S = 0.001
 _OTHER_FILES = 512  # of git, the broker, the logs
 
 
@@ -60,6 +61,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
         super().load_wsgi()
         app: Flask = self.wsgi
         self.wsgi: Any = Bridge(app, threads=self.cfg.threads)
+        # Health takes the interpreter some twenty times, each time after every thread that works.
+        sys.setswitchinterval(_SWITCH_S)
         self.config.access_log = bool(self.cfg.accesslog)
         # Before gunicorn's main process ends us by force.
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - 2)

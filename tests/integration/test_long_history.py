@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gitsheets
 import pytest
 
+from app.objects import write
 from app.services import EXTENSION, Services
 from tests import level
 from tests.parts import Bare, clean_environment
@@ -111,12 +113,16 @@ def test_the_history_of_a_record_reads_the_paths_that_maintenance_wrote_down(
     assert built.pipeline.maintenance.is_due()
     assert built.pipeline.maintenance.run().startswith("packed")
     assert not built.pipeline.maintenance.is_due()
+    monkeypatch.setattr(gitsheets, "blob_read", lambda *_: pytest.fail("the interpreter is held for each"))
+    assert api.get(f"{PEOPLE}/visitor-7/history").status_code == 200
     trace = tmp_path / "trace"
     monkeypatch.setenv("GIT_TRACE2_EVENT", str(trace))
 
     found = api.get(f"{PEOPLE}/visitor-7/history?limit=1000").json["history"]
 
     assert len(found) == COMMITS // FILES
+    assert found[0]["patch"] == [{"op": "replace", "path": "/name", "value": f"Visit {COMMITS - FILES + 7}"}]
+    assert found[-1]["patch"][0]["op"] == "add"
     events = map(json.loads, trace.read_text().splitlines())
     [told] = [event["value"] for event in events if event.get("category") == "bloom"]
     assert told["definitely_not"] > 0.9 * COMMITS
@@ -174,3 +180,39 @@ def test_flower_remembers_as_many_tasks_as_its_memory_holds(env):
 def test_a_quantity_rises_where_it_is_higher_at_the_end(figures, is_rising):
     seen = [level.Held(50.0 * figure, 5, 5, 2, 9, 9) for figure in figures]
     assert level.rising(seen) == (["memory_mib"] if is_rising else [])
+
+
+def test_a_history_tells_the_same_however_it_is_read(api, data: Bare, monkeypatch):
+    """
+    Of all that a file may have been: changed, no record, a link, gone, back, and merged.
+    """
+    url = f"{PEOPLE}/ann"
+
+    def put(mode: str, content: str, *parents: str) -> str:
+        blob = write(str(data.path), "blob", content.encode())
+        data.git("read-tree", "main")
+        if mode:
+            data.git("update-index", "--add", "--cacheinfo", f"{mode},{blob},people/ann.toml")
+        else:
+            data.feed("update-index", "--index-info", content=b"0 %b\tpeople/ann.toml\n" % (b"0" * 40))
+        options = [option for parent in parents or ("main",) for option in ("-p", parent)]
+        commit = data.git("commit-tree", *options, "-m", content, data.git("write-tree"))
+        data.git("update-ref", "refs/heads/main", commit)
+        return commit
+
+    first = put("100644", 'name = "Ann"\nslug = "ann"\n')
+    put("100644", 'name = "Bea"\nslug = "ann"\n')
+    put("100644", "= no toml")
+    put("120000", "somewhere")
+    put("", "gone")
+    put("100755", 'name = "Ann"\nslug = "ann"\n')
+    put("100644", 'name = "Merged"\nslug = "ann"\n', "main", first)
+
+    told = api.get(f"{url}/history").json["history"]
+    monkeypatch.setattr(git.Repository, "changes_of", lambda *_: {})
+    one_by_one = api.get(f"{url}/history").json["history"]
+
+    assert told == one_by_one
+    assert len(told) == 7
+    assert [bool(each.get("unreadable")) for each in told] == [False, False, False, True, True, False, False]
+    assert told[0]["patch"] == [{"op": "replace", "path": "/name", "value": "Merged"}]
