@@ -58,7 +58,7 @@ def _works(ground: Ground, commits: int) -> dict[str, Callable[[], object]]:
         cursor = client.get("/api/commits?limit=1000").json["next_cursor"]
         for _ in range(min(commits // 1000 - 1, 45)):
             cursor = client.get(f"/api/commits?limit=1000&cursor={cursor}").json["next_cursor"] or cursor
-        return f"/api/commits?limit=1000&cursor={cursor}" if cursor else "/api/commits?limit=1000"
+        return f"/api/commits?cursor={cursor}" if cursor else "/api/commits"
 
     def write() -> None:
         site.write(next(numbers) % 200, name=f"Name {next(numbers)}")
@@ -69,6 +69,6 @@ def _works(ground: Ground, commits: int) -> dict[str, Callable[[], object]]:
         "the push status": get("/api/_internal/push"),
         "/metrics": get("/metrics"),
         "the first page of commits": get("/api/commits"),
-        "the last page of 1,000 commits": get(last_page()),
+        "the last page of commits": get(last_page()),
         "the history of a record with one commit": get(f"{records}/{once}/history"),
     }
