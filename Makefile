@@ -30,7 +30,7 @@ REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE = $(or $(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'),unknown)
 CREATED = $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo unknown)
 
-.PHONY: image version release docs docs-check licences audit sbom help demo test image-test soak model siege fuzz bench lint format types lock clean
+.PHONY: image version matrix release docs docs-check licences audit sbom help demo test image-test soak model siege fuzz bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ image: ## Build the image ferry:local, labelled with version, revision, source a
 
 version: ## Print the version
 	@echo $(PROJECT_VERSION)
+
+matrix: $(READY) ## Type demo and test on fresh Debian and Ubuntu systems, as root (MATRIX_ARGS="debian-12 --demo-only")
+	$(BIN)/python -m tests.deployment.matrix $(MATRIX_ARGS)
 
 image-test: $(READY) ## Build the image and run it, compose and the chart's pod for real; needs a Docker engine
 	$(BIN)/python -m tests.deployment.image $(PARTS)
@@ -110,13 +113,8 @@ sbom: $(READY) ## Write dist/sbom.json: what is in a deployment (CycloneDX)
 	@mkdir -p dist
 	$(BIN)/cyclonedx-py requirements requirements/run.txt --pyproject pyproject.toml --output-file dist/sbom.json
 
-release: $(READY) ## Gather the changelog, set the version, build into dist/ (VERSION=0.2.0); commits nothing
-	@echo "$(VERSION)" | grep -Eq '^[0-9]+\.[0-9]+\.[0-9]+$$' || { echo "name it: make release VERSION=0.2.0" >&2; exit 1; }
-	sed -i 's/^version = ".*"/version = "$(VERSION)"/' pyproject.toml
-	$(BIN)/towncrier build --yes --version $(VERSION)
-	rm -rf dist && $(BIN)/python -m hatchling build
-	$(MAKE) --no-print-directory sbom
-	cd dist && sha256sum * > SHA256SUMS
+release: $(READY) ## Set the version, gather the changelog, build into dist/ (VERSION=0.2.0); commits nothing
+	$(BIN)/python -m tests.deployment.release $(VERSION)
 
 clean: ## Remove what the other targets made, the virtual environments too
 	rm -rf .venv .venv-* site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -41,10 +41,8 @@ def run_demo() -> None:
     """
     directory = Path(tempfile.mkdtemp(prefix="ferry-demo-"))
     log_path = directory / "ferry.log"
-    # Nothing of a real deployment's environment may lead the demo to its remotes.
-    env = {
-        name: value for name, value in os.environ.items() if not name.startswith(("CFP_", "SENTRY_", "GIT_"))
-    }
+    _stay_apart(directory)
+    env = dict(os.environ)
     try:
         with log_path.open("wb") as output, sentry_sink() as sink:
             repository, remote = make_sample(directory)
@@ -68,6 +66,24 @@ def run_demo() -> None:
         raise
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _stay_apart(home: Path) -> None:
+    """
+    Take from this process, and so from those that it starts, what would lead the demo elsewhere.
+
+    That is a real deployment's environment, and git's configuration: the user's may be broken, name hooks, or
+    forbid what a bare repository beside it needs.
+    """
+    for name in [*os.environ]:
+        if name.startswith(("CFP_", "SENTRY_", "GIT_")):
+            del os.environ[name]
+    os.environ |= {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+    }
 
 
 class _Demo:

@@ -327,7 +327,12 @@ def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_po
     work = Path(tempfile.mkdtemp(prefix="ferry-dev-"))
     env = dict(os.environ)
     if repository is None:
-        repository, sample_remote = make_sample(work)
+        try:
+            repository, sample_remote = make_sample(work)
+        except git.GitError as exc:
+            raise DevError(
+                f"no sample could be made: {exc.stderr.strip() if isinstance(exc, git.CommandError) else exc}"
+            ) from exc
         remote = remote or env.get("CFP_DATA_REMOTE") or str(sample_remote)
         click.echo(f"Made a sample repository: {repository}, with the remote {remote}")
         click.echo(f"To go on with it later: ferry dev {repository} --remote {remote}")

@@ -30,6 +30,12 @@ from tests.valkey_server import ValkeyServer
 from worker import apart
 from worker.watchdog import Watchdog
 
+# The git configuration of the person who runs the tests is none of theirs; that of pip is, for its mirror.
+_home = tempfile.TemporaryDirectory(prefix="home-")
+_pip = Path.home() / ".config" / "pip" / "pip.conf"
+if _pip.exists():
+    os.environ.setdefault("PIP_CONFIG_FILE", str(_pip))
+os.environ |= {"HOME": _home.name, "XDG_CONFIG_HOME": _home.name}
 os.environ["LC_ALL"] = "C.UTF-8"  # Valkey does not start where it names a locale that is not installed
 
 

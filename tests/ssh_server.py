@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.dev import accepts, free_port
+from tests.needs import lacking, need
 from tests.parts import wait_until
 
 SSHD = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
-REASON = "needs sshd, which PyPI does not carry: apt install openssh-server"
-IS_MISSING = SSHD is None and not os.environ.get("CI")
+REASON = lacking("ssh") or lacking("sshd") or ""
+IS_MISSING = bool(REASON)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def ssh_server(root):
     """
     Run an sshd of our own for the block, on loopback, that takes one key and nothing else.
     """
+    need("ssh")
+    need("sshd")
     directory = root / "ssh files"  # a blank in the path, as people have them
     directory.mkdir(mode=0o700)
     host_key = make_key(directory / "host-key")

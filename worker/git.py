@@ -710,6 +710,8 @@ class Repository:
                     for option in ("proxy", "proxyAuthMethod")
                     if (key := f"remote.{remote}.{option}".lower()) in configured
                 ),
+                # It was named on purpose; git's own default forbids it to submodules alone.
+                *([("protocol.file.allow", "always")] if url.startswith(("/", "file:")) else []),
                 *self._credentials.configuration(remote),
             ],
             extra=self._credentials.environment(remote, ssh_is_configured="core.sshcommand" in configured),

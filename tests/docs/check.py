@@ -49,6 +49,7 @@ import click
 
 from app.dev import free_port, make_sample
 from tests import ssh_server
+from tests.needs import lacking
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 _STEP = re.compile(
@@ -237,6 +238,8 @@ class Reader:
             Wrong: Something else happens than the page says.
         """
         commands = 0
+        if "curl " in page.read_text() and (reason := lacking("curl")):
+            raise Lacking(reason)
         try:
             for step in _STEP.finditer(page.read_text()):
                 line = page.read_text().count("\n", 0, step.start()) + 1

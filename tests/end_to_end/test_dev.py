@@ -256,8 +256,12 @@ def test_gunicorn_ends_at_a_wrong_environment(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_demo_shows_the_main_job_and_ends_with_a_summary():
-    env = {**os.environ, "LC_ALL": "xx_XX.UTF-8"}  # a locale that is installed nowhere
+def test_the_demo_shows_the_main_job_and_ends_with_a_summary(tmp_path):
+    """
+    Whatever locale is set, and however the user has configured git: here not readably.
+    """
+    (tmp_path / ".gitconfig").write_text("[broken\n")
+    env = {**os.environ, "LC_ALL": "xx_XX.UTF-8", "HOME": str(tmp_path), "GIT_DIR": "/nowhere"}
     done = subprocess.run([FERRY, "demo"], env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
@@ -265,3 +269,12 @@ def test_the_demo_shows_the_main_job_and_ends_with_a_summary():
         .splitlines()[-1]
         .startswith("Summary: 5 of 5 commits arrived; 1 divergence, 1 page")
     )
+
+
+def test_a_broken_git_configuration_is_one_line(tmp_path):
+    (tmp_path / ".gitconfig").write_text("[broken\n")
+    env = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([FERRY, "dev"], env=env, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "bad config line 1 in file" in done.stderr.splitlines()[-1]

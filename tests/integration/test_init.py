@@ -17,6 +17,7 @@ import pytest
 
 from app import create_app
 from tests import nursery
+from tests.needs import need
 from tests.parts import Bare, Process, clean_environment, wait_until
 from worker import clone
 from worker.bootstrap import build
@@ -139,6 +140,7 @@ def test_a_key_that_is_not_there_is_named_before_ssh_is_asked(init, data, origin
 
 
 def test_why_ssh_does_not_let_us_in_is_said_with_the_remedy(init, data, origin):
+    need("ssh")
     done = init(CFP_DATA_REMOTE="ssh://git@127.0.0.1:1/data.git")
     assert done.returncode == 1
     assert (

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.git_http import GitHttpServer
+from tests.needs import need
 from tests.parts import Bare
 from tests.unit.conftest import Deployment
 from worker import credentials as credentials_module
@@ -40,6 +41,7 @@ def _effective(command: str, *, host: str = "git.town.example") -> dict[str, lis
     """
     Return what ssh itself makes of the options in *command*.
     """
+    need("ssh")
     shown = subprocess.run(["sh", "-c", f"{command} -G {host}"], capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stderr
     options: dict[str, list[str]] = {}

@@ -57,6 +57,7 @@ HOSTILE = [
     "[protocol]\n version = 1",
     "[pack]\n packSizeLimit = 1m\n[transfer]\n unpackLimit = 1\n advertiseSID = true",
     "[transfer]\n credentialsInUrl = die\n bundleURI = true",
+    '[protocol]\n allow = never\n[protocol "file"]\n allow = never\n[safe]\n bareRepository = explicit',
     "[alias]\n push = !false\n fetch = !false\n[pager]\n push = true\n[include]\n path = /nonexistent",
 ]
 
