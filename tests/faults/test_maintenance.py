@@ -283,6 +283,24 @@ def test_it_runs_by_itself_and_shows_in_the_status(client, worker, beat, data, r
     data.git("fsck", "--strict")
 
 
+def test_packs_that_fetches_leave_are_merged_though_nothing_is_loose(data, repository):
+    """
+    Each fetch leaves one. Where they cannot be merged, that is tried once an hour.
+    """
+    data.git("repack", "-a", "-d", "-q")
+    repository.write_commit_graph(timeout_s=60)
+    maintenance = _maintenance(repository)
+    assert not maintenance.is_due()
+    [pack] = (data.path / "objects" / "pack").glob("*.pack")
+    for number in range(50):
+        for ending in (".pack", ".idx"):
+            shutil.copy(pack.with_suffix(ending), pack.with_name(f"pack-{number:040x}{ending}"))
+
+    assert maintenance.is_due()
+    maintenance.run()
+    assert not maintenance.is_due()
+
+
 def test_one_maintenance_at_a_time(data, repository):
     maintenance = _maintenance(repository)
     with maintenance._lock.hold(1):
