@@ -129,7 +129,7 @@ def test_any_repository_is_served_and_a_post_lands_on_the_remote_within_a_second
     assert len(everybody) > 5
     process.send_signal(signal.SIGINT)
     assert process.wait(40) == 0, log_path.read_text()
-    _, alive = psutil.wait_procs(everybody, timeout=5)
+    _, alive = psutil.wait_procs(everybody, timeout=30)
     assert alive == []
     assert not [
         each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(_cmdline(each))

@@ -4,12 +4,12 @@ The first start: `ferry init`, over what may already be there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -97,6 +97,12 @@ def test_four_at_once_make_one(env, data, origin, tmp_path):
     assert data.head() == origin.head()
 
 
+def _runs(process):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def test_one_that_is_killed_leaves_nothing_in_the_way(init, env, data, origin, tmp_path):
     slow = tmp_path / "slow"
     slow.write_text("#!/bin/sh\nsleep 60\n")
@@ -109,13 +115,14 @@ def test_one_that_is_killed_leaves_nothing_in_the_way(init, env, data, origin, t
         wait_until(
             lambda: any("sleep" in p.name() for p in psutil.Process(killed.pid).children(recursive=True))
         )
-        groups = {os.getpgid(p.pid) for p in psutil.Process(killed.pid).children(recursive=True)}
+        left = psutil.Process(killed.pid).children(recursive=True)
+        groups = {os.getpgid(each.pid) for each in left}
     finally:
         killed.kill()
     for group in groups:
         os.killpg(group, signal.SIGKILL)
     assert not data.path.exists()
-    time.sleep(0.1)
+    wait_until(lambda: not any(map(_runs, left)), what="their end")
     assert init().returncode == 0
     assert data.head() == origin.head()
     assert not list(data.path.parent.glob(".*-init-*"))
