@@ -91,8 +91,11 @@ def spawn(
 ) -> Child | subprocess.Popen[bytes]:
     """
     Start ``python -m …``, ``python -c …`` or a script of the virtual environment, such as ``ferry``.
+
+    Any other command is started in the ordinary way.
     """
-    if _decided(env) != _DECIDED_HERE:
+    is_ours = Path(command[0]).parent == Path(sys.executable).parent
+    if not is_ours or _decided(env) != _DECIDED_HERE:
         return subprocess.Popen(
             command,
             env=env,

@@ -749,6 +749,7 @@ class _Stream:
         self._socket.shutdown(socket.SHUT_RDWR)  # or to close would wait for what the reader waits for
         self._reading.join(20)
         self._response.close()
+        self._socket.close()
 
 
 @pytest.fixture
