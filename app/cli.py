@@ -15,7 +15,7 @@ from worker.errors import WorkerError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="ferry")
+@click.version_option(package_name="gitsheets-ferry", prog_name="ferry")
 def main() -> None:
     """
     A REST API over a gitsheets repository, whose every commit reaches its remote.

@@ -57,7 +57,7 @@ def document(snapshot: Snapshot, settings: Settings) -> Json:
         "openapi": "3.1.0",
         "info": {
             "title": "Ferry",
-            "version": version("ferry"),
+            "version": version("gitsheets-ferry"),
             "summary": "Records in git, over HTTP; every commit reaches the remote.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

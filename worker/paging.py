@@ -101,7 +101,7 @@ def configure(settings: Settings, *integrations: Integration) -> None:
     sentry_sdk.init(
         dsn=settings.sentry_dsn,
         environment=settings.sentry_environment,
-        release=f"ferry@{version('ferry')}",
+        release=f"ferry@{version('gitsheets-ferry')}",
         traces_sample_rate=settings.sentry_traces_sample_rate or None,
         integrations=integrations,
         auto_enabling_integrations=False,

@@ -1,7 +1,7 @@
 """
 OpenTelemetry, where its own variables ask for it: from the request to the push, one trace.
 
-An extra (``pip install 'ferry[otel]'``). Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` or its
+An extra (``pip install 'gitsheets-ferry[otel]'``). Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` or its
 like nothing of it is even imported.
 """
 
@@ -44,7 +44,7 @@ def configure(service: str) -> bool:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as exc:
-        log().warning("tracing.unavailable", error=str(exc), hint="pip install 'ferry[otel]'")
+        log().warning("tracing.unavailable", error=str(exc), hint="pip install 'gitsheets-ferry[otel]'")
         return False
     resource = Resource.create({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME") or service})
     provider = TracerProvider(resource=resource)

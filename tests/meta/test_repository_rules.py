@@ -268,3 +268,12 @@ def test_what_may_run_a_declarations_code_is_called_in_few_places():
                 if name in called:
                     called[name].add(str(path.relative_to(ROOT)))
     assert called == _MAY_RUN_CODE
+
+
+def test_nothing_tells_people_to_install_another_package_of_that_name():
+    """
+    `ferry` in the package index is not ours: the distribution is gitsheets-ferry.
+    """
+    wrong = re.compile(r"(?:pip|pipx|uv) (?:tool )?install (?:-\S+ )*['\"]?ferry(?![\w/.-])")
+    told = [path for path in _files() if wrong.search(path.read_text("utf-8", "ignore"))]
+    assert told == []
