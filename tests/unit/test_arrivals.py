@@ -146,9 +146,15 @@ def test_without_inotify_it_is_looked_again_and_listened_when_it_can_be(
         assert not _listens(waiting)
     assert len(os.listdir("/proc/self/fd")) <= files + 1, "no inotify is left open"
 
-    waits = pool.submit(waiting.wait, lambda: False, 20, is_gone=lambda: _listens(waiting))
-    assert waits.result(20) is False
-    assert _listens(waiting)
+    listened = threading.Event()
+
+    def is_gone() -> bool:  # once it listens, which it does as long as one waits
+        if _listens(waiting):
+            listened.set()
+        return listened.is_set()
+
+    assert pool.submit(waiting.wait, lambda: False, 20, is_gone=is_gone).result(40) is False
+    assert listened.is_set()
 
 
 def test_a_directory_that_was_removed_is_watched_again(waiting, pool, data, monkeypatch):
