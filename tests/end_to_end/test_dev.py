@@ -85,6 +85,14 @@ def _request(url, body=None):
         return json.load(response)
 
 
+def _refused(url, headers, body=None):
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json", **headers})
+    with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(request, timeout=10):
+        pass
+    with refused.value:
+        return refused.value.code == 403
+
+
 def _other_repository(path):
     """
     A data repository that is not the sample: one sheet, no schema, on the branch ``trunk``.
@@ -124,6 +132,12 @@ def test_any_repository_is_served_and_a_post_lands_on_the_remote_within_a_second
 
     tasks = wait_until(lambda: _request(f"{flower}/api/tasks"), what="a task in Flower")
     assert {task["name"] for task in tasks.values()} <= {"push", "sweep"}
+    for address in (f"{url}/api/sheets/notes/records", f"{flower}/api/task/send-task/push"):
+        for name, value in (("Host", "evil.example"), ("Origin", "null"), ("Sec-Fetch-Site", "cross-site")):
+            assert _refused(address, {name: value}, b"{}")
+    assert _refused(f"{flower}/api/tasks", {"Host": "evil.example"})
+    with urllib.request.urlopen(f"{flower}/api/tasks", timeout=10) as response:
+        assert "Access-Control-Allow-Origin" not in response.headers
 
     everybody = _tree(process.pid)
     assert len(everybody) > 5

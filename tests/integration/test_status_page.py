@@ -310,6 +310,10 @@ def test_signing_in_and_out(guarded):
     assert "origin … queued" in page.text
     assert TOKEN not in guarded.answer.text
     assert "The push is queued." in guarded.press(page, "Push now").text
+    for site in ("cross-site", "same-site"):
+        fields = page.form("Push now").fields
+        answer = guarded.client.post("/status/push", data=fields, headers={"Sec-Fetch-Site": site})
+        assert (answer.status_code, answer.json["code"]) == (403, "form-expired")
     left = guarded.press(page, "Sign out")
     assert guarded.answer.status_code == 401
     assert "Sign in" in left.text
