@@ -65,6 +65,7 @@ def record_sent(*also: str) -> Record:
     Raises:
         Problem: 415 for a body of another type, 400 for one that is no JSON object.
     """
+    body = request.get_data()  # first, for one that is too large is refused as such
     if request.mimetype not in ("application/json", *also):
         types = [*also, "application/json"]
         raise Problem(
@@ -74,7 +75,7 @@ def record_sent(*also: str) -> Record:
             f"Send it with the header Content-Type: {types[0]}.",
             headers={"Accept-Patch" if request.method == "PATCH" else "Accept-Post": ", ".join(types)},
         )
-    return read_record(request.get_data())
+    return read_record(body)
 
 
 def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]) -> Response:

@@ -45,7 +45,12 @@ def _chunked(api, method, path, body, **headers):
         method=method,
         input_stream=body if isinstance(body, io.BytesIO) else io.BytesIO(body),
         environ_overrides={"wsgi.input_terminated": True},
-        headers={"Transfer-Encoding": "chunked", "Authorization": "Bearer secret", **headers},
+        headers={
+            "Transfer-Encoding": "chunked",
+            "Authorization": "Bearer secret",
+            "Content-Type": "application/json",
+            **headers,
+        },
     )
 
 

@@ -436,7 +436,7 @@ def test_one_trace_leads_from_the_request_to_the_push(env, worker, remote, colle
 
         def traced(number):
             body = json.dumps({"slug": f"jane{number}", "name": "Jane"}).encode()
-            headers = {"Authorization": f"Bearer {token}"}
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
             url = f"http://127.0.0.1:{port}{PEOPLE}/jane{number}"
             before = remote.head()
             with urllib.request.urlopen(urllib.request.Request(url, body, headers, method="PUT"), timeout=10):

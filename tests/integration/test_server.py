@@ -38,7 +38,7 @@ class _Server:
     def ask(self, path, *, method="GET", body=None, timeout_s=SOON_S, **headers):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         try:
-            connection.request(method, path, body, headers)
+            connection.request(method, path, body, {"Content-Type": "application/json", **headers})
             answer = connection.getresponse()
             return answer.status, answer.read()
         finally:
@@ -437,7 +437,8 @@ class _Request:
         self.scope = {
             "type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
             "http_version": "1.1", "scheme": "http", "server": ("localhost", 80), "client": ("192.0.2.1", 9),
-            "headers": [(b"transfer-encoding", b"chunked")] if pieces else [],
+            "headers": [(b"transfer-encoding", b"chunked"), (b"content-type", b"application/json")]
+            if pieces else [],
             "extensions": {"ferry.connection": {"abort": self.abort, "is_gone": lambda: self.is_aborted}},
         }  # fmt: skip
 
