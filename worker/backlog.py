@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worker.git import Repository
 
 MOST_NAMES = 100_000  # kept for each remote: 10 MB
+_FEW_NAMES = 2000  # looked through with each push
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,7 @@ class Backlog:
         oldest_at: When the oldest of them was made, in seconds since the epoch; None: it lacks none.
         is_apart: Whether the remote holds what the branch does not.
         names: Of all of them, and maybe of later ones; None: they are too many to keep, or everything.
+        arrived: The names of commits of the branch that it lacked before, and has now; not all of them.
     """
 
     log: Repository
@@ -40,6 +42,7 @@ class Backlog:
     oldest_at: float | None = None
     is_apart: bool = False
     names: set[bytes] | None = None
+    arrived: frozenset[bytes] = frozenset()
 
     def __len__(self) -> int:
         return self.count
@@ -53,6 +56,12 @@ class Backlog:
         if self.names is not None:
             return bytes.fromhex(str(commit)) in self.names
         return self.seen is None or not self.log.contains(str(commit), self.seen)
+
+    def has_arrived(self, commit: str) -> bool:
+        """
+        Whether *commit*, which may be none of the branch, is known to have arrived; False: ask git.
+        """
+        return bytes.fromhex(commit) in self.arrived
 
 
 class Backlogs:
@@ -79,19 +88,30 @@ class Backlogs:
         Raises:
             RepositoryError: git could not tell.
         """
-        if head is None or head == seen:
-            return Backlog(log=self._log, head=head, seen=seen)
+        if head is None:
+            return Backlog(log=self._log, seen=seen)
         with self._lock:  # the first look may take a while, and the second finds what it found
             known = self._kept.get(remote)
-            found = self._brought_forward(known, head) if known and known.seen == seen else None
-            self._kept[remote] = found = found or self._counted(head, seen)
+            found = self._brought_forward(known, head, seen) if known is not None else None
+            if found is None:
+                found = self._counted(head, seen)
+                if known is not None:
+                    found = replace(found, arrived=self._arrived(known, found))
+            self._kept[remote] = found
         return found
 
-    def _brought_forward(self, known: Backlog, head: str) -> Backlog | None:
+    def _brought_forward(self, known: Backlog, head: str, seen: str | None) -> Backlog | None:
+        if known.seen != seen:
+            return None
         if known.head == head:
             return known
         # On two lines a merge may have brought what only the remote had.
-        if known.head is None or known.is_apart or not self._log.contains(known.head, head):
+        if (
+            not known.count
+            or known.head is None
+            or known.is_apart
+            or not self._log.contains(known.head, head)
+        ):
             return None
         new = self._log.commits_between(known.head, head)
         names = known.names
@@ -101,8 +121,27 @@ class Backlogs:
             names.update(map(bytes.fromhex, new))  # an earlier backlog is asked for its own commits alone
         return replace(known, head=head, count=known.count + len(new), names=names)
 
+    def _arrived(self, known: Backlog, found: Backlog) -> frozenset[bytes]:
+        """
+        Return what *known* lacked and *found* does not, where nothing of the branch was taken back since.
+        """
+        lacked, lacks = known.names, found.names
+        if (
+            lacked is None
+            or lacks is None
+            or known.head is None
+            or not self._log.contains(known.head, found.head)
+        ):
+            return frozenset()
+        if not lacked:
+            return known.arrived  # what is lacked again, because the remote was set back, is looked for first
+        before = known.arrived if len(known.arrived) <= _FEW_NAMES else frozenset()
+        return frozenset((before | lacked) - lacks)
+
     def _counted(self, head: str, seen: str | None) -> Backlog:
-        found = Backlog(log=self._log, head=head, seen=seen)
+        found = Backlog(log=self._log, head=head, seen=seen, names=set())
+        if head == seen:
+            return found
         if seen is None:
             count, oldest, names = self._log.count_between(None, head), self._log.root_of(head), None
         else:

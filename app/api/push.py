@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from app.access import operator
 from app.problems import Problem
 from app.services import services
-from worker.git import Commit
+from worker.git import Commit, Repository
 from worker.pipeline import Pipeline
 from worker.status import remote_statuses, timestamp
 
@@ -69,14 +69,15 @@ def commit_states(pipeline: Pipeline, commit: str) -> dict[str, str]:
     """
     Return ``pushed`` or ``pending`` for *commit*, by remote.
     """
-    repository = pipeline.repository
-    return {
-        # What the remote does not lack it has, but for a commit that is no longer on the branch.
-        remote: "pending"
-        if commit in repository.backlog(remote) or not repository.is_pushed(remote, commit)
-        else "pushed"
-        for remote in pipeline.settings.remotes
-    }
+    return {remote: _state(pipeline.repository, remote, commit) for remote in pipeline.settings.remotes}
+
+
+def _state(repository: Repository, remote: str, commit: str) -> str:
+    backlog = repository.backlog(remote)
+    if commit in backlog:
+        return "pending"
+    # What the remote does not lack it has, but for a commit that is no longer on the branch.
+    return "pushed" if backlog.has_arrived(commit) or repository.is_pushed(remote, commit) else "pending"
 
 
 def branch_states(pipeline: Pipeline, commits: Sequence[Commit]) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ What one request may cost has a bound, whatever it asks for and whatever stands 
 from __future__ import annotations
 
 import os
+import tempfile
 import tracemalloc
 
 import pytest
@@ -157,3 +158,28 @@ def test_lists_of_all_sheets_share_a_bound_of_memory(api, data: Bare):
     assert api.get("/api/sheets/places/records").status_code == 200
     some = data.git("ls-tree", "--name-only", "main:people").split()[0].removesuffix(".toml")
     assert api.get(f"{PEOPLE}/{some}").status_code == 200
+
+
+def test_no_request_makes_a_series_of_its_own(api):
+    """
+    What a client calls its method, and where it looks for something, is its own affair.
+    """
+    for number in range(30):
+        api.open(f"/nowhere/{number}", method=f"ODD{number}")
+        api.open(f"{PEOPLE}/none-{number}", method="GET")
+    lines = [line for line in api.get("/metrics").text.splitlines() if line.startswith("ferry_http_requests")]
+    assert not [line for line in lines if "ODD" in line or "nowhere" in line or "none-" in line]
+    assert any('method="other"' in line for line in lines)
+    assert len(lines) < 20
+
+
+def test_reading_and_writing_need_no_temporary_files(api, data: Bare, monkeypatch):
+    """
+    /tmp may be full.
+    """
+    data.grow(60, files=60)
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    headers = {"Idempotency-Key": "1"}
+    assert api.put(f"{PEOPLE}/ann", json={"slug": "ann", "name": "Ann"}, headers=headers).status_code == 201
+    assert len(api.get(f"{PEOPLE}?limit=1000").json["records"]) > 60
+    assert api.get(f"{PEOPLE}/ann/history").status_code == 200

@@ -98,10 +98,38 @@ def test_however_branch_and_remote_move_git_says_the_same(repository: Repository
         found = repository.backlog("origin")
 
         assert len(found) == len(lacked)
+        held = set(data.git("rev-list", seen).split()) if seen else set()
+        assert {each for each in known if found.has_arrived(each) and each not in found} <= held
         assert bool(found) == bool(lacked)
         ours = data.git("rev-list", "main").split()
         assert {commit for commit in ours if commit in found} == set(lacked)
         assert (found.oldest_at is None) == (not lacked)
+
+
+def test_what_arrives_together_is_known_without_git(repository: Repository, data: Bare, asked: Asked):
+    """
+    A thousand writers may wait for one push.
+    """
+    repository.saw_on_remote("origin", data.head() or "")
+    data.grow(300)
+    commits = data.git("rev-list", "--max-count=300", "main").split()
+    assert all(commit in repository.backlog("origin") for commit in commits)
+    for seen in (commits[200], commits[0]):
+        repository.saw_on_remote("origin", seen)
+        found = repository.backlog("origin")
+        asked.clear()
+        has, lacks = commits[commits.index(seen) :], commits[: commits.index(seen)]
+        assert all(found.has_arrived(commit) and commit not in found for commit in has)
+        assert all(commit in found and not found.has_arrived(commit) for commit in lacks)
+        assert asked == []
+
+    data.commit("one more")
+    assert repository.backlog("origin").has_arrived(commits[0])
+    assert len(repository.backlog("origin")) == 1
+    data.git("update-ref", "refs/heads/main", f"{commits[100]}")
+    later = data.commit("another line")
+    assert later in repository.backlog("origin")
+    assert not repository.backlog("origin").has_arrived(commits[0]), "it is no longer on the branch"
 
 
 def test_what_git_cannot_tell_is_an_error_each_time(repository: Repository, data: Bare):
