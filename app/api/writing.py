@@ -171,6 +171,8 @@ def _repeated(kept: Kept, stands: str, change: Callable[[Transaction], Change]) 
     try:
         return replace(answer, body=with_records(answer.body, answer.sheet, read))
     except (StoreError, GitsheetsError):  # a sheet that is gone: the request itself tells once more
+        if kept.commit is None:
+            raise
         return _done_by(kept.commit, change)
 
 
