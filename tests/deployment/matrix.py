@@ -150,6 +150,8 @@ def check(system: System, root: Path, *, tests: str | None) -> Row:
         git = run("git --version").stdout.split()[-1]
         demo = _outcome(run, "make demo")
         test = NOT_RUN if tests is None else _outcome(run, f"make test PYTEST_ARGS='{tests}'")
+        if tests:
+            test += f", of `{tests}` alone"
     return Row(system.name, python, git, demo, test)
 
 
