@@ -203,6 +203,15 @@ class Stack:
         except urllib.error.HTTPError as exc:
             return exc.code, json.load(exc)
 
+    def answers(self) -> bool:
+        """
+        Whether the API is there.
+        """
+        try:
+            return self.get("/api/health")[0] == 200
+        except OSError:
+            return False
+
     def write(self) -> str:
         """
         Create a record, and return the commit that it was acknowledged with.
@@ -495,6 +504,7 @@ def follow_the_how_tos(demo: Stack) -> None:
         for title, blocks in _sections(HOW_TO):
             for block in blocks:
                 _type(block, place, env)
+            wait_until(demo.answers, "the API answers")
             commits.append(demo.write())
             say(f"how-to: {title}, typed as it stands")
             row(f"how-to with compose: {title}", "typed as it stands; nothing is lost")
