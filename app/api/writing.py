@@ -57,17 +57,17 @@ def record_sent(*also: str) -> Record:
     """
     Return the JSON object in the body of the request that is being handled.
 
-    A browser sends other types without asking, wherever the page comes from.
-
     Args:
-        also: Other types that it may have, the one to use first.
+        also: Other types that it may have, the one to use first. Without any, the type matters only where no
+            token is asked for: a browser sends text and forms for any page without asking.
 
     Raises:
         Problem: 415 for a body of another type, 400 for one that is no JSON object.
     """
     body = request.get_data()  # first, for one that is too large is refused as such
-    if request.mimetype not in ("application/json", *also):
-        types = [*also, "application/json"]
+    types = [*also, "application/json"]
+    is_free = not also and (not request.mimetype or not services().open_access)
+    if not is_free and request.mimetype not in types:
         raise Problem(
             415,
             "media-type-unsupported",

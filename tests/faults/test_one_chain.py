@@ -104,7 +104,7 @@ class _Watch:
 
         celery = build({**self._running.env}, publisher=True).celery
         while not self._stop.is_set():
-            answer = celery.control.inspect(timeout=0.5).scheduled() or {}
+            answer = celery.control.inspect(timeout=10, limit=1).scheduled() or {}
             held = [
                 entry
                 for entries in answer.values()

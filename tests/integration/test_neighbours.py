@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -102,10 +103,11 @@ def test_a_page_of_ours_and_a_program_write(api):
         assert api.post(PEOPLE, data=body, headers={**OWN, **JSON, **headers}).status_code == 201
 
 
-@pytest.mark.parametrize(
-    "kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
-)
-def test_a_record_comes_as_json(env, kind):
+_SENT_WITHOUT_ASKING = ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+
+
+@pytest.mark.parametrize("kind", _SENT_WITHOUT_ASKING)
+def test_a_record_comes_as_json_where_no_token_is_asked_for(env, kind):
     """
     The other types are those that a browser sends for any page without asking.
     """
@@ -116,6 +118,19 @@ def test_a_record_comes_as_json(env, kind):
         assert "application/json" in answer.headers["Accept-Patch" if method == "PATCH" else "Accept-Post"]
     for kind_of_json in ("application/json", "application/json; charset=utf-8"):
         assert api.put(f"{PEOPLE}/ann", data=RECORD, content_type=kind_of_json).status_code in (200, 201)
+
+
+def test_a_body_of_no_type_is_taken_for_json(api):
+    assert api.put(f"{PEOPLE}/ann", data=RECORD).status_code == 201
+
+
+@pytest.mark.parametrize("kind", [None, *_SENT_WITHOUT_ASKING])
+def test_where_a_token_is_asked_for_no_page_can_send_one_without_asking(env, kind):
+    token = hashlib.sha256(b"secret").hexdigest()
+    api = create_app({**env, "CFP_API_TOKENS": f"ann:{token}"}).test_client()
+    headers = {"Authorization": "Bearer secret"}
+    assert api.put(f"{PEOPLE}/ann", data=RECORD, content_type=kind, headers=headers).status_code == 201
+    assert api.patch(f"{PEOPLE}/ann", data=RECORD, content_type=kind, headers=headers).status_code == 415
 
 
 def test_in_production_hosts_are_the_proxys_affair(env):
