@@ -89,3 +89,9 @@ def test_the_site_builds_without_a_warning_and_needs_nothing_from_elsewhere(tmp_
 
 def test_the_licences_are_those_of_the_pins():
     assert licences.PAGE.read_text() == licences.page(), "write it anew with: make licences"
+
+
+def test_every_page_stands_in_the_readers_list_and_in_the_site():
+    site, listed = (DOCS.parent / "mkdocs.yml").read_text(), (DOCS / "README.md").read_text()
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {"README.md"}
+    assert {page for page in pages if page not in site or f"({page})" not in listed} == set()
