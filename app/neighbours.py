@@ -51,7 +51,9 @@ def refusal(
     origin, site = header("Origin"), header("Sec-Fetch-Site")
     if origin is not None and origin in origins and origin != "*":
         return None
-    if origin is not None and (origin == "null" or urlsplit(origin).netloc != host):
+    # A page that sends no referrer has no origin either, such as our own: then the browser's word counts.
+    is_ours = urlsplit(origin or "").netloc == host or (origin == "null" and site == "same-origin")
+    if origin is not None and not is_ours:
         return Refusal("cross-site", f"A page of {origin[:80]!r} sent the request.")
     if site is not None and site not in _OWN_SITE:
         return Refusal("cross-site", f"A page of another site sent the request ({site[:20]!r}).")

@@ -61,6 +61,7 @@ def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
         bind=True,
         base=PushTask,
         name="push",
+        shared=False,  # another app of this process serves other repositories
         autoretry_for=(PushFailed, PushDeferred),  # transient: wait and try again
         dont_autoretry_for=(PushRefused,),  # a person is needed: fail, visibly
         max_retries=None,  # commits are not droppable; a limit that is set counts attempts, in the ledger
@@ -96,7 +97,7 @@ def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
         with _logged_as(self, pipeline):
             return pipeline.pusher.push(request)
 
-    @app.task(bind=True, name="sweep")  # type: ignore[untyped-decorator]
+    @app.task(bind=True, name="sweep", shared=False)  # type: ignore[untyped-decorator]
     def sweep(self: Task, out_of_turn: bool = False, start: float = 0.0) -> str:
         """
         Queue a push for each remote that lacks commits and that nobody sees to.
@@ -127,7 +128,7 @@ def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
             maintain.apply_async(queue=pipeline.queue)
         return f"queued {', '.join(wanting)}" if wanting else NOTHING_TO_DO
 
-    @app.task(bind=True, name="maintain")  # type: ignore[untyped-decorator]
+    @app.task(bind=True, name="maintain", shared=False)  # type: ignore[untyped-decorator]
     def maintain(self: Task) -> str:
         """
         Pack the repository's loose objects.

@@ -94,12 +94,12 @@ class Screen:
 
     def press(self, name: str) -> bool:
         """
-        Press a button; returns False where it was swapped for a fresh one just then.
+        Press a button; returns False where there is none just then.
+
+        In one step: the driver's own click is a press and a release, with time for a fresh button between.
         """
-        with contextlib.suppress(WebDriverException):
-            self.driver.find_element(By.ID, name).click()
-            return True
-        return False
+        pressed = "const button = document.getElementById(arguments[0]); button?.click(); return !!button"
+        return bool(self.driver.execute_script(pressed, name))
 
     def await_text(self, *needed: str) -> None:
         wait_until(

@@ -39,6 +39,8 @@ FOREIGN = [
 CROSS_SITE = [
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
+    {"Origin": "null", "Sec-Fetch-Site": "cross-site"},
+    {"Origin": "null", "Sec-Fetch-Site": "none"},
     {"Origin": "http://127.0.0.1:8001"},
     {"Origin": "http://localhost:8000"},
     {"Sec-Fetch-Site": "cross-site"},
@@ -49,6 +51,7 @@ OF_OURS = [
     {},
     {"Origin": "http://127.0.0.1:8000"},
     {"Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"},
+    {"Origin": "null", "Sec-Fetch-Site": "same-origin"},
     {"Sec-Fetch-Site": "none"},
 ]
 
