@@ -53,7 +53,13 @@ _LATE_S = 2.0
 _PAGED_WITHIN_S = 20.0
 _AWAY = ("worker", "pool", "beat", "redis", "connections", "clock")
 # What may be paged, and words in the names of the faults that are such a thing.
-_PAGES = {"not-found": ("take the remote",), "rejected": ("refuse",), "stalled": _AWAY}
+_PAGES = {
+    "not-found": ("take the remote",),
+    # A receive-pack whose repository is taken away under it misses objects, and calls them ours.
+    "local": ("take the remote",),
+    "rejected": ("refuse",),
+    "stalled": _AWAY,
+}
 
 
 @dataclass

@@ -252,6 +252,7 @@ class Repository:
             "log", "-z", f"--format={_LOG_FORMAT}", f"--skip={skip}", f"--max-count={limit}", *said,
             *(["--date-order"] if children_first else []), tip, *(f"^{name}" for name in left_out),
             "--", *([f":(literal){file}"] if file else []),  # with `top`, git reads no changed paths
+            gives_way=True,
         )  # fmt: skip
         values = text.split("\0")[: -1 if text.endswith("\0") else None]
         width = _LOG_FORMAT.count("%x00") + 1
@@ -348,7 +349,7 @@ class Repository:
             wanted.seek(0)
             said = self._query(
                 "diff-tree", "--stdin", "--root", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", "--",
-                f":(literal){file}", timeout_s=_WALK_TIMEOUT_S, stdin=cast(BinaryIO, wanted),
+                f":(literal){file}", timeout_s=_WALK_TIMEOUT_S, stdin=cast(BinaryIO, wanted), gives_way=True,
             )  # fmt: skip
         found, commit = {}, ""
         for part in said.split("\0"):
@@ -540,7 +541,7 @@ class Repository:
             listed.seek(0)
             pack = self.path / "objects" / "pack" / "pack"
             command = (*_ONE_THREAD, "pack-objects", "-q", "--non-empty", str(pack))
-            self._query(*command, timeout_s=timeout_s, stdin=cast(BinaryIO, listed))
+            self._query(*command, timeout_s=timeout_s, stdin=cast(BinaryIO, listed), gives_way=True)
         return damaged
 
     def prune_packed(self) -> None:
@@ -580,7 +581,7 @@ class Repository:
             (view / "objects" / "pack").symlink_to("../../../objects/pack")
         self._query(
             *_ONE_THREAD, "repack", "-d", "-l", "-q", "--geometric=2",
-            timeout_s=timeout_s, environment={"GIT_DIR": str(view)},
+            timeout_s=timeout_s, environment={"GIT_DIR": str(view)}, gives_way=True,
         )  # fmt: skip
 
     def write_commit_graph(self, *, timeout_s: float) -> None:
@@ -593,7 +594,7 @@ class Repository:
         # What an earlier release wrote has no paths, and would stay.
         split = "--split" if commit_graph.has_paths(self.path) else "--split=replace"
         command = ("commit-graph", "write", "--reachable", "--changed-paths", split, "--no-progress")
-        self._query(*command, timeout_s=timeout_s)
+        self._query(*command, timeout_s=timeout_s, gives_way=True)
 
     def lacks_commit_graph(self) -> bool:
         """
@@ -769,8 +770,11 @@ class Repository:
         timeout_s: float = QUERY_TIMEOUT_S,
         stdin: BinaryIO | None = None,
         environment: Mapping[str, str] | None = None,
+        gives_way: bool = False,
     ) -> str:
-        found = self._run(*arguments, timeout_s=timeout_s, stdin=stdin, environment=environment)
+        found = self._run(
+            *arguments, timeout_s=timeout_s, stdin=stdin, environment=environment, gives_way=gives_way
+        )
         return self._answer(found, *arguments)
 
     def _answer(self, found: Finished, *arguments: str) -> str:
@@ -791,10 +795,11 @@ class Repository:
         stdin: BinaryIO | None = None,
         stdout: BinaryIO | None = None,
         environment: Mapping[str, str] | None = None,
+        gives_way: bool = False,
     ) -> Finished:
         return run_git(
             self.path, *arguments, timeout_s=timeout_s, given=self._given(), stdin=stdin, stdout=stdout,
-            extra=environment,
+            extra=environment, started=process.give_way if gives_way else lambda group: None,
         )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ MOST_BYTES = 128 << 20  # of what is kept whole
 _PIECE_BYTES = 64 * 1024
 _TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
 ENDING_S = 3 * _TERM_GRACE_S  # what that takes at the most
+_GIVES_WAY = 10  # nice(1)
 # The process is there, and the command begins in it once it is told to; never, if whoever is to tell it dies.
 _GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
 _NOT_STARTED = (126, 127)  # what sh says where there is no such program, or it is none
@@ -51,6 +52,18 @@ class Finished:
     stdout: str
     stderr: str
     duration_s: float
+
+
+def give_way(group: int) -> None:
+    """
+    Let others go first before the process group *group*: what people look at can wait, pushes cannot.
+    """
+    with contextlib.suppress(OSError):  # it has ended
+        os.setpriority(os.PRIO_PGRP, group, _GIVES_WAY)
+    with contextlib.suppress(OSError):
+        # Outside of a container each session may be scheduled as one, and its processes' priorities count
+        # within it alone (sched(7), "The autogroup feature").
+        Path(f"/proc/{group}/autogroup").write_text(str(_GIVES_WAY))
 
 
 def run(

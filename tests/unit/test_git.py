@@ -21,7 +21,7 @@ from tests.unit.conftest import Deployment
 from worker.errors import RepositoryError
 from worker.failures import POLICIES
 from worker.git import Repository, _why
-from worker.process import Finished, end_group
+from worker.process import Finished, end_group, give_way
 
 SECRET = "s3cr3t-w0rd"
 
@@ -651,3 +651,20 @@ def test_git_speaks_english(repository: Repository, remote: Bare, monkeypatch: p
     _push(repository)
 
     assert told.read_text() == "C\n"
+
+
+def test_what_people_look_at_gives_way_to_pushes(repository: Repository, monkeypatch: pytest.MonkeyPatch):
+    given: list[int] = []
+
+    def note(group: int) -> None:
+        give_way(group)
+        given.append(os.getpriority(os.PRIO_PGRP, group))
+
+    monkeypatch.setattr("worker.process.give_way", note)
+    head = repository.head() or ""
+    repository.log(head, limit=1)
+    repository.write_commit_graph(timeout_s=20)
+    assert given == [10, 10]
+    _push(repository)
+    repository.contains(head, head)
+    assert given == [10, 10]
