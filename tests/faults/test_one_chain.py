@@ -41,9 +41,8 @@ def test_an_outage_with_a_thousand_commits_is_one_chain(
         failed, lasted_s = running.events("push.failed"), time.monotonic() - begun
         assert _status(api)["pending_commits"] == 1000
         away.rename(remote.path)
-        due_ms = _status(api)["current_backoff_ms"]
         head = Bare(Path(env["CFP_DATA_REPO_PATH"])).head()
-        wait_until(lambda: remote.head() == head, timeout_s=due_ms / 1000 + 10, what="the backlog")
+        wait_until(lambda: remote.head() == head, what="the backlog")
 
     assert watch.most_scheduled == 1
     # 0.5, 1, 2, 4, 4 ... seconds, of which the jitter may halve each: by the clock.
