@@ -231,6 +231,8 @@ class Process:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()  # one that was forked just now leads no group yet
         self.process.wait(10)
 
 
