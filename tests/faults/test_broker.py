@@ -47,6 +47,8 @@ def deployment(client, worker, beat, remote):
     writer, running, sweeping = _Client(client()), worker(), beat()
     writer.write()
     wait_until(lambda: remote.head() == writer.commits[-1], what="the first commit on the remote")
+    # A remote that is moved away under the end of a push would keep its locks.
+    wait_until(lambda: writer.status()["remotes"]["origin"]["state"] == "idle", what="the end of its push")
     return writer, running, sweeping
 
 
