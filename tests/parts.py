@@ -103,7 +103,9 @@ class Bare:
     def head(self) -> str | None:
         with contextlib.suppress(OSError):
             # As git stores it: whoever waits for a commit asks again and again, at the cost of a process.
-            if re.fullmatch(r"[0-9a-f]{40}\n", ref := (self.path / "refs/heads/main").read_text()):
+            ref = (self.path / "refs/heads/main").read_text()
+            # While a push holds its locks it has not ended, and git takes a moment to tell.
+            if re.fullmatch(r"[0-9a-f]{40}\n", ref) and not (self.path / "HEAD.lock").exists():
                 return ref.strip()
         done = subprocess.run(
             ["git", "-C", str(self.path), "rev-parse", "--verify", "--quiet", "main"],
