@@ -32,6 +32,7 @@ from worker.pipeline import Pipeline
 from worker.settings import ORIGIN
 
 MAX_WAIT_S = 60.0
+_CURLS_OWN = "application/x-www-form-urlencoded"  # what `curl -d` names by itself says nothing
 _ROUNDS = 5
 
 
@@ -65,13 +66,13 @@ def record_sent(*also: str) -> Record:
         Problem: 415 for a body of another type, 400 for one that is no JSON object.
     """
     body = request.get_data()  # first, for one that is too large is refused as such
-    types = [*also, "application/json"]
-    is_free = not also and (not request.mimetype or not services().open_access)
-    if not is_free and request.mimetype not in types:
+    types, is_open = [*also, "application/json"], services().open_access
+    silent = ("",) if is_open else ("", _CURLS_OWN)
+    if (also or is_open) and request.mimetype not in (*types, *silent):
         raise Problem(
             415,
             "media-type-unsupported",
-            f"The body is {request.mimetype[:80] or 'of no type'}.",
+            f"The body is {request.mimetype[:80]}.",
             f"Send it with the header Content-Type: {types[0]}.",
             headers={"Accept-Patch" if request.method == "PATCH" else "Accept-Post": ", ".join(types)},
         )
