@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 _READS = ("GET", "HEAD", "OPTIONS")
-_OWN_SITE = ("same-origin", "none")  # "none": typed into the browser, or a bookmark
+_OWN_SITE = (None, "same-origin", "none")  # None: no browser; "none": typed into it, or a bookmark
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,16 @@ def refusal(
     is_ours = urlsplit(origin or "").netloc == host or (origin == "null" and site == "same-origin")
     if origin is not None and not is_ours:
         return Refusal("cross-site", f"A page of {origin[:80]!r} sent the request.")
-    if site is not None and site not in _OWN_SITE:
-        return Refusal("cross-site", f"A page of another site sent the request ({site[:20]!r}).")
+    if not is_own_site(site):
+        return Refusal("cross-site", f"A page of another site sent the request ({site!r:.22}).")
     return None
+
+
+def is_own_site(site: str | None) -> bool:
+    """
+    Whether a request with this ``Sec-Fetch-Site`` is of no other site's page.
+    """
+    return site in _OWN_SITE
 
 
 def _is_loopback(host: str) -> bool:

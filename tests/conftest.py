@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import kombu.pools
@@ -27,7 +28,8 @@ from tests import nursery
 from tests.git_http import GitHttpServer, git_http_server
 from tests.parts import Bare, Process, Worker, clean_environment, start_beat
 from tests.valkey_server import ValkeyServer
-from worker import apart
+from worker import apart, git
+from worker.process import Finished
 from worker.watchdog import Watchdog
 
 # The git configuration of the person who runs the tests is none of theirs; that of pip is, for its mirror.
@@ -155,6 +157,22 @@ def _no_declaration_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(evaluation, "_caution", evaluation.Caution())
     monkeypatch.setattr(apart.pool, "_overrun_at", -math.inf)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """
+    The git commands that a repository has run.
+    """
+    commands: list[tuple[str, ...]] = []
+    run_git = git.run_git
+
+    def run(path: Path, *command: str, **options: Any) -> Finished:
+        commands.append(command)
+        return run_git(path, *command, **options)
+
+    monkeypatch.setattr(git, "run_git", run)
+    return commands
 
 
 @pytest.fixture

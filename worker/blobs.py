@@ -18,9 +18,8 @@ from typing import BinaryIO
 
 import gitsheets
 
-from worker.objects import header_of, inflated, read
+from worker.objects import MOST_BYTES, header_of, inflated, read
 
-MOST_WHOLE_BYTES = 64 << 20
 _SKIPPED_BYTES = 8 << 20  # what is read on the way to a part, before the reader's turn ends
 _INDEX = b"\377tOc\0\0\0\2"
 _FANOUT, _NAMES = 8, 8 + 1024
@@ -57,7 +56,7 @@ class Blob:
             gitsheets.GitsheetsError, OSError, zlib.error: It is missing or damaged.
         """
         if self.place is None:
-            yield read(self.git_dir, self.name, most=MOST_WHOLE_BYTES)[start:end]
+            yield read(self.git_dir, self.name, most=MOST_BYTES)[start:end]
             return
         path, offset, header = self.place
         with open(path, "rb") as file:
@@ -131,10 +130,8 @@ def _offset(index: Path, name: bytes) -> int | None:
         end = _number(file, _FANOUT + 4 * name[0])
         file.seek(_NAMES + _NAME_BYTES * first)
         names = file.read(_NAME_BYTES * (end - first))
-        at = bisect_left(
-            range(end - first), name, key=lambda n: names[_NAME_BYTES * n : _NAME_BYTES * (n + 1)]
-        )
-        if names[_NAME_BYTES * at : _NAME_BYTES * (at + 1)] != name:
+        at = bisect_left(range(end - first), name, key=lambda line: _name(names, line))
+        if _name(names, at) != name:
             return None
         offsets = _NAMES + (_NAME_BYTES + _CHECK_BYTES) * total
         offset = _number(file, offsets + 4 * (first + at))

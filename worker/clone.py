@@ -170,14 +170,9 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
     made = run_git(draft, "init", "--quiet", "--bare", f"--initial-branch={settings.data_branch}")
     if made.exit_status != 0:
         raise RepositoryError(f"git cannot make {draft}: {made.stderr.strip()}")
-    prepare(replace(settings, data_repo_path=draft))
-    repository = Repository(
-        draft,
-        branch=settings.data_branch,
-        credentials=credentials,
-        root=settings.data_root,
-        expressions=settings.data_expressions,
-    )
+    there = replace(settings, data_repo_path=draft)
+    prepare(there)
+    repository = Repository.of(there, credentials)
     tip = repository.ask(ORIGIN, timeout_s=settings.push_timeout_s)
     if tip is None:
         raise RepositoryError(

@@ -32,6 +32,7 @@ from worker.git_command import QUERY_TIMEOUT_S, run_git
 from worker.objects import is_commit, lineage, loose
 from worker.process import Finished
 from worker.refs import STATE_DIRECTORY, RefError, read_ref
+from worker.settings import Settings
 from worker.sharing import make_directories, share, sharing
 from worker.tracking import Tracking
 
@@ -129,6 +130,20 @@ class Repository:
         self._credentials = credentials or Credentials(remotes={}, environ=os.environ)
         self._tracking = Tracking(path, branch)
         self._backlogs = Backlogs(self)
+
+    @classmethod
+    def of(cls, settings: Settings, credentials: Credentials, name: str = "") -> Repository:
+        """
+        Return the repository that *settings* name.
+        """
+        return cls(
+            settings.data_repo_path,
+            branch=settings.data_branch,
+            credentials=credentials,
+            name=name,
+            root=settings.data_root,
+            expressions=settings.data_expressions,
+        )
 
     def head(self) -> str | None:
         """

@@ -68,14 +68,7 @@ def assemble(
     """
     path = settings.data_repo_path
     credentials = Credentials.from_settings(settings, env)
-    repository = Repository(
-        path,
-        branch=settings.data_branch,
-        credentials=credentials,
-        name=name,
-        root=settings.data_root,
-        expressions=settings.data_expressions,
-    )
+    repository = Repository.of(settings, credentials, name)
     outbox_of(repository).reserve()
     ledger = Ledger(remotes_directory(path), released=lambda remote: handover.look_again(remote))
     handover = Handover(

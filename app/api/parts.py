@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.errors import AttachmentUnreadableError
-from worker.blobs import MOST_WHOLE_BYTES, Blob
+from worker.blobs import Blob
+from worker.objects import MOST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,10 @@ class Part:
         Raises:
             AttachmentUnreadableError: It would be in memory as a whole, and is too large for that.
         """
-        if blob.is_whole and blob.size > MOST_WHOLE_BYTES:
+        if blob.is_whole and blob.size > MOST_BYTES:
             raise AttachmentUnreadableError(
                 f"The attachment has {blob.size} bytes, packed as its difference from another; such are "
-                f"read up to {MOST_WHOLE_BYTES >> 20} MiB."
+                f"read up to {MOST_BYTES >> 20} MiB."
             )
         return cls(blob, 0, blob.size)
 

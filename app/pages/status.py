@@ -16,6 +16,7 @@ from flask.typing import ResponseReturnValue
 
 from app import access
 from app.api import events
+from app.neighbours import is_own_site
 from app.pages import runbook, words
 from app.pages.facts import look
 from app.pages.sessions import begin, current_session, keep, sessions
@@ -75,7 +76,7 @@ def _let_in() -> ResponseReturnValue | None:
 
 def _is_from_our_page() -> bool:
     # The cookie is for this site alone, and a form carries a token of ours; this is a third wall.
-    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+    if not is_own_site(request.headers.get("Sec-Fetch-Site")):
         return False
     return sessions().is_form_token(current_session(), request.form.get("form_token", ""))
 

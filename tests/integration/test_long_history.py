@@ -43,22 +43,6 @@ def built(api) -> Services:
     return api.application.extensions[EXTENSION]
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """
-    The git commands that were run.
-    """
-    commands = []
-    run_git = git.run_git
-
-    def run(path, *command, **options):
-        commands.append(command)
-        return run_git(path, *command, **options)
-
-    monkeypatch.setattr(git, "run_git", run)
-    return commands
-
-
 def _words(asked) -> list[str]:
     return [next(word for word in command if not word.startswith("-")) for command in asked]
 

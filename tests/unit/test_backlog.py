@@ -11,7 +11,7 @@ import pytest
 
 from tests.parts import Bare
 from tests.unit.conftest import Deployment
-from worker import backlog, git
+from worker import backlog
 from worker.errors import RepositoryError
 from worker.git import Repository
 
@@ -21,22 +21,6 @@ Asked = list[tuple[str, ...]]
 @pytest.fixture
 def repository(deployment: Deployment) -> Repository:
     return deployment.repository
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """
-    The git commands that were run.
-    """
-    commands: Asked = []
-    run_git = git.run_git
-
-    def run(path, *command, **options):
-        commands.append(command)
-        return run_git(path, *command, **options)
-
-    monkeypatch.setattr(git, "run_git", run)
-    return commands
 
 
 def test_a_remote_that_was_never_reached_lacks_everything(repository: Repository, data: Bare, asked: Asked):
