@@ -118,7 +118,7 @@ release: $(READY) ## Set the version, gather the changelog, build into dist/ (VE
 
 clean: ## Remove what the other targets made, the virtual environments too
 	rm -rf .venv .venv-* site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
-	find app worker tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find app worker ferry tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PINS): requirements/dev.txt
 	@command -v git >/dev/null || { echo "Ferry needs git: apt install git" >&2; exit 1; }
@@ -130,6 +130,7 @@ $(PINS): requirements/dev.txt
 	@touch $@
 
 $(READY): $(PINS) pyproject.toml
+	@ln -sfn ../app ferry/app && ln -sfn ../worker ferry/worker # an sdist has no links
 	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 

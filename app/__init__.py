@@ -2,8 +2,8 @@
 The REST API over a gitsheets data repository.
 
 A write takes this way: ``api.records`` parses, authorises and answers;
-``transact`` makes one commit and queues one push; ``store`` turns records into
-git objects and is the only writer. From there the package ``worker`` takes over.
+``transact`` makes one commit and queues one push; ``store.store`` turns records into
+git objects and is the only writer. From there ``ferry.worker`` takes over.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = Fals
         SystemExit: After one line that names what is wrong with the environment
             or the data repository; with status 1, or 3 under gunicorn.
     """
-    from app.factory import build_app
-    from app.server import GUNICORN_GIVES_UP, is_gunicorn
-    from worker.errors import WorkerError
+    from ferry.app.factory import build_app
+    from ferry.app.server import GUNICORN_GIVES_UP, is_gunicorn
+    from ferry.worker.errors import WorkerError
 
     try:
         return build_app(os.environ if env is None else env, open_access=open_access)

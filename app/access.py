@@ -9,11 +9,11 @@ import sys
 
 from flask import request
 
-from app.limits import address_key
-from app.problems import Problem
-from app.services import Services, services
-from app.tokens import Tokens
-from worker.settings import Token
+from ferry.app.limits import address_key
+from ferry.app.problems import Problem
+from ferry.app.services import Services, services
+from ferry.app.tokens import Tokens
+from ferry.worker.settings import Token
 
 ANYBODY = "dev"
 ANY_SHEET = ""  # what tells of no sheet's records, such as the list of their names

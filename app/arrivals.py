@@ -20,8 +20,8 @@ from typing import Any, TypeVar, cast
 
 from inotify_simple import INotify, flags
 
-from worker.git import Repository
-from worker.prepare import remotes_directory
+from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.git.repository import Repository
 
 # Another host's changes on a shared volume wake nobody here; and a client that went away is seen so.
 _LOOK_AGAIN_S = 1.0

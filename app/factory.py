@@ -16,9 +16,9 @@ from sentry_sdk.integrations.flask import FlaskIntegration
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import PathConverter
 
-from app import gunicorn_logging, metering, problems
-from app.access import ANY_SHEET, client_of, reader
-from app.api import (
+from ferry.app import metering, problems
+from ferry.app.access import ANY_SHEET, client_of, reader
+from ferry.app.api import (
     attachments,
     commits,
     docs,
@@ -31,22 +31,23 @@ from app.api import (
     sheets,
     transactions,
 )
-from app.api.conditions import answer_conditionally
-from app.declarations import OUTDATED_HINT, outdated
-from app.errors import SheetConfigError
-from app.json_form import RecordJsonProvider
-from app.neighbours import refusal
-from app.pages import sessions, status
-from app.problems import Problem
-from app.provenance import request_id
-from app.request import WholeRequest
-from app.server import is_gunicorn
-from app.services import EXTENSION, build_services, services
-from app.snapshot import Snapshot
-from app.territory import OVERLAP_HINT
-from worker import logs, paging, tracing
-from worker.logs import log
-from worker.prepare import state_directory
+from ferry.app.api.conditions import answer_conditionally
+from ferry.app.api.json_form import RecordJsonProvider
+from ferry.app.errors import SheetConfigError
+from ferry.app.neighbours import refusal
+from ferry.app.problems import Problem
+from ferry.app.provenance import request_id
+from ferry.app.request import WholeRequest
+from ferry.app.server import gunicorn_logging, is_gunicorn
+from ferry.app.services import EXTENSION, build_services, services
+from ferry.app.sheets.declarations import OUTDATED_HINT, outdated
+from ferry.app.status_page import sessions, status
+from ferry.app.store.snapshot import Snapshot
+from ferry.app.store.territory import OVERLAP_HINT
+from ferry.worker import paging
+from ferry.worker.git.prepare import state_directory
+from ferry.worker.observe import logs, tracing
+from ferry.worker.observe.logs import log
 
 _READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
 _GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp)

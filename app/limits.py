@@ -15,7 +15,7 @@ from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from app.problems import Problem
+from ferry.app.problems import Problem
 
 WRONG_TOKENS = "30 per minute"
 # Some proxies name the client's port, too, which is another with each connection.

@@ -1,5 +1,5 @@
 """
-What the API's processes count, in one place for all of them; ``app.tally`` keeps the sums.
+What the API's processes count, in one place for all of them; ``ferry.app.tally`` keeps the sums.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from app.server import gunicorn_main
-from app.tally import Tally, remove_left_over
-from worker.process import birth
+from ferry.app.server import gunicorn_main
+from ferry.app.tally import Tally, remove_left_over
+from ferry.worker.git.process import birth
 
 _REQUESTS, _REQUEST_SECONDS = "ferry_http_requests", "ferry_http_request_seconds"
 _TRANSACT_SECONDS, _ENQUEUE_FAILURES = "ferry_transact_seconds", "ferry_enqueue_failures"

@@ -13,9 +13,9 @@ import sentry_sdk
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from app import errors
-from worker.errors import RepositoryError
-from worker.logs import log
+from ferry.app import errors
+from ferry.worker.errors import RepositoryError
+from ferry.worker.observe.logs import log
 
 _STATUS_OF: Mapping[type[errors.StoreError], int] = {
     errors.SheetNotFoundError: 404,

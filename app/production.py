@@ -1,18 +1,18 @@
 """
 gunicorn's configuration for the API in production.
 
-    gunicorn --config python:app.production --bind 0.0.0.0:8000 'app:create_app()'
+    gunicorn --config python:ferry.app.production --bind 0.0.0.0:8000 'ferry.app:create_app()'
 
-What it promises, and ``gunicorn 'app:create_app()'`` alone does not: waits and streams take no
+What it promises, and ``gunicorn 'ferry.app:create_app()'`` alone does not: waits and streams take no
 thread, every read and write has a deadline, and health is answered whatever else waits.
 """
 
 from __future__ import annotations
 
-from app.gunicorn_logging import FerryLogger
+from ferry.app.server.gunicorn_logging import FerryLogger
 
 logger_class = FerryLogger
-worker_class = "app.server.worker.Worker"
+worker_class = "ferry.app.server.worker.Worker"
 threads = 8
 keepalive = 5  # seconds an idle connection is kept
 control_socket_disable = True  # one user's processes would share it, of whatever repository

@@ -15,8 +15,8 @@ from urllib.parse import quote, unquote
 
 from flask import g, request
 
-from app.problems import Problem
-from app.services import services
+from ferry.app.problems import Problem
+from ferry.app.services import services
 
 MAX_SUMMARY = 500
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")

@@ -10,17 +10,17 @@ from typing import cast
 
 from flask import current_app
 
-from app import metering
-from app.arrivals import Arrivals
-from app.idempotency import Answers
-from app.limits import Limits
-from app.listing import Listing
-from app.pages.liveness import Liveness
-from app.store import Store
-from app.tokens import Tokens
-from worker.bootstrap import build
-from worker.enqueue import PushQueue
-from worker.pipeline import Pipeline
+from ferry.app import metering
+from ferry.app.arrivals import Arrivals
+from ferry.app.limits import Limits
+from ferry.app.liveness import Liveness
+from ferry.app.store.idempotency import Answers
+from ferry.app.store.listing import Listing
+from ferry.app.store.store import Store
+from ferry.app.tokens import Tokens
+from ferry.worker.bootstrap import build
+from ferry.worker.enqueue import PushQueue
+from ferry.worker.pipeline import Pipeline
 
 EXTENSION = "ferry"
 

@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from worker.logs import log
+from ferry.worker.observe.logs import log
 
 Key = tuple[str, ...]  # a metric's name, and its labels' values
 

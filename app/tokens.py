@@ -11,9 +11,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from worker.errors import SettingsError
-from worker.logs import log
-from worker.settings import Settings, Token, parse_tokens
+from ferry.worker.errors import SettingsError
+from ferry.worker.observe.logs import log
+from ferry.worker.settings import Settings, Token, parse_tokens
 
 
 class Tokens:

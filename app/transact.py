@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from app.evaluation import Evaluations
-from app.metering import transacting
-from app.store import Store, Transaction
-from worker.enqueue import PushQueue
-from worker.tracing import span
+from ferry.app.metering import transacting
+from ferry.app.sheets.evaluation import Evaluations
+from ferry.app.store.store import Store, Transaction
+from ferry.worker.enqueue import PushQueue
+from ferry.worker.observe.tracing import span
 
 
 @contextmanager
@@ -34,11 +34,11 @@ def transact(
         message: The commit's message, without trailers.
         author: Name and e-mail address.
         trailers: Key and value of each trailer.
-        evaluations: What is known of what runs apart; see ``app.evaluation``.
+        evaluations: What is known of what runs apart; see ``ferry.app.sheets.evaluation``.
 
     Raises:
         NotEvaluatedError: It lacks something.
-        StoreError: What the store refuses; see ``app.store``.
+        StoreError: What the store refuses; see ``ferry.app.store.store``.
     """
     with (
         transacting(),

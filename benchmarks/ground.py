@@ -19,15 +19,15 @@ import gitsheets
 import psutil
 from flask.testing import FlaskClient
 
-from app import create_app
-from app.dev import LOOPBACK
-from app.store import Store
-from app.transact import transact
+from ferry.app import create_app
+from ferry.app.dev.stack import LOOPBACK
+from ferry.app.store.store import Store
+from ferry.app.transact import transact
+from ferry.worker.bootstrap import build
+from ferry.worker.enqueue import PushQueue
+from ferry.worker.git.refs import read_ref
+from ferry.worker.pipeline import Pipeline
 from tests.parts import Bare, Worker, wait_until
-from worker.bootstrap import build
-from worker.enqueue import PushQueue
-from worker.pipeline import Pipeline
-from worker.refs import read_ref
 
 AUTHOR = ("Bench", "bench@example.org")
 MAIN = "refs/heads/main"

@@ -25,12 +25,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.dev import make_sample
-from app.store import Store
-from worker.git import Repository
-from worker.maintenance import Maintenance
-from worker.prepare import prepare, state_directory, write_lock
-from worker.settings import Settings
+from ferry.app.dev.stack import make_sample
+from ferry.app.store.store import Store
+from ferry.worker.git.packing import Maintenance
+from ferry.worker.git.prepare import prepare, state_directory, write_lock
+from ferry.worker.git.repository import Repository
+from ferry.worker.settings import Settings
 
 _ROUND = 500
 _RECORDS = 200

@@ -10,9 +10,9 @@ import time
 
 import psutil
 
-from app.dev import LOOPBACK, accepts, free_port
 from benchmarks.ground import Ground, Site, cpu_s, settle
 from benchmarks.table import Figure
+from ferry.app.dev.stack import LOOPBACK, accepts, free_port
 from tests.parts import wait_until
 
 _IDLE_S = 20.0
@@ -29,8 +29,8 @@ def at_rest(ground: Ground, *, pushes: int) -> list[Figure]:
     with (ground.directory / "rest-api.log").open("wb") as output:
         api = subprocess.Popen(
             [
-                sys.executable, "-m", "gunicorn", "--config", "python:app.production", "--bind",
-                f"{LOOPBACK}:{port}", "--threads", "8", "app:create_app(open_access=True)",
+                sys.executable, "-m", "gunicorn", "--config", "python:ferry.app.production", "--bind",
+                f"{LOOPBACK}:{port}", "--threads", "8", "ferry.app:create_app(open_access=True)",
             ],
             cwd=ground.directory, env=site.env, stdout=output, stderr=output,
         )  # fmt: skip

@@ -20,9 +20,9 @@ from inotify_simple import INotify, flags
 
 from benchmarks.ground import MAIN, Ground, Site, git
 from benchmarks.table import Figure, p99
+from ferry.worker.fleet import VARIABLE
+from ferry.worker.git.refs import read_ref
 from tests.parts import Worker, wait_until
-from worker.fleet import VARIABLE
-from worker.refs import read_ref
 
 _REPOSITORIES = 100
 _WORKERS = 4

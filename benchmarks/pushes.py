@@ -27,11 +27,11 @@ from benchmarks.ground import (
     timed_s,
 )
 from benchmarks.table import Figure, against, p99
+from ferry.worker.enqueue import BUDGET_S
+from ferry.worker.git.refs import read_ref
 from tests.parts import Bare
 from tests.ssh_server import IS_MISSING, ssh_server
 from tests.valkey_server import ValkeyServer
-from worker.enqueue import BUDGET_S
-from worker.refs import read_ref
 
 _COMMITS = 100
 _WRITES = 500

@@ -14,11 +14,11 @@ import time
 
 import psutil
 
-from app.dev import LOOPBACK, accepts, free_port
 from benchmarks.ground import Ground, Site, bare_write, cpu_s, timed_s
 from benchmarks.table import Figure, against, in_turns_ms
+from ferry.app.dev.stack import LOOPBACK, accepts, free_port
+from ferry.worker.git import refs
 from tests.parts import wait_until
-from worker import refs
 
 _CLIENTS = 8
 _EACH = 25
@@ -74,9 +74,9 @@ def over_http(ground: Ground) -> list[Figure]:
     with log.open("wb") as output:
         api = subprocess.Popen(
             [
-                sys.executable, "-m", "gunicorn", "--config", "python:app.production", "--bind",
+                sys.executable, "-m", "gunicorn", "--config", "python:ferry.app.production", "--bind",
                 f"{LOOPBACK}:{port}", "--workers", str(_API_PROCESSES), "--threads", "8",
-                "--log-level", "warning", "app:create_app(open_access=True)",
+                "--log-level", "warning", "ferry.app:create_app(open_access=True)",
             ],
             cwd=ground.directory, env=site.env, stdout=output, stderr=output,
         )  # fmt: skip

@@ -21,16 +21,18 @@ import pytest
 import sentry_sdk
 from flask.testing import FlaskClient
 
-from app import create_app, evaluation
-from app.sample import make_sample_repository
-from app.sentry_sink import SentrySink, sentry_sink
+from ferry.app import create_app
+from ferry.app.dev.sample import make_sample_repository
+from ferry.app.dev.sentry_sink import SentrySink, sentry_sink
+from ferry.app.sheets import evaluation
+from ferry.worker import apart
+from ferry.worker.git import repository
+from ferry.worker.git.process import Finished
+from ferry.worker.watchdog import Watchdog
 from tests import nursery
 from tests.git_http import GitHttpServer, git_http_server
 from tests.parts import Bare, Process, Worker, clean_environment, start_beat
 from tests.valkey_server import ValkeyServer
-from worker import apart, git
-from worker.process import Finished
-from worker.watchdog import Watchdog
 
 # The git configuration of the person who runs the tests is none of theirs; that of pip is, for its mirror.
 _home = tempfile.TemporaryDirectory(prefix="home-")
@@ -165,13 +167,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     The git commands that a repository has run.
     """
     commands: list[tuple[str, ...]] = []
-    run_git = git.run_git
+    run_git = repository.run_git
 
     def run(path: Path, *command: str, **options: Any) -> Finished:
         commands.append(command)
         return run_git(path, *command, **options)
 
-    monkeypatch.setattr(git, "run_git", run)
+    monkeypatch.setattr(repository, "run_git", run)
     return commands
 
 
@@ -186,7 +188,7 @@ def client(env: dict[str, str]) -> Callable[[], FlaskClient]:
 @pytest.fixture
 def worker(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     """
-    Start real ``celery -A worker worker`` processes; what still runs at the end is killed.
+    Start real ``celery -A ferry.worker worker`` processes; what still runs at the end is killed.
     """
     started: list[Worker] = []
 
@@ -210,7 +212,7 @@ def sentry() -> Iterator[SentrySink]:
 @pytest.fixture
 def beat(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """
-    Start a real ``celery -A worker beat`` process; it is killed at the end.
+    Start a real ``celery -A ferry.worker beat`` process; it is killed at the end.
     """
     started: list[Process] = []
 

@@ -35,8 +35,8 @@ from pathlib import Path
 
 import psutil
 
-from app.dev import free_port
-from app.sample import make_sample_repository
+from ferry.app.dev.sample import make_sample_repository
+from ferry.app.dev.stack import free_port
 from tests.parts import CELERY, Bare, Process, wait_until
 from tests.valkey_server import ValkeyServer
 
@@ -178,7 +178,7 @@ class Deployment:
             api = "--bind", f"127.0.0.1:{self._port}", "--workers", "2", "--threads", "4"
             self._parts = [
                 Process(
-                    [sys.executable, "-m", "gunicorn", *api, "app:create_app(open_access=True)"],
+                    [sys.executable, "-m", "gunicorn", *api, "ferry.app:create_app(open_access=True)"],
                     env,
                     self._directory / "api.log",
                 ),
@@ -282,7 +282,7 @@ class Deployment:
         """
         port = free_port()
         command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}"]
-        api = Process([*command, "app:create_app(open_access=True)"], env, log)
+        api = Process([*command, "ferry.app:create_app(open_access=True)"], env, log)
         api.spawn()
         try:
             for key, (slug, commit) in list(image.told.items())[-_MOST_REPEATS:]:

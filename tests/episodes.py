@@ -22,22 +22,22 @@ from typing import Any
 
 import sentry_sdk
 
-from app.sample import make_sample_repository
-from app.sentry_sink import Event, sentry_sink
-from app.store import Store
+from ferry.app.dev.sample import make_sample_repository
+from ferry.app.dev.sentry_sink import Event, sentry_sink
+from ferry.app.store.store import Store
+from ferry.worker import paging
+from ferry.worker.errors import PushError
+from ferry.worker.git.credentials import Credentials
+from ferry.worker.git.prepare import prepare, remotes_directory, write_lock
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.push import Pusher, Request
+from ferry.worker.repair.reconcile import Reconciler
+from ferry.worker.settings import Settings
+from ferry.worker.watchdog import Watchdog
 from tests.git_http import git_http_server
 from tests.parts import Bare
 from tests.ssh_server import make_key, ssh_server
-from worker import paging
-from worker.credentials import Credentials
-from worker.errors import PushError
-from worker.git import Repository
-from worker.ledger import Ledger
-from worker.prepare import prepare, remotes_directory, write_lock
-from worker.push import Pusher, Request
-from worker.reconcile import Reconciler
-from worker.settings import Settings
-from worker.watchdog import Watchdog
 
 PAGES = Path(__file__).resolve().parents[1] / "docs" / "operations" / "pages.md"
 

@@ -27,10 +27,10 @@ from flask import Flask
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 from werkzeug.wrappers import Response
 
-from app import create_app
-from app.objects import write
-from app.sample import make_sample_repository
-from worker.objects import read
+from ferry.app import create_app
+from ferry.app.dev.sample import make_sample_repository
+from ferry.app.store.objects import write
+from ferry.worker.git.objects import read
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTED = set(

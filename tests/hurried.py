@@ -1,16 +1,20 @@
 """
-``app.production`` for tests: the same server, with deadlines that a test can wait for.
+``ferry.app.production`` for tests: the same server, with deadlines that a test can wait for.
 """
 
 from __future__ import annotations
 
-from app.production import control_socket_disable, keepalive, logger_class, threads, worker_class
+from ferry.app.production import control_socket_disable, keepalive, logger_class, threads, worker_class
 
 __all__ = ["control_socket_disable", "keepalive", "logger_class", "threads", "worker_class"]
 
 
 def _hurry() -> None:
-    from app.server import answers, bodies, protocol  # here, because gunicorn has a setting `protocol`
+    from ferry.app.server import (
+        answers,
+        bodies,
+        protocol,  # here, because gunicorn has a setting `protocol`
+    )
 
     protocol.HEADERS_S = 1.0
     protocol.MAX_HEADER_BYTES = 8 * 1024

@@ -38,7 +38,13 @@ _IMPORTED = (
     *("celery.bin.celery", "celery.apps.worker", "celery.apps.beat", "celery.concurrency.prefork"),
     *("celery.worker.worker", "kombu.transport.redis"),
     *("gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "uvicorn_worker", "sentry_sdk.integrations.flask"),
-    *("worker.bootstrap", "worker.tasks", "app.factory", "app.production", "app.cli"),
+    *(
+        "ferry.worker.bootstrap",
+        "ferry.worker.tasks",
+        "ferry.app.factory",
+        "ferry.app.production",
+        "ferry.app.cli.main",
+    ),
 )
 _DECIDED = ("PYTHON", "LD_", "PATH", "OTEL_", "PROMETHEUS_")
 _LONGEST_MESSAGE = 200_000

@@ -24,7 +24,7 @@ import psutil
 
 from tests import nursery
 
-CELERY = [sys.executable, "-m", "celery", "--quiet", "-A", "worker"]
+CELERY = [sys.executable, "-m", "celery", "--quiet", "-A", "ferry.worker"]
 _POLL_S = 0.02
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "Stranger",
@@ -259,7 +259,7 @@ class Worker(Process):
 
 def start_beat(env: dict[str, str], log_path: Path) -> Process:
     """
-    Start ``celery -A worker beat``.
+    Start ``celery -A ferry.worker beat``.
     """
     beat = Process([*CELERY, "beat"], env, log_path)
     beat.spawn()

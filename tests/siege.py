@@ -29,9 +29,9 @@ from pathlib import Path
 import gitsheets
 import psutil
 
-from app.dev import accepts, free_port
-from app.objects import write
-from app.sample import make_sample_repository
+from ferry.app.dev.sample import make_sample_repository
+from ferry.app.dev.stack import accepts, free_port
+from ferry.app.store.objects import write
 from tests.parts import Bare, Process, wait_until
 from tests.valkey_server import ValkeyServer
 
@@ -324,11 +324,11 @@ def served(directory: Path) -> Iterator[tuple[int, Process]]:
             "-m",
             "gunicorn",
             "--config",
-            "python:app.production",
+            "python:ferry.app.production",
             "--bind",
             f"127.0.0.1:{port}",
         ]
-        process = Process([*command, "app:create_app(open_access=True)"], env, directory / "api.log")
+        process = Process([*command, "ferry.app:create_app(open_access=True)"], env, directory / "api.log")
         process.spawn()
         try:
             wait_until(lambda: accepts(port), timeout_s=60, what="the API")

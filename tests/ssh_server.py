@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.dev import accepts, free_port
+from ferry.app.dev.stack import accepts, free_port
 from tests.needs import lacking, need
 from tests.parts import wait_until
 

@@ -35,9 +35,9 @@ from pathlib import Path
 import psutil
 import redis
 
-from app.dev import free_port
-from app.sample import make_sample_repository
-from app.sentry_sink import SentrySink
+from ferry.app.dev.sample import make_sample_repository
+from ferry.app.dev.sentry_sink import SentrySink
+from ferry.app.dev.stack import free_port
 from tests.bystanders import Clock, Readers, push_as_a_stranger, run_foreign_git
 from tests.parts import CELERY, Bare, Process, clean_environment, wait_until
 from tests.valkey_server import ValkeyServer
@@ -177,7 +177,9 @@ class Storm:
         gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2"]
         self.parts = {
             "api": Process(
-                [*gunicorn, "--threads", "4", "app:create_app(open_access=True)"], env, directory / "api.log"
+                [*gunicorn, "--threads", "4", "ferry.app:create_app(open_access=True)"],
+                env,
+                directory / "api.log",
             ),
             "worker": Process([*CELERY, "worker", "-l", "INFO"], env, directory / "worker.log"),
             "beat": Process([*CELERY, "beat"], env, directory / "beat.log"),

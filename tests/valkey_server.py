@@ -12,8 +12,8 @@ from functools import cache
 
 import redis
 
-from app.dev import accepts, free_port
-from app.valkey import ENVIRONMENT, LOOPBACK, server_command, valkey_server
+from ferry.app.dev.stack import accepts, free_port
+from ferry.app.dev.valkey import ENVIRONMENT, LOOPBACK, server_command, valkey_server
 from tests.parts import wait_until
 
 _executable = cache(lambda: valkey_server()[0])

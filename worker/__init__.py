@@ -3,12 +3,16 @@ Getting commits from the data repository to its remotes.
 
 Read the modules in the order a commit meets them: ``enqueue`` is the only door
 the API uses, ``tasks`` is what Celery runs, ``push`` decides whether and what
-to push, ``git`` runs the one command that leaves the machine, ``failures``
+to push, ``git.repository`` runs the one command that leaves the machine, ``failures``
 names what went wrong, ``ledger`` remembers it for people, and ``paging`` wakes
 them.
 
-``celery -A worker`` asks this package for ``app``; it is built then, and not
-when the package is imported. Nothing in here imports the package ``app``.
+What they work with has a room each: ``git`` the data repository, ``files`` Ferry's
+own files beside it, ``ledger`` what is remembered, ``broker`` Celery and Redis,
+``repair`` the operator's verbs, ``observe`` logs and traces.
+
+``celery -A ferry.worker`` asks this package for ``app``; it is built then, and not
+when the package is imported. Nothing in here imports ``ferry.app``.
 """
 
 from __future__ import annotations
@@ -48,12 +52,12 @@ _import_git()
 
 def __getattr__(name: str) -> Any:
     """
-    Build the Celery app the first time that ``worker.app`` is asked for (PEP 562).
+    Build the Celery app the first time that ``app`` is asked for (PEP 562).
     """
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from worker.bootstrap import start_worker
-    from worker.errors import WorkerError
+    from ferry.worker.bootstrap import start_worker
+    from ferry.worker.errors import WorkerError
 
     try:
         built = start_worker()

@@ -10,20 +10,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from worker.backoff import delay_s
-from worker.entry import Running
-from worker.episodes import Episodes, Told
-from worker.errors import NonFastForward, PushError, PushFailed, PushRefused, RepositoryError, WorkerError
-from worker.failures import POLICIES, Reason, Verdict
-from worker.git import Repository, ended_within_s
-from worker.history import Landing
-from worker.ledger import Claim
-from worker.logs import log
-from worker.parts import Part, Parts
-from worker.process import Finished, end_group
-from worker.reconcile import JOIN_S, Reconciler
-from worker.settings import ORIGIN, Settings
-from worker.tracing import span
+from ferry.worker.backoff import delay_s
+from ferry.worker.episodes import Episodes, Told
+from ferry.worker.errors import (
+    NonFastForward,
+    PushError,
+    PushFailed,
+    PushRefused,
+    RepositoryError,
+    WorkerError,
+)
+from ferry.worker.failures import POLICIES, Reason, Verdict
+from ferry.worker.git.process import Finished, end_group
+from ferry.worker.git.repository import Repository, ended_within_s
+from ferry.worker.ledger.entry import Running
+from ferry.worker.ledger.landings import Landing
+from ferry.worker.ledger.ledger import Claim
+from ferry.worker.observe.logs import log
+from ferry.worker.observe.tracing import span
+from ferry.worker.parts import Part, Parts
+from ferry.worker.repair.reconcile import JOIN_S, Reconciler
+from ferry.worker.settings import ORIGIN, Settings
 
 _ASKED = "asked-the-remote"
 _ASK_TIMEOUT_S = 30.0

@@ -23,18 +23,20 @@ from celery.signals import (
 )
 from sentry_sdk.integrations.celery import CeleryIntegration
 
-from worker import logs, paging, redis_transport, tracing
-from worker.celery_app import build_celery, queue_of
-from worker.episodes import outbox_of
-from worker.errors import RepositoryError
-from worker.fleet import Environments, environments, settings_of, told_of
-from worker.git_command import stay_here
-from worker.locks import FileLock
-from worker.pipeline import Pipeline, assemble
-from worker.prepare import known_or_prepared, prepare, state_directory
-from worker.settings import Settings
-from worker.shutdown import end_beat_at_once, finish_tasks_first
-from worker.tasks import register
+from ferry.worker import paging
+from ferry.worker.broker import redis_transport
+from ferry.worker.broker.celery_app import build_celery, queue_of
+from ferry.worker.broker.shutdown import end_beat_at_once, finish_tasks_first
+from ferry.worker.episodes import outbox_of
+from ferry.worker.errors import RepositoryError
+from ferry.worker.files.locks import FileLock
+from ferry.worker.fleet import Environments, environments, settings_of, told_of
+from ferry.worker.git.command import stay_here
+from ferry.worker.git.prepare import known_or_prepared, prepare, state_directory
+from ferry.worker.observe import logs, tracing
+from ferry.worker.pipeline import Pipeline, assemble
+from ferry.worker.settings import Settings
+from ferry.worker.tasks import register
 
 _FLOWER_TASKS = 10_000  # some 100 MiB
 _BESIDE = ("beat", "flower")
@@ -79,7 +81,7 @@ def build_all(environments: Environments, *, publisher: bool = False) -> list[Pi
     Do the same for each repository of one process, which has one Celery app for all.
 
     Args:
-        environments: Environment variables by the repository's name; see ``worker.fleet``.
+        environments: Environment variables by the repository's name; see ``ferry.worker.fleet``.
 
     Raises:
         SettingsError, RepositoryError: As above; or two of them are one repository.
@@ -157,7 +159,7 @@ def _same(one: Settings, other: Settings, name: str) -> str:
 
 def start_worker() -> Celery:
     """
-    Build what ``celery -A worker`` runs, over one repository or several: a worker, beat, or Flower.
+    Build what ``celery -A ferry.worker`` runs, over one repository or several: a worker, beat, or Flower.
     """
     end_beat_at_once(sys.argv)
     # Flower reads it after this. It keeps 100,000 by default, for which 512 MiB are too little.

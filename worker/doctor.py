@@ -20,12 +20,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
-from worker import clone, maintenance, paging
-from worker.celery_app import longest_countdown_s
-from worker.errors import RepositoryError
-from worker.failures import POLICIES, Reason
-from worker.pipeline import Pipeline
-from worker.prepare import old_locks
+from ferry.worker import paging
+from ferry.worker.broker.celery_app import longest_countdown_s
+from ferry.worker.errors import RepositoryError
+from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.git import clone, packing
+from ferry.worker.git.prepare import old_locks
+from ferry.worker.pipeline import Pipeline
 
 _SOON_S = 14 * 24 * 3600.0
 _BROKER_TIMEOUT_S = 3.0
@@ -111,7 +112,7 @@ def _repository(pipeline: Pipeline) -> Iterator[Finding]:
     if damaged := pipeline.maintenance.damaged():
         named = ", ".join(f"{name} {why}" for name, why in sorted(damaged.items())[:_MANY_NAMES])
         detail = f"{len(damaged)} loose objects are damaged, and are not packed: {named}"
-        yield Finding(name="repository", state="warning", detail=detail, remedy=maintenance.HINT)
+        yield Finding(name="repository", state="warning", detail=detail, remedy=packing.HINT)
 
 
 def _broker(pipeline: Pipeline) -> Finding:
@@ -129,7 +130,7 @@ def _broker(pipeline: Pipeline) -> Finding:
 
 
 def _workers(pipeline: Pipeline) -> Finding:
-    remedy = "Start one with: celery -A worker worker"
+    remedy = "Start one with: celery -A ferry.worker worker"
     try:
         answers = pipeline.celery.control.ping(timeout=_PING_TIMEOUT_S)
     except Exception as exc:  # noqa: BLE001 - as above
@@ -147,7 +148,7 @@ def _sweeps(pipeline: Pipeline) -> Finding:
             name="sweep",
             state="failed",
             detail="never" if last is None else "late",
-            remedy="Start beat with: celery -A worker beat",
+            remedy="Start beat with: celery -A ferry.worker beat",
         )
     return _ok("sweep", "on time")
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from worker.divergence import survey
-from worker.entry import Entry
-from worker.errors import PushError, RepositoryError
-from worker.failures import POLICIES, Reason
-from worker.git import Repository
-from worker.logs import log
+from ferry.worker.errors import PushError, RepositoryError
+from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.git.divergence import survey
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.entry import Entry
+from ferry.worker.observe.logs import log
 
 _SHOWN = 20
 # The end is where git says what went wrong; Sentry cuts longer texts anyhow.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from celery import Celery
 
-from worker.logs import log, traced
+from ferry.worker.observe.logs import log, traced
 
 BUDGET_S = 0.25
 # The task pushes the branch as it stands then; the commit is for whoever reads the task list.

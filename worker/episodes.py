@@ -12,17 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.dossier import dossier
-from worker.entry import Entry, Failure
-from worker.errors import PushError
-from worker.failures import Reason
-from worker.git import Repository
-from worker.ledger import Claim
-from worker.logs import log
-from worker.outbox import Outbox
-from worker.paging import Page, is_configured, page, send_again
-from worker.prepare import state_directory
-from worker.settings import Settings, address
+from ferry.worker.dossier import dossier
+from ferry.worker.errors import PushError
+from ferry.worker.failures import Reason
+from ferry.worker.git.prepare import state_directory
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.entry import Entry, Failure
+from ferry.worker.ledger.ledger import Claim
+from ferry.worker.ledger.outbox import Outbox
+from ferry.worker.observe.logs import log
+from ferry.worker.paging import Page, is_configured, page, send_again
+from ferry.worker.settings import Settings, address
 
 _HEADS = ("local_head", "remote_head", "ahead", "behind", "rescue_branch")
 

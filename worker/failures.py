@@ -9,7 +9,7 @@ the specific stands above the general.
 Who speaks matters as much as what is said: a ``remote:`` line is the remote's, an unprefixed one is
 our git's, ssh's or libcurl's. "No space left on device" is a different failure from each.
 
-Pure: texts in, a value out. ``worker.git`` runs git and redacts, ``worker.attempt`` acts.
+Pure: texts in, a value out. ``git.repository`` runs git and redacts, ``attempt`` acts.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ POLICIES: Mapping[Reason, Policy] = MappingProxyType({
         ("ferry doctor", "git -C {repository} fsck", "df -h {repository}", _TRY)),
     "stalled": Policy(True, "at-once",
         "Start the worker and beat, or restart them if they hang.",
-        (_LOOK, "celery -A worker inspect ping", _TRY)),
+        (_LOOK, "celery -A ferry.worker inspect ping", _TRY)),
     "unknown": Policy(True, "after-a-while",
         "Act on what git said, and add a rule for it to worker/failures.py.",
         (_LOOK, _TRY)),

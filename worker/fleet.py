@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dotenv.parser import parse_stream
 
-from worker.errors import SettingsError
-from worker.settings import PREFIX, Settings, absolute_path
+from ferry.worker.errors import SettingsError
+from ferry.worker.settings import PREFIX, Settings, absolute_path
 
 VARIABLE = "CFP_DATA_REPOSITORIES"
 _ENDING = ".env"

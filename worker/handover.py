@@ -11,9 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from worker.git import Repository
-from worker.ledger import Ledger
-from worker.logs import log
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.observe.logs import log
 
 _DUE_S = 1.0  # a retry that is due this soon is about to come
 

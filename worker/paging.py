@@ -39,11 +39,11 @@ from sentry_sdk.transport import HttpTransport
 from sentry_sdk.utils import event_from_exception
 from urllib3.exceptions import InvalidHeader
 
-from worker.envelopes import clean, clean_envelope
-from worker.errors import PushError
-from worker.logs import LOGGER, log
-from worker.outbox import Event, Outbox
-from worker.settings import Settings
+from ferry.worker.errors import PushError
+from ferry.worker.ledger.outbox import Event, Outbox
+from ferry.worker.observe.envelopes import clean, clean_envelope
+from ferry.worker.observe.logs import LOGGER, log
+from ferry.worker.settings import Settings
 
 _MINUTE_S = 60.0
 _PROBE_S = 10.0
@@ -295,7 +295,7 @@ def _settle_in(outbox: Outbox) -> Answered:
 
 class _CleanTransport(HttpTransport):
     """
-    Sentry's own transport, through which nothing leaves as it is: see ``worker.envelopes``.
+    Sentry's own transport, through which nothing leaves as it is: see ``ferry.worker.observe.envelopes``.
     """
 
     def _send_envelope(self, envelope: Envelope) -> None:

@@ -13,9 +13,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, replace
 
-from worker.errors import RepositoryError
-from worker.failures import Verdict
-from worker.git import Repository
+from ferry.worker.errors import RepositoryError
+from ferry.worker.failures import Verdict
+from ferry.worker.git.repository import Repository
 
 _SLOWEST_BYTES_PER_S = 4096  # 32 kbit/s; over a slower link a large commit needs a longer CFP_PUSH_TIMEOUT
 _LONGEST_S = 6 * 3600.0

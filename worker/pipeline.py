@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 from celery import Celery
 
-from worker.credentials import Credentials
-from worker.enqueue import send_push
-from worker.episodes import outbox_of
-from worker.git import Repository
-from worker.handover import Handover
-from worker.ledger import Ledger
-from worker.locks import FileLock
-from worker.maintenance import Maintenance
-from worker.paging import CronMonitor
-from worker.prepare import remotes_directory, state_directory, write_lock
-from worker.push import Pusher
-from worker.reconcile import Reconciler
-from worker.settings import Settings
-from worker.sweep import Sweeper
-from worker.watchdog import Watchdog
+from ferry.worker.enqueue import send_push
+from ferry.worker.episodes import outbox_of
+from ferry.worker.files.locks import FileLock
+from ferry.worker.git.credentials import Credentials
+from ferry.worker.git.packing import Maintenance
+from ferry.worker.git.prepare import remotes_directory, state_directory, write_lock
+from ferry.worker.git.repository import Repository
+from ferry.worker.handover import Handover
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.paging import CronMonitor
+from ferry.worker.push import Pusher
+from ferry.worker.repair.reconcile import Reconciler
+from ferry.worker.settings import Settings
+from ferry.worker.sweep import Sweeper
+from ferry.worker.watchdog import Watchdog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from worker.attempt import STILL_DIVERGED, Attempt
-from worker.entry import Entry
-from worker.episodes import Episodes
-from worker.errors import LedgerError, PushDeferred, RepositoryError
-from worker.git import Repository, ended_within_s
-from worker.ledger import Claim, Ledger
-from worker.logs import log
-from worker.reconcile import Reconciler
-from worker.settings import Settings
+from ferry.worker.attempt import STILL_DIVERGED, Attempt
+from ferry.worker.episodes import Episodes
+from ferry.worker.errors import LedgerError, PushDeferred, RepositoryError
+from ferry.worker.git.repository import Repository, ended_within_s
+from ferry.worker.ledger.entry import Entry
+from ferry.worker.ledger.ledger import Claim, Ledger
+from ferry.worker.observe.logs import log
+from ferry.worker.repair.reconcile import Reconciler
+from ferry.worker.settings import Settings
 
 # A worker that is to stop waits for its tasks: under steady load one would never end.
 _TURN_S = 2.0

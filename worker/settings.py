@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from worker.errors import SettingsError
+from ferry.worker.errors import SettingsError
 
 PREFIX = "CFP_"
 ORIGIN = "origin"

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
 
-from worker import verify
-from worker.backlog import Backlog
-from worker.entry import Entry
-from worker.failures import POLICIES, Reason
-from worker.git import Repository
-from worker.ledger import Ledger
-from worker.settings import ORIGIN, Settings
+from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.git.backlog import Backlog
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.entry import Entry
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.repair import verify
+from ferry.worker.settings import ORIGIN, Settings
 
 State = Literal["disabled", "idle", "queued", "pushing", "retrying", "blocked"]
 STATES: tuple[State, ...] = get_args(State)

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from worker.atomic_json import read_json, write_json
-from worker.errors import LedgerError, RepositoryError
-from worker.git import Repository
-from worker.ledger import Ledger
-from worker.logs import log
-from worker.moments import Moment
-from worker.settings import Settings
+from ferry.worker.errors import LedgerError, RepositoryError
+from ferry.worker.files.atomic_json import read_json, write_json
+from ferry.worker.files.moments import Moment
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.observe.logs import log
+from ferry.worker.settings import Settings
 
 _LATE_AFTER_SWEEPS = 3
 # A remote that was made anew lacks what we remember it to have; this is how long that may go unseen.

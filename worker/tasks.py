@@ -11,12 +11,12 @@ from typing import Any
 
 from celery import Celery, Task
 
-from worker.celery_app import longest_countdown_s
-from worker.enqueue import SHOWN_CHARACTERS
-from worker.errors import PushDeferred, PushError, PushFailed, PushRefused
-from worker.logs import NOTHING_TO_DO, TRACED, bound
-from worker.pipeline import Pipeline
-from worker.push import Request
+from ferry.worker.broker.celery_app import longest_countdown_s
+from ferry.worker.enqueue import SHOWN_CHARACTERS
+from ferry.worker.errors import PushDeferred, PushError, PushFailed, PushRefused
+from ferry.worker.observe.logs import NOTHING_TO_DO, TRACED, bound
+from ferry.worker.pipeline import Pipeline
+from ferry.worker.push import Request
 
 
 class PushTask(Task):  # type: ignore[misc]  # Celery ships no types

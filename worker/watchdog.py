@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from worker.entry import Entry
-from worker.episodes import Episodes, Told
-from worker.errors import PushFailed, RepositoryError
-from worker.failures import POLICIES, Reason
-from worker.git import Repository
-from worker.ledger import Ledger, Step
-from worker.logs import log
-from worker.settings import Settings
+from ferry.worker.episodes import Episodes, Told
+from ferry.worker.errors import PushFailed, RepositoryError
+from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.entry import Entry
+from ferry.worker.ledger.ledger import Ledger, Step
+from ferry.worker.observe.logs import log
+from ferry.worker.settings import Settings
 
 _REASON: Reason = "stalled"
 _SWEEPS = 2

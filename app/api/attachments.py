@@ -12,18 +12,18 @@ from urllib.parse import quote
 from flask import Blueprint, request, send_file
 from flask.typing import ResponseReturnValue
 
-from app.access import writer
-from app.api import records
-from app.api.conditions import require
-from app.api.parts import Part
-from app.api.records import is_record, snapshot_of
-from app.api.writing import Change, write
-from app.errors import AttachmentNotFoundError, RecordNotFoundError
-from app.provenance import provenance
-from app.services import services
-from app.snapshot import Snapshot, owns
-from app.store import Transaction
-from worker import blobs
+from ferry.app.access import writer
+from ferry.app.api import records
+from ferry.app.api.conditions import require
+from ferry.app.api.parts import Part
+from ferry.app.api.records import is_record, snapshot_of
+from ferry.app.api.writing import Change, write
+from ferry.app.errors import AttachmentNotFoundError, RecordNotFoundError
+from ferry.app.provenance import provenance
+from ferry.app.services import services
+from ferry.app.store.snapshot import Snapshot, owns
+from ferry.app.store.store import Transaction
+from ferry.worker.git import blobs
 
 bp = Blueprint("attachments", __name__, url_prefix="/api/sheets/<sheet>/records/<path:path>/attachments")
 

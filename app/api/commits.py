@@ -11,12 +11,12 @@ from typing import Any
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from app.api.paging import page_of
-from app.api.push import branch_states, commit_states
-from app.errors import CommitNotFoundError
-from app.services import services
-from worker.git import Commit
-from worker.pipeline import Pipeline
+from ferry.app.api.cursors import page_of
+from ferry.app.api.push import branch_states, commit_states
+from ferry.app.errors import CommitNotFoundError
+from ferry.app.services import services
+from ferry.worker.git.repository import Commit
+from ferry.worker.pipeline import Pipeline
 
 bp = Blueprint("commits", __name__, url_prefix="/api/commits")
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 from flask import Response, request
 from werkzeug.datastructures import ETags
 
-from app.api.parts import Part
-from app.errors import PreconditionError
-from app.problems import Problem, store_problem
+from ferry.app.api.parts import Part
+from ferry.app.errors import PreconditionError
+from ferry.app.problems import Problem, store_problem
 
 _BYTES = re.compile(r"\s*bytes\s*=(.*)", re.IGNORECASE)
 _RANGE = re.compile(r"\s*([0-9]{0,40})\s*-\s*([0-9]{0,40})\s*")

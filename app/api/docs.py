@@ -10,8 +10,8 @@ import swagger_ui_bundle
 from flask import Blueprint, Response, send_from_directory
 from flask.typing import ResponseReturnValue
 
-from app.openapi import document
-from app.services import services
+from ferry.app.api.openapi import document
+from ferry.app.services import services
 
 bp = Blueprint("docs", __name__)
 

@@ -18,14 +18,14 @@ from typing import Any
 
 from flask import Blueprint, Response, request, stream_with_context
 
-from app.api.commits import commit_documents
-from app.api.writing import client_is_gone
-from app.problems import Problem
-from app.server.later import Streaming, leave
-from app.services import Services, services
-from worker.git import Commit, Repository
-from worker.pipeline import Pipeline
-from worker.status import remote_statuses
+from ferry.app.api.commits import commit_documents
+from ferry.app.api.writing import client_is_gone
+from ferry.app.problems import Problem
+from ferry.app.server.later import Streaming, leave
+from ferry.app.services import Services, services
+from ferry.worker.git.repository import Commit, Repository
+from ferry.worker.pipeline import Pipeline
+from ferry.worker.status import remote_statuses
 
 bp = Blueprint("events", __name__, url_prefix="/api/events")
 

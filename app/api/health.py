@@ -7,9 +7,9 @@ from __future__ import annotations
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from app.problems import Problem
-from app.services import services
-from worker.errors import RepositoryError
+from ferry.app.problems import Problem
+from ferry.app.services import services
+from ferry.worker.errors import RepositoryError
 
 bp = Blueprint("health", __name__, url_prefix="/api/health")
 

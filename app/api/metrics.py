@@ -3,7 +3,7 @@
 
 What concerns the pushes is read from git and the ledger when it is asked for, so
 that it is right whichever of several API processes answers, and after any
-restart. What the API's own processes count, ``app.metering`` adds up.
+restart. What the API's own processes count, ``ferry.app.metering`` adds up.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from app import metering
-from app.services import services
-from worker.pipeline import Pipeline
-from worker.status import STATES, RemoteStatus, remote_statuses
+from ferry.app import metering
+from ferry.app.services import services
+from ferry.worker.pipeline import Pipeline
+from ferry.worker.status import STATES, RemoteStatus, remote_statuses
 
 bp = Blueprint("metrics", __name__)
 

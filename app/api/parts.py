@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from app.errors import AttachmentUnreadableError
-from worker.blobs import Blob
-from worker.objects import MOST_BYTES
+from ferry.app.errors import AttachmentUnreadableError
+from ferry.worker.git.blobs import Blob
+from ferry.worker.git.objects import MOST_BYTES
 
 
 @dataclass(frozen=True, slots=True)

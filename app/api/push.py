@@ -10,12 +10,12 @@ from typing import Any
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from app.access import operator
-from app.problems import Problem
-from app.services import services
-from worker.git import Commit, Repository
-from worker.pipeline import Pipeline
-from worker.status import remote_statuses, timestamp
+from ferry.app.access import operator
+from ferry.app.problems import Problem
+from ferry.app.services import services
+from ferry.worker.git.repository import Commit, Repository
+from ferry.worker.pipeline import Pipeline
+from ferry.worker.status import remote_statuses, timestamp
 
 bp = Blueprint("push", __name__, url_prefix="/api/_internal/push")
 

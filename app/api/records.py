@@ -13,23 +13,23 @@ import gitsheets
 from flask import Blueprint, make_response, request
 from flask.typing import ResponseReturnValue
 
-from app.access import writer
-from app.api.commits import commit_documents
-from app.api.conditions import require
-from app.api.paging import Page, page_of
-from app.api.writing import Change, evaluations, record_sent, write
-from app.changes import changes
-from app.codec import Record
-from app.errors import CommitNotFoundError, RecordNotFoundError, SheetConfigError
-from app.json_form import to_json
-from app.kinds import adopt
-from app.listing import Listed
-from app.provenance import provenance
-from app.query import query_of
-from app.services import services
-from app.sheet import Sheet
-from app.snapshot import Snapshot, owns
-from app.store import Transaction, Written
+from ferry.app.access import writer
+from ferry.app.api.commits import commit_documents
+from ferry.app.api.conditions import require
+from ferry.app.api.cursors import Page, page_of
+from ferry.app.api.json_form import to_json
+from ferry.app.api.query import query_of
+from ferry.app.api.writing import Change, evaluations, record_sent, write
+from ferry.app.errors import CommitNotFoundError, RecordNotFoundError, SheetConfigError
+from ferry.app.provenance import provenance
+from ferry.app.records.codec import Record
+from ferry.app.records.kinds import adopt
+from ferry.app.services import services
+from ferry.app.sheets.sheet import Sheet
+from ferry.app.store.changes import changes
+from ferry.app.store.listing import Listed
+from ferry.app.store.snapshot import Snapshot, owns
+from ferry.app.store.store import Transaction, Written
 
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")
 

@@ -11,13 +11,13 @@ from typing import Any
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from app.access import RELOAD_PATH, reloader
-from app.problems import Problem
-from app.services import services
-from worker.errors import ReconcileError, RemoteBusyError
-from worker.git import Repository
-from worker.reconcile import Outcome, Strategy
-from worker.settings import ORIGIN
+from ferry.app.access import RELOAD_PATH, reloader
+from ferry.app.problems import Problem
+from ferry.app.services import services
+from ferry.worker.errors import ReconcileError, RemoteBusyError
+from ferry.worker.git.repository import Repository
+from ferry.worker.repair.reconcile import Outcome, Strategy
+from ferry.worker.settings import ORIGIN
 
 bp = Blueprint("reload", __name__, url_prefix=RELOAD_PATH)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from app.services import services
+from ferry.app.services import services
 
 bp = Blueprint("sheets", __name__, url_prefix="/api/sheets")
 

@@ -11,15 +11,15 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 from werkzeug.http import parse_etags
 
-from app.access import writer
-from app.api.conditions import require_match
-from app.api.records import changed, path_of
-from app.api.writing import Change, record_sent, write
-from app.codec import Record
-from app.errors import PreconditionError, StoreError
-from app.problems import Problem, store_problem
-from app.provenance import provenance
-from app.store import Transaction
+from ferry.app.access import writer
+from ferry.app.api.conditions import require_match
+from ferry.app.api.records import changed, path_of
+from ferry.app.api.writing import Change, record_sent, write
+from ferry.app.errors import PreconditionError, StoreError
+from ferry.app.problems import Problem, store_problem
+from ferry.app.provenance import provenance
+from ferry.app.records.codec import Record
+from ferry.app.store.store import Transaction
 
 bp = Blueprint("transactions", __name__, url_prefix="/api/transactions")
 

@@ -13,23 +13,23 @@ from typing import Any, cast
 from flask import Response, current_app, g, request
 from gitsheets import GitsheetsError
 
-from app.api.push import commit_states
-from app.codec import Record
-from app.errors import BusyError, StoreError
-from app.evaluation import Evaluations, NotEvaluatedError
-from app.idempotency import TRAILER, Attempt, Kept, reused, with_records, without_records
-from app.json_form import read_record, to_json
-from app.problems import Problem
-from app.provenance import Provenance
-from app.server.later import Waiting, leave
-from app.services import services
-from app.snapshot import Snapshot, fields_at
-from app.store import Transaction
-from app.transact import transact
-from app.trees import Entry, tree_of
-from worker.logs import log
-from worker.pipeline import Pipeline
-from worker.settings import ORIGIN
+from ferry.app.api.json_form import read_record, to_json
+from ferry.app.api.push import commit_states
+from ferry.app.errors import BusyError, StoreError
+from ferry.app.problems import Problem
+from ferry.app.provenance import Provenance
+from ferry.app.records.codec import Record
+from ferry.app.server.later import Waiting, leave
+from ferry.app.services import services
+from ferry.app.sheets.evaluation import Evaluations, NotEvaluatedError
+from ferry.app.store.idempotency import TRAILER, Attempt, Kept, reused, with_records, without_records
+from ferry.app.store.snapshot import Snapshot, fields_at
+from ferry.app.store.store import Transaction
+from ferry.app.store.trees import Entry, tree_of
+from ferry.app.transact import transact
+from ferry.worker.observe.logs import log
+from ferry.worker.pipeline import Pipeline
+from ferry.worker.settings import ORIGIN
 
 MAX_WAIT_S = 60.0
 _CURLS_OWN = "application/x-www-form-urlencoded"  # what `curl -d` names by itself says nothing

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.problems import Problem
-from app.server.later import Streaming, Waiting
+from ferry.app.problems import Problem
+from ferry.app.server.later import Streaming, Waiting
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.access import may_send
-from app.problems import Problem
-from app.server.answers import ClientGoneError, Message, Receive
-from app.services import Services
+from ferry.app.access import may_send
+from ferry.app.problems import Problem
+from ferry.app.server.answers import ClientGoneError, Message, Receive
+from ferry.app.services import Services
 
 BODY_S = 60.0  # for a whole body
 BODY_PAUSE_S = 10.0  # between two pieces of one

@@ -23,15 +23,24 @@ from urllib.parse import unquote_to_bytes
 
 from flask import Flask
 
-from app.access import client_of
-from app.problems import Problem
-from app.server.answers import PIECE_BYTES, Answer, ClientGoneError, Message, Receive, Send, Sender, Unsent
-from app.server.bodies import BODY_PAUSE_S, BODY_S, Bodies, BodyTooSlowError, has_body
-from app.server.later import LATER, Streaming, Waiting
-from app.server.moves import Moves
-from app.server.turns import TooManyWaitingError, Turns
-from app.services import EXTENSION, Services
-from worker.logs import log
+from ferry.app.access import client_of
+from ferry.app.problems import Problem
+from ferry.app.server.answers import (
+    PIECE_BYTES,
+    Answer,
+    ClientGoneError,
+    Message,
+    Receive,
+    Send,
+    Sender,
+    Unsent,
+)
+from ferry.app.server.bodies import BODY_PAUSE_S, BODY_S, Bodies, BodyTooSlowError, has_body
+from ferry.app.server.later import LATER, Streaming, Waiting
+from ferry.app.server.moves import Moves
+from ferry.app.server.turns import TooManyWaitingError, Turns
+from ferry.app.services import EXTENSION, Services
+from ferry.worker.observe.logs import log
 
 T = TypeVar("T")
 _Ends = tuple[asyncio.Future[None], ...]

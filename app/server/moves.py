@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from app.arrivals import Arrivals
+from ferry.app.arrivals import Arrivals
 
 _Asked = list[tuple[Callable[[], Any], "asyncio.Future[Any]"]]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.problems import Problem
-from app.server.answers import WRITE_S
+from ferry.app.problems import Problem
+from ferry.app.server.answers import WRITE_S
 
 HEADERS_S = 10.0
 MAX_HEADER_BYTES = 64 * 1024

@@ -1,7 +1,7 @@
 """
 The process in which gunicorn runs the API.
 
-    gunicorn --config python:app.production 'app:create_app()'
+    gunicorn --config python:ferry.app.production 'ferry.app:create_app()'
 
 gunicorn starts, watches and stops the processes; in each, uvicorn reads and writes the
 connections in one event loop, and the bridge has Flask answer in ``--threads`` threads.
@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 from flask import Flask
 from uvicorn_worker import UvicornWorker
 
-from app.server.bridge import Bridge
-from app.server.protocol import CONNECTIONS, MAX_CONNECTIONS, Protocol
+from ferry.app.server.bridge import Bridge
+from ferry.app.server.protocol import CONNECTIONS, MAX_CONNECTIONS, Protocol
 
 _SWITCH_S = 0.001
 _OTHER_FILES = 512  # of git, the broker, the logs

@@ -17,10 +17,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 
+from ferry.worker.settings import Settings
 from tests.deployment.cluster import cluster
 from tests.deployment.helm import CHART, ROOT
 from tests.deployment.schema import SCHEMA, as_text, with_hints
-from worker.settings import Settings
 
 COMBINATIONS = sorted((CHART / "ci").glob("*-values.yaml"))
 # A release is one repository.

@@ -11,8 +11,8 @@ from dataclasses import fields
 import pytest
 import yaml
 
+from ferry.worker.settings import Settings, Token
 from tests.deployment.helm import ROOT
-from worker.settings import Settings, Token
 
 # The file serves one repository.
 KNOWN = {spec.metadata["variable"] for spec in fields(Settings)} - {"CFP_DATA_REPOSITORIES"}

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from werkzeug.serving import make_server
 
-from app import create_app
+from ferry.app import create_app
 from tests.deployment.helm import ROOT
 
 

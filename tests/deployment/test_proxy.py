@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from app import create_app
-from app.dev import free_port
+from ferry.app import create_app
+from ferry.app.dev.stack import free_port
 from tests.deployment.helm import CHART, ROOT
 from tests.parts import clean_environment, wait_until
 

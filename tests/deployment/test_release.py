@@ -64,7 +64,11 @@ def test_the_version_is_the_same_everywhere(released):
     with zipfile.ZipFile(wheel) as packed:
         [metadata] = [name for name in packed.namelist() if name.endswith(".dist-info/METADATA")]
         assert "\nVersion: 9.8.7\n" in packed.read(metadata).decode()
-        assert {"app/py.typed", "worker/py.typed"} <= set(packed.namelist())
+        assert {name.partition("/")[0] for name in packed.namelist()} == {
+            "ferry",
+            "gitsheets_ferry-9.8.7.dist-info",
+        }
+        assert {"ferry/py.typed", "ferry/app/factory.py", "ferry/worker/push.py"} <= set(packed.namelist())
     changelog = (tree / "CHANGELOG.md").read_text()
     assert changelog.count("\n## 9.8.7 (2026-09-21)\n") == 1
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ferry.worker.settings import Settings
 from tests.deployment.helm import ROOT
-from worker.settings import Settings
 
 UNITS = {path.stem.removeprefix("ferry-"): path for path in (ROOT / "systemd").glob("ferry-*.service")}
 
@@ -36,7 +36,7 @@ def test_each_role_has_a_unit_that_starts_what_the_image_starts():
     for role, path in UNITS.items():
         [start] = directives(path)["ExecStart"]
         command = re.sub(r" --(bind|workers|address|port)[ =]\S+", "", " ".join(start.split()))
-        command = command.removeprefix("/opt/ferry/bin/python -m worker.streams ")
+        command = command.removeprefix("/opt/ferry/bin/python -m ferry.worker.observe.streams ")
         [there] = re.findall(rf"^{role}\)\n(?:    .*\n)*?    exec \$in_json (.*)", entrypoint, re.MULTILINE)
         there = re.sub(r' --(bind|workers|address|port)[ =]\S+| "\$@"', "", there)
         assert command == there

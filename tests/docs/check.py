@@ -47,7 +47,7 @@ from pathlib import Path
 
 import click
 
-from app.dev import free_port, make_sample
+from ferry.app.dev.stack import free_port, make_sample
 from tests import ssh_server
 from tests.needs import lacking
 

@@ -229,7 +229,8 @@ def test_wrong_settings_end_the_start_with_one_clear_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", [["-m", "celery", "-A", "worker", "worker"], ["-c", "import app; app.create_app()"]]
+    "command",
+    [["-m", "celery", "-A", "ferry.worker", "worker"], ["-c", "import ferry.app; ferry.app.create_app()"]],
 )
 def test_worker_and_api_end_at_a_wrong_environment_with_one_line(command):
     done = subprocess.run(
@@ -259,7 +260,7 @@ def test_gunicorn_ends_at_a_wrong_environment(tmp_path):
         "127.0.0.1:0",
         "--workers",
         "1",  # of two that fail in one moment, gunicorn itself raises now and then
-        "app:create_app()",
+        "ferry.app:create_app()",
     ]
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CFP_PUSH_TIMEOUT": "soon"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)

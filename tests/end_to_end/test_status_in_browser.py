@@ -30,13 +30,13 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from werkzeug.serving import make_server
 
-from app import create_app
-from app.dev import Stack, free_port
-from app.sample import make_sample_repository
+from ferry.app import create_app
+from ferry.app.dev.sample import make_sample_repository
+from ferry.app.dev.stack import Stack, free_port
+from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.ledger.landings import Landing, remember
 from tests.parts import Bare, clean_environment, wait_until
 from tests.png import smaller
-from worker.history import Landing, remember
-from worker.prepare import remotes_directory
 
 TOKEN = "a token of some length"
 PICTURES = os.environ.get("FERRY_PICTURES")

@@ -152,8 +152,8 @@ def test_no_countdown_ever_reaches_the_visibility_timeout(env):
     """
     Whatever cap, spacing or wait is set: a message that is redelivered while it waits would run twice.
     """
-    from worker.celery_app import build_celery
-    from worker.settings import Settings
+    from ferry.worker.broker.celery_app import build_celery
+    from ferry.worker.settings import Settings
 
     for extra in ({}, {"CFP_PUSH_BACKOFF_CAP": "90000"}, {"CFP_PUSH_MIN_INTERVAL": "86400"}):
         settings = Settings.from_env({**env, **extra})

@@ -9,10 +9,10 @@ import shutil
 import pytest
 from structlog.testing import capture_logs
 
+from ferry.worker.git import objects
+from ferry.worker.git.caches import mend
+from ferry.worker.git.repository import Repository
 from tests.parts import Bare
-from worker import objects
-from worker.caches import mend
-from worker.git import Repository
 
 _FILES = {
     "multi-pack-index": "objects/pack/multi-pack-index",

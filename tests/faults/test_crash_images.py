@@ -12,11 +12,11 @@ import textwrap
 
 import pytest
 
-from app import create_app
+from ferry.app import create_app
+from ferry.worker.git import refs
 from tests import nursery
 from tests.crash_images import KINDS, copy_still, make_disk, mounted, run, why_not
 from tests.parts import Bare, clean_environment
-from worker import refs
 
 
 @pytest.fixture(params=KINDS)
@@ -40,8 +40,8 @@ def test_what_was_acknowledged_under_load_survives_a_power_cut(kind, tmp_path, o
 _DIES = """
     import os, signal, sys
     from pathlib import Path
-    from app import create_app
-    from worker import refs
+    from ferry.app import create_app
+    from ferry.worker.git import refs
 
     refs._fsync_directory = lambda path: os.kill(os.getpid(), signal.SIGKILL)
     client = create_app(open_access=True).test_client()

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
+from ferry.worker.git.prepare import prepare
+from ferry.worker.pipeline import assemble
+from ferry.worker.push import BACKING_OFF
+from ferry.worker.settings import Settings
 from tests.parts import Bare, clean_environment, wait_until
-from worker.pipeline import assemble
-from worker.prepare import prepare
-from worker.push import BACKING_OFF
-from worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,14 +119,14 @@ def test_a_full_disk_at_the_remote_is_a_named_failure_that_is_retried(env, clien
 
 _ATTEMPTS = """
 import os
-from worker.git import Repository
-from worker.ledger import Ledger
-from worker.prepare import remotes_directory, write_lock
-from worker.push import Pusher, Request
-from worker.reconcile import Reconciler
-from worker import paging
-from worker.errors import PushError
-from worker.settings import Settings
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.git.prepare import remotes_directory, write_lock
+from ferry.worker.push import Pusher, Request
+from ferry.worker.repair.reconcile import Reconciler
+from ferry.worker import paging
+from ferry.worker.errors import PushError
+from ferry.worker.settings import Settings
 settings = Settings.from_env(os.environ)
 paging.configure(settings)
 path = settings.data_repo_path

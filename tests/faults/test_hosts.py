@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from app.dev import free_port
+from ferry.app.dev.stack import free_port
+from ferry.worker.errors import RepositoryError
+from ferry.worker.git import prepare
 from tests.parts import Process, wait_until
-from worker import prepare
-from worker.errors import RepositoryError
 
 
 def test_two_apis_and_two_workers_work_together(env, worker, data, remote, tmp_path):
@@ -29,7 +29,9 @@ def test_two_apis_and_two_workers_work_together(env, worker, data, remote, tmp_p
     for number in range(2):
         port = free_port()
         command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--threads", "4"]
-        api = Process([*command, "app:create_app(open_access=True)"], env, tmp_path / f"api-{number}.log")
+        api = Process(
+            [*command, "ferry.app:create_app(open_access=True)"], env, tmp_path / f"api-{number}.log"
+        )
         api.spawn()
         apis.append((api, f"http://127.0.0.1:{port}"))
     workers = [worker(), worker()]

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from app.store import Store
+from ferry.app.store.store import Store
+from ferry.worker.files.locks import FileLock
+from ferry.worker.git.packing import Maintenance
+from ferry.worker.git.prepare import prepare, state_directory, write_lock
+from ferry.worker.git.repository import Repository
+from ferry.worker.settings import Settings
 from tests import nursery
 from tests.parts import Bare, clean_environment, wait_until
-from worker.git import Repository
-from worker.locks import FileLock
-from worker.maintenance import Maintenance
-from worker.prepare import prepare, state_directory, write_lock
-from worker.settings import Settings
 
 AUTHOR = ("Tess", "tess@example.org")
 
@@ -65,8 +65,8 @@ _WRITER = """
     import time
     from pathlib import Path
     from tests.faults.test_maintenance import _commit
-    from app.store import Store
-    from worker.git import Repository
+    from ferry.app.store.store import Store
+    from ferry.worker.git.repository import Repository
 
     store = Store(Repository(Path(sys.argv[1]), branch="main"))
     numbers = itertools.count()

@@ -11,10 +11,10 @@ import urllib.request
 
 import pytest
 
-from app.dev import free_port
+from ferry.app.dev.stack import free_port
+from ferry.worker.bootstrap import build
 from tests.parts import CELERY, Process, wait_until
 from tests.valkey_server import ValkeyServer
-from worker.bootstrap import build
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ class _Watch:
         self._thread.join(30)
 
     def _look(self):
-        from worker.bootstrap import build
+        from ferry.worker.bootstrap import build
 
         celery = build({**self._running.env}, publisher=True).celery
         while not self._stop.is_set():

@@ -12,8 +12,8 @@ import sys
 
 import pytest
 
+from ferry.worker.bootstrap import build
 from tests.parts import clean_environment
-from worker.bootstrap import build
 
 _COMMANDS = (
     "init",
@@ -29,7 +29,7 @@ _COMMANDS = (
 _RUN_ALL = """
 import contextlib, io, json, os, sys
 from pathlib import Path
-from app.cli import main
+from ferry.app.cli.main import main
 
 def say(command):
     try:

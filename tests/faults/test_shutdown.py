@@ -17,9 +17,9 @@ import psutil
 import pytest
 import redis
 
-from app.dev import free_port
+from ferry.app.dev.stack import free_port
+from ferry.worker.bootstrap import build
 from tests.parts import Process, wait_until
-from worker.bootstrap import build
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_requests_in_flight_finish_when_the_api_stops(env, data, tmp_path):
         "--threads",
         "4",
     ]
-    api = Process([*command, "app:create_app(open_access=True)"], env, tmp_path / "api.log")
+    api = Process([*command, "ferry.app:create_app(open_access=True)"], env, tmp_path / "api.log")
     api.spawn()
     url = f"http://127.0.0.1:{port}/api/sheets/people/records"
     wait_until(lambda: _answers(url), timeout_s=30, what="the API")

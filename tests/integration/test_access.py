@@ -9,8 +9,8 @@ import os
 
 import pytest
 
-from app import create_app
-from app.limits import WRONG_TOKENS, address_key
+from ferry.app import create_app
+from ferry.app.limits import WRONG_TOKENS, address_key
 
 SHEETS = "/api/sheets"
 PEOPLE = "/api/sheets/people/records"

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 import sentry_sdk
 
-from app import create_app
+from ferry.app import create_app
 from tests.parts import wait_until
 
 JANE = {"slug": "jane", "name": "Jane"}
@@ -334,7 +334,7 @@ def test_an_error_of_our_own_reaches_sentry_and_tells_the_client_nothing(env, se
     def fail(*_):
         raise ZeroDivisionError("a secret cause")
 
-    monkeypatch.setattr("app.snapshot.Snapshot.sheet_names", fail)
+    monkeypatch.setattr("ferry.app.store.snapshot.Snapshot.sheet_names", fail)
     problem = _problem(client.get("/api/sheets"), 500, "internal-error")
     sentry_sdk.flush(5)
 

@@ -10,7 +10,7 @@ import json
 
 import pytest
 
-from app import create_app
+from ferry.app import create_app
 
 LIMIT = 4096
 ATTACHMENT_LIMIT = 3 * LIMIT

@@ -10,8 +10,8 @@ import tracemalloc
 
 import pytest
 
-from app.objects import write
-from app.services import EXTENSION
+from ferry.app.services import EXTENSION
+from ferry.app.store.objects import write
 from tests.parts import Bare
 
 PEOPLE = "/api/sheets/people/records"
@@ -65,7 +65,7 @@ def test_a_page_has_a_bound_in_bytes(api, monkeypatch, url):
     for number in range(12):
         assert api.put(f"{PEOPLE}/ann", json={"slug": "ann", "name": f"Ann {number}"}).status_code < 300
     [whole] = [value for value in api.get(f"{url}?limit=1000").json.values() if value]
-    monkeypatch.setattr("app.api.paging.PAGE_BYTES", 10_000)
+    monkeypatch.setattr("ferry.app.api.cursors.PAGE_BYTES", 10_000)
 
     answer = api.get(f"{url}?limit=1000").json
     pages = []
@@ -78,7 +78,7 @@ def test_a_page_has_a_bound_in_bytes(api, monkeypatch, url):
     assert [entry for page in pages for entry in page] == whole
     assert 1 < len(pages) < len(whole)
 
-    monkeypatch.setattr("app.api.paging.PAGE_BYTES", 1)
+    monkeypatch.setattr("ferry.app.api.cursors.PAGE_BYTES", 1)
     [shown] = [value for value in api.get(f"{url}?limit=1000").json.values() if isinstance(value, list)]
     assert len(shown) == 1
 

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import pytest
 
-from app.api import events
-from app.services import services
+from ferry.app.api import events
+from ferry.app.services import services
 
 PEOPLE = "/api/sheets/people/records"
 ANN = {"slug": "ann", "name": "Ann"}
@@ -396,7 +396,7 @@ def test_a_client_that_knows_more_than_this_process_has_seen_is_told_of_no_reset
     """
     It comes from another process, within the second for which a look at the repository serves.
     """
-    monkeypatch.setattr("app.arrivals._LOOK_AGAIN_S", 60.0)
+    monkeypatch.setattr("ferry.app.arrivals._LOOK_AGAIN_S", 60.0)
     one, other = client(), client()
 
     def told(position):

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from app import create_app
-from worker.bootstrap import build
+from ferry.app import create_app
+from ferry.worker.bootstrap import build
 
 PEOPLE = "/api/sheets/people/records"
 ANN = {"slug": "ann", "name": "Ann"}

@@ -12,7 +12,7 @@ import jsonschema_rs
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from app import create_app
+from ferry.app import create_app
 from tests.parts import Bare
 
 PATH = 'path = "${{ slug }}"\n'

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from app import create_app
+from ferry.app import create_app
+from ferry.worker.enqueue import BUDGET_S
 from tests.parts import Bare, least, wait_until
-from worker.enqueue import BUDGET_S
 
 JANE = {"slug": "jane", "name": "Jane"}
 # What a busy machine may add to the budget before a test calls it exceeded.

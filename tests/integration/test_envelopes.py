@@ -15,13 +15,13 @@ import pytest
 import sentry_sdk
 from sentry_sdk.envelope import Envelope, Item, PayloadRef
 
-from app import create_app
+from ferry.app import create_app
+from ferry.worker import paging
+from ferry.worker.errors import NonFastForward
+from ferry.worker.ledger.outbox import Outbox
+from ferry.worker.observe.envelopes import HEADERS, clean
+from ferry.worker.settings import Settings
 from tests.parts import wait_until
-from worker import paging
-from worker.envelopes import HEADERS, clean
-from worker.errors import NonFastForward
-from worker.outbox import Outbox
-from worker.settings import Settings
 
 SECRET = "s3cr3t-w0rd"  # which no pattern tells from other words
 QUERY = f"token={SECRET}&note={SECRET}"
@@ -70,7 +70,7 @@ def test_no_envelope_of_any_kind_carries_what_a_client_sent(env, sentry, monkeyp
         "CFP_ADMIN_TOKEN": SECRET * 2,
     }
     api = create_app(env, open_access=True).test_client()
-    monkeypatch.setattr("app.store.Store.snapshot", _fail)
+    monkeypatch.setattr("ferry.app.store.store.Store.snapshot", _fail)
     api.set_cookie("other", SECRET)
 
     api.get(f"/api/sheets/people/records?{QUERY}", headers=SENT)

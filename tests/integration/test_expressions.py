@@ -9,9 +9,11 @@ import threading
 import gitsheets
 import pytest
 
-from app import create_app, evaluation
-from worker import apart, reconcile
-from worker.apart import Limit
+from ferry.app import create_app
+from ferry.app.sheets import evaluation
+from ferry.worker import apart
+from ferry.worker.apart import Limit
+from ferry.worker.repair import reconcile
 
 PEOPLE = "/api/sheets/people/records"
 PATH = "path = '''${{ %s }}'''\n"

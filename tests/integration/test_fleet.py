@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from app.store import Store
-from app.transact import transact
+from ferry.app.store.store import Store
+from ferry.app.transact import transact
+from ferry.worker.bootstrap import build
+from ferry.worker.enqueue import PushQueue
+from ferry.worker.pipeline import Pipeline
 from tests.parts import CELERY, Bare, Process, wait_until
-from worker.bootstrap import build
-from worker.enqueue import PushQueue
-from worker.pipeline import Pipeline
 
 NAMES = ("county", "town", "village")
 

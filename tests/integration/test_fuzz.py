@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from app import create_app
+from ferry.app import create_app
 from tests.fuzz import DEEP, ODD, Fuzz, Hostile
 
 WHO = b"A <a@example.org> 1700000000 +0000"

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from app.api.writing import Change
-from app.idempotency import Answers
+from ferry.app.api.writing import Change
+from ferry.app.store.idempotency import Answers
 from tests import nursery
 from tests.parts import Bare, clean_environment
 
@@ -107,7 +107,7 @@ def test_an_answer_that_cannot_be_kept_is_refused_before_it_is_done(api, data, m
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as broken:
-        broken.setattr("app.idempotency._write", refuse)
+        broken.setattr("ferry.app.store.idempotency._write", refuse)
         answer = _create(api)
     assert (answer.status_code, answer.json["code"]) == expected
     assert _commits(data) == before
@@ -125,7 +125,7 @@ def _killed(env: dict[str, str], where: str, *, then: bool) -> None:
         f"""
         import os, signal
         from unittest import mock
-        from app import create_app
+        from ferry.app import create_app
         api = create_app(dict(os.environ), open_access=True).test_client()
         import {where.rpartition(".")[0]} as module
         real = module.{where.rpartition(".")[2]}
@@ -143,7 +143,7 @@ def _killed(env: dict[str, str], where: str, *, then: bool) -> None:
 
 
 def test_a_crash_before_the_answer_is_complete_is_found_behind_any_number_of_commits(env, data, client):
-    _killed(env, "app.store.move_ref", then=True)
+    _killed(env, "ferry.app.store.store.move_ref", then=True)
     commit = data.head()
     _commits_of_others(data, 1100)
     before = _commits(data)
@@ -156,7 +156,8 @@ def test_a_crash_before_the_answer_is_complete_is_found_behind_any_number_of_com
 
 
 @pytest.mark.parametrize(
-    ("where", "then"), [("app.idempotency._write", False), ("app.idempotency._write", True)]
+    ("where", "then"),
+    [("ferry.app.store.idempotency._write", False), ("ferry.app.store.idempotency._write", True)],
 )
 def test_a_crash_before_the_commit_writes_nothing_and_the_next_answer_is_the_one_that_is_kept(
     env, data, client, where, then
@@ -180,7 +181,7 @@ def test_an_answer_on_the_disk_is_replaced_by_one_on_the_disk(env, data, client,
     """
     A renamed file that was not flushed may be empty after a power cut.
     """
-    _killed(env, "app.idempotency._write", then=True)
+    _killed(env, "ferry.app.store.idempotency._write", then=True)
     done: list[str] = []
     fsync, replace = os.fsync, Path.replace
     monkeypatch.setattr(
@@ -207,7 +208,7 @@ def test_a_record_is_never_written_again(api, data):
 def test_an_answer_to_a_change_of_nothing_is_on_the_disk_and_repeated(api, data, monkeypatch):
     api.put(f"{PEOPLE}/ann", json=ANN)
     flushed: list[Path] = []
-    monkeypatch.setattr("app.idempotency.flush", flushed.append)
+    monkeypatch.setattr("ferry.app.store.idempotency.flush", flushed.append)
     first = api.put(f"{PEOPLE}/ann", json=ANN, headers=KEY)
     assert first.json["commit"] is None
     assert len(flushed) == 1
@@ -318,7 +319,7 @@ def test_what_is_old_goes_in_the_end(api, data):
 # --- After the commit ---
 
 
-@pytest.mark.parametrize("fails", ["app.api.writing.commit_states", "app.arrivals.Arrivals.wait"])
+@pytest.mark.parametrize("fails", ["ferry.app.api.writing.commit_states", "ferry.app.arrivals.Arrivals.wait"])
 @pytest.mark.parametrize(
     "error",
     [OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread"), ValueError],
@@ -337,7 +338,7 @@ def test_nothing_after_the_commit_fails_the_request(api, data, monkeypatch, fail
 def test_what_cannot_be_answered_is_refused_before_it_is_done(api, data, monkeypatch):
     before = data.head()
     with monkeypatch.context() as broken:
-        broken.setattr("app.api.records.changed", lambda *_, **__: Change(body={"odd": object()}))
+        broken.setattr("ferry.app.api.records.changed", lambda *_, **__: Change(body={"odd": object()}))
         assert api.put(f"{PEOPLE}/ann", json=ANN).status_code == 500
     assert data.head() == before
     assert api.put(f"{PEOPLE}/ann", json=ANN).status_code == 201
@@ -392,7 +393,7 @@ def test_a_caller_has_so_many_keys_a_day(api, monkeypatch):
     """
     Those that were used go on to be answered.
     """
-    monkeypatch.setattr("app.idempotency.MOST_KEYS", 3)
+    monkeypatch.setattr("ferry.app.store.idempotency.MOST_KEYS", 3)
     answers = [
         api.put(f"{PEOPLE}/ann", json={**ANN, "name": f"Ann {n}"}, headers={"Idempotency-Key": f"{n}"})
         for n in range(4)

@@ -15,14 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app import create_app
+from ferry.app import create_app
+from ferry.worker.bootstrap import build
+from ferry.worker.errors import RepositoryError
+from ferry.worker.git import clone
+from ferry.worker.git.repository import Repository
 from tests import nursery
 from tests.needs import need
 from tests.parts import Bare, Process, clean_environment, wait_until
-from worker import clone
-from worker.bootstrap import build
-from worker.errors import RepositoryError
-from worker.git import Repository
 
 FERRY = str(Path(sys.executable).parent / "ferry")
 
@@ -73,9 +73,9 @@ def test_a_volume_of_its_own_is_made_in_place(env, data, origin, monkeypatch):
     """
     A mount point cannot be replaced by a rename: HEAD, without which it is no repository, comes last.
     """
-    from worker import clone
-    from worker.credentials import Credentials
-    from worker.settings import Settings
+    from ferry.worker.git import clone
+    from ferry.worker.git.credentials import Credentials
+    from ferry.worker.settings import Settings
 
     data.path.mkdir()
     (data.path / "lost+found").mkdir()

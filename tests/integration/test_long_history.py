@@ -12,12 +12,12 @@ from pathlib import Path
 import gitsheets
 import pytest
 
-from app.objects import write
-from app.services import EXTENSION, Services
+from ferry.app.services import EXTENSION, Services
+from ferry.app.store.objects import write
+from ferry.worker.git import commit_graph, repository
+from ferry.worker.git.packing import Maintenance
 from tests import level
 from tests.parts import Bare, clean_environment
-from worker import commit_graph, git
-from worker.maintenance import Maintenance
 
 COMMITS, FILES = 2500, 100
 PEOPLE = "/api/sheets/people/records"
@@ -139,10 +139,10 @@ def test_a_damaged_commit_graph_has_no_paths(data: Bare, content: bytes):
 
 def test_flower_remembers_as_many_tasks_as_its_memory_holds(env):
     """
-    As ``celery -A worker flower`` reads its options.
+    As ``celery -A ferry.worker flower`` reads its options.
     """
     script = (
-        "import worker; worker.app.conf\n"
+        "import ferry.worker; ferry.worker.app.conf\n"
         "import flower.command, tornado.options\n"
         "flower.command.apply_env_options()\n"
         "print(tornado.options.options.max_tasks)"
@@ -193,7 +193,7 @@ def test_a_history_tells_the_same_however_it_is_read(api, data: Bare, monkeypatc
     put("100644", 'name = "Merged"\nslug = "ann"\n', "main", first)
 
     told = api.get(f"{url}/history").json["history"]
-    monkeypatch.setattr(git.Repository, "changes_of", lambda *_: {})
+    monkeypatch.setattr(repository.Repository, "changes_of", lambda *_: {})
     one_by_one = api.get(f"{url}/history").json["history"]
 
     assert told == one_by_one

@@ -9,8 +9,8 @@ import json
 
 import pytest
 
-from app import create_app
-from app.neighbours import refusal
+from ferry.app import create_app
+from ferry.app.neighbours import refusal
 
 PEOPLE = "/api/sheets/people/records"
 RECORD = json.dumps({"slug": "ann", "name": "Ann"})

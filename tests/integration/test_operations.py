@@ -22,7 +22,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.dev import accepts, free_port
+from ferry.app.dev.stack import accepts, free_port
 from tests import nursery
 from tests.parts import clean_environment, wait_until
 
@@ -122,7 +122,7 @@ def test_doctor_names_what_is_wrong_and_the_remedy(data, remote, ferry, tmp_path
     assert failed == ["broker", "worker", "sweep", "CFP_SSH_KEY_PATH", "sentry", "remote origin"]
     assert re.search(r"^warning\s+locks: .*main\.lock is old", done.stdout, re.MULTILINE)
     assert "not-found" in done.stdout
-    assert "celery -A worker beat" in done.stdout
+    assert "celery -A ferry.worker beat" in done.stdout
 
 
 # --- Proving ---
@@ -258,7 +258,7 @@ def four(env, tmp_path):
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "4"]
     with (tmp_path / "api.log").open("wb") as log:
         process = nursery.spawn(
-            [*command, "app:create_app()"],
+            [*command, "ferry.app:create_app()"],
             env={**clean_environment(), **env, "TMPDIR": str(tmp_path), "CFP_API_TOKENS": token},
             output=log,
             errors=log,
@@ -424,7 +424,7 @@ def test_one_trace_leads_from_the_request_to_the_push(env, worker, remote, colle
     """
     Over three processes: the API's, the worker's pool and git.
     """
-    from app.dev import accepts, free_port
+    from ferry.app.dev.stack import accepts, free_port
 
     port, token = free_port(), "t"
     env |= {
@@ -434,7 +434,7 @@ def test_one_trace_leads_from_the_request_to_the_push(env, worker, remote, colle
     }
     worker()
     wait_until(lambda: remote.head(), what="the first push")
-    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "app:create_app()"]
+    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "ferry.app:create_app()"]
     with (tmp_path / "api.log").open("wb") as log:
         process = nursery.spawn(command, env={**clean_environment(), **env}, output=log, errors=log)
     try:
@@ -472,7 +472,7 @@ def test_one_trace_leads_from_the_request_to_the_push(env, worker, remote, colle
 
 
 def test_gunicorns_lines_have_the_form_of_all_others(env, tmp_path):
-    from app.dev import accepts, free_port
+    from ferry.app.dev.stack import accepts, free_port
 
     port, path = free_port(), tmp_path / "api.log"
     command = [
@@ -480,13 +480,13 @@ def test_gunicorns_lines_have_the_form_of_all_others(env, tmp_path):
         "-m",
         "gunicorn",
         "--config",
-        "python:app.gunicorn_logging",
+        "python:ferry.app.server.gunicorn_logging",
         "--access-logfile",
         "-",
     ]
     with path.open("wb") as log:
         process = nursery.spawn(
-            [*command, "--bind", f"127.0.0.1:{port}", "app:create_app()"],
+            [*command, "--bind", f"127.0.0.1:{port}", "ferry.app:create_app()"],
             env={**clean_environment(), **env},
             output=log,
             errors=log,

@@ -18,11 +18,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ferry.worker.bootstrap import build
+from ferry.worker.enqueue import send_push
+from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.ledger.ledger import Ledger
 from tests.parts import Bare, wait_until
-from worker.bootstrap import build
-from worker.enqueue import send_push
-from worker.ledger import Ledger
-from worker.prepare import remotes_directory
 
 JANE = {"slug": "jane", "name": "Jane"}
 

@@ -8,9 +8,9 @@ from typing import get_args
 
 import pytest
 
+from ferry.worker.errors import NonFastForward, PushFailed, PushRefused
+from ferry.worker.failures import POLICIES, Reason
 from tests.episodes import EPISODES, PAGES, episode, screen
-from worker.errors import NonFastForward, PushFailed, PushRefused
-from worker.failures import POLICIES, Reason
 
 
 def test_every_reason_has_an_episode():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.dev import make_sample
+from ferry.app.dev.stack import make_sample
 from tests.fuzz import Hostile
 from tests.parts import Bare
 

@@ -10,9 +10,9 @@ from unittest import mock
 
 import pytest
 
-from app import create_app
+from ferry.app import create_app
+from ferry.worker.enqueue import PushQueue
 from tests.parts import Bare, wait_until
-from worker.enqueue import PushQueue
 
 
 def _write(api, slug="jane", **record):

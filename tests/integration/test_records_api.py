@@ -21,9 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 import gitsheets
 import pytest
 
-from app import create_app
-from app.codec import fields_of
-from app.dev import accepts, free_port
+from ferry.app import create_app
+from ferry.app.dev.stack import accepts, free_port
+from ferry.app.records.codec import fields_of
 from tests import nursery
 from tests.parts import clean_environment, wait_until
 
@@ -118,7 +118,9 @@ def test_a_list_follows_commits_without_reading_everything_again(api, crew, monk
     """
     before = _paths(api.get(f"{PEOPLE}?{crew}"))
     parsed = []
-    monkeypatch.setattr("app.listing.fields_of", lambda *args: parsed.append(1) or fields_of(*args))
+    monkeypatch.setattr(
+        "ferry.app.store.listing.fields_of", lambda *args: parsed.append(1) or fields_of(*args)
+    )
     api.put(f"{PEOPLE}/fay", json={"slug": "fay", "name": "Ann"})
     api.put(f"{PEOPLE}/ann", json={"slug": "ann2", "name": "Ann"})
     api.patch(f"{PEOPLE}/bob", json={"name": "Zed"})
@@ -492,12 +494,16 @@ def test_a_writer_that_died_before_it_answered_wrote_once(env, client, data, die
     """
     The process is killed between keeping the answer and telling it; the client asks again.
     """
-    where = "app.store.move_ref" if dies == "before its commit" else "app.idempotency.Answers.finish"
+    where = (
+        "ferry.app.store.store.move_ref"
+        if dies == "before its commit"
+        else "ferry.app.store.idempotency.Answers.finish"
+    )
     script = textwrap.dedent(
         f"""
         import os, signal, sys
         from unittest import mock
-        from app import create_app
+        from ferry.app import create_app
         api = create_app(dict(os.environ), open_access=True).test_client()
         def die(*_, **__):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -772,7 +778,7 @@ def served(env, tmp_path):
     ]
     with (tmp_path / "api.log").open("wb") as log:
         process = nursery.spawn(
-            [*command, "--graceful-timeout", "1", "app:create_app()"],
+            [*command, "--graceful-timeout", "1", "ferry.app:create_app()"],
             env={**clean_environment(), **env, "CFP_API_TOKENS": tokens},
             output=log,
             errors=log,

@@ -16,9 +16,9 @@ import time
 
 import pytest
 
-from app import create_app
-from app.dev import accepts, free_port
-from app.server import bodies, bridge
+from ferry.app import create_app
+from ferry.app.dev.stack import accepts, free_port
+from ferry.app.server import bodies, bridge
 from tests.parts import Process, wait_until
 
 PEOPLE = "/api/sheets/people/records"
@@ -84,7 +84,7 @@ def _start(env, tmp_path, *options, **more):
     command = [sys.executable, "-m", "gunicorn", "--config", "python:tests.hurried", *options]
     tokens = f"ana:{hashlib.sha256(TOKEN.encode()).hexdigest()}"
     process = Process(
-        [*command, "--bind", f"127.0.0.1:{port}", "app:create_app()"],
+        [*command, "--bind", f"127.0.0.1:{port}", "ferry.app:create_app()"],
         {**env, "CFP_API_TOKENS": tokens, **more},
         tmp_path / "api.log",
     )
@@ -498,7 +498,7 @@ def test_a_stream_that_cannot_look_is_cut_off_and_the_others_go_on(env, monkeypa
     async def main():
         served = bridge.Bridge(create_app(env, open_access=True), threads=2)
         request = _Request(path="/api/events", method="GET")
-        monkeypatch.setattr("app.api.events._look", fail)
+        monkeypatch.setattr("ferry.app.api.events._look", fail)
         await asyncio.wait_for(served(request.scope, request.receive, request.send), 30)
         assert request.status == 200
         assert request.is_aborted

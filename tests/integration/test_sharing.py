@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from app.objects import write
+from ferry.app.store.objects import write
+from ferry.worker.errors import RepositoryError
+from ferry.worker.files.locks import FileLock
+from ferry.worker.git.packing import Maintenance
+from ferry.worker.git.prepare import prepare, remotes_directory, state_directory, write_lock
+from ferry.worker.git.refs import move_ref
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.settings import Settings
 from tests.parts import Bare
-from worker.errors import RepositoryError
-from worker.git import Repository
-from worker.ledger import Ledger
-from worker.locks import FileLock
-from worker.maintenance import Maintenance
-from worker.prepare import prepare, remotes_directory, state_directory, write_lock
-from worker.refs import move_ref
-from worker.settings import Settings
 
 VALUES = [
     *("umask", "false", "No", "off", "0", "", "group", "true", "YES", "on", "1", "9"),

@@ -13,12 +13,12 @@ import time
 
 import pytest
 
-from app import create_app
-from app.pages.sessions import LASTS_S, Sessions
+from ferry.app import create_app
+from ferry.app.status_page.sessions import LASTS_S, Sessions
+from ferry.worker.failures import POLICIES
+from ferry.worker.git.prepare import remotes_directory
 from tests.pages import Browser
 from tests.parts import Bare, least, wait_until
-from worker.failures import POLICIES
-from worker.prepare import remotes_directory
 
 TOKEN = "correct horse battery staple"
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\" ' & {{ 7 * 7 }}"
@@ -78,7 +78,7 @@ def test_queued(browser):
     Without a worker the commits wait, and the page says who is missing.
     """
     _write(browser)
-    page = _shows(browser, "none answers Start one with: celery -A worker worker")
+    page = _shows(browser, "none answers Start one with: celery -A ferry.worker worker")
     assert "origin … queued" in page.text
     assert "Waiting 3 commits, the oldest for" in page.text
     assert "! late Beat, Redis or every worker is away." in page.text

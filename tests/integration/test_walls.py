@@ -15,7 +15,7 @@ import gitsheets
 import pytest
 from flask.testing import FlaskClient
 
-from app import create_app
+from ferry.app import create_app
 from tests.parts import Bare
 
 TOKENS = ("notes", "people", "posts", "tags", "docs")

@@ -17,15 +17,15 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app import create_app
-from app.listing import Listing
-from app.objects import write
-from app.sheet import Sheet
-from app.snapshot import Snapshot
-from app.territory import Owner
-from app.trees import Entry, PathTakenError, changed
+from ferry.app import create_app
+from ferry.app.sheets.sheet import Sheet
+from ferry.app.store.listing import Listing
+from ferry.app.store.objects import write
+from ferry.app.store.snapshot import Snapshot
+from ferry.app.store.territory import Owner
+from ferry.app.store.trees import Entry, PathTakenError, changed
+from ferry.worker.git.repository import Repository
 from tests.parts import Bare
-from worker.git import Repository
 
 NAMES = ("one", "two", "three")
 ODD = ["a b", "é", "e\u0301", "A", "a\u200cb", "\u00a0", "a\nb", "\x7f", "user-1", "attachments", "history"]

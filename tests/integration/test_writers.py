@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from app.errors import BusyError
-from app.store import Store
-from app.transact import transact
+from ferry.app.errors import BusyError
+from ferry.app.store.store import Store
+from ferry.app.transact import transact
+from ferry.worker.errors import RepositoryError
+from ferry.worker.git.refs import move_ref
+from ferry.worker.git.repository import Repository
 from tests.parts import Process, wait_until
-from worker.errors import RepositoryError
-from worker.git import Repository
-from worker.refs import move_ref
 
 AUTHOR = ("Tess", "tess@example.org")
 
@@ -126,8 +126,8 @@ def test_git_agrees_after_the_refs_were_packed(store, queue, data):
 _WRITER = """
     import sys, threading
     from pathlib import Path
-    from app.store import Store
-    from worker.git import Repository
+    from ferry.app.store.store import Store
+    from ferry.worker.git.repository import Repository
 
     path, name, same, threads = sys.argv[1], sys.argv[2], sys.argv[3] == "same", int(sys.argv[4])
     store = Store(Repository(Path(path), branch="main"))
@@ -188,7 +188,7 @@ def _meddle(monkeypatch, data, *, before=lambda: None, after=lambda: None):
         move_ref(*args, **kwargs)
         after()
 
-    monkeypatch.setattr("app.store.move_ref", meddled)
+    monkeypatch.setattr("ferry.app.store.store.move_ref", meddled)
 
 
 def _write(store, slug="jane"):

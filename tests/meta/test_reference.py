@@ -13,11 +13,11 @@ from pathlib import Path
 import click
 import pytest
 
-from app.cli import main
-from app.errors import StoreError
-from app.problems import _CODES
-from worker.failures import POLICIES
-from worker.settings import Settings
+from ferry.app.cli.main import main
+from ferry.app.errors import StoreError
+from ferry.app.problems import _CODES
+from ferry.worker.failures import POLICIES
+from ferry.worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"

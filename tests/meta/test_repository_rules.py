@@ -244,19 +244,19 @@ def test_every_declared_dependency_is_pinned(pins: str, extras: list[str]):
 # declaration that holds none.
 _MAY_RUN_CODE = {
     "CompiledDefinition": set(),
-    "CoreTransaction": {"app/renderer.py"},
+    "CoreTransaction": {"app/sheets/renderer.py"},
     "core_check_validators": set(),
     "merge_record_texts": set(),
-    "merge_sheets": {"worker/reconcile.py"},
+    "merge_sheets": {"worker/repair/reconcile.py"},
     "record_index_multi": set(),
     "record_index_unique": set(),
     "record_query": set(),
     "record_query_candidates": set(),
-    "render_paths_batch": {"app/record_path.py", "app/renderer.py"},
+    "render_paths_batch": {"app/sheets/record_path.py", "app/sheets/renderer.py"},
     "run_comparator": set(),
-    "template_field_names": {"app/renderer.py"},
-    "transact": {"app/sample.py"},
-    "verify_sheet_contract": {"app/declarations.py"},
+    "template_field_names": {"app/sheets/renderer.py"},
+    "transact": {"app/dev/sample.py"},
+    "verify_sheet_contract": {"app/sheets/declarations.py"},
 }
 
 

@@ -18,7 +18,7 @@ from random import Random
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from app import create_app
+from ferry.app import create_app
 from tests.model.contract import Contract
 from tests.model.promises import (
     STATUS,

@@ -13,18 +13,18 @@ from typing import Any
 import hypothesis
 import pytest
 
+from ferry.worker import paging
+from ferry.worker.errors import PushFailed
+from ferry.worker.git.credentials import Credentials
+from ferry.worker.git.prepare import prepare, remotes_directory, state_directory, write_lock
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.entry import Entry
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.push import Pusher, Request
+from ferry.worker.repair.reconcile import Reconciler
+from ferry.worker.settings import Settings
+from ferry.worker.sweep import Sweeper
 from tests.parts import Bare
-from worker import paging
-from worker.credentials import Credentials
-from worker.entry import Entry
-from worker.errors import PushFailed
-from worker.git import Repository
-from worker.ledger import Ledger
-from worker.prepare import prepare, remotes_directory, state_directory, write_lock
-from worker.push import Pusher, Request
-from worker.reconcile import Reconciler
-from worker.settings import Settings
-from worker.sweep import Sweeper
 
 JITTER = 0.5
 
@@ -52,7 +52,7 @@ class Clock:
 @dataclass(frozen=True)
 class Deployment:
     """
-    The parts that ``worker.bootstrap`` would put together, but for Celery.
+    The parts that ``ferry.worker.bootstrap`` would put together, but for Celery.
     """
 
     settings: Settings
@@ -146,7 +146,7 @@ class Line:
 @pytest.fixture
 def line_with(deploy: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Line]:
     # On a busy machine one push may take as long as a turn, and the next would be put off.
-    monkeypatch.setattr("worker.push._TURN_S", 60.0)
+    monkeypatch.setattr("ferry.worker.push._TURN_S", 60.0)
 
     def line(**env: str) -> Line:
         deployed = deploy(**{"CFP_PUSH_BACKOFF_BASE": "100", "CFP_PUSH_BACKOFF_CAP": "1000", **env})

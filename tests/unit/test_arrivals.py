@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from inotify_simple import INotify
 
-from app import arrivals
-from app.arrivals import Arrivals
+from ferry.app import arrivals
+from ferry.app.arrivals import Arrivals
+from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.git.repository import Repository
 from tests.parts import Bare, wait_until
-from worker.git import Repository
-from worker.prepare import remotes_directory
 
 
 @pytest.fixture

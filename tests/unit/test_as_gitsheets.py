@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import store as store_module
-from app.codec import Record
-from app.errors import RecordExistsError
-from app.sample import make_sample_repository
-from app.store import Store, Transaction
+from ferry.app.dev.sample import make_sample_repository
+from ferry.app.errors import RecordExistsError
+from ferry.app.records.codec import Record
+from ferry.app.store import store as store_module
+from ferry.app.store.store import Store, Transaction
+from ferry.worker.git.prepare import state_directory
+from ferry.worker.git.refs import read_ref
+from ferry.worker.git.repository import Repository
 from tests.parts import Bare
-from worker.git import Repository
-from worker.prepare import state_directory
-from worker.refs import read_ref
 
 AUTHOR = ("Ann é", "ann@example.org")
 TRAILERS = [("Action", "record.put"), ("Subject-Path", "a b/ü")]

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
+from ferry.worker.errors import RepositoryError
+from ferry.worker.git import backlog
+from ferry.worker.git.repository import Repository
 from tests.parts import Bare
 from tests.unit.conftest import Deployment
-from worker import backlog
-from worker.errors import RepositoryError
-from worker.git import Repository
 
 Asked = list[tuple[str, ...]]
 

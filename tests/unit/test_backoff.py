@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.backoff import delay_s
+from ferry.worker.backoff import delay_s
 
 attempts = st.integers(min_value=1, max_value=10**30)
 few_attempts = st.integers(min_value=1, max_value=60)

@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 import pytest
 
-from app.sentry_sink import SentrySink
+from ferry.app.dev.sentry_sink import SentrySink
+from ferry.worker import paging
+from ferry.worker.attempt import BEHIND
+from ferry.worker.errors import NonFastForward
+from ferry.worker.push import ALREADY_THERE
+from ferry.worker.repair import verify
+from ferry.worker.status import remote_statuses
 from tests.parts import Bare
 from tests.unit.conftest import Line
-from worker import paging, verify
-from worker.attempt import BEHIND
-from worker.errors import NonFastForward
-from worker.push import ALREADY_THERE
-from worker.status import remote_statuses
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from pathlib import Path
 import gitsheets
 import pytest
 
-from app.objects import write
+from ferry.app.store.objects import write
+from ferry.worker.errors import RepositoryError
+from ferry.worker.git import blobs
+from ferry.worker.git.objects import ObjectTooLargeError, loose, read, read_loose
+from ferry.worker.git.repository import Repository
 from tests.parts import Bare
-from worker import blobs
-from worker.errors import RepositoryError
-from worker.git import Repository
-from worker.objects import ObjectTooLargeError, loose, read, read_loose
 
 CONTENT = bytes(range(256)) * 40_000  # ten MiB
 LARGE = 32 << 20
@@ -192,7 +192,7 @@ def test_small_objects_are_read_at_their_very_ends(tmp_path: Path):
 
 
 def test_git_that_prints_without_end_is_ended(data: Bare, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("worker.process.MOST_BYTES", 10_000)
+    monkeypatch.setattr("ferry.worker.git.process.MOST_BYTES", 10_000)
     data.grow(500)
     repository = Repository(data.path, branch="main")
     with pytest.raises(RepositoryError, match="more than 10000 bytes"):

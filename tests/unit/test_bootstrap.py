@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.bootstrap import build, build_beside, subcommand
-from worker.errors import RepositoryError
+from ferry.worker.bootstrap import build, build_beside, subcommand
+from ferry.worker.errors import RepositoryError
 
 REDIS = {"CFP_REDIS_URL": "redis://127.0.0.1:1/0"}
 
@@ -56,13 +56,13 @@ def test_flower_needs_no_repository(tmp_path):
 @pytest.mark.parametrize(
     ("line", "command"),
     [
-        ("celery -A worker beat", "beat"),
-        ("celery --quiet -A worker flower --port=5555", "flower"),
-        ("celery -A worker worker --hostname beat", "worker"),
+        ("celery -A ferry.worker beat", "beat"),
+        ("celery --quiet -A ferry.worker flower --port=5555", "flower"),
+        ("celery -A ferry.worker worker --hostname beat", "worker"),
         ("celery --app worker -b redis://flower worker -l INFO", "worker"),
         ("celery --app=worker flower", "flower"),
         ("celery --version", ""),
-        ("gunicorn app:create_app()", "app:create_app()"),
+        ("gunicorn ferry.app:create_app()", "ferry.app:create_app()"),
     ],
 )
 def test_a_command_line_says_which_command_it_runs(line, command):

@@ -10,10 +10,10 @@ import pytest
 from celery import Task
 from kombu.exceptions import OperationalError
 
-from worker.celery_app import build_celery
-from worker.errors import PushFailed
-from worker.settings import Settings
-from worker.tasks import PushTask
+from ferry.worker.broker.celery_app import build_celery
+from ferry.worker.errors import PushFailed
+from ferry.worker.settings import Settings
+from ferry.worker.tasks import PushTask
 
 
 @pytest.mark.parametrize(

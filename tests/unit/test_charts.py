@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.pages import words
-from app.pages.charts import HEIGHT, WIDTH, draw
-from worker.history import KEPT, Landing
+from ferry.app.status_page import words
+from ferry.app.status_page.charts import HEIGHT, WIDTH, draw
+from ferry.worker.ledger.landings import KEPT, Landing
 
 NOW = 1_800_000_000.0
 

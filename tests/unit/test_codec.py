@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.codec import fields_of
-from app.errors import UnreadableRecordError
-from app.objects import write
+from ferry.app.errors import UnreadableRecordError
+from ferry.app.records.codec import fields_of
+from ferry.app.store.objects import write
 from tests.parts import Bare
 
 # Whatever stands where a markdown record's fields begin and end, and what only looks like it.

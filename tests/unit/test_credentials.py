@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from ferry.worker.errors import RepositoryError, SettingsError
+from ferry.worker.git import credentials as credentials_module
+from ferry.worker.git.credentials import Credentials
+from ferry.worker.git.repository import Repository
 from tests.git_http import GitHttpServer
 from tests.needs import need
 from tests.parts import Bare
 from tests.unit.conftest import Deployment
-from worker import credentials as credentials_module
-from worker.credentials import Credentials
-from worker.errors import RepositoryError, SettingsError
-from worker.git import Repository
 
 URL = "ssh://git@git.town.example/data.git"
 

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 import sentry_sdk
 
-from worker import doctor, paging
-from worker.credentials import Credentials
-from worker.failures import POLICIES
-from worker.settings import Settings
+from ferry.worker import doctor, paging
+from ferry.worker.failures import POLICIES
+from ferry.worker.git.credentials import Credentials
+from ferry.worker.settings import Settings
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from app.cli import main
-from worker.failures import POLICIES
+from ferry.app.cli.main import main
+from ferry.worker.failures import POLICIES
 
 CORPUS = sorted((Path(__file__).resolve().parents[1] / "corpus" / "push").glob("*.txt"))
 _CASE = re.compile(r"(?P<header>.*?)\n--- stdout\n(?P<stdout>.*?)--- stderr\n(?P<stderr>.*)", re.DOTALL)

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.failures import POLICIES, REFUSED, UNANSWERED, Reason, Verdict, explain
+from ferry.worker.failures import POLICIES, REFUSED, UNANSWERED, Reason, Verdict, explain
 
 CORPUS = Path(__file__).resolve().parents[1] / "corpus" / "push"
 _FILE = re.compile(r"(?P<header>.*?)\n--- stdout\n(?P<stdout>.*?)--- stderr\n(?P<stderr>.*)", re.DOTALL)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ferry.worker.bootstrap import build_all
+from ferry.worker.broker.celery_app import build_celery
+from ferry.worker.errors import RepositoryError, SettingsError
+from ferry.worker.fleet import environments, settings_of
+from ferry.worker.settings import Settings
 from tests.parts import Bare
-from worker.bootstrap import build_all
-from worker.celery_app import build_celery
-from worker.errors import RepositoryError, SettingsError
-from worker.fleet import environments, settings_of
-from worker.settings import Settings
 
 SECRET = "hunter2"
 REDIS = {"CFP_REDIS_URL": "redis://localhost"}

@@ -15,13 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ferry.worker.errors import RepositoryError
+from ferry.worker.failures import POLICIES
+from ferry.worker.git.process import Finished, end_group, give_way
+from ferry.worker.git.repository import Repository, _why
 from tests.git_http import GitHttpServer
 from tests.parts import Bare, wait_until
 from tests.unit.conftest import Deployment
-from worker.errors import RepositoryError
-from worker.failures import POLICIES
-from worker.git import Repository, _why
-from worker.process import Finished, end_group, give_way
 
 SECRET = "s3cr3t-w0rd"
 
@@ -132,7 +132,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Let SIGKILL follow SIGTERM sooner than the two seconds that git is given to tidy up.
     """
-    monkeypatch.setattr("worker.process._TERM_GRACE_S", 0.3)
+    monkeypatch.setattr("ferry.worker.git.process._TERM_GRACE_S", 0.3)
 
 
 def _group(number: int) -> list[str]:
@@ -660,7 +660,7 @@ def test_what_people_look_at_gives_way_to_pushes(repository: Repository, monkeyp
         give_way(group)
         given.append(os.getpriority(os.PRIO_PGRP, group))
 
-    monkeypatch.setattr("worker.process.give_way", note)
+    monkeypatch.setattr("ferry.worker.git.process.give_way", note)
     head = repository.head() or ""
     repository.log(head, limit=1)
     repository.write_commit_graph(timeout_s=20)

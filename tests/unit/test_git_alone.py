@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from ferry.worker.errors import RepositoryError
+from ferry.worker.git.command import environment, stay_here
+from ferry.worker.git.credentials import Credentials
+from ferry.worker.git.prepare import prepare
+from ferry.worker.git.repository import Repository
 from tests.git_http import GitHttpServer
 from tests.parts import Bare, wait_until
 from tests.unit.conftest import Deployment
-from worker.credentials import Credentials
-from worker.errors import RepositoryError
-from worker.git import Repository
-from worker.git_command import environment, stay_here
-from worker.prepare import prepare
 
 # What somebody may have configured, for good reasons elsewhere. {elsewhere} is another bare repository.
 HOSTILE = [
@@ -462,7 +462,7 @@ def test_a_git_that_cannot_be_started_is_an_error_of_ours(
     def fail(*_: object, **__: object) -> None:
         raise problem
 
-    monkeypatch.setattr("worker.process.subprocess.Popen", fail)
+    monkeypatch.setattr("ferry.worker.git.process.subprocess.Popen", fail)
     repository = deployment.repository
     for ask in (
         lambda: repository.push("origin", repository.head() or "", timeout_s=1),

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from app import group_commit
-from app.errors import BusyError
-from app.group_commit import GroupCommit
+from ferry.app.errors import BusyError
+from ferry.app.store import group_commit
+from ferry.app.store.group_commit import GroupCommit
+from ferry.worker.files import locks
+from ferry.worker.files.locks import FileLock
 from tests.parts import wait_until
-from worker import locks
-from worker.locks import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -397,9 +397,9 @@ def test_a_forked_process_has_turns_of_its_own(branch):
 _HAMMER = """
 import sys, threading, time
 from pathlib import Path
-from app.group_commit import GroupCommit
-from worker import locks
-from worker.locks import FileLock
+from ferry.app.store.group_commit import GroupCommit
+from ferry.worker.files import locks
+from ferry.worker.files.locks import FileLock
 writers = GroupCommit(FileLock(Path(sys.argv[1])), head=lambda: "0", land=lambda new, old: time.sleep(0.0005))
 turns, until = [], time.monotonic() + 2
 def write():

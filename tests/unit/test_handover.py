@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 import pytest
 
+from ferry.worker.attempt import STILL_DIVERGED
+from ferry.worker.errors import NonFastForward, PushRefused
+from ferry.worker.handover import Handover
+from ferry.worker.push import HANDED_OVER, UNREADABLE
+from ferry.worker.repair import verify
 from tests.parts import Bare
 from tests.unit.conftest import Line
-from worker import verify
-from worker.attempt import STILL_DIVERGED
-from worker.errors import NonFastForward, PushRefused
-from worker.handover import Handover
-from worker.push import HANDED_OVER, UNREADABLE
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from worker.history import KEPT, Landing, recall, remember
+from ferry.worker.ledger.landings import KEPT, Landing, recall, remember
 
 
 def _landing(number: int) -> Landing:

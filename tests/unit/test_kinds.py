@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.json_form import read_record, to_json
-from app.kinds import adopt, merge_patch, unstorable
-from app.query import query_of
-from app.snapshot import Sheet
+from ferry.app.api.json_form import read_record, to_json
+from ferry.app.api.query import query_of
+from ferry.app.records.kinds import adopt, merge_patch, unstorable
+from ferry.app.store.snapshot import Sheet
 
 EDGE = 2**53
 MOMENT = datetime(2026, 1, 31, 10, tzinfo=UTC)

@@ -25,10 +25,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from ferry.worker.errors import LedgerError
+from ferry.worker.ledger.entry import Entry, Failure, Running, from_json
+from ferry.worker.ledger.ledger import Ledger
 from tests.parts import wait_until
-from worker.entry import Entry, Failure, Running, from_json
-from worker.errors import LedgerError
-from worker.ledger import Ledger
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = Entry(
@@ -49,7 +49,7 @@ FULL = Entry(
 _CLAIM = """
 import sys
 from pathlib import Path
-from worker.ledger import Ledger
+from ferry.worker.ledger.ledger import Ledger
 with Ledger(Path(sys.argv[1])).claim("origin") as claim:
     print("claimed" if claim else "handed over", flush=True)
     sys.stdin.read()
@@ -131,7 +131,7 @@ def test_a_file_cut_short_anywhere_reads_as_empty(ledger: Ledger, stored: Path, 
     """
     Without a pause or a page it is not flushed to disk, so a power loss may leave any beginning of it.
     """
-    monkeypatch.setattr("worker.ledger._LOOKS", 1)
+    monkeypatch.setattr("ferry.worker.ledger.ledger._LOOKS", 1)
     whole = stored.read_bytes().rstrip()
     for length in range(len(whole)):
         stored.write_bytes(whole[:length])
@@ -280,7 +280,7 @@ def test_a_full_disk_has_room_for_the_next_entry_in_the_last_one(ledger, stored:
     def refuse(path: Path, content: bytes, *, durably: bool) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("worker.ledger.replace_file", refuse)
+    monkeypatch.setattr("ferry.worker.ledger.ledger.replace_file", refuse)
     failure = replace(FULL.last_failure, message="no space left on device " * 40)
     with ledger.claim("origin") as claim:
         assert claim
@@ -296,7 +296,7 @@ def test_an_entry_that_is_too_long_for_a_full_disk_is_known_to_this_process(ledg
 
     with monkeypatch.context() as full, ledger.claim("origin") as claim:
         assert claim
-        full.setattr("worker.ledger.replace_file", refuse)
+        full.setattr("ferry.worker.ledger.ledger.replace_file", refuse)
         claim.write(chain="x" * 20_000)
     assert ledger.read("origin").chain == "x" * 20_000
     assert Ledger(stored.parent).read("origin") == FULL

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.listing import Listed, Listing
-from app.objects import write, write_commit
-from app.sheet import Sheet
-from app.snapshot import Snapshot
-from app.trees import Entry, PathTakenError, changed
+from ferry.app.sheets.sheet import Sheet
+from ferry.app.store.listing import Listed, Listing
+from ferry.app.store.objects import write, write_commit
+from ferry.app.store.snapshot import Snapshot
+from ferry.app.store.trees import Entry, PathTakenError, changed
+from ferry.worker.git.repository import Repository
 from tests.parts import Bare
-from worker.git import Repository
 
 SHEETS = {
     "flat": ("root = 'flat'\npath = '${{ s }}'", lambda path: path.count("/") == 0),
@@ -171,7 +171,7 @@ def test_a_sheet_is_read_whole_where_one_of_its_objects_is_damaged(bare):
 
 
 def test_lists_of_few_records_are_not_kept_for_ever(bare, monkeypatch):
-    monkeypatch.setattr("app.listing.MOST_TREES", 4)
+    monkeypatch.setattr("ferry.app.store.listing.MOST_TREES", 4)
     listing, branch = Listing(Repository(bare.path, branch="main")), History(bare)
     for number in range(10):
         snapshot = Snapshot(bare.path, branch.commit([("put", f"other/{number}", ("blob", 0))]))

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from worker.locks import FileLock, LockTimeoutError
+from ferry.worker.files.locks import FileLock, LockTimeoutError
 
 ROOT = Path(__file__).resolve().parents[2]
 
 _HOLD = """
 import sys
 from pathlib import Path
-from worker.locks import FileLock
+from ferry.worker.files.locks import FileLock
 with FileLock(Path(sys.argv[1])).hold(10):
     print("held", flush=True)
     sys.stdin.read()
@@ -31,7 +31,7 @@ with FileLock(Path(sys.argv[1])).hold(10):
 _COUNT = """
 import sys
 from pathlib import Path
-from worker.locks import FileLock
+from ferry.worker.files.locks import FileLock
 lock, counter = FileLock(Path(sys.argv[1])), Path(sys.argv[2])
 for _ in range(int(sys.argv[3])):
     with lock.hold(30):
@@ -43,7 +43,7 @@ for _ in range(int(sys.argv[3])):
 _FORK = """
 import os, signal, sys, threading
 from pathlib import Path
-from worker.locks import FileLock
+from ferry.worker.files.locks import FileLock
 lock, held = FileLock(Path(sys.argv[1])), threading.Event()
 def hold():
     with getattr(lock, sys.argv[2])(*([10] if sys.argv[2] == "hold" else [])):

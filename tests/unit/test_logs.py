@@ -20,7 +20,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "s3cr3t-w0rd"
 URL = f"https://ana:{SECRET}@host/data.git"
-_BEGIN = "import logging\nfrom pathlib import Path\nfrom worker.logs import configure, log\nconfigure()\n"
+_BEGIN = """
+import logging
+from pathlib import Path
+from ferry.worker.observe.logs import configure, log
+configure()
+"""
 
 
 def _lines(script: str) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import markdown
-from app.objects import write
+from ferry.app.records import markdown
+from ferry.app.store.objects import write
 from tests.parts import Bare
 
 PIECES = st.sampled_from(["+++", "\n", "a=1", "\n\n", "b", "+++ \n", "# T", "\r\n", "\ufeff", " ", "text=2"])

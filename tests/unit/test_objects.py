@@ -13,10 +13,10 @@ from pathlib import Path
 import gitsheets
 import pytest
 
-from app.objects import name_of, write, write_commit
-from app.trees import Entry, _entry, find
+from ferry.app.store.objects import name_of, write, write_commit
+from ferry.app.store.trees import Entry, _entry, find
+from ferry.worker.git.objects import is_commit, lineage, read
 from tests.parts import Bare
-from worker.objects import is_commit, lineage, read
 
 HASH = bytes(range(20))
 

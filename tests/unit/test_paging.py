@@ -20,13 +20,13 @@ import sentry_sdk
 from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.sentry_sink import Event, SentrySink
-from worker import paging
-from worker.errors import NonFastForward, PushError, PushRefused
-from worker.logs import LOGGER
-from worker.outbox import Outbox
-from worker.paging import Page, configure, flush, page, probe, send_again
-from worker.settings import Settings, address
+from ferry.app.dev.sentry_sink import Event, SentrySink
+from ferry.worker import paging
+from ferry.worker.errors import NonFastForward, PushError, PushRefused
+from ferry.worker.ledger.outbox import Outbox
+from ferry.worker.observe.logs import LOGGER
+from ferry.worker.paging import Page, configure, flush, page, probe, send_again
+from ferry.worker.settings import Settings, address
 
 SECRET = "s3cr3t-w0rd"
 URL = f"https://ana:{SECRET}@host/data.git"
@@ -433,7 +433,7 @@ def test_a_full_disk_costs_no_page(sentry: SentrySink, outbox: Outbox, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     outbox.reserve()
-    monkeypatch.setattr("worker.outbox.replace_file", refuse)
+    monkeypatch.setattr("ferry.worker.ledger.outbox.replace_file", refuse)
     configure(_settings(SENTRY_DSN=sentry.dsn))
     sentry.answer = lambda: (429, {})
     assert page(_wanted(), outbox)

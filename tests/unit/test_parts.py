@@ -9,11 +9,11 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
+from ferry.worker.errors import PushDeferred, PushFailed
+from ferry.worker.failures import Verdict
+from ferry.worker.parts import Part, Parts
 from tests.parts import Bare
 from tests.unit.conftest import Line
-from worker.errors import PushDeferred, PushFailed
-from worker.failures import Verdict
-from worker.parts import Part, Parts
 
 
 def _verdict(reason: str) -> Verdict:
@@ -68,7 +68,7 @@ def test_a_single_commit_is_given_the_time_that_it_takes_on_the_slowest_link(
     """
     It cannot be halved.
     """
-    monkeypatch.setattr("worker.parts._SLOWEST_BYTES_PER_S", 1)
+    monkeypatch.setattr("ferry.worker.parts._SLOWEST_BYTES_PER_S", 1)
     line = line_with(CFP_PUSH_TIMEOUT="1")
     line.push("before")
     data.commit("large")

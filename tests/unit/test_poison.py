@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
+from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.repair.poison import Found, PoisonError, find
 from tests.parts import Bare
 from tests.unit.conftest import Deployment
-from worker.git import Repository
-from worker.ledger import Ledger
-from worker.poison import Found, PoisonError, find
-from worker.prepare import remotes_directory
 
 # Refuses every push that brings a commit whose message holds POISON, as a push rule does.
 _RULE = """

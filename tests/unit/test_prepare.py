@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from ferry.worker.errors import RepositoryError
+from ferry.worker.git.prepare import prepare
+from ferry.worker.settings import Settings
 from tests.parts import Bare
-from worker.errors import RepositoryError
-from worker.prepare import prepare
-from worker.settings import Settings
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_the_configuration_is_replaced_whole_and_keeps_what_people_wrote(start, 
 def test_a_start_that_dies_while_it_configures_leaves_the_old_file_and_stops_nobody(start, data, monkeypatch):
     before = (data.path / "config").read_text()
     with monkeypatch.context() as patched:
-        patched.setattr("worker.git_config.flush", lambda path: os._exit(0))
+        patched.setattr("ferry.worker.git.config.flush", lambda path: os._exit(0))
         if (child := os.fork()) == 0:
             start()
         os.waitpid(child, 0)
@@ -266,7 +266,7 @@ def test_a_start_that_dies_while_it_configures_leaves_the_old_file_and_stops_nob
 
 
 def test_a_lock_of_another_git_on_the_configuration_is_waited_for_and_named(start, data, monkeypatch):
-    monkeypatch.setattr("worker.git_config._LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("ferry.worker.git.config._LOCK_WAIT_S", 0.1)
     (data.path / "config.lock").touch()
     with pytest.raises(RepositoryError, match=r"config\.lock exists"):
         start()

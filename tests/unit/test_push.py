@@ -23,35 +23,28 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
-from app.sentry_sink import SentrySink
+from ferry.app.dev.sentry_sink import SentrySink
+from ferry.worker import paging
+from ferry.worker.attempt import STILL_DIVERGED
+from ferry.worker.backoff import delay_s
+from ferry.worker.episodes import outbox_of
+from ferry.worker.errors import NonFastForward, PushDeferred, PushError, PushFailed, PushRefused
+from ferry.worker.ledger.entry import Running
+from ferry.worker.push import ALREADY_THERE, BACKING_OFF, HANDED_OVER, NO_SUCH_REMOTE, OUTDATED, SUPERSEDED
+from ferry.worker.settings import Settings
 from tests.parts import Bare, wait_until
 from tests.unit.conftest import JITTER, Line
-from worker import paging
-from worker.attempt import STILL_DIVERGED
-from worker.backoff import delay_s
-from worker.entry import Running
-from worker.episodes import outbox_of
-from worker.errors import NonFastForward, PushDeferred, PushError, PushFailed, PushRefused
-from worker.push import (
-    ALREADY_THERE,
-    BACKING_OFF,
-    HANDED_OVER,
-    NO_SUCH_REMOTE,
-    OUTDATED,
-    SUPERSEDED,
-)
-from worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
 _PUSH = """
 import sys
-from worker.git import Repository
-from worker.ledger import Ledger
-from worker.prepare import remotes_directory, write_lock
-from worker.push import Pusher, Request
-from worker.reconcile import Reconciler
-from worker.settings import Settings
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.git.prepare import remotes_directory, write_lock
+from ferry.worker.push import Pusher, Request
+from ferry.worker.repair.reconcile import Reconciler
+from ferry.worker.settings import Settings
 settings = Settings.from_env(dict(word.split("=", 1) for word in sys.argv[1:]))
 path = settings.data_repo_path
 repository = Repository(path, branch=settings.data_branch)
@@ -63,7 +56,7 @@ Pusher(settings, repository, ledger, reconciler).push(Request(remote="origin", c
 
 _KILLED_BEFORE_THE_NOTE = """
 import os, signal
-from worker.entry import Running
+from ferry.worker.ledger.entry import Running
 def here(group):
     print(group, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -164,8 +157,8 @@ def test_several_commits_during_a_push_are_gathered_and_one_is_not(
     """
     A burst takes few pushes and ends at a pause; whoever waits for one commit before the next is not held up.
     """
-    monkeypatch.setattr("worker.push._GATHER_S", gather_s)
-    monkeypatch.setattr("worker.push._PAUSE_S", pause_s)
+    monkeypatch.setattr("ferry.worker.push._GATHER_S", gather_s)
+    monkeypatch.setattr("ferry.worker.push._PAUSE_S", pause_s)
     later = "main"
     for number in range(meanwhile):
         later = data.git("commit-tree", "-p", later, "-m", f"later {number}", "main^{tree}")
@@ -187,7 +180,7 @@ def test_a_turn_has_an_end_and_its_retry_takes_over(line, data, remote, tmp_path
     """
     A worker that is to stop waits for its tasks; under steady load one would never end.
     """
-    monkeypatch.setattr("worker.push._TURN_S", 0.0)
+    monkeypatch.setattr("ferry.worker.push._TURN_S", 0.0)
     later = data.git("commit-tree", "-p", "main", "-m", "later", "main^{tree}")
     remote.hook(
         "post-receive", f"env -i PATH=$PATH git -C {data.path} update-ref refs/heads/main {later} || true"
@@ -198,7 +191,7 @@ def test_a_turn_has_an_end_and_its_retry_takes_over(line, data, remote, tmp_path
 
     assert deferred.value.retry_in_s == 0
     assert remote.head() != later
-    monkeypatch.setattr("worker.push._TURN_S", 5.0)
+    monkeypatch.setattr("ferry.worker.push._TURN_S", 5.0)
     line.push("first", retries=1)
     assert remote.head() == later
 
@@ -979,7 +972,7 @@ def test_nobody_waits_for_sentry_to_take_a_page(line: Line, remote: Bare, sentry
         return 200, {}
 
     sentry.answer = slow
-    monkeypatch.setattr("worker.paging.flush", lambda timeout_s: None)
+    monkeypatch.setattr("ferry.worker.paging.flush", lambda timeout_s: None)
     paging.configure(replace(line.settings, sentry_dsn=sentry.dsn))
     remote.hook("pre-receive", "exit 1")
     with pytest.raises(PushRefused):
@@ -1022,7 +1015,7 @@ def test_a_git_that_cannot_be_started_is_a_failure_of_ours_and_is_retried(
         raise OSError(problem, os.strerror(problem))
 
     with monkeypatch.context() as patched:
-        patched.setattr("worker.process.subprocess.Popen", fail)
+        patched.setattr("ferry.worker.git.process.subprocess.Popen", fail)
         failed = line.fail()
 
     assert failed.reason == "local"
@@ -1051,7 +1044,7 @@ def test_a_divergence_is_paged_also_where_git_cannot_be_started_any_more(
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return start(*args, **options)
 
-    monkeypatch.setattr("worker.process.subprocess.Popen", start_one)
+    monkeypatch.setattr("ferry.worker.git.process.subprocess.Popen", start_one)
     with pytest.raises(NonFastForward), capture_logs() as logs:
         line.push()
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from app.store import Store
+from ferry.app.store.store import Store
+from ferry.worker.errors import ReconcileError, RemoteBusyError
+from ferry.worker.git.prepare import write_lock
+from ferry.worker.repair.reconcile import Conflict, Outcome, Reconciler
 from tests.parts import Bare
 from tests.unit.conftest import Deployment
-from worker.errors import ReconcileError, RemoteBusyError
-from worker.prepare import write_lock
-from worker.reconcile import Conflict, Outcome, Reconciler
 
 AT = 1_790_000_000.0
 KEPT_AS = "conflicts/20260921T141320Z"

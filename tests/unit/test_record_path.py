@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.javascript import IDENTIFIERS, MEMBERS
-from app.record_path import names_of, runs_code
-from app.template import Template
+from ferry.app.sheets.javascript import IDENTIFIERS, MEMBERS
+from ferry.app.sheets.record_path import names_of, runs_code
+from ferry.app.sheets.template import Template
 
 NAMES = [
     "${{ a }}",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.redaction import HIDDEN, redact, redact_all
+from ferry.worker.observe.redaction import HIDDEN, redact, redact_all
 
 SECRET = "s3cr3t-w0rd"
 BASIC = "YW5hOnMzY3IzdC13MHJk"

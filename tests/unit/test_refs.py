@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from ferry.worker.files.locks import FileLock
+from ferry.worker.git import refs
+from ferry.worker.git.refs import RefError, RefLockedError, RefMovedError, draft_of, move_ref, read_ref
 from tests.parts import Bare
-from worker import refs
-from worker.locks import FileLock
-from worker.refs import RefError, RefLockedError, RefMovedError, draft_of, move_ref, read_ref
 
 MAIN = "refs/heads/main"
 NESTED = "refs/heads/a/b.c/d"
@@ -27,8 +27,8 @@ NESTED = "refs/heads/a/b.c/d"
 _MOVE = """
 import sys
 from pathlib import Path
-from worker.locks import FileLock
-from worker.refs import RefMovedError, move_ref
+from ferry.worker.files.locks import FileLock
+from ferry.worker.git.refs import RefMovedError, move_ref
 git_dir, ref, new, old, lock = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -311,7 +311,7 @@ def test_a_predecessor_killed_after_the_rename_costs_the_branch_nothing(data, dr
     assert data.head() == commits[0]
 
 
-@pytest.mark.parametrize("name", ["os.write", "worker.refs._sync_file_system", "os.link"])
+@pytest.mark.parametrize("name", ["os.write", "ferry.worker.git.refs._sync_file_system", "os.link"])
 def test_a_disk_that_refuses_leaves_the_ref_where_it_stood(data, commits, monkeypatch, name: str):
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -508,7 +508,7 @@ def test_a_nested_branch_is_moved_while_git_removes_its_directory(
     """
     ``git pack-refs`` removes the directories that it has emptied.
     """
-    monkeypatch.setattr("worker.refs._LOCK_WAIT_S", 30.0)  # git may be kept from its work for long
+    monkeypatch.setattr("ferry.worker.git.refs._LOCK_WAIT_S", 30.0)  # git may be kept from its work for long
     done = threading.Event()
 
     def pack_again_and_again() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.schema_cost import is_cheap, is_cheap_for
+from ferry.app.sheets.schema_cost import is_cheap, is_cheap_for
 
 DEEP = {"type": "string"}
 for _ in range(30):

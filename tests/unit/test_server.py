@@ -8,9 +8,9 @@ import asyncio
 
 import pytest
 
-from app.server import answers, protocol
-from app.server.answers import Answer, ClientGoneError, Sender, Unsent
-from app.server.turns import TooManyWaitingError, Turns
+from ferry.app.server import answers, protocol
+from ferry.app.server.answers import Answer, ClientGoneError, Sender, Unsent
+from ferry.app.server.turns import TooManyWaitingError, Turns
 
 
 async def _settle():

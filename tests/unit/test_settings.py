@@ -13,8 +13,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from worker.errors import SettingsError
-from worker.settings import Settings
+from ferry.worker.errors import SettingsError
+from ferry.worker.settings import Settings
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "settings.md"
 REQUIRED = {"CFP_DATA_REPO_PATH": "/srv/data.git", "CFP_REDIS_URL": "redis://localhost"}

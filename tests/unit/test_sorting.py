@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.sorting import in_order
+from ferry.app.sheets.sorting import in_order
 from tests.parts import Bare
 
 VALUES = st.one_of(

@@ -9,9 +9,9 @@ import json
 import pytest
 from structlog.testing import capture_logs
 
+from ferry.worker.files import moments
 from tests.parts import Bare
 from tests.unit.conftest import Line
-from worker import moments
 
 
 @pytest.fixture

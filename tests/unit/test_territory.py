@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import SheetConfigError
-from app.sheet import Sheet, parse_sheet
-from app.template import Template
-from app.territory import Owner, Territory
+from ferry.app.errors import SheetConfigError
+from ferry.app.sheets.sheet import Sheet, parse_sheet
+from ferry.app.sheets.template import Template
+from ferry.app.store.territory import Owner, Territory
 
 
 def _sheet(name: str, root: str | None, path: str, kind: str = "") -> Sheet:

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from app.objects import write
-from app.trees import Entry, PathTakenError, changed, find
+from ferry.app.store.objects import write
+from ferry.app.store.trees import Entry, PathTakenError, changed, find
 from tests.parts import Bare
 
 EMPTY = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from worker.bootstrap import build
-from worker.entry import Entry, as_json, from_json
-from worker.episodes import outbox_of
-from worker.prepare import remotes_directory
+from ferry.worker.bootstrap import build
+from ferry.worker.episodes import outbox_of
+from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.ledger.entry import Entry, as_json, from_json
 
 CORPUS = Path(__file__).resolve().parents[1] / "corpus" / "upgrade"
 LEDGER = (CORPUS / "ledger.json").read_bytes()

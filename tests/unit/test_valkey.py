@@ -8,7 +8,7 @@ import importlib.metadata
 
 import pytest
 
-from app import valkey
+from ferry.app.dev import valkey
 
 
 @pytest.fixture

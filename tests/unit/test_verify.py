@@ -8,10 +8,11 @@ import os
 
 import pytest
 
-from worker import clone, verify
-from worker.bootstrap import build
-from worker.credentials import Credentials
-from worker.errors import RepositoryError
+from ferry.worker.bootstrap import build
+from ferry.worker.errors import RepositoryError
+from ferry.worker.git import clone
+from ferry.worker.git.credentials import Credentials
+from ferry.worker.repair import verify
 
 
 def test_a_remote_is_restored_on_the_volume_and_leftovers_of_killed_ones_go(env, monkeypatch):

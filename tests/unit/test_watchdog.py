@@ -12,14 +12,14 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
-from app.sentry_sink import SentrySink
+from ferry.app.dev.sentry_sink import SentrySink
+from ferry.worker import paging
+from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.ledger.entry import Entry
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.watchdog import Watchdog
 from tests.parts import Bare
 from tests.unit.conftest import Clock, Deployment
-from worker import paging
-from worker.entry import Entry
-from worker.ledger import Ledger
-from worker.prepare import remotes_directory
-from worker.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -153,7 +153,9 @@ def test_the_watchdog_itself_holds_no_claim(watched: Deployment, watchdog, clock
     A task that met it would hand its commit over to nobody.
     """
     held = []
-    monkeypatch.setattr("worker.episodes.page", lambda *_: held.append(watched.ledger.is_claimed("origin")))
+    monkeypatch.setattr(
+        "ferry.worker.episodes.page", lambda *_: held.append(watched.ledger.is_claimed("origin"))
+    )
     watchdog.check()
     clock.wind(60)
     assert watchdog.check() == ["origin"]

@@ -1,0 +1,120 @@
+"""
+Pages of a list: how many, and from where on.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from werkzeug.datastructures import MultiDict
+
+from ferry.app.errors import CommitNotFoundError
+from ferry.app.problems import Problem
+from ferry.app.records.weight import weight_of
+
+DEFAULT_LIMIT = 50
+PAGE_BYTES = 8 << 20  # of memory that a page's entries take; one entry is shown in any case
+MAX_LIMIT = 1000
+T = TypeVar("T")
+_OFFSETS = range(2**31)  # what git takes for --skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """
+    Which part of a list is asked for.
+
+    Attributes:
+        limit: How many entries at most.
+        offset: How many entries the pages before it had.
+        commit: The commit that the list is read from, where a cursor or ``at`` names one.
+        query: Which list is asked for, and what else the query says: a cursor goes with those.
+        is_continued: Whether a cursor was given.
+    """
+
+    limit: int
+    offset: int = 0
+    commit: str | None = None
+    query: str = ""
+    is_continued: bool = False
+
+    def cursor(self, *, commit: str | None, offset: int) -> str:
+        """
+        Return the opaque cursor of the next page.
+        """
+        content = json.dumps([commit, offset, self.query], separators=(",", ":"))
+        return base64.urlsafe_b64encode(content.encode()).decode().rstrip("=")
+
+    def fitting(self, entries: Iterable[T]) -> list[T]:
+        """
+        Return as many of *entries*, in order, as a page may have: by their number, and by what they take.
+        """
+        shown: list[T] = []
+        room = PAGE_BYTES
+        for entry in islice(entries, self.limit):
+            room -= weight_of(entry)
+            if shown and room < 0:
+                break
+            shown.append(entry)
+        return shown
+
+    def commit_is_gone(self) -> Problem | CommitNotFoundError:
+        """
+        Return the error that says that the branch has no such commit (any more).
+        """
+        if self.is_continued:
+            return _invalid(
+                "The branch has been rewritten since the page before, or has never had that page."
+            )
+        return CommitNotFoundError(f"The branch has no commit {(self.commit or '')[:64]!r}.")
+
+
+def page_of(arguments: MultiDict[str, str], path: str) -> Page:
+    """
+    Read ``limit``, ``cursor`` and ``at`` from a query.
+
+    Args:
+        path: The address of the list; a cursor of another one is refused.
+
+    Raises:
+        Problem: 400 where one of them is wrong.
+    """
+    text = arguments.get("limit", str(DEFAULT_LIMIT))
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= MAX_LIMIT:
+        raise Problem(
+            400, "limit-invalid", f"limit is {text[:40]!r}.", f"Give a whole number from 1 to {MAX_LIMIT}."
+        )
+    query = _digest(arguments, path)
+    cursor = arguments.get("cursor")
+    if not cursor:
+        return Page(limit=int(text), commit=arguments.get("at"), query=query)
+    try:
+        commit, offset, made_for = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if not re.fullmatch("[0-9a-f]{40}", commit) or type(offset) is not int or offset not in _OFFSETS:
+            raise TypeError("not a commit and a number")
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise _invalid("The cursor is not one of ours.") from exc
+    if made_for != query:
+        raise _invalid("The cursor came from another query.")
+    return Page(limit=int(text), offset=offset, commit=commit, query=query, is_continued=True)
+
+
+def _digest(arguments: MultiDict[str, str], path: str) -> str:
+    asked = sorted((name, values) for name, values in arguments.lists() if name not in ("limit", "cursor"))
+    return hashlib.sha256(json.dumps([path, *asked]).encode()).hexdigest()[:12]
+
+
+def _invalid(detail: str) -> Problem:
+    return Problem(
+        400,
+        "cursor-invalid",
+        detail,
+        "Give next_cursor as it was, to the same list with the same query; or start without one.",
+    )

@@ -1,0 +1,109 @@
+"""
+Records as JSON and back.
+
+TOML knows dates and JSON does not: they are written as RFC 3339 strings. TOML
+also knows ``nan`` and ``inf``, for which JSON has no number: they are written as
+the strings ``"nan"``, ``"inf"`` and ``"-inf"``. ``ferry.app.records.kinds`` gives what comes
+back its kind again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import date, datetime, time
+from typing import Any, NoReturn
+
+from flask.json.provider import DefaultJSONProvider
+
+from ferry.app.problems import Problem
+from ferry.app.records.kinds import number_of
+
+MAX_DEPTH = 32  # gitsheets reads back no more than 80 levels of TOML
+
+
+class RecordJsonProvider(DefaultJSONProvider):
+    """
+    Flask's JSON, with a record's own types.
+    """
+
+    sort_keys = False
+    ensure_ascii = False
+
+    def dumps(self, obj: Any, **options: Any) -> str:
+        """
+        Write *obj* as JSON that every parser accepts.
+        """
+        return super().dumps(to_json(obj), allow_nan=False, **options)
+
+    def loads(self, s: str | bytes, **options: Any) -> Any:
+        """
+        Read what a client sent.
+
+        Raises:
+            ValueError: It is not JSON, or nested too deeply.
+        """
+        try:
+            return super().loads(s, **options)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def to_json(value: Any) -> Any:
+    """
+    Return *value* with nothing in it that JSON cannot hold.
+    """
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    return value
+
+
+def read_record(body: bytes) -> dict[str, Any]:
+    """
+    Read one record, a JSON object, from a request's body.
+
+    Raises:
+        Problem: The body is not a JSON object, holds a number that JSON has
+            not, names a field twice, or is nested too deeply.
+    """
+    try:
+        value = json.loads(
+            body, parse_constant=_refuse_constant, parse_float=number_of, object_pairs_hook=_refuse_repeats
+        )
+    except RecursionError:
+        raise _bad_json("The body is nested too deeply.") from None
+    except ValueError as exc:  # JSONDecodeError and UnicodeDecodeError too
+        raise _bad_json(f"The body is not JSON: {exc}.") from exc
+    if not isinstance(value, dict):
+        raise _bad_json("The body is not a JSON object.")
+    if _is_deeper(value, MAX_DEPTH):
+        raise _bad_json(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return items is not None and (levels == 0 or any(_is_deeper(item, levels - 1) for item in items))
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a JSON number")
+
+
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise ValueError("a field stands twice in one object")
+    return record
+
+
+def _bad_json(detail: str) -> Problem:
+    return Problem(400, "json-invalid", detail, 'Send one JSON object, such as {"slug": "jane"}.')

@@ -1,0 +1,305 @@
+"""
+Which records of a list are asked for, in which order and with which fields.
+
+    ?status=open&status=new          equals one of them
+    ?age[gte]=18&age[lt]=65          numbers and dates compare: gt, gte, lt, lte
+    ?city[in]=Berlin,Bonn            the same as city=Berlin&city=Bonn
+    ?city[ne]=Bonn                   is not
+    ?sort=-age,name                  falls, then rises; records without the field come last
+    ?fields=name,address.city        only these
+
+Dots lead into tables. A list field equals a value when one of its items does.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import gitsheets
+
+from ferry.app.api.json_form import MAX_DEPTH, to_json
+from ferry.app.problems import Problem
+from ferry.app.records.codec import Record
+from ferry.app.sheets.schema_cost import is_cheap
+from ferry.app.sheets.sheet import Sheet
+
+RESERVED = ("limit", "cursor", "sort", "fields", "at")
+OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+}
+_NAME = re.compile(r"(?P<field>[^\[\]]+)(?:\[(?P<operator>[^\[\]]*)\])?")
+_MOST_FILTERS = 50
+_MOST_VALUES = 1000  # of all filters
+_MOST_SORTED = 8  # each is one more sort of all that passes
+_MOST_FIELDS = 100
+
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?|inf)")
+
+Operand = Decimal | datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """
+    One condition on one field.
+
+    Attributes:
+        field: Its name, dots leading into tables.
+        test: Takes the field's value, or None where there is none.
+    """
+
+    field: tuple[str, ...]
+    test: Callable[[Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """
+    What a list is to hold.
+
+    Attributes:
+        filters: All of which a record must pass.
+        order: Fields to sort by, each with whether it falls.
+        fields: The only fields to show; None: all.
+    """
+
+    filters: tuple[Filter, ...]
+    order: tuple[tuple[tuple[str, ...], bool], ...]
+    fields: tuple[tuple[str, ...], ...] | None
+
+    def select(self, records: Sequence[tuple[str, Record]]) -> Sequence[tuple[str, Record]]:
+        """
+        Return the records that pass, in order.
+        """
+        found: Sequence[tuple[str, Record]] = records
+        for condition in self.filters:
+            field, test = condition.field, condition.test
+            if len(field) == 1:
+                name = field[0]
+                found = [item for item in found if test(item[1].get(name))]
+            else:
+                found = [item for item in found if test(_value(item[1], field))]
+        for field, falls in reversed(self.order):
+            found = _sorted(found, field, falls=falls)
+        return found
+
+    def shown(self, record: Record) -> Record:
+        """
+        Return the part of *record* that was asked for.
+        """
+        if self.fields is None:
+            return record
+        part: Record = {}
+        for field in self.fields:
+            value = _value(record, field)
+            if value is not None:
+                into = part
+                for name in field[:-1]:
+                    into = into.setdefault(name, {})
+                into[field[-1]] = value
+        return part
+
+
+def query_of(arguments: Iterable[tuple[str, list[str]]], sheet: Sheet) -> Query:
+    """
+    Read a query from the parameters of a request.
+
+    Raises:
+        Problem: 400, naming the parameter that is wrong.
+    """
+    given = dict(arguments)
+    order = tuple(
+        (_field(name.removeprefix("-"), "sort"), name.startswith("-"))
+        for name in _names("sort", given.get("sort", []), _MOST_SORTED)
+    )
+    fields = (
+        tuple(_field(name, "fields") for name in _names("fields", given["fields"], _MOST_FIELDS))
+        if "fields" in given
+        else None
+    )
+    asked = {name: values for name, values in given.items() if name not in RESERVED}
+    if len(asked) > _MOST_FILTERS:
+        raise _invalid("filters", f"there are more than {_MOST_FILTERS}")
+    if sum(1 + value.count(",") for values in asked.values() for value in values) > _MOST_VALUES:
+        raise _invalid("filters", f"there are more than {_MOST_VALUES} values")
+    filters = tuple(_filter(name, values, sheet) for name, values in asked.items())
+    return Query(filters, order, fields)
+
+
+def _filter(parameter: str, values: list[str], sheet: Sheet) -> Filter:
+    parsed = _NAME.fullmatch(parameter)
+    if parsed is None:
+        raise _invalid(parameter, "is no field, such as name, address.city or age[gte]")
+    name, word = parsed["field"], parsed["operator"]
+    field = _field(name, parameter)
+    _check_known(field[0], parameter, sheet)
+    if word is None or word == "eq":
+        return Filter(field, _equals(values))
+    if word == "in":
+        return Filter(field, _equals([item for value in values for item in value.split(",")]))
+    if word == "ne":
+        equals = _equals(values)
+        return Filter(field, lambda value: not equals(value))
+    if word not in OPERATORS:
+        raise _invalid(parameter, f"unknown operator {word!r}; use one of eq, ne, in, {', '.join(OPERATORS)}")
+    compares = [_compares(OPERATORS[word], _operand(parameter, value)) for value in values]
+    return Filter(field, lambda value: all(compare(value) for compare in compares))
+
+
+def _check_known(name: str, parameter: str, sheet: Sheet) -> None:
+    schema = sheet.schema or {}
+    properties, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    if schema.get("additionalProperties") is not False or name in properties:
+        return
+    # gitsheets' own reading of the patterns, which is ECMAScript's and not Python's.
+    matches = {"patternProperties": dict.fromkeys(patterns, True), "additionalProperties": False}
+    # Where they may take long, any name may be a field's: a filter is not to cost what a schema can.
+    if patterns and (not is_cheap(schema) or not gitsheets.validate_batch(matches, [{name: True}])[0]):
+        return
+    known = ", ".join([*properties, *patterns])
+    raise _invalid(parameter, f"the sheet {sheet.name!r} has no such field; it has {known}")
+
+
+def _names(parameter: str, values: list[str], most: int) -> list[str]:
+    names = [name for value in values for name in value.split(",")]
+    if len(names) > most:
+        raise _invalid(parameter, f"names more than {most} fields")
+    return names
+
+
+def _field(name: str, parameter: str) -> tuple[str, ...]:
+    parts = tuple(name.split("."))
+    if not all(parts):
+        raise _invalid(parameter, "a field's name is empty")
+    if len(parts) > MAX_DEPTH:
+        raise _invalid(parameter, f"a field lies in more than {MAX_DEPTH - 1} tables")
+    return parts
+
+
+def _value(record: Record, field: tuple[str, ...]) -> Any:
+    value: Any = record
+    for name in field:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _equals(values: list[str]) -> Callable[[Any], bool]:
+    wanted = frozenset(values)
+    numbers = frozenset(Decimal(text) for text in wanted if _NUMBER.fullmatch(text))
+
+    def test_one(value: Any) -> bool:
+        if _text(value) in wanted:
+            return True
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and _exact(value) in numbers
+
+    def test(value: Any) -> bool:
+        kind = type(value)
+        if kind is str or (kind is int and not numbers):  # most frequent, and each record comes here
+            return str(value) in wanted
+        return any(map(test_one, value)) if isinstance(value, list) else test_one(value)
+
+    return test
+
+
+def _exact(value: float) -> Decimal:
+    """
+    Return a number as JSON shows it, to the last digit.
+    """
+    return Decimal(value if isinstance(value, int) else repr(value))
+
+
+def _text(value: Any) -> str | None:
+    """
+    Return *value* as a query would write it; None where it could not.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None or isinstance(value, (dict, list)) else str(to_json(value))
+
+
+def _operand(parameter: str, text: str) -> Operand:
+    moment = _moment(text)
+    if moment is not None:
+        return moment
+    if not _NUMBER.fullmatch(text):
+        raise _invalid(parameter, f"{text[:40]!r} is neither a number nor a date, such as 2026-01-31")
+    return Decimal(text)
+
+
+def _compares(compare: Callable[[Any, Any], bool], operand: Operand) -> Callable[[Any], bool]:
+    if isinstance(operand, datetime):
+
+        def test_moment(value: Any) -> bool:
+            moment = _moment(value)
+            return moment is not None and compare(moment, operand)
+
+        return test_moment
+    rounded = float(operand)
+
+    def test(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+            return False
+        # Only a float that the operand rounds to needs the digits.
+        exactly = isinstance(value, int) or value == rounded
+        return compare(_exact(value), operand) if exactly else compare(value, rounded)
+
+    return test
+
+
+def _moment(value: Any) -> datetime | None:
+    """
+    Return a date, a time on a date, or the text of one, as a moment; without an offset it is UTC.
+    """
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value) if "-" in value[1:] else None
+        except ValueError:
+            return None
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    return None
+
+
+def _sorted(
+    records: Sequence[tuple[str, Record]], field: tuple[str, ...], *, falls: bool
+) -> list[tuple[str, Record]]:
+    with_it = [(item, value) for item in records if (value := _value(item[1], field)) is not None]
+    without = [item for item in records if _value(item[1], field) is None]
+    with_it.sort(key=lambda pair: _rank(pair[1]), reverse=falls)
+    return [item for item, _ in with_it] + without
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    """
+    Return what sorts values of one kind by size, and kinds apart.
+    """
+    if isinstance(value, bool):
+        return (3, value)
+    if isinstance(value, (int, float)):
+        return (0, -math.inf if isinstance(value, float) and math.isnan(value) else value)
+    if isinstance(value, str):
+        return (2, value)
+    moment = _moment(value)
+    return (4, str(value)) if moment is None else (1, moment)
+
+
+def _invalid(parameter: str, detail: str) -> Problem:
+    return Problem(
+        400,
+        "query-invalid",
+        f"{parameter}: {detail}.",
+        "Filters are field=value or field[gte]=value; see docs/reference/http.md.",
+        parameter=parameter,
+    )

@@ -1,0 +1,113 @@
+"""
+A sheet's JSON Schema as a component of the OpenAPI document.
+
+A sheet may declare whatever gitsheets accepts. In the document the schema stands at
+another place, so references to its own parts are led there; what OpenAPI 3.1 cannot
+express, or programs that read it cannot follow, becomes a plain object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gitsheets
+
+from ferry.app.api.json_form import to_json
+from ferry.app.sheets.schema_cost import is_cheap
+
+Json = dict[str, Any]
+
+# Where a keyword of JSON Schema 2020-12 holds schemas; every other value is data.
+_ONE = (
+    "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not", "propertyNames",
+    "then", "unevaluatedItems", "unevaluatedProperties",
+)  # fmt: skip
+_MANY = ("allOf", "anyOf", "oneOf", "prefixItems")
+_NAMED = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
+# They name a schema by something else than its place, or refer to one so.
+_ELSEWHERE = ("$anchor", "$dynamicAnchor", "$dynamicRef", "$id", "$recursiveAnchor", "$recursiveRef", "id")
+
+
+class _InexpressibleError(Exception):
+    """
+    The schema cannot stand in an OpenAPI document.
+    """
+
+
+def plain_object() -> Json:
+    """
+    Return the schema of an object of which nothing is known.
+    """
+    # Without the second, generators of clients write a type that has no fields.
+    return {"type": "object", "additionalProperties": True}
+
+
+def component(schema: Mapping[str, Any] | None, place: str) -> Json:
+    """
+    Return *schema* as it stands at *place*, such as ``#/components/schemas/record_people``.
+    """
+    if not schema:
+        return plain_object()
+    declared = {key: value for key, value in to_json(schema).items() if key != "$schema"}
+    try:
+        gitsheets.validate_batch(declared, [])  # as 2020-12, whatever $schema said
+        return _moved(declared, lambda reference: _led_to(place, reference))
+    except (gitsheets.GitsheetsError, _InexpressibleError):
+        return plain_object()
+
+
+def for_requests(schema: Any, date: Json) -> Any:
+    """
+    Return *schema* with a choice wherever it asks for a date-time: the string, or what *date* describes.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    chosen: Json = dict(schema)
+    for key, value in schema.items():
+        if key in _NAMED and isinstance(value, dict):
+            chosen[key] = {name: for_requests(each, date) for name, each in value.items()}
+        elif key in _MANY and isinstance(value, list):
+            chosen[key] = [for_requests(each, date) for each in value]
+        elif key in ("items", "additionalProperties"):
+            chosen[key] = for_requests(value, date)
+    return {"anyOf": [chosen, date]} if schema.get("format") == "date-time" else chosen
+
+
+def _led_to(place: str, reference: str) -> str:
+    if reference != "#" and not reference.startswith("#/"):
+        raise _InexpressibleError(reference)
+    return place + reference[1:]
+
+
+def _moved(schema: Json, led: Callable[[str], str]) -> Json:
+    moved: Json = {}
+    for key, value in schema.items():
+        if key in _ELSEWHERE or (key == "items" and isinstance(value, list)):  # the latter is draft 7
+            raise _InexpressibleError(key)
+        if key == "$ref":
+            moved[key] = led(value)
+        elif key in _NAMED and isinstance(value, dict):
+            moved[key] = {name: _moved_one(each, led) for name, each in value.items()}
+        elif key in _MANY and isinstance(value, list):
+            moved[key] = [_moved_one(each, led) for each in value]
+        elif key in _ONE:
+            moved[key] = _moved_one(value, led)
+        elif key != "default" or (is_cheap(schema) and _is_fitting(schema)):
+            moved[key] = value
+    return moved
+
+
+def _moved_one(schema: Any, led: Callable[[str], str]) -> Any:
+    return _moved(schema, led) if isinstance(schema, dict) else schema
+
+
+def _is_fitting(schema: Json) -> bool:
+    """
+    Whether the default of *schema* is one of its values; gitsheets does not mind, readers of OpenAPI do.
+    """
+    try:
+        [issues] = gitsheets.validate_batch({"properties": {"it": schema}}, [{"it": schema["default"]}])
+    except gitsheets.GitsheetsError:
+        return False  # it refers to what only the whole schema has
+    return not issues

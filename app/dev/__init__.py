@@ -1,0 +1,3 @@
+"""
+All of Ferry on one machine, for development, the demo and the tests. No deployment needs it.
+"""

@@ -1,0 +1,61 @@
+"""
+Flower as ``ferry dev`` starts it: its API answers without a password, and so not every page.
+
+    python -m ferry.app.dev.flower -A ferry.worker flower --address=127.0.0.1
+
+Flower's own check of origins is off where it has no password, and its API then allows
+every origin. Here each request is asked what ``ferry.app.neighbours`` asks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tornado.web
+from celery.bin.celery import main
+from flower.app import Flower
+from flower.views import BaseHandler
+
+from ferry.app.neighbours import refusal
+
+_FORBIDDEN = 403
+
+
+class _Refused(tornado.web.RequestHandler):
+    """
+    Answers a request that is refused.
+    """
+
+    def initialize(self, detail: str) -> None:
+        self._detail = detail
+
+    def check_xsrf_cookie(self) -> None:
+        """
+        Say what is wrong rather than what else is missing.
+        """
+
+    def prepare(self) -> None:
+        self.set_status(_FORBIDDEN)
+        self.set_header("Content-Type", "text/plain; charset=UTF-8")
+        self.finish(self._detail)
+
+
+def _guard() -> None:
+    find_handler = Flower.find_handler
+
+    def find(app: Flower, request: Any, **options: Any) -> Any:
+        refused = refusal(request.method, request.headers.get)
+        if refused is None:
+            return find_handler(app, request, **options)
+        return app.get_handler_delegate(request, _Refused, {"detail": f"{refused.detail}\n"})
+
+    def set_default_headers(handler: BaseHandler) -> None:
+        handler.set_header("X-Content-Type-Options", "nosniff")
+
+    Flower.find_handler = find
+    BaseHandler.set_default_headers = set_default_headers
+
+
+if __name__ == "__main__":
+    _guard()
+    main()

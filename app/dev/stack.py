@@ -1,0 +1,397 @@
+"""
+All of Ferry on one machine: what ``ferry dev`` and ``ferry demo`` run.
+
+A Valkey server, a worker, beat, Flower and the API, each a process of its
+own, started in the order in which they need each other and ended in the
+opposite one, so that a push that runs when Ctrl-C is pressed still completes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import git
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from ferry.app.dev import valkey
+from ferry.app.dev.sample import make_sample_repository
+from ferry.app.dev.valkey import LOOPBACK
+from ferry.worker.bootstrap import build
+from ferry.worker.observe.logs import log
+from ferry.worker.pipeline import Pipeline
+
+_READY_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 15.0
+_POLL_S = 0.1
+_RESTART_PAUSE_S = 1.0
+_TOO_MANY_RESTARTS = 5  # in a row, each within ten seconds of its start
+_ENVIRONMENT = "environment"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class DevError(Exception):
+    """
+    The machine does not let Ferry run; the text says what to change.
+    """
+
+
+@dataclass(slots=True)
+class _Part:
+    """
+    One process of the stack, and how it is started again.
+    """
+
+    name: str
+    command: list[str]
+    stop_timeout_s: float
+    env: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    quick_ends: int = 0
+
+
+@dataclass(slots=True)
+class Stack:
+    """
+    Ferry's processes over one data repository.
+
+    Attributes:
+        env: Environment of every process; complete, ``CFP_*`` included.
+        directory: Working directory of every process.
+        port: The API's port.
+        flower_port: Flower's port.
+        output: Where the processes write; None: where this process does.
+    """
+
+    env: Mapping[str, str]
+    directory: Path
+    port: int
+    flower_port: int
+    output: IO[bytes] | None = None
+    pipeline: Pipeline = field(init=False)
+    _parts: list[_Part] = field(init=False, default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """
+        Where the API answers.
+        """
+        return f"http://{LOOPBACK}:{self.port}"
+
+    @property
+    def flower_url(self) -> str:
+        """
+        Where Flower answers.
+        """
+        return f"http://{LOOPBACK}:{self.flower_port}"
+
+    def start(self) -> None:
+        """
+        Start every process and wait until the API, the worker and Flower answer.
+
+        Raises:
+            WorkerError: The environment or the repository is wrong.
+            DevError: A process does not come up.
+        """
+        redis_port = free_port()
+        own_redis = not self.env.get("CFP_REDIS_URL")
+        if own_redis:
+            self.env = {**self.env, "CFP_REDIS_URL": f"redis://{LOOPBACK}:{redis_port}/0"}
+        self.pipeline = build(self.env, publisher=True)
+        worker_stop_s = self.pipeline.settings.push_timeout_s + _STOP_TIMEOUT_S
+        celery = [sys.executable, "-m", "celery", "--quiet", "-A", "ferry.worker"]
+        flower_command = [sys.executable, "-m", "ferry.app.dev.flower", "--quiet", "-A", "ferry.worker"]
+        flower = ["flower", f"--address={LOOPBACK}", f"--port={self.flower_port}"]
+        gunicorn = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "--config",
+            "python:ferry.app.production",
+            "--bind",
+            f"{LOOPBACK}:{self.port}",
+            "--graceful-timeout",
+            "5",
+        ]
+        self._parts = [
+            *([_valkey(redis_port)] if own_redis else []),
+            _Part("worker", [*celery, "worker", "--loglevel=INFO"], worker_stop_s),
+            _Part("beat", [*celery, "beat"], _STOP_TIMEOUT_S),
+            _Part("flower", [*flower_command, *flower], _STOP_TIMEOUT_S),
+            _Part(
+                "api",
+                [*gunicorn, "--log-level", "warning", "ferry.app:create_app(open_access=True)"],
+                _STOP_TIMEOUT_S,
+            ),
+        ]
+        for part in self._parts:
+            self._spawn(part)
+            if part.name == "valkey":
+                self._await("valkey", lambda: accepts(redis_port))
+        waits: dict[str, Callable[[], bool]] = {
+            "api": lambda: _answers(f"{self.url}/api/health"),
+            "flower": lambda: _answers(self.flower_url),
+            "worker": lambda: self._worker_answers(),
+        }
+        for name, is_ready in waits.items():
+            self._await(name, is_ready)
+
+    def _await(self, name: str, is_ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not is_ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise DevError(f"the {name} did not come up within {_READY_TIMEOUT_S:.0f} s")
+            time.sleep(_POLL_S)
+
+    def _worker_answers(self) -> bool:
+        try:
+            return bool(self.pipeline.celery.control.ping(timeout=0.5))
+        except (KombuError, RedisError, OSError):
+            return False  # a broker of somebody's own, which is away or refuses for now
+
+    def check(self) -> None:
+        """
+        Start again what has ended by itself.
+
+        Raises:
+            DevError: It does so again and again.
+        """
+        for part in self._parts:
+            if part.process is None or part.process.poll() is None:
+                continue
+            age_s = time.monotonic() - part.started_at
+            part.quick_ends = part.quick_ends + 1 if age_s < 10 else 1
+            status = part.process.returncode
+            if part.quick_ends >= _TOO_MANY_RESTARTS:
+                raise DevError(
+                    f"the {part.name} ends again and again (status {status}); its last lines say why"
+                )
+            log().warning("dev.restarted", part=part.name, exit_status=status)
+            time.sleep(_RESTART_PAUSE_S)
+            self._spawn(part)
+
+    def stop(self) -> None:
+        """
+        End every process, the API first and the worker last.
+        """
+        for part in reversed(self._parts):
+            self._end(part)
+
+    def process_id(self, name: str) -> int:
+        """
+        Return the process id of a part: ``api``, ``worker``, ``beat`` or ``flower``.
+        """
+        process = next(part.process for part in self._parts if part.name == name)
+        if process is None:
+            raise DevError(f"the {name} was not started")
+        return process.pid
+
+    def _spawn(self, part: _Part) -> None:
+        part.started_at = time.monotonic()
+        part.process = subprocess.Popen(
+            part.command,
+            cwd=self.directory,
+            env={**self.env, **part.env},
+            stdin=subprocess.DEVNULL,
+            # Standard output is for what this command itself says.
+            stdout=self.output or sys.stderr,
+            stderr=self.output,
+            # Ctrl-C in the terminal reaches this process alone, which ends the others in order.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+
+    def _end(self, part: _Part) -> None:
+        if part.process is None or part.process.poll() is not None:
+            return
+        part.process.terminate()
+        try:
+            part.process.wait(part.stop_timeout_s)
+        except subprocess.TimeoutExpired:
+            log().warning("dev.killed", part=part.name, after_s=part.stop_timeout_s)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(part.process.pid, signal.SIGKILL)
+            part.process.wait(_STOP_TIMEOUT_S)
+
+
+def _valkey(port: int) -> _Part:
+    try:
+        executable, note = valkey.valkey_server()
+    except valkey.NoValkey as exc:
+        raise DevError(str(exc)) from exc
+    if note:
+        click.echo(note)
+    return _Part("valkey", valkey.server_command(executable, port), _STOP_TIMEOUT_S, valkey.ENVIRONMENT)
+
+
+def _die_with_parent() -> None:
+    """
+    Have the kernel end a part when this process is killed and cannot do it itself.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def accepts(port: int) -> bool:
+    """
+    Whether anything listens on *port* of loopback.
+    """
+    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
+        return True
+    return False
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:
+            return bool(response.status == 200)
+    except urllib.error.HTTPError as exc:
+        exc.close()
+        return True
+    except OSError:
+        return False
+
+
+def make_sample(directory: Path) -> tuple[Path, Path]:
+    """
+    Make the sample repository and an empty bare remote in *directory*; returns both paths.
+    """
+    repository, remote = directory / "data.git", directory / "remote.git"
+    make_sample_repository(repository)
+    with git.Repo.init(remote, bare=True, initial_branch="main") as repo, repo.config_writer() as config:
+        config.set_value("transfer", "fsckObjects", "true")
+    return repository, remote
+
+
+def free_port() -> int:
+    """
+    Return a port that is free on loopback now.
+    """
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def claim_port(port: int, option: str) -> int:
+    """
+    Return *port*, or a free one for 0.
+
+    Raises:
+        DevError: Somebody else listens on it.
+    """
+    if port == 0:
+        return free_port()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as exc:
+            raise DevError(
+                f"port {port} cannot be used ({exc.strerror}); choose another with {option}"
+            ) from exc
+    return port
+
+
+def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_port: int) -> None:
+    """
+    Run Ferry until SIGINT or SIGTERM.
+
+    Args:
+        repository: A bare data repository; None makes a sample with a remote of its own.
+        remote: git URL of ``origin``; None: ``CFP_DATA_REMOTE``, or no remote.
+        port: The API's port; 0 for a free one.
+        flower_port: Flower's port; 0 for a free one.
+
+    Raises:
+        DevError, WorkerError: Ferry cannot run; the text says why.
+    """
+    port, flower_port = claim_port(port, "--port"), claim_port(flower_port, "--flower-port")
+    stop = _stop_requests()
+    work = Path(tempfile.mkdtemp(prefix="ferry-dev-"))
+    env = dict(os.environ)
+    if repository is None:
+        try:
+            repository, sample_remote = make_sample(work)
+        except git.GitError as exc:
+            raise DevError(
+                f"no sample could be made: {exc.stderr.strip() if isinstance(exc, git.CommandError) else exc}"
+            ) from exc
+        remote = remote or env.get("CFP_DATA_REMOTE") or str(sample_remote)
+        click.echo(f"Made a sample repository: {repository}, with the remote {remote}")
+        click.echo(f"To go on with it later: ferry dev {repository} --remote {remote}")
+    env["CFP_DATA_REPO_PATH"] = str(repository.resolve())
+    if remote:
+        # git would look for a relative path from the data repository.
+        env["CFP_DATA_REMOTE"] = str(Path(remote).resolve()) if Path(remote).exists() else remote
+    env.setdefault("CFP_DATA_BRANCH", _current_branch(repository))
+    # On loopback, like all of it: the dashboard's API shows what tasks did.
+    env.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
+    stack = Stack(env, work, port=port, flower_port=flower_port)
+    try:
+        stack.start()
+        click.echo(f"Flower shows the tasks: {stack.flower_url}")
+        click.echo(f"The status page: {stack.url}/status")
+        click.echo(f"Commands in another terminal need: . {_write_environment(work, stack.env)}")
+        click.echo(f"Ferry is ready: {stack.url}")
+        while not stop:
+            stack.check()
+            time.sleep(_POLL_S)
+    finally:
+        stack.stop()
+        (work / _ENVIRONMENT).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            work.rmdir()  # the sample, if there is one, stays
+
+
+def _write_environment(directory: Path, env: Mapping[str, str]) -> Path:
+    """
+    Write the stack's settings for a shell to source; a file, for they may hold secrets.
+    """
+    path = directory / _ENVIRONMENT  # the directory is nobody else's to read
+    lines = [f"export {name}={shlex.quote(env[name])}\n" for name in sorted(env) if name.startswith("CFP_")]
+    path.write_text("".join(lines))
+    return path
+
+
+def _stop_requests() -> list[int]:
+    """
+    Return a list that SIGINT and SIGTERM append to; a second one ends the waiting.
+    """
+    requests: list[int] = []
+
+    def request(number: int, frame: Any) -> None:
+        requests.append(number)
+        if len(requests) > 1:
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, request)
+    return requests
+
+
+def _current_branch(repository: Path) -> str:
+    """
+    Return the branch that the repository's HEAD names, ``main`` where it names none.
+    """
+    try:
+        head = (repository / "HEAD").read_text().strip()
+    except OSError:
+        return "main"  # no bare repository: the start will say what it is instead
+    return head.removeprefix("ref: refs/heads/") if head.startswith("ref: refs/heads/") else "main"

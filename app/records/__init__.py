@@ -1,0 +1,3 @@
+"""
+What a record's file says, and its values.
+"""

@@ -1,0 +1,219 @@
+"""
+Giving what came as JSON the kinds that TOML has and JSON has not.
+
+JSON has one kind of number and no dates. A value takes the kind of the one that
+it replaces, as far as that loses nothing; so a client that reads a record and
+sends it back changes nothing. A string is a string: it becomes a date-time only
+in the place of one, or where the client says so: ``{"$date": "2026-01-31T10:00:00Z"}``.
+
+gitsheets' Python binding knows one kind of date, a moment in UTC to the
+millisecond; ``ferry.app.records.date_literals`` keeps what a file says beyond that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+DATE = "$date"
+INTEGERS = range(-(2**63), 2**63)  # what TOML holds as an integer
+_NOT_FINITE = ("nan", "inf", "-inf")
+_DATE_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.(?P<fraction>[0-9]+))?(?:Z|[+-][0-9]{2}:[0-9]{2})",
+    re.IGNORECASE,
+)  # RFC 3339
+_MILLISECOND_DIGITS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """
+    A value that cannot be stored, and why.
+    """
+
+    message: str
+
+
+def adopt(value: Any, schema: Any = None, before: Any = None) -> Any:
+    """
+    Return *value*, which came as JSON, with the kinds that TOML has and JSON has not.
+
+    What cannot be stored is named by ``unstorable`` afterwards.
+
+    Args:
+        schema: The JSON Schema of the value, if there is one.
+        before: The value that it takes the place of, as TOML holds it; None where there is none.
+    """
+    schema = schema if isinstance(schema, dict) else {}
+    if _is_date(value, before):
+        return _moment(value[DATE])
+    if isinstance(value, dict):
+        properties, old = _properties(schema), before if isinstance(before, dict) else {}
+        return {
+            name: adopt(item, properties.get(name, schema.get("additionalProperties")), old.get(name))
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        old_items = before if isinstance(before, list) else []
+        # What is added to a list is like what is in it.
+        return [
+            adopt(item, schema.get("items"), old_items[min(place, len(old_items) - 1)] if old_items else None)
+            for place, item in enumerate(value)
+        ]
+    if isinstance(value, str):
+        return _adopt_text(value, before)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return _adopt_number(value, schema, before)
+    return value
+
+
+def merge_patch(record: Any, patch: Any, schema: Any = None) -> Any:
+    """
+    Apply a JSON merge patch (RFC 7396) to *record*, whose values keep their kinds.
+    """
+    if not isinstance(patch, dict) or _is_date(patch, record):
+        return adopt(patch, schema, record)
+    merged = dict(record) if isinstance(record, dict) else {}
+    properties = _properties(schema)
+    for name, item in patch.items():
+        if item is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), item, properties.get(name))
+    return merged
+
+
+def narrowed(value: Any) -> Any:
+    """
+    Return *value* with its whole numbers beyond 64 bits as floats, which TOML can hold.
+
+    What such a number takes the place of says whether it may be one; to find that, its record needs a path.
+
+    Raises:
+        OverflowError: A number is beyond what a float holds.
+    """
+    if isinstance(value, dict):
+        return {name: narrowed(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [narrowed(item) for item in value]
+    is_wide = isinstance(value, int) and not -(2**63) <= value < 2**63
+    return float(value) if is_wide else value
+
+
+def unstorable(value: Any, field: str = "") -> list[dict[str, str]]:
+    """
+    Return what in *value* TOML, or gitsheets, has no way to hold: one ``{"field", "message"}`` for each.
+    """
+    if isinstance(value, dict):
+        inner = [(f"{field}.{name}" if field else name, item) for name, item in value.items()]
+    elif isinstance(value, list):
+        inner = [(f"{field}.{place}", item) for place, item in enumerate(value)]
+    else:
+        message = _unstorable(value)
+        return [{"field": field, "message": message}] if message else []
+    in_list = isinstance(value, list)
+    nulls = [
+        {"field": name, "message": "null cannot stand in a list"}
+        for name, item in inner
+        if in_list and item is None
+    ]
+    return nulls + [found for name, item in inner for found in unstorable(item, name)]
+
+
+def number_of(text: str) -> int | float:
+    """
+    Read a JSON number that has a point or an exponent.
+
+    A whole number that a float cannot hold, such as 9007199254740993.0, is an integer.
+
+    Raises:
+        ValueError: It is beyond what a float holds.
+    """
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is beyond what a float holds")
+    if abs(value) < 2**53:
+        return value
+    exact = Decimal(text)
+    if exact != exact.to_integral_value() or int(exact) not in INTEGERS:
+        return value
+    return value if _is_written(value, int(exact)) else int(exact)
+
+
+def _is_date(value: Any, before: Any) -> bool:
+    """
+    Whether *value* says that it is a date-time; in the place of a table it is a table.
+    """
+    return isinstance(value, dict) and value.keys() == {DATE} and not isinstance(before, dict)
+
+
+def _moment(text: Any) -> datetime | _Refused:
+    parsed = _DATE_TIME.fullmatch(text) if isinstance(text, str) else None
+    if parsed is None:
+        return _Refused(f"{DATE} is not an RFC 3339 date-time, such as 2026-01-31T10:00:00Z")
+    if (parsed["fraction"] or "")[_MILLISECOND_DIGITS:].strip("0"):
+        return _Refused("the date-time is finer than a millisecond, which gitsheets would cut")
+    try:
+        return datetime.fromisoformat(text.upper())
+    except ValueError as exc:
+        return _Refused(f"the date-time does not exist: {exc}")
+
+
+def _adopt_text(value: str, before: Any) -> Any:
+    if isinstance(before, float) and value in _NOT_FINITE:
+        return float(value)
+    if isinstance(before, datetime) and _DATE_TIME.fullmatch(value):
+        return _moment(value)
+    return value
+
+
+def _adopt_number(value: float, schema: dict[str, Any], before: Any) -> int | float:
+    if isinstance(before, float):
+        return _as_float(value, before) if isinstance(value, int) else value
+    is_integer = (isinstance(before, int) and not isinstance(before, bool)) or (
+        before is None and schema.get("type") == "integer"
+    )
+    return _as_integer(value) if is_integer and isinstance(value, float) else value
+
+
+def _as_float(value: int, before: float) -> int | float:
+    if value == before:
+        return before  # 0 in the place of -0.0
+    with contextlib.suppress(OverflowError):
+        if _is_written(float(value), value):
+            return float(value)
+    return value
+
+
+def _as_integer(value: float) -> int | float:
+    if not value.is_integer() or (value == 0 and math.copysign(1, value) < 0):
+        return value
+    whole = int(Decimal(repr(value)))
+    return whole if whole in INTEGERS else value
+
+
+def _is_written(number: float, whole: int) -> bool:
+    """
+    Whether *whole* is *number* to the last digit, or what JSON writes for it.
+    """
+    return number == whole or Decimal(repr(number)) == whole
+
+
+def _properties(schema: Any) -> dict[str, Any]:
+    found = schema.get("properties") if isinstance(schema, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _unstorable(value: Any) -> str:
+    if isinstance(value, _Refused):
+        return value.message
+    if isinstance(value, int) and value not in INTEGERS:
+        return "the number is beyond 64 bits"
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        return "the text holds half of a surrogate pair, which is no Unicode"
+    return ""

@@ -1,0 +1,3 @@
+"""
+What a sheet's declaration says, and what becomes of a record under it.
+"""

@@ -1,0 +1,120 @@
+"""
+Whether a sheet's declaration can be used, in gitsheets' own words.
+
+gitsheets checks a declaration when it opens the sheet: the table's form, the path
+template, the schema, the contracts. Every address of the sheet asks that here first,
+so that a wrong declaration is one clear problem at those addresses and nowhere else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import gitsheets
+from cachetools import LRUCache
+
+from ferry.app.errors import SheetConfigError
+from ferry.app.sheets.evaluation import Evaluations, run_apart
+from ferry.worker.apart import OverrunError
+
+_CHECKED = 1024
+_UNKNOWN = "?"
+_faults: LRUCache[tuple[str, str, tuple[str | None, ...]], str | None] = LRUCache(_CHECKED)
+_lock = threading.Lock()
+# gitsheets opens a sheet without a transaction only to verify a contract. RFC 2606 reserves ".invalid",
+# so that no sheet implements this one: a sheet that opens is one of which gitsheets says so.
+_NO_CONTRACT = {"$id": "https://ferry.invalid/none", "type": "object"}
+_OPENS = "contract_unsatisfied"
+OUTDATED_HINT = "gitsheets 1.0 ignores these keys; declare the fields in [gitsheet.schema] and remove them"
+_BEFORE_1_0 = ("type", "enum", "default")  # keys of [gitsheet.fields.NAME] that gitsheets 1.0 ignores
+
+
+def check(
+    git_dir: str,
+    commit: str,
+    name: str,
+    place: str,
+    root: str,
+    versions: tuple[str | None, ...],
+    apart: Evaluations | None,
+) -> None:
+    """
+    Have gitsheets open the sheet *name*; takes half a millisecond, once for each declaration.
+
+    Args:
+        commit: Full object name of a commit that declares the sheet.
+        place: Where the declaration stands in the commit's tree.
+        root: The directory of the tree that the declaration's paths begin in.
+        versions: Object names of the declaration and of the contracts that it may name.
+        apart: Where it is opened; None for a declaration that runs no code and costs little.
+
+    Raises:
+        SheetConfigError: gitsheets refuses the declaration, or opening it runs out of its limit.
+        BusyError: Others are opened apart now.
+        NotEvaluatedError: It would have to be opened under the write lock.
+    """
+    key = git_dir, name, versions
+    with _lock:
+        fault = _faults.get(key, _UNKNOWN)
+    if fault == _UNKNOWN:
+        try:
+            asked = git_dir, commit, name, place, root
+            if apart is None:
+                fault = _fault(*asked)
+            else:
+                fault = apart.answer(("opens", key), lambda: run_apart(key, _fault, *asked))
+        except OverrunError as exc:
+            raise unusable(name, exc) from exc
+        with _lock:
+            _faults[key] = fault
+    if fault is not None:
+        raise unusable(name, fault)
+
+
+def _fault(git_dir: str, commit: str, name: str, place: str, root: str) -> str | None:
+    """
+    Return what gitsheets says against a declaration; None where it opens the sheet.
+    """
+    try:
+        gitsheets.verify_sheet_contract(
+            git_dir, commit, name, _NO_CONTRACT, mode="declared", config_path=place, root=root
+        )
+    except (gitsheets.ConfigError, gitsheets.PathTemplateError) as exc:
+        return str(exc)
+    except gitsheets.ContractError as exc:
+        return None if exc.code == _OPENS else str(exc)
+    return None
+
+
+def refuse_code(name: str) -> SheetConfigError:
+    """
+    Return the error of a sheet whose declaration holds code, where none is run.
+    """
+    return unusable(
+        name,
+        "its path template is more than names of fields, or it sorts by code, "
+        "and CFP_DATA_EXPRESSIONS is off",
+    )
+
+
+def unusable(name: str, why: object) -> SheetConfigError:
+    """
+    Return the error that says why the sheet *name* cannot be used.
+    """
+    return SheetConfigError(f"The sheet {name!r} cannot be used: {why}")
+
+
+def outdated(config: Mapping[str, Any]) -> list[str]:
+    """
+    Return the keys of a ``[gitsheet]`` table that only gitsheets before 1.0 obeys: ``fields.age.type``.
+    """
+    fields = config.get("fields", {})
+    return [
+        f"fields.{name}.{key}"
+        for name, rules in fields.items()
+        if isinstance(rules, dict)
+        for key in _BEFORE_1_0
+        if key in rules
+    ]

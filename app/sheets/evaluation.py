@@ -1,0 +1,208 @@
+"""
+What a declaration asks for, run apart: see ``ferry.worker.apart``.
+
+A sheet whose template only names fields and whose schema is cheap is rendered in the API
+process. All others are opened, and their records rendered, in a child process. That may take
+seconds, so it is never done under the write lock: what a write finds unanswered there, it lets go
+of the lock for, has answered, and begins again (``Evaluations``).
+
+A declaration that ran out of its limit is left alone for a while, however many requests ask for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from cachetools import LRUCache
+
+from ferry.app.errors import BusyError
+from ferry.worker.apart import LIMIT, ApartError, CrowdedError, OverrunError, pool
+from ferry.worker.errors import RepositoryError
+
+_T = TypeVar("_T")
+_KNOWN = 4096
+_LEFT_ALONE_S = 30.0  # after the first time, and twice as long after each further one
+_LONGEST_S = 3600.0
+_LATELY_S = 60.0
+_MOST_LATELY = 5  # declarations that ran out of their limit; then no unknown one is tried
+_PATIENCE_S = 5.0
+_FEW_WAIT = 2
+_REQUEST_S = 20.0  # for all records of one request
+
+
+class NotEvaluatedError(Exception):
+    """
+    An answer is missing that is not looked for under the write lock.
+    """
+
+
+class Evaluations:
+    """
+    What the records of one request were rendered to, apart.
+
+    Nothing is kept beyond the request: an expression may ask for the time, or for a random number.
+
+    Args:
+        at_once: Whether to look for an answer where it is asked for; else ``NotEvaluatedError`` is raised.
+    """
+
+    def __init__(self, *, at_once: bool = True) -> None:
+        self._at_once = at_once
+        self._answers: dict[bytes, Any] = {}
+        self._spent_s = 0.0
+
+    @contextmanager
+    def looked_for(self) -> Iterator[None]:
+        """
+        Look for answers where they are asked for, within the block.
+        """
+        before, self._at_once = self._at_once, True
+        try:
+            yield
+        finally:
+            self._at_once = before
+
+    def answer(self, question: object, evaluate: Callable[[], _T]) -> _T:
+        """
+        Return what *evaluate* returned, or raise what it raised, for the same *question*.
+
+        Args:
+            question: What its ``repr`` tells from others.
+
+        Raises:
+            NotEvaluatedError: Nobody has asked it so far.
+            OverrunError: The request has asked for too much.
+        """
+        key = hashlib.sha256(repr(question).encode("utf-8", "surrogatepass")).digest()
+        if key not in self._answers:
+            if not self._at_once:
+                raise NotEvaluatedError
+            if self._spent_s > _REQUEST_S:
+                raise OverrunError(f"the records of the request took longer than {_REQUEST_S:g} s")
+            begun = time.monotonic()
+            try:
+                self._answers[key] = evaluate()
+            except (BusyError, RepositoryError):
+                raise  # that may pass
+            except Exception as exc:  # noqa: BLE001 - an error is an answer too: it is raised below
+                self._answers[key] = exc
+            self._spent_s += time.monotonic() - begun
+        found = self._answers[key]
+        if isinstance(found, Exception):
+            raise found
+        return found  # type: ignore[no-any-return]
+
+
+class Caution:
+    """
+    Which declarations have run out of their limit, and are left alone.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._first = threading.Lock()  # unknown declarations are tried one at a time
+        self._waiting = 0
+        self._until: LRUCache[Hashable, tuple[float, float]] = LRUCache(_KNOWN)
+        self._proved: LRUCache[Hashable, bool] = LRUCache(_KNOWN)
+        self._lately: deque[float] = deque(maxlen=_MOST_LATELY)
+
+    def run(self, key: Hashable, evaluate: Callable[[], _T]) -> _T:
+        """
+        Return what *evaluate* returns, unless the declaration *key* is left alone.
+
+        Raises:
+            OverrunError: It is, or it ran out of its limit now.
+            CrowdedError: Others are tried before.
+        """
+        with self._mutex:
+            is_proved = key in self._proved
+        if is_proved:
+            return self._run(key, evaluate)
+        with self._turn():
+            return self._run(key, evaluate)
+
+    def _run(self, key: Hashable, evaluate: Callable[[], _T]) -> _T:
+        self._refuse(key)
+        try:
+            found = evaluate()
+        except OverrunError:
+            self._note(key)
+            raise
+        with self._mutex:
+            self._proved[key] = True
+            self._until.pop(key, None)
+        return found
+
+    def _refuse(self, key: Hashable) -> None:
+        now = self._clock()
+        with self._mutex:
+            until, _ = self._until.get(key, (now, 0.0))
+            is_late = len(self._lately) == _MOST_LATELY and now - self._lately[0] < _LATELY_S
+            is_known = key in self._proved
+        if until > now:
+            raise OverrunError(f"it ran out of its limit; it is tried again in {until - now:.0f} s")
+        if is_late and not is_known:
+            raise OverrunError("other declarations ran out of their limit; it is tried again in a minute")
+
+    def _note(self, key: Hashable) -> None:
+        now = self._clock()
+        with self._mutex:
+            _, before_s = self._until.get(key, (0.0, 0.0))
+            alone_s = min(max(2 * before_s, _LEFT_ALONE_S), _LONGEST_S)
+            self._until[key] = now + alone_s, alone_s
+            self._proved.pop(key, None)
+            self._lately.append(now)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._mutex:
+            is_late = bool(self._lately) and self._clock() - self._lately[-1] < _LATELY_S
+            if is_late and self._waiting > _FEW_WAIT:
+                raise CrowdedError("other declarations are tried before")
+            self._waiting += 1
+        try:
+            if not self._first.acquire(timeout=_PATIENCE_S):
+                raise CrowdedError("other declarations are tried before")
+            try:
+                yield
+            finally:
+                self._first.release()
+        finally:
+            with self._mutex:
+                self._waiting -= 1
+
+
+_caution = Caution()
+
+
+def run_apart(key: Hashable | None, function: Callable[..., Any], *arguments: Any) -> Any:
+    """
+    Return what *function* returns, apart.
+
+    Args:
+        key: The declaration that is left alone where this runs out of its limit; None: it is not to blame.
+
+    Raises:
+        OverrunError: It did, or had done so before.
+        BusyError: No child was free.
+        RepositoryError: It failed by an error of its own.
+        gitsheets.GitsheetsError, OverflowError, TypeError, ValueError: As *function* did.
+    """
+    try:
+        if key is None:
+            return pool.call(function, *arguments, limit=LIMIT)
+        return _caution.run(key, lambda: pool.call(function, *arguments, limit=LIMIT))
+    except CrowdedError as exc:
+        raise BusyError(f"Expressions of sheets are evaluated for others: {exc}.") from exc
+    except ApartError as exc:
+        raise RepositoryError(str(exc)) from exc

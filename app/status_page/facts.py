@@ -1,0 +1,162 @@
+"""
+What the status page shows, read from git and the ledger at the time of asking.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ferry.app.liveness import Workers
+from ferry.app.services import Services
+from ferry.app.status_page import words
+from ferry.app.status_page.charts import Charts, draw
+from ferry.worker.dossier import commands
+from ferry.worker.failures import POLICIES
+from ferry.worker.git.repository import Commit
+from ferry.worker.pipeline import Pipeline
+from ferry.worker.status import RemoteStatus, remote_statuses
+
+_COMMITS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """
+    One remote.
+
+    Attributes:
+        name: Its name.
+        status: Where it stands.
+        words: How its state is shown.
+        commands: What to type after its last failure.
+        charts: What landed in the last hours; None where nothing did.
+    """
+
+    name: str
+    status: RemoteStatus
+    words: words.Words
+    commands: list[str]
+    charts: Charts | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """
+    One commit.
+
+    Attributes:
+        commit: As git knows it.
+        subject: The first line of its message.
+        pushed: Whether each remote has it, by the remote's name.
+    """
+
+    commit: Commit
+    subject: str
+    pushed: Mapping[str, bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """
+    When a sweep last took place, and whether one should have since.
+    """
+
+    last_at: float | None
+    is_late: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """
+    All that one look at a deployment finds.
+
+    Attributes:
+        now: When it was taken, in seconds since the epoch.
+        branch: The branch's short name.
+        cards: The remotes, ``origin`` first.
+        commits: The branch's latest.
+        workers: Who answers.
+        sweep: Whether beat does its work.
+        size: The repository's objects, see ``Repository.size``.
+        packed_at: When the repository was last packed.
+    """
+
+    now: float
+    branch: str
+    cards: list[Card]
+    commits: list[Line]
+    workers: Workers
+    sweep: Sweep
+    size: Mapping[str, int]
+    packed_at: float | None
+
+    @property
+    def headline(self) -> str:
+        """
+        The whole of it in one sentence.
+        """
+        in_state = {
+            state: [card.name for card in self.cards if card.status.state == state] for state in words.STATES
+        }
+        waiting = max((len(card.status.pending) for card in self.cards), default=0)
+        if in_state["blocked"]:
+            return f"{', '.join(in_state['blocked'])}: a person is needed."
+        if in_state["disabled"]:
+            return "No remote is configured."
+        if in_state["retrying"]:
+            return f"{', '.join(in_state['retrying'])}: pushing fails, and is tried again."
+        if self.workers.state == "none":
+            return f"No worker answers; {words.many(waiting, 'commit')} pending."
+        if self.sweep.is_late:
+            return f"Sweeps are late; {words.many(waiting, 'commit')} pending."
+        if waiting:
+            return f"{words.many(waiting, 'commit')} on the way."
+        return "Every commit is on every remote."
+
+
+def look(services: Services) -> Facts:
+    """
+    Read everything; a broker that hangs delays it by less than a second.
+
+    Raises:
+        RepositoryError: The data repository cannot be read.
+    """
+    pipeline, now = services.pipeline, time.time()
+    statuses = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
+    return Facts(
+        now=now,
+        branch=pipeline.repository.branch,
+        cards=[_card(pipeline, name, status, now) for name, status in statuses.items()],
+        commits=_commits(pipeline, statuses),
+        workers=services.liveness.look(),
+        sweep=Sweep(last_at=pipeline.sweeper.last_at(), is_late=pipeline.sweeper.is_late()),
+        size=pipeline.repository.size(),
+        packed_at=pipeline.maintenance.last().get("at"),
+    )
+
+
+def _card(pipeline: Pipeline, name: str, status: RemoteStatus, now: float) -> Card:
+    failure = status.entry.last_failure
+    known = failure is not None and failure.reason in POLICIES  # else another version's reason
+    return Card(
+        name=name,
+        status=status,
+        words=words.STATES.get(status.state) or words.unknown(status.state),
+        commands=commands(failure.reason, pipeline.repository, name) if failure and known else [],
+        charts=draw(pipeline.ledger.history(name), now),
+    )
+
+
+def _commits(pipeline: Pipeline, statuses: Mapping[str, RemoteStatus]) -> list[Line]:
+    head = pipeline.repository.head()
+    pending = {name: status.pending for name, status in statuses.items() if status.state != "disabled"}
+    return [
+        Line(
+            commit=commit,
+            subject=commit.message.partition("\n")[0],
+            pushed={name: commit.hash not in waiting for name, waiting in pending.items()},
+        )
+        for commit in (pipeline.repository.log(head, limit=_COMMITS) if head else [])
+    ]

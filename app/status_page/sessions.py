@@ -1,0 +1,183 @@
+"""
+Who looks at a page, by a signed cookie; and that a form was sent from a page of ours.
+
+Every API process reads what any of them signed: the key lies in a file that they share,
+and is random, so that a cookie says nothing of the admin token. Whoever signs in is
+signed in for one admin token; a new one signs everybody out. Signing out is remembered
+for as long as the cookie would have been good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from flask import Flask, Response, current_app, g, request
+from itsdangerous import BadData, URLSafeSerializer, URLSafeTimedSerializer
+
+from ferry.worker.observe.logs import log
+
+COOKIE = "ferry_status"
+LASTS_S = 12 * 3600
+_EXTENSION = "ferry.sessions"
+_KEY_BYTES = 32
+_SIGNED = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """
+    One browser.
+
+    Attributes:
+        name: What tells it from others; random.
+        signed_in: Whether the admin token was given.
+    """
+
+    name: str
+    signed_in: bool
+
+
+class Sessions:
+    """
+    Signs and reads sessions and form tokens.
+
+    Args:
+        directory: Where the key lies, and who has signed out.
+        admin_token: What those who are signed in have given.
+    """
+
+    def __init__(self, directory: Path, admin_token: str | None) -> None:
+        key = _key(directory)
+        salt = hmac.digest(key, (admin_token or "").encode(), "sha256")
+        self._cookies = URLSafeTimedSerializer(key, salt=b"ferry session" + salt, signer_kwargs=_SIGNED)
+        self._forms = URLSafeSerializer(key, salt="ferry form", signer_kwargs=_SIGNED)
+        self._signed_out = directory / "signed-out"
+
+    def read(self, cookie: str) -> Session | None:
+        """
+        Return the session that *cookie* was signed for, or None.
+        """
+        try:
+            name, signed_in = self._cookies.loads(cookie, max_age=LASTS_S)
+        except (BadData, TypeError, ValueError):
+            return None
+        if signed_in and (self._signed_out / name).exists():
+            return None
+        return Session(name=name, signed_in=signed_in)
+
+    def cookie(self, session: Session) -> str:
+        """
+        Return the cookie of *session*.
+        """
+        return str(self._cookies.dumps([session.name, session.signed_in]))
+
+    def sign_out(self, session: Session) -> None:
+        """
+        Refuse the cookie of *session* from now on, in every process.
+
+        Raises:
+            OSError: It cannot be remembered; the disk is full.
+        """
+        self._signed_out.mkdir(exist_ok=True)
+        for left_over in self._signed_out.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left_over.stat().st_mtime > LASTS_S:
+                    left_over.unlink()
+        (self._signed_out / session.name).touch()
+
+    def form_token(self, session: Session) -> str:
+        """
+        Return what every form of *session* carries.
+        """
+        return str(self._forms.dumps(session.name))
+
+    def is_form_token(self, session: Session, given: str) -> bool:
+        """
+        Whether *given* is what the forms of *session* carry.
+        """
+        return hmac.compare_digest(self.form_token(session).encode(), given.encode())
+
+
+def _key(directory: Path) -> bytes:
+    """
+    Return the key that all processes share; the first one makes it.
+    """
+    path, draft = directory / "sessions.key", directory / f"sessions.key.{secrets.token_hex(8)}"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if len(key := path.read_bytes()) == _KEY_BYTES:
+                return key
+            path.unlink()  # cut off by a full disk or a power cut
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, secrets.token_bytes(_KEY_BYTES))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+        return path.read_bytes()
+    except OSError as exc:
+        log().warning("status.sessions_not_shared", path=str(path), error=str(exc))
+        return secrets.token_bytes(_KEY_BYTES)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def register(app: Flask, directory: Path, admin_token: str | None) -> None:
+    """
+    Make *app* know its sessions.
+    """
+    app.extensions[_EXTENSION] = Sessions(directory, admin_token)
+
+
+def sessions() -> Sessions:
+    """
+    Return the sessions of the app that handles this request.
+    """
+    return cast(Sessions, current_app.extensions[_EXTENSION])
+
+
+def current_session() -> Session:
+    """
+    Return the session of this request; a new one, not signed in, where it came without.
+    """
+    if "session" not in g:
+        g.session = sessions().read(request.cookies.get(COOKIE, "")) or begin(signed_in=False)
+    return cast(Session, g.session)
+
+
+def begin(*, signed_in: bool) -> Session:
+    """
+    Give this request's browser a new session, so that none from before is signed in by it.
+    """
+    g.session = Session(name=secrets.token_urlsafe(16), signed_in=signed_in)
+    g.session_is_new = True
+    return cast(Session, g.session)
+
+
+def keep(response: Response) -> None:
+    """
+    Set the cookie, where the session is new.
+    """
+    if not g.get("session_is_new"):
+        return
+    # Behind a proxy that ends TLS, the header is all that tells; to claim it falsely harms only oneself.
+    secure = request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
+    response.set_cookie(
+        COOKIE,
+        sessions().cookie(g.session),
+        max_age=LASTS_S,
+        path="/status",
+        secure=secure,
+        httponly=True,
+        samesite="Strict",
+    )

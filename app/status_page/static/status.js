@@ -1,0 +1,126 @@
+// Keeps the status page fresh. Without it the page is complete, and loads itself anew.
+"use strict";
+
+(() => {
+  const live = document.getElementById("live");
+  const headline = document.getElementById("headline");
+  const connection = document.getElementById("connection");
+  const LOOK_S = 15; // what no event tells of: attempts, sweeps, workers
+  const PAUSE_MS = 300; // a burst of events leads to few look-ups
+  let source = null, fetching = false, wanted = false, pressed = false, ahead = 0, takenAt = 0;
+
+  function say(text) {
+    if (connection.textContent !== text) connection.textContent = text;
+  }
+
+  // As app/status_page/words.py writes it.
+  function duration(seconds) {
+    if (seconds < 10) return Math.max(0, seconds).toFixed(1) + " s";
+    let whole = Math.floor(seconds);
+    const said = [];
+    for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]]) {
+      if (whole >= size || said.length) {
+        said.push([Math.floor(whole / size), unit]);
+        whole %= size;
+      }
+    }
+    return said.slice(0, 2).filter(([count]) => count).map((part) => part.join(" ")).join(" ");
+  }
+
+  function tick() {
+    const now = Date.now() / 1000 + ahead;
+    for (const each of live.querySelectorAll("[data-until]")) {
+      each.textContent = duration(Number(each.dataset.until) - now);
+    }
+    for (const each of live.querySelectorAll("[data-since]")) {
+      each.textContent = duration(now - Number(each.dataset.since));
+    }
+  }
+
+  function readClock() {
+    const taken = document.getElementById("taken");
+    ahead = Number(taken.dataset.now) - Date.now() / 1000; // the server's clock counts
+    takenAt = Date.now();
+    if (headline.textContent !== taken.dataset.headline) {
+      headline.textContent = taken.dataset.headline;
+      document.title = taken.dataset.headline + " – Ferry";
+    }
+  }
+
+  function swap(text) {
+    const focused = document.activeElement ? document.activeElement.id : "";
+    const scrolled = [...live.querySelectorAll("pre[id]")].map((each) => [each.id, each.scrollTop]);
+    live.replaceChildren(...new DOMParser().parseFromString(text, "text/html").body.childNodes);
+    for (const [id, top] of scrolled) {
+      const again = document.getElementById(id);
+      if (again) again.scrollTop = top;
+    }
+    const again = focused && document.getElementById(focused);
+    if (again && again !== document.activeElement) again.focus({ preventScroll: true });
+    readClock();
+    tick();
+  }
+
+  // Neither the text that somebody is about to copy nor the button under a finger may be swapped away.
+  function isInUse() {
+    const selection = getSelection();
+    return pressed || (selection && !selection.isCollapsed && live.contains(selection.anchorNode));
+  }
+
+  async function refresh() {
+    wanted = true;
+    if (fetching || isInUse()) return;
+    fetching = true;
+    wanted = false;
+    try {
+      const answer = await fetch(live.dataset.live, { cache: "no-store" });
+      if (answer.status === 401) return location.reload();
+      if (!answer.ok) throw new Error(String(answer.status));
+      const text = await answer.text();
+      if (isInUse()) return void (wanted = true);
+      swap(text);
+      say(source && source.readyState === EventSource.OPEN ? "Live." : "Read anew every " + LOOK_S + " s.");
+    } catch {
+      say("The server does not answer; what is shown is as of " + duration((Date.now() - takenAt) / 1000) + " ago.");
+    } finally {
+      setTimeout(() => {
+        fetching = false;
+        if (wanted) refresh();
+      }, PAUSE_MS);
+    }
+  }
+
+  function listen() {
+    if (source && source.readyState !== EventSource.CLOSED) return;
+    source = new EventSource(live.dataset.events);
+    for (const kind of ["commit", "push", "state", "reset"]) source.addEventListener(kind, refresh);
+    source.addEventListener("open", refresh);
+  }
+
+  // A stream takes a thread of the server's; a page that nobody sees needs none.
+  function follow() {
+    if (document.hidden) {
+      if (source) source.close();
+      source = null;
+    } else {
+      listen();
+      refresh();
+    }
+  }
+
+  readClock();
+  listen();
+  addEventListener("visibilitychange", follow);
+  addEventListener("pagehide", () => source && source.close());
+  addEventListener("pageshow", (event) => event.persisted && location.reload());
+  setInterval(tick, 1000);
+  addEventListener("pointerdown", () => { pressed = true; });
+  for (const kind of ["pointerup", "pointercancel"]) {
+    addEventListener(kind, () => setTimeout(() => { pressed = false; })); // the click comes after it
+  }
+  setInterval(() => {
+    if (document.hidden) return;
+    listen(); // a server that had no thread left may have one now
+    refresh();
+  }, LOOK_S * 1000);
+})();

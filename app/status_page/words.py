@@ -1,0 +1,97 @@
+"""
+States, times and sizes as people read them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ferry.worker.repair.reconcile import State as Joined
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """
+    How a state is shown.
+
+    Attributes:
+        tone: ``good``, ``busy``, ``warn``, ``bad`` or ``off``: its colour.
+        mark: A sign for it, so that no colour is needed to tell.
+        meaning: One sentence.
+    """
+
+    tone: str
+    mark: str
+    meaning: str
+
+
+STATES: Mapping[str, Words] = MappingProxyType({
+    "disabled": Words("off", "–", "No remote is configured: commits stay on this machine."),
+    "idle": Words("good", "✓", "The remote has everything."),
+    "queued": Words("busy", "…", "Commits wait for a push, which a task or the next sweep begins."),
+    "pushing": Words("busy", "↑", "A push runs."),
+    "retrying": Words("warn", "↻", "The last attempt failed; the next one has a time."),
+    "blocked": Words("bad", "!", "A person is needed; commits are kept and wait."),
+})  # fmt: skip
+
+JOINED: Mapping[Joined, str] = MappingProxyType({
+    "in-sync": "Both sides hold the same commits.",
+    "ahead": "The remote holds nothing that we lack; there is nothing to join.",
+    "fast-forwarded": "Our branch is brought forward to the remote's.",
+    "merged": "One merge commit holds both sides.",
+    "rebased": "Our commits are made anew on top of the remote's.",
+    "conflict": "Both sides changed the same thing.",
+    "fetch-failed": "The remote could not be asked.",
+})  # fmt: skip
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def unknown(state: str) -> Words:
+    """
+    Return how a state is shown that this page does not know.
+    """
+    return Words("warn", "?", f"{state}: see the documentation.")
+
+
+def duration(seconds: float) -> str:
+    """
+    Write a duration with its two largest units, such as ``2 h 5 min``; below 10 s with a decimal.
+    """
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = int(seconds)
+    said: list[tuple[int, str]] = []
+    for size, unit in _UNITS:
+        if whole >= size or said:
+            said.append((whole // size, unit))
+            whole %= size
+    return " ".join(f"{count} {unit}" for count, unit in said[:2] if count)
+
+
+def clock(seconds: float) -> str:
+    """
+    Write a moment as ``2026-11-23 12:27:20``, in UTC.
+    """
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
+
+
+def size(count: float) -> str:
+    """
+    Write a number of bytes, such as ``1.4 MiB``.
+    """
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def many(count: int, noun: str) -> str:
+    """
+    Write a number of things, such as ``1 commit`` or ``2 commits``.
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

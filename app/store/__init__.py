@@ -1,0 +1,3 @@
+"""
+Records to git and back. Knows no HTTP.
+"""

@@ -1,0 +1,91 @@
+"""
+What each of a row of commits changed in one record.
+
+git says which blobs stand before and after each commit, and has their contents, for many
+commits at once: read one by one, a thousand would hold the interpreter for seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import gitsheets
+
+from ferry.app.api.json_form import to_json
+from ferry.app.errors import UnreadableRecordError
+from ferry.app.sheets.sheet import Sheet
+from ferry.app.store.snapshot import Snapshot, fields_at
+from ferry.app.store.trees import Entry, entry_of
+from ferry.worker.errors import RepositoryError
+from ferry.worker.git.repository import Commit, Repository
+
+_AT_ONCE = 100  # commits
+_BATCH_BYTES = 16 << 20
+
+_Side = tuple[Any, str]  # the record, and what is wrong with it: one of the two, or none
+
+
+def changes(
+    repository: Repository, sheet: Sheet, path: str, commits: Sequence[Commit]
+) -> Iterator[dict[str, Any]]:
+    """
+    Yield what each commit changed in the record at *path*: a JSON patch (RFC 6902), or why there is none.
+    """
+    place = Snapshot.of(repository, None).from_top(sheet.file(path))
+    try:
+        known = repository.changes_of(commits, place)
+    except RepositoryError:  # an object on the way is damaged; others may be told
+        known = {}
+    for start in range(0, len(commits), _AT_ONCE):
+        chunk = commits[start : start + _AT_ONCE]
+        sides = {each.hash: _sides(repository, sheet, path, each, known.get(each.hash)) for each in chunk}
+        contents = _contents(repository, [side.name for pair in sides.values() for side in pair if side])
+        for each in chunk:
+            before, after = (_read(repository, sheet, entry, contents) for entry in sides[each.hash])
+            yield _patch(before, after)
+
+
+def _sides(
+    repository: Repository,
+    sheet: Sheet,
+    path: str,
+    commit: Commit,
+    known: tuple[tuple[str, str], tuple[str, str]] | None,
+) -> tuple[Entry | None, Entry | None]:
+    """
+    Return what stands before and after *commit*.
+    """
+    if known is not None:
+        return entry_of(*known[0]), entry_of(*known[1])
+    parent = commit.parents[0] if commit.parents else None
+    before, after = (Snapshot.of(repository, each).entry(sheet.file(path)) for each in (parent, commit.hash))
+    return before, after
+
+
+def _contents(repository: Repository, blobs: Sequence[str]) -> Mapping[str, bytes]:
+    """
+    Return the contents of the blobs, where they are no more than may be in memory at once.
+    """
+    names = list(dict.fromkeys(blobs))
+    sizes = repository.sizes(names)
+    return repository.contents(names) if sum(sizes.values()) <= _BATCH_BYTES else {}
+
+
+def _read(repository: Repository, sheet: Sheet, entry: Entry | None, contents: Mapping[str, bytes]) -> _Side:
+    if entry is None or not entry.is_file:
+        return None, ""
+    try:
+        return to_json(fields_at(str(repository.path), entry, sheet, contents.get(entry.name))), ""
+    except UnreadableRecordError as exc:
+        return None, str(exc)
+
+
+def _patch(before: _Side, after: _Side) -> dict[str, Any]:
+    (old, _), (new, fault) = before, after
+    if fault:
+        return {"patch": [], "unreadable": fault}
+    if old is None or new is None:
+        operation: dict[str, Any] = {"op": "remove" if new is None else "add", "path": ""}
+        return {"patch": [operation if new is None else {**operation, "value": new}]}
+    return {"patch": list(gitsheets.create_patch(old, new))}

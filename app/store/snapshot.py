@@ -1,0 +1,302 @@
+"""
+The repository as one commit has it: what is read here never changes.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ferry.app.errors import RecordNotFoundError, UnreadableRecordError
+from ferry.app.records.codec import MOST_RECORD_BYTES, Record, fields_of
+from ferry.app.sheets import declarations
+from ferry.app.sheets.evaluation import Evaluations
+from ferry.app.sheets.renderer import Renderer
+from ferry.app.sheets.sheet import MOST_DECLARATION_BYTES, Sheet
+from ferry.app.store.names import is_plain
+from ferry.app.store.objects import kept
+from ferry.app.store.territory import Owner, Territory, territory_of
+from ferry.app.store.trees import Entry, Line, find, leaves, lines
+from ferry.worker.git.objects import ObjectTooLargeError, read
+from ferry.worker.git.repository import Repository
+
+DECLARATIONS = ".gitsheets"
+_CONTRACTS = f"{DECLARATIONS}/contracts"
+IS_LINK = "is a symbolic link, and no record"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRecord:
+    """
+    A record where it stands.
+
+    Attributes:
+        path: Its path within the sheet, without extension.
+        record: Its fields.
+        version: Object name of its blob: the same bytes, the same version.
+    """
+
+    path: str
+    record: Record
+    version: str
+
+
+class Found(NamedTuple):
+    """
+    A record's file, unread.
+
+    Attributes:
+        path: The record's path within the sheet.
+        entry: What stands there.
+        is_text: Whether the path is UTF-8, so that it can be asked for.
+    """
+
+    path: str
+    entry: Entry
+    is_text: bool = True
+
+
+class Snapshot:
+    """
+    The repository as one commit has it; what is read here never changes.
+
+    Args:
+        git_dir: The bare repository.
+        commit: Full object name, or None for a branch without commits.
+        root: Directory in the tree that holds ``.gitsheets`` and the sheets; ``.`` is the top. Every path
+            here is one below it.
+        expressions: Whether sheets may be used whose declarations hold code.
+        evaluations: What is known of what runs apart, and whether to look for more.
+    """
+
+    def __init__(
+        self,
+        git_dir: Path,
+        commit: str | None,
+        root: str = ".",
+        *,
+        expressions: bool = True,
+        evaluations: Evaluations | None = None,
+    ) -> None:
+        self.git_dir = str(git_dir)
+        self.commit = commit
+        self.root = root
+        self.evaluations = evaluations or Evaluations()
+        self._expressions = expressions
+        self._territory: Territory | None = None
+        self._entries: dict[str, Entry | None] = {}  # a write asks for the same file several times
+
+    @classmethod
+    def of(
+        cls, repository: Repository, commit: str | None, evaluations: Evaluations | None = None
+    ) -> Snapshot:
+        """
+        Return *repository* as *commit* has it.
+        """
+        return cls(
+            repository.path,
+            commit,
+            repository.root,
+            expressions=repository.expressions,
+            evaluations=evaluations,
+        )
+
+    @property
+    def territory(self) -> Territory:
+        """
+        Which sheet owns which path.
+        """
+        if self._territory is None:
+            declared = self.entry(DECLARATIONS)
+            is_there = declared is not None and declared.kind == "tree"
+            self._territory = territory_of(self.git_dir, declared.name if declared and is_there else None)
+        return self._territory
+
+    def sheet_names(self) -> list[str]:
+        """
+        Return the names of the declared sheets, sorted.
+        """
+        return self.territory.names()
+
+    def sheet(self, name: str) -> Sheet:
+        """
+        Return the sheet *name*.
+
+        Raises:
+            SheetNotFoundError: It is not declared.
+            SheetConfigError: Its declaration cannot be used.
+        """
+        found = self.entry(f"{DECLARATIONS}/{name}.toml") if name in self.sheet_names() else None
+        if found is None:
+            return self.territory.sheet(name)  # raises: it is not declared, or under a name that is no text
+        contracts = self.entry(_CONTRACTS)
+        versions = (found.name, contracts and contracts.name)
+        try:
+            kept(self.git_dir, found.name, most=MOST_DECLARATION_BYTES)
+        except ObjectTooLargeError as exc:
+            raise declarations.unusable(name, exc) from exc
+        place = self.from_top(f"{DECLARATIONS}/{name}.toml")
+        sheet = self.territory.declared(name)
+        if sheet and sheet.runs_code and not self._expressions:
+            raise declarations.refuse_code(name)
+        apart = None if sheet and sheet.is_plain else self.evaluations
+        declarations.check(self.git_dir, str(self.commit), name, place, self.root, versions, apart)
+        return self.territory.sheet(name)
+
+    def renderer(self) -> Renderer:
+        """
+        Return what renders records of the sheets.
+        """
+        declared = self.entry(DECLARATIONS)
+        name = declared.name if declared else ""
+        return Renderer(self.git_dir, str(self.commit), name, self.root, self.evaluations)
+
+    def contracts(self, sheet: Sheet) -> dict[str, Mapping[str, Any]]:
+        """
+        Return the contracts that *sheet* implements: JSON Schemas by name, beside its own.
+        """
+        return {
+            name: tomllib.loads(
+                read(self.git_dir, found.name, most=MOST_DECLARATION_BYTES).decode("utf-8-sig")
+            )
+            for name in sheet.config.get("implements", ())
+            if (found := self.entry(f"{_CONTRACTS}/{name}.toml"))
+        }
+
+    def from_top(self, place: str) -> str:
+        """
+        Return *place* as a path from the top of the tree.
+        """
+        return place if self.root == "." else f"{self.root}/{place}".rstrip("/")
+
+    def entry(self, place: str) -> Entry | None:
+        """
+        Return what stands at *place* in the tree, or None.
+        """
+        if place not in self._entries:
+            found = find(self.git_dir, self.commit, self.from_top(place)) if self.commit else None
+            self._entries[place] = found
+        return self._entries[place]
+
+    def stands(self, place: str) -> bool:
+        """
+        Whether there is a file at *place*.
+        """
+        found = self.entry(place)
+        return found is not None and found.is_file
+
+    def record(self, sheet: Sheet, path: str) -> StoredRecord:
+        """
+        Return the record at *path*.
+
+        Raises:
+            RecordNotFoundError: There is none.
+            UnreadableRecordError: The file is no record.
+        """
+        entry = self.entry(sheet.file(path)) if self.version(sheet, path) else None
+        if entry is None:
+            raise RecordNotFoundError(f"The sheet {sheet.name!r} has no record {path!r}.")
+        try:
+            fields = fields_at(self.git_dir, entry, sheet)
+        except UnreadableRecordError as exc:
+            raise UnreadableRecordError(f"The file {sheet.file(path)!r} cannot be read: {exc}") from exc
+        return StoredRecord(path=path, record=fields, version=entry.name)
+
+    def version(self, sheet: Sheet, path: str) -> str | None:
+        """
+        Return the version of the record at *path*, or None where there is none.
+        """
+        if not owns(self.territory, sheet, path):
+            return None
+        found = self.entry(sheet.file(path))
+        return found.name if found and found.is_file else None
+
+    def attachments(self, sheet: Sheet, path: str) -> dict[str, str]:
+        """
+        Return the names of a record's attachments, with the object names of their blobs.
+
+        Files in directories of their own, symbolic links and submodules are the record's, and are not shown.
+        """
+        return {
+            owner.attachment: line.entry.name
+            for place, line in self._lines(sheet.directory(path))
+            if line.entry.kind == "blob"
+            and (owner := self.territory.owner(place, self.stands)) is not None
+            and owner.attachment is not None
+            and (owner.sheet, owner.path) == (sheet, path)
+        }
+
+    def leaves(self, directory: str) -> Iterator[tuple[str, Entry]]:
+        """
+        Yield path, from the top, and entry of everything but directories below *directory*; "" is the top.
+        """
+        found = self.entry(directory)
+        if found and found.kind == "tree":
+            for place, entry in leaves(self.git_dir, found.name):
+                yield f"{directory}/{place}" if directory else place, entry
+
+    def tree(self, sheet: Sheet) -> str | None:
+        """
+        Return what names the sheet's files as they are: the same name, the same files.
+        """
+        found = self.entry("" if sheet.root == "." else sheet.root)
+        return found.name if found and found.kind == "tree" else None
+
+    def files(self, sheet: Sheet) -> Iterator[Found]:
+        """
+        Yield each record's file, in no order.
+        """
+        tree = self.tree(sheet)
+        waiting: list[tuple[tuple[str, ...], str]] = [((), tree)] if tree else []
+        root = [] if sheet.root == "." else sheet.root.split("/")
+        while waiting:
+            below, name = waiting.pop()
+            domain = self.territory.domain([*root, *below])
+            if domain is None or sheet not in domain.sheets:
+                continue
+            for line in lines(kept(self.git_dir, name)):
+                if line.entry.kind == "tree":
+                    if sheet.template.leads_below(inner := (*below, line.text)):
+                        waiting.append((inner, line.entry.name))
+                elif line.entry.is_file:
+                    made = domain.made(line.text)
+                    if made and made[0] is sheet:
+                        yield Found(made[1], line.entry, line.is_text)
+
+    def _lines(self, directory: str) -> Iterator[tuple[str, Line]]:
+        found = self.entry(directory)
+        if found and found.kind == "tree":
+            for line in lines(kept(self.git_dir, found.name)):
+                yield f"{directory}/{line.text}", line
+
+
+def fields_at(git_dir: str, entry: Entry, sheet: Sheet, content: bytes | None = None) -> Record:
+    """
+    Return the fields of the record of *sheet* that *entry* is.
+
+    Args:
+        content: That of the file, where it has been read already.
+
+    Raises:
+        UnreadableRecordError: It is none.
+    """
+    if entry.kind == "link":
+        raise UnreadableRecordError(IS_LINK)
+    try:
+        if content is None:
+            content = read(git_dir, entry.name, most=MOST_RECORD_BYTES)
+    except ObjectTooLargeError as exc:
+        raise UnreadableRecordError(str(exc)) from exc
+    return fields_of(content, sheet.body_field)
+
+
+def owns(territory: Territory, sheet: Sheet, path: str) -> bool:
+    """
+    Whether *path* is that of a record of *sheet*, be there one or not.
+    """
+    # Which record a file is never depends on what else stands in the tree.
+    owner = territory.owner(sheet.file(path), lambda place: False) if is_plain(path) else None
+    return owner == Owner(sheet, path)

@@ -1,0 +1,295 @@
+"""
+Trees: what stands where in a commit, and the tree that changes make of another.
+
+gitsheets takes a tree apart, which takes milliseconds for a sheet of ten thousand
+records. Here one entry is found in a tree by its bytes, and put in its place
+(https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import gitsheets
+
+from ferry.app.store.names import folded
+from ferry.app.store.objects import kept, write
+
+_MODE = re.compile(rb"[0-7]{5,6} ")
+_LINES = re.compile(rb"[0-7]{5,6} [^\0]+\0.{20}", re.DOTALL)
+_PARTS = re.compile(rb"([0-7]{5,6}) ([^\0]+)\0(.{20})", re.DOTALL)
+_MODE_BYTES = (5, 6)
+_FORMAT_BITS, _EXECUTABLE = 0o170000, 0o100
+_KINDS = {0o40000: "tree", 0o100000: "blob", 0o120000: "link", 0o160000: "module"}  # which git goes by
+_WRITTEN = {"tree": b"40000", "blob": b"100644", "link": b"120000", "module": b"160000"}
+_NAME_BYTES = 20  # of an object's name, in a tree
+
+
+class PathTakenError(Exception):
+    """
+    A file would stand where a directory stands, or the other way round, or beside its twin.
+    """
+
+
+class Entry(NamedTuple):
+    """
+    What stands at a path.
+
+    Attributes:
+        kind: ``blob``, ``tree``, ``link`` (a symbolic one) or ``module`` (a submodule).
+        name: Full object name.
+        is_executable: Whether a checkout makes it a program.
+    """
+
+    kind: str
+    name: str
+    is_executable: bool = False
+
+    @property
+    def is_file(self) -> bool:
+        """
+        Whether it is a file, be it a symbolic link.
+        """
+        return self.kind in ("blob", "link")
+
+
+class Line(NamedTuple):
+    """
+    One line of a tree.
+
+    Attributes:
+        text: The name, in which bytes that are no UTF-8 are written as ``\\xNN``.
+        is_text: Whether the name is UTF-8, so that it can be asked for.
+        entry: What it names.
+    """
+
+    text: str
+    is_text: bool
+    entry: Entry
+
+
+def tree_of(git_dir: str, commit: str) -> str:
+    """
+    Return the full object name of the tree of *commit*.
+
+    Raises:
+        gitsheets.GitsheetsError: The commit is missing or damaged.
+    """
+    return kept(git_dir, commit).partition(b"\n")[0].removeprefix(b"tree ").decode("ascii")
+
+
+def find(git_dir: str, commit: str, path: str) -> Entry | None:
+    """
+    Return what stands at *path* in the tree of *commit*, or None; "" is the tree itself.
+
+    Raises:
+        gitsheets.GitsheetsError: An object on the way is missing or damaged.
+    """
+    found = Entry("tree", tree_of(git_dir, commit))
+    for part in path.split("/") if path else ():
+        if found.kind != "tree":
+            return None
+        below = _entry(kept(git_dir, found.name), part.encode())
+        if below is None:
+            return None
+        found = below
+    return found
+
+
+def lines(tree: bytes) -> Iterator[Line]:
+    """
+    Take the content of a tree apart; what is none of git's modes is left out.
+    """
+    for mode, name, blob in _PARTS.findall(tree):
+        if entry := _meant(mode, blob):
+            try:
+                yield Line(name.decode("utf-8"), True, entry)
+            except UnicodeDecodeError:
+                yield Line(name.decode("utf-8", "backslashreplace"), False, entry)
+
+
+def leaves(git_dir: str, tree: str) -> Iterator[tuple[str, Entry]]:
+    """
+    Walk *tree*: yields path and entry of everything below it but directories; leaves out names not in UTF-8.
+
+    Raises:
+        gitsheets.GitsheetsError: A tree is missing or damaged.
+    """
+    waiting = [("", tree)]
+    while waiting:
+        above, name = waiting.pop()
+        for line in lines(kept(git_dir, name)):
+            if line.entry.kind == "tree":
+                waiting.append((f"{above}{line.text}/", line.entry.name))
+            elif line.is_text:
+                yield f"{above}{line.text}", line.entry
+
+
+def changed(git_dir: str, tree: str | None, changes: Mapping[str, Entry | None]) -> str | None:
+    """
+    Write the tree that *changes* make of *tree*; returns its name, or None where nothing is left in it.
+
+    Args:
+        tree: Full object name; None for a tree with nothing in it.
+        changes: For each path what is to stand there, a directory aside, or None for nothing.
+
+    Raises:
+        PathTakenError: A file and a directory would have the same path, a submodule stands in the way, or
+            a new name differs from another only by case or Unicode form.
+        gitsheets.GitsheetsError: A tree on the way is missing or damaged.
+        OSError: The disk refused.
+    """
+    files: dict[str, Entry | None] = {}
+    below: dict[str, dict[str, Entry | None]] = {}
+    for path, entry in changes.items():
+        name, _, rest = path.partition("/")
+        if rest:
+            below.setdefault(name, {})[rest] = entry
+        else:
+            files[name] = entry
+    content = kept(git_dir, tree) if tree else b""
+    edits: dict[bytes, tuple[Entry | None, Entry | None]] = {}
+    for name in files | below:
+        before = _entry(content, name.encode())
+        is_directory = before is not None and before.kind == "tree"
+        file = files.get(name, None if is_directory else before)
+        if file and before and before.kind == "module" and file.kind != "module":
+            raise PathTakenError(f"{name!r} is a submodule")
+        directory = before.name if before and is_directory else None
+        if name in below:
+            directory = changed(git_dir, directory, below[name])
+        if file and directory:
+            raise PathTakenError(f"{name!r} would be both a file and a directory")
+        edits[name.encode()] = before, file or (Entry("tree", directory) if directory else None)
+    edited = _edited(content, {name: edit for name, edit in edits.items() if edit[0] != edit[1]})
+    if tree is not None and edited == content:
+        return tree
+    return write(git_dir, "tree", edited) if edited else None
+
+
+def _edited(tree: bytes, edits: Mapping[bytes, tuple[Entry | None, Entry | None]]) -> bytes:
+    if len(edits) == 1:
+        [(name, (before, after))] = edits.items()
+        found = _locate(tree, name)
+        if found and before and after and found[0] == _written(after):
+            at = found[1]
+            return tree[:at] + bytes.fromhex(after.name) + tree[at + _NAME_BYTES :]
+    if not edits:
+        return tree
+    edited = _LINES.findall(tree)
+    if sum(map(len, edited)) != len(tree):
+        raise gitsheets.GitsheetsError("a tree is damaged; look with: git fsck")
+    for name, (_, after) in edits.items():
+        _put(edited, name, after)
+    for name, (before, after) in edits.items():
+        if after and not before:
+            _refuse_twin(edited, name.decode())
+    return b"".join(edited)
+
+
+def _put(tree: list[bytes], name: bytes, entry: Entry | None) -> None:
+    for place in (name, name + b"/"):
+        at = bisect_left(tree, place, key=_place)
+        if at < len(tree) and _place(tree[at]) == place:
+            del tree[at]
+    if entry:
+        line = b"%s %s\0%s" % (_written(entry), name, bytes.fromhex(entry.name))
+        tree.insert(bisect_left(tree, _place(line), key=_place), line)
+
+
+def _refuse_twin(tree: Sequence[bytes], name: str) -> None:
+    """
+    Refuse a new *name* in *tree* that some file systems would take for another one there.
+
+    Raises:
+        PathTakenError: Naming the other.
+    """
+    wanted = folded(name)
+    # One long text is folded a hundred times as fast as ten thousand names.
+    names = b"//".join(line[: -_NAME_BYTES - 1].partition(b" ")[2] for line in tree).decode(errors="replace")
+    if f"/{folded(names)}/".count(f"/{wanted}/") > 1:
+        twin = next(other for other in names.split("//") if other != name and folded(other) == wanted)
+        raise PathTakenError(f"{name!r} differs only by case or Unicode form from {twin!r}, which is there")
+
+
+def _place(line: bytes) -> bytes:
+    """
+    Return what git sorts the lines of a tree by: a directory's name with a slash behind it.
+    """
+    mode, _, name = line[: -_NAME_BYTES - 1].partition(b" ")
+    return name + b"/" if _kind(mode) == "tree" else name
+
+
+@lru_cache
+def _kind(mode: bytes) -> str | None:
+    """
+    Return what a line with *mode* is; old tools wrote ``040000`` and ``100640``.
+    """
+    return _KINDS.get(int(mode, 8) & _FORMAT_BITS)
+
+
+def entry_of(mode: str, name: str) -> Entry | None:
+    """
+    Return what git writes as *mode* and full object name; None for what is not there.
+    """
+    return _meant(mode.encode(), bytes.fromhex(name))
+
+
+def _meant(mode: bytes, name: bytes) -> Entry | None:
+    kind = _kind(mode)
+    return Entry(kind, name.hex(), mode != b"100644" and _is_executable(mode)) if kind else None
+
+
+def _is_executable(mode: bytes) -> bool:
+    return _kind(mode) == "blob" and bool(int(mode, 8) & _EXECUTABLE)
+
+
+def _written(entry: Entry) -> bytes:
+    return b"100755" if entry.is_executable else _WRITTEN[entry.kind]
+
+
+def _entry(tree: bytes, name: bytes) -> Entry | None:
+    found = _locate(tree, name)
+    if found is None:
+        return None
+    mode, at = found
+    return _meant(mode, tree[at : at + _NAME_BYTES])
+
+
+def _locate(tree: bytes, name: bytes) -> tuple[bytes, int] | None:
+    """
+    Find ``MODE NAME\\0OBJECT`` in *tree*; returns its mode, and where the object's name begins.
+    """
+    space = tree.find(b" " + name + b"\0")
+    while space >= 0:
+        begins = [space - size for size in _MODE_BYTES if _may_begin(tree, space - size)]
+        if begins:
+            begin = begins[0]
+            if len(begins) > 1 or _MODE.search(tree, tree.rfind(b"\0", 0, begin) + 1, begin):
+                return _walk(tree, name)  # that line may have begun before: its name holds a mode
+            return tree[begin:space], space + len(name) + 2
+        space = tree.find(b" " + name + b"\0", space + 1)
+    return None
+
+
+def _may_begin(tree: bytes, at: int) -> bool:
+    """
+    Whether a line may begin there: with a mode, and where the object name of the one before ends.
+    """
+    follows = at == 0 or (at > _NAME_BYTES and tree[at - _NAME_BYTES - 1] == 0)
+    return follows and _MODE.match(tree, at) is not None
+
+
+def _walk(tree: bytes, name: bytes) -> tuple[bytes, int] | None:
+    at = 0
+    while at < len(tree):
+        space = tree.index(b" ", at)
+        end = tree.index(b"\0", space)
+        if tree[space + 1 : end] == name:
+            return tree[at:space], end + 1
+        at = end + 1 + _NAME_BYTES
+    return None

@@ -1,0 +1,3 @@
+"""
+Celery, kombu and Redis as Ferry needs them.
+"""

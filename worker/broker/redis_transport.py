@@ -1,0 +1,184 @@
+"""
+kombu's Redis transport, mended: a worker outlives its broker and whatever stands in its queues.
+
+**A broker that refuses for now is one that is away.** A server that became a
+replica, lacks replicas or disk, or is full answers each write with an error. To
+Celery that is no lost connection, and the worker ends. Counted as one, it is
+waited for. So is a channel whose connection was lost: Celery acknowledges on it
+all the same, and kombu 5.7 looks for the address of a connection that is gone (an
+``AttributeError``). The message stays in Redis as unacknowledged, and a push that
+runs twice finds nothing to do.
+
+**What is no message is logged and gone.** kombu takes apart what it has popped
+from a list or heard on a channel, and an error of that ends the process. Any such
+error is the message's: see ``ferry.worker.broker.messages`` for those of our tasks.
+
+**One client per pool.** kombu makes a client object for each command, with a
+table of all commands' answers, which is a fifth of what sending a message takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import Empty
+from typing import Any
+
+from kombu import transport
+from kombu.exceptions import OperationalError
+from kombu.transport import redis, virtual
+from redis import Redis
+from redis.exceptions import (
+    ClusterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from ferry.worker.broker.messages import MessageError
+from ferry.worker.observe.logs import log
+
+# What a server says of its own state (createSharedObjectsWithCompat in Valkey's src/server.c).
+_NOT_NOW = ("NOREPLICAS", "MISCONF", "UNBLOCKED")
+_NOT_NOW_KINDS = (ReadOnlyError, OutOfMemoryError, ClusterDownError)
+_SHOWN = 500  # characters
+# kombu's own list has KeyError, which a message may well cause.
+_BROKER_ERRORS = (RedisError, OSError, OperationalError)
+
+
+class RefusedForNow(ResponseError):
+    """
+    The server answers, and its state does not let it do what was asked.
+    """
+
+
+class Message(virtual.Message):
+    """
+    A message that has what kombu needs to keep it and to find its way back.
+    """
+
+    def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
+        match payload:
+            case {"properties": {"delivery_tag": str(), "delivery_info": dict() as came_by}} if all(
+                isinstance(came_by.get(name), str) for name in ("exchange", "routing_key")
+            ):
+                pass
+            case _:
+                raise MessageError("it has none of a message's properties")
+        if not isinstance(payload.get("headers", {}), dict):
+            raise MessageError("its headers are no object")
+        try:
+            super().__init__(payload, channel, **options)  # type: ignore[no-untyped-call]
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise MessageError(f"its body cannot be read: {type(exc).__name__}") from exc
+
+
+class _Channel(redis.Channel):
+    Message = Message
+
+    def _connparams(self, *args: Any, **options: Any) -> Any:
+        if getattr(self.connection, "client", None) is None:
+            raise RedisConnectionError("the channel's connection to the broker was lost")
+        params = super()._connparams(*args, **options)  # type: ignore[no-untyped-call]
+        kind = params["connection_class"]
+        return {**params, "connection_class": type(kind.__name__, (_Telling, kind), {})}
+
+    def _create_client(self, asynchronous: bool = False) -> Redis:
+        # The asynchronous ones kombu keeps itself.
+        kept = None if asynchronous else self.__dict__.get("_kept_client")
+        if kept is None or kept.connection_pool is not self.pool:
+            kept = super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
+            if not asynchronous:
+                self._kept_client = kept
+        return kept  # type: ignore[no-any-return]
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **options: Any
+    ) -> Any:
+        """
+        Consume from *queue*; an error of *callback*, which no broker caused, is its message's.
+        """
+
+        def outlive(message: Message) -> Any:
+            with _survived(queue):
+                return callback(message)
+
+        return super().basic_consume(queue, no_ack, outlive, consumer_tag, **options)  # type: ignore[no-untyped-call]
+
+    def _brpop_read(self, **options: Any) -> Any:
+        with _survived("a queue"):
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        return True
+
+    def _receive_one(self, client: Any) -> Any:
+        with _survived("a broadcast"):
+            return super()._receive_one(client)  # type: ignore[no-untyped-call]
+        return True
+
+
+@contextmanager
+def _survived(origin: str) -> Iterator[None]:
+    """
+    Log an error in the block as one of the message that it was about, unless it is one of the broker.
+    """
+    try:
+        yield
+    except (*_BROKER_ERRORS, Empty):
+        raise
+    except Exception as exc:  # noqa: BLE001 - what a message may cause knows no limits
+        log().warning("message.discarded", origin=origin, error=f"{type(exc).__name__}: {exc}"[:_SHOWN])
+
+
+class Channel(_Channel):
+    """
+    A channel to a Redis or Valkey server.
+    """
+
+
+class SentinelChannel(_Channel, redis.SentinelChannel):
+    """
+    The same by way of Sentinels.
+    """
+
+
+class Transport(redis.Transport):
+    """
+    The transport of ``redis:``, ``rediss:`` and ``redis+socket:``.
+    """
+
+    Channel = Channel
+    connection_errors = (*redis.Transport.connection_errors, RefusedForNow)
+
+
+class SentinelTransport(redis.SentinelTransport):
+    """
+    The transport of ``sentinel:``.
+    """
+
+    Channel = SentinelChannel
+    connection_errors = (*redis.SentinelTransport.connection_errors, RefusedForNow)
+
+
+class _Telling:
+    """
+    A connection that tells a refusal which will pass from one of what was asked.
+    """
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().read_response(*args, **options)  # type: ignore[misc]
+        except ResponseError as exc:
+            if isinstance(exc, _NOT_NOW_KINDS) or str(exc).startswith(_NOT_NOW):
+                raise RefusedForNow(f"the broker refuses for now: {exc}") from exc
+            raise
+
+
+def mend() -> None:
+    """
+    Have each connection of this process to a Redis server be one of these, whatever form its URL has.
+    """
+    for scheme, kind in (("redis", Transport), ("rediss", Transport), ("sentinel", SentinelTransport)):
+        transport.TRANSPORT_ALIASES[scheme] = f"{__name__}:{kind.__name__}"
+        transport._transport_cache.pop(scheme, None)

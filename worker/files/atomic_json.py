@@ -1,0 +1,69 @@
+"""
+Small JSON files that are replaced whole: a reader sees the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from ferry.worker.files.sharing import inherit
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    Return the object in *path*; an empty one where the file is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """
+    Replace *path* by *value*. Not flushed to disk: what is kept like this may be lost.
+
+    Raises:
+        OSError: The disk refused; the old file is still there.
+    """
+    replace_file(path, json.dumps(value).encode(), durably=False)
+
+
+def replace_file(path: Path, content: bytes, *, durably: bool) -> None:
+    """
+    Replace *path* by a file with *content*.
+
+    Args:
+        durably: Whether a power cut from now on leaves the new file, whole; else it may
+            leave the old one, the new one, or one of which the content is lost.
+
+    Raises:
+        OSError: The disk refused; the old file is still there, unless only the last flush failed.
+    """
+    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            inherit(file.fileno(), path.parent)
+            if durably:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+    if durably:
+        _flush_directory(path.parent)
+
+
+def _flush_directory(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

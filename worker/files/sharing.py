@@ -1,0 +1,175 @@
+"""
+Files that several users of one repository write: ``core.sharedRepository``, as git honours it.
+
+git gives what it makes in a repository to the group, or to all, where that option says so,
+whatever the umask is. What Ferry makes in git's place gets the same mode; and what it makes
+in a directory of its own is as open as that directory
+(https://git-scm.com/docs/git-config#Documentation/git-config.txt-coresharedRepository).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import git
+
+from ferry.worker.errors import RepositoryError
+
+_GROUP, _EVERYBODY = 0o660, 0o664
+_NAMED = {"umask": 0, "group": _GROUP, "all": _EVERYBODY, "world": _EVERYBODY, "everybody": _EVERYBODY}
+_BOOLEANS = {"true": _GROUP, "yes": _GROUP, "on": _GROUP, "false": 0, "no": 0, "off": 0, "": 0}
+_PRIVATE = ".key"  # stays its owner's alone
+_OLD_NUMBERS = {0: 0, 1: _GROUP, 2: _EVERYBODY}
+_NUMBERS = {bits: number for number, bits in _OLD_NUMBERS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """
+    What ``core.sharedRepository`` asks for.
+
+    Attributes:
+        bits: Permissions of a file; 0 for what the umask leaves.
+        is_exact: Whether they replace the permissions that the umask leaves, or are added to them.
+    """
+
+    bits: int
+    is_exact: bool = False
+
+    @classmethod
+    def of(cls, value: str) -> Sharing:
+        """
+        Read the option's *value*.
+
+        Raises:
+            ValueError: git knows no such value.
+        """
+        bits = _NAMED.get(value, _BOOLEANS.get(value.lower()))
+        if bits is not None:
+            return cls(bits)
+        try:
+            number = int(value, 8)
+        except ValueError:
+            int(value)  # git takes any other number for true
+            return cls(_GROUP)
+        if number in _OLD_NUMBERS:
+            return cls(_OLD_NUMBERS[number])
+        if number & 0o600 != 0o600:
+            raise ValueError("the owner must be able to read and write")
+        return cls(number & 0o666, is_exact=True)
+
+    @property
+    def setting(self) -> str:
+        """
+        A value of the option that asks for the same.
+        """
+        return f"{self.bits:#05o}".replace("o", "") if self.is_exact else str(_NUMBERS[self.bits])
+
+    def mode(self, mode: int) -> int:
+        """
+        Return the mode of a file or directory that was made with *mode*.
+        """
+        if not self.bits:
+            return mode
+        bits = self.bits if mode & stat.S_IWUSR else self.bits & ~0o222
+        if mode & stat.S_IXUSR:
+            bits |= (bits & 0o444) >> 2
+        mode = (mode & ~0o777 | bits) if self.is_exact else mode | bits
+        if stat.S_ISDIR(mode):
+            mode |= (mode & 0o444) >> 2
+            if mode & 0o060:
+                mode |= stat.S_ISGID
+        return mode
+
+
+@lru_cache(maxsize=64)
+def sharing(git_dir: str) -> Sharing:
+    """
+    Return what the configuration asks for, in any scope; read once for each start.
+
+    Raises:
+        RepositoryError: It asks for what git does not know.
+    """
+    value = "umask"
+    with git.Repo(git_dir) as repo, repo.config_reader() as config:
+        # GitPython tells capitals apart, and git does not.
+        for section in (section for section in config.sections() if section.lower() == "core"):
+            for option, found in config.items(section):
+                if option.lower() == "sharedrepository":
+                    value = "true" if found is None else found
+    try:
+        return Sharing.of(value)
+    except ValueError as exc:
+        raise RepositoryError(
+            f"core.sharedRepository of {git_dir} is {value!r}, which git does not know ({exc}); "
+            "set it to group, all, umask or an octal mode such as 0640"
+        ) from exc
+
+
+def share(git_dir: str, target: int | str | Path) -> None:
+    """
+    Give a file or directory that was just made in *git_dir* the mode that git would give it.
+    """
+    wanted = sharing(git_dir)
+    if wanted.bits:
+        _set_mode(target, wanted.mode(os.stat(target).st_mode))
+
+
+def make_directory(git_dir: str, path: str | Path) -> None:
+    """
+    Make a directory in *git_dir*, unless it is there, with the mode that git would give it.
+
+    Raises:
+        OSError: What it is to be in is missing, or the disk refused.
+    """
+    # It may exist by now; and git may have removed it again, as it does with empty ones.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+        with contextlib.suppress(FileNotFoundError):
+            share(git_dir, path)
+
+
+def make_directories(git_dir: str, path: Path) -> None:
+    """
+    Make the directory *path* in *git_dir* and what is missing between the two, as ``make_directory`` does.
+    """
+    missing = [each for each in (path, *path.parents) if each.is_relative_to(git_dir) and not each.is_dir()]
+    for each in reversed(missing):
+        if str(each) != git_dir:
+            make_directory(git_dir, each)
+
+
+def inherit(target: int | Path, directory: Path) -> None:
+    """
+    Make a new file or directory as open as the *directory* of Ferry's own that it is in.
+    """
+    mode, above = os.stat(target).st_mode, directory.stat().st_mode
+    given = above if above & stat.S_ISGID else 0  # git's sign for a directory that a group shares
+    if stat.S_ISDIR(mode):
+        mode |= given & 0o2077
+    else:
+        mode |= given & 0o066
+    _set_mode(target, mode & (~0o077 | above))
+
+
+def adopt(git_dir: str, directory: Path) -> None:
+    """
+    Share *directory* and all that is in it but keys, as far as it is ours, as the configuration asks for now.
+    """
+    sharing.cache_clear()
+    if sharing(git_dir).bits:
+        for path in (directory, *directory.rglob("*")):
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                if not path.is_symlink() and _PRIVATE not in path.name:
+                    share(git_dir, path)
+
+
+def _set_mode(target: int | str | Path, mode: int) -> None:
+    if stat.S_IMODE(os.stat(target).st_mode) != stat.S_IMODE(mode):
+        with contextlib.suppress(PermissionError):  # another user has made it at the same moment
+            os.chmod(target, stat.S_IMODE(mode))

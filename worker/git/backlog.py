@@ -1,0 +1,159 @@
+"""
+What each remote lacks: counted once, and brought forward when the branch or the remote moves.
+
+git is asked for all of it at the first look of a process, and when a remote has moved among
+many commits. So an answer costs what came since the last one, however long a remote is away
+and whatever the branch has behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ferry.worker.git.repository import Repository
+
+MOST_NAMES = 100_000  # kept for each remote: 10 MB
+_FEW_NAMES = 2000  # looked through with each push
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """
+    The commits that a remote lacks, at one moment.
+
+    Attributes:
+        head: Where the branch stands here; None: it has no commit.
+        seen: Where it was last seen on the remote; None: not known, and then the remote lacks everything.
+        count: How many commits it lacks.
+        oldest_at: When the oldest of them was made, in seconds since the epoch; None: it lacks none.
+        is_apart: Whether the remote holds what the branch does not.
+        names: Of all of them, and maybe of later ones; None: they are too many to keep, or everything.
+        arrived: The names of commits of the branch that it lacked before, and has now; not all of them.
+    """
+
+    log: Repository
+    head: str | None = None
+    seen: str | None = None
+    count: int = 0
+    oldest_at: float | None = None
+    is_apart: bool = False
+    names: set[bytes] | None = None
+    arrived: frozenset[bytes] = frozenset()
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __contains__(self, commit: object) -> bool:
+        """
+        Whether the remote lacks *commit*, the full name of a commit of the branch.
+        """
+        if not self.count:
+            return False
+        if self.names is not None:
+            return bytes.fromhex(str(commit)) in self.names
+        return self.seen is None or not self.log.contains(str(commit), self.seen)
+
+    def has_arrived(self, commit: str) -> bool:
+        """
+        Whether *commit*, which may be none of the branch, is known to have arrived; False: ask git.
+        """
+        return bytes.fromhex(commit) in self.arrived
+
+
+class Backlogs:
+    """
+    The backlog of each remote of one repository.
+
+    Args:
+        log: The repository.
+    """
+
+    def __init__(self, log: Repository) -> None:
+        self._log = log
+        self._start_afresh()
+        os.register_at_fork(after_in_child=self._start_afresh)  # another thread may have held the lock
+
+    def _start_afresh(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[str, Backlog] = {}
+
+    def of(self, remote: str, head: str | None, seen: str | None) -> Backlog:
+        """
+        Return what *remote*, where the branch was last seen at *seen*, lacks of *head*.
+
+        Raises:
+            RepositoryError: git could not tell.
+        """
+        if head is None:
+            return Backlog(log=self._log, seen=seen)
+        with self._lock:  # the first look may take a while, and the second finds what it found
+            known = self._kept.get(remote)
+            found = self._brought_forward(known, head, seen) if known is not None else None
+            if found is None:
+                found = self._counted(head, seen)
+                if known is not None:
+                    found = replace(found, arrived=self._arrived(known, found))
+            self._kept[remote] = found
+        return found
+
+    def _brought_forward(self, known: Backlog, head: str, seen: str | None) -> Backlog | None:
+        if known.seen != seen:
+            return None
+        if known.head == head:
+            return known
+        # On two lines a merge may have brought what only the remote had.
+        if (
+            not known.count
+            or known.head is None
+            or known.is_apart
+            or not self._log.contains(known.head, head)
+        ):
+            return None
+        new = self._log.commits_between(known.head, head)
+        names = known.names
+        if names is not None and len(names) + len(new) > MOST_NAMES:
+            names = None
+        elif names is not None:
+            names.update(map(bytes.fromhex, new))  # an earlier backlog is asked for its own commits alone
+        return replace(known, head=head, count=known.count + len(new), names=names)
+
+    def _arrived(self, known: Backlog, found: Backlog) -> frozenset[bytes]:
+        """
+        Return what *known* lacked and *found* does not, where nothing of the branch was taken back since.
+        """
+        lacked, lacks = known.names, found.names
+        if (
+            lacked is None
+            or lacks is None
+            or known.head is None
+            or not self._log.contains(known.head, found.head)
+        ):
+            return frozenset()
+        if not lacked:
+            return known.arrived  # what is lacked again, because the remote was set back, is looked for first
+        before = known.arrived if len(known.arrived) <= _FEW_NAMES else frozenset()
+        return frozenset((before | lacked) - lacks)
+
+    def _counted(self, head: str, seen: str | None) -> Backlog:
+        found = Backlog(log=self._log, head=head, seen=seen, names=set())
+        if head == seen:
+            return found
+        if seen is None:
+            count, oldest, names = self._log.count_between(None, head), self._log.root_of(head), None
+        else:
+            lacked = self._log.commits_between(seen, head)
+            if not lacked:
+                return found
+            count, oldest = len(lacked), lacked[-1]
+            names = {bytes.fromhex(name) for name in lacked} if count <= MOST_NAMES else None
+        return replace(
+            found,
+            count=count,
+            oldest_at=self._log.commit_time(oldest),
+            is_apart=seen is not None and not self._log.contains(seen, head),
+            names=names,
+        )

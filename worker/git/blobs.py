@@ -1,0 +1,159 @@
+"""
+Blobs of any size, read piece by piece.
+
+A blob that stands in a file of its own, or in a pack as it is, is inflated as it is asked for
+(https://git-scm.com/docs/gitformat-pack). One that a pack has as its difference from another
+can only be read whole; git makes none of large files, see ``ferry.worker.git.command``.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import gitsheets
+
+from ferry.worker.git.objects import MOST_BYTES, header_of, inflated, read
+
+_SKIPPED_BYTES = 8 << 20  # what is read on the way to a part, before the reader's turn ends
+_INDEX = b"\377tOc\0\0\0\2"
+_FANOUT, _NAMES = 8, 8 + 1024
+_NAME_BYTES, _CHECK_BYTES = 20, 4
+_LARGE = 1 << 31  # an offset that stands in the table of large ones
+_BLOB = 3
+_HEADER_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blob:
+    """
+    A blob that has not been read yet.
+
+    Attributes:
+        size: How many bytes it has.
+        is_whole: Whether it is in memory as a whole while it is read.
+    """
+
+    git_dir: str
+    name: str
+    size: int
+    place: tuple[str, int, int] | None  # a file, where in it the deflated bytes begin, how many to leave out
+
+    @property
+    def is_whole(self) -> bool:
+        return self.place is None
+
+    def pieces(self, start: int, end: int) -> Iterator[bytes]:
+        """
+        Yield the bytes from *start* to before *end*; an empty piece now and then on the way to them.
+
+        Raises:
+            gitsheets.GitsheetsError, OSError, zlib.error: It is missing or damaged.
+        """
+        if self.place is None:
+            yield read(self.git_dir, self.name, most=MOST_BYTES)[start:end]
+            return
+        path, offset, header = self.place
+        with open(path, "rb") as file:
+            file.seek(offset)
+            yield from _between(inflated(file, zlib.decompressobj()), start + header, end + header)
+
+
+def find(git_dir: str, name: str) -> Blob:
+    """
+    Return the blob with the full name *name*.
+
+    Raises:
+        gitsheets.GitsheetsError: It is missing, damaged, or no blob.
+    """
+    for place in (_loose, _packed):
+        try:
+            if found := place(git_dir, name):
+                return found
+        except (OSError, zlib.error, IndexError):
+            continue  # removed or damaged: it may stand elsewhere
+    header = gitsheets.blob_header(git_dir, name)
+    if not header or header["kind"] != "blob":
+        raise gitsheets.GitsheetsError(f"the blob {name} is missing; look with: git fsck")
+    return Blob(git_dir=git_dir, name=name, size=header["size"], place=None)
+
+
+def _between(pieces: Iterator[bytes], start: int, end: int) -> Iterator[bytes]:
+    at = skipped = 0
+    for piece in pieces:
+        wanted = piece[max(start - at, 0) : max(end - at, 0)]
+        at += len(piece)
+        skipped += 0 if wanted else len(piece)
+        if wanted or skipped >= _SKIPPED_BYTES:
+            yield wanted
+            skipped = 0
+        if at >= end:
+            return
+    if at < end:
+        raise zlib.error("the object is cut short")
+
+
+def _loose(git_dir: str, name: str) -> Blob | None:
+    path = f"{git_dir}/objects/{name[:2]}/{name[2:]}"
+    with open(path, "rb") as file:
+        found = header_of(zlib.decompressobj().decompress(file.read(_HEADER_BYTES), _HEADER_BYTES))
+    if found is None or found[0] != "blob":
+        return None
+    return Blob(git_dir=git_dir, name=name, size=found[1], place=(path, 0, found[2]))
+
+
+def _packed(git_dir: str, name: str) -> Blob | None:
+    for index in Path(git_dir, "objects", "pack").glob("*.idx"):
+        offset = _offset(index, bytes.fromhex(name))
+        if offset is not None:
+            pack = index.with_suffix(".pack")
+            with pack.open("rb") as file:
+                file.seek(offset)
+                kind, size = _entry(file)
+                if kind != _BLOB:
+                    return None  # a difference
+                return Blob(git_dir=git_dir, name=name, size=size, place=(str(pack), file.tell(), 0))
+    return None
+
+
+def _offset(index: Path, name: bytes) -> int | None:
+    with index.open("rb") as file:
+        if file.read(len(_INDEX)) != _INDEX:
+            return None
+        total = _number(file, _NAMES - 4)
+        first = _number(file, _FANOUT + 4 * (name[0] - 1)) if name[0] else 0
+        end = _number(file, _FANOUT + 4 * name[0])
+        file.seek(_NAMES + _NAME_BYTES * first)
+        names = file.read(_NAME_BYTES * (end - first))
+        at = bisect_left(range(end - first), name, key=lambda line: _name(names, line))
+        if _name(names, at) != name:
+            return None
+        offsets = _NAMES + (_NAME_BYTES + _CHECK_BYTES) * total
+        offset = _number(file, offsets + 4 * (first + at))
+        return offset if offset < _LARGE else _number(file, offsets + 4 * total + 8 * (offset - _LARGE), 8)
+
+
+def _name(names: bytes, line: int) -> bytes:
+    return names[_NAME_BYTES * line : _NAME_BYTES * (line + 1)]
+
+
+def _number(file: BinaryIO, at: int, size: int = 4) -> int:
+    return int.from_bytes(os.pread(file.fileno(), size, at), "big")
+
+
+def _entry(file: BinaryIO) -> tuple[int, int]:
+    """
+    Read kind and size of an entry of a pack.
+    """
+    byte = file.read(1)[0]
+    kind, size, shift = byte >> 4 & 7, byte & 15, 4
+    while byte & 128:
+        byte = file.read(1)[0]
+        size |= (byte & 127) << shift
+        shift += 7
+    return kind, size

@@ -1,0 +1,127 @@
+"""
+What git derives from the objects and keeps beside them, put right where it is damaged.
+
+An index of packs, a commit-graph or a bitmap only saves work, and can be made again. A damaged one stops git
+all the same. Each of these files ends with the digest of all that stands before it (gitformat-pack,
+gitformat-commit-graph), so damage is proved here and not guessed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from ferry.worker.git import process
+from ferry.worker.observe.logs import log
+
+_DIGEST_BYTES = 20  # SHA-1; repositories of another format are refused at the start
+_PIECE_BYTES = 1 << 20
+_REBUILD_TIMEOUT_S = 300.0
+
+# A chain of commit-graphs is a list of their digests: without one of them the list is of no use.
+_REMOVED = (
+    "objects/pack/multi-pack-index*",
+    "objects/pack/pack-*.bitmap",
+    "objects/pack/pack-*.rev",
+    "objects/info/commit-graph",
+    "objects/info/commit-graphs/*.graph",
+)
+_CHAIN = "objects/info/commit-graphs/commit-graph-chain"
+
+
+def mend(git_dir: str | Path) -> list[str]:
+    """
+    Remove or rebuild each derived file of the repository *git_dir* that is damaged.
+
+    Returns:
+        Their paths in the repository. Empty: whatever went wrong, these files are not the cause.
+    """
+    top = Path(git_dir)
+    mended = []
+    with contextlib.suppress(OSError):  # a directory that cannot be listed; the caller has an error to tell
+        for path in _damaged(top):
+            is_index = path.suffix == ".idx"
+            if _rebuilt(top, path, path.stat().st_mtime_ns) if is_index else _removed(path):
+                mended.append(str(path.relative_to(top)))
+    if any("commit-graphs/" in name for name in mended):
+        _removed(top / _CHAIN)
+    if mended:
+        log().warning("repository.caches_mended", files=mended)
+    return mended
+
+
+def _damaged(top: Path) -> Iterator[Path]:
+    for pattern in (*_REMOVED, "objects/pack/pack-*.idx"):
+        for path in sorted(top.glob(pattern)):
+            with contextlib.suppress(FileNotFoundError):  # a packing has just replaced it
+                seen = path.stat()
+                if not _is_sound(str(path), seen.st_ino, seen.st_size, seen.st_mtime_ns):
+                    yield path
+
+
+@lru_cache(maxsize=256)
+def _is_sound(path: str, inode: int, size: int, modified_ns: int) -> bool:
+    """
+    Whether the file ends with the digest of the rest. Its other properties say that it is still the same.
+    """
+    digest = hashlib.sha1(usedforsecurity=False)
+    rest = size - _DIGEST_BYTES
+    with open(path, "rb") as file:
+        while rest > 0 and (piece := file.read(min(rest, _PIECE_BYTES))):
+            digest.update(piece)
+            rest -= len(piece)
+        return rest == 0 and file.read() == digest.digest()
+
+
+def _removed(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # a read-only disk; another process was faster
+        path.unlink()
+        return True
+    return False
+
+
+@lru_cache(maxsize=256)
+def _rebuilt(top: Path, index: Path, modified_ns: int) -> bool:
+    """
+    Make the index of a pack again, from the pack. What is damaged itself is tried once, not at each command.
+    """
+    environment = {  # what people configure is of no use here
+        "PATH": os.environ.get("PATH", os.defpath),
+        "GIT_DIR": str(top),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "LC_ALL": "C",
+    }
+    try:
+        with tempfile.TemporaryDirectory(prefix="tmp_idx_", dir=index.parent) as directory:
+            draft = Path(directory) / index.name
+            made = process.run(
+                [
+                    "git",
+                    "-c",
+                    "core.fsync=all",
+                    "index-pack",
+                    "-o",
+                    str(draft),
+                    str(index.with_suffix(".pack")),
+                ],
+                timeout_s=_REBUILD_TIMEOUT_S,
+                env=environment,
+                directory=top,
+            )
+            if made.exit_status != 0:
+                log().error(
+                    "repository.pack_damaged", file=str(index.with_suffix(".pack")), error=made.stderr
+                )
+                return False
+            draft.chmod(index.stat().st_mode)
+            draft.replace(index)
+    except OSError as exc:
+        log().error("repository.pack_damaged", file=str(index), error=str(exc))
+        return False
+    return True

@@ -1,0 +1,214 @@
+"""
+The data repository at its first start: made from its remote, whole or not at all.
+
+git's own ``clone`` is given the URL on its command line, where ``ps`` shows a
+token, and leaves a half-made repository where it is killed. Here everything is
+fetched into a directory beside the place, and moved there when it is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+from ferry.worker.errors import RepositoryError
+from ferry.worker.files.atomic_json import read_json, write_json
+from ferry.worker.files.locks import FileLock, LockTimeoutError
+from ferry.worker.files.ownership import owners_named
+from ferry.worker.git.command import run_git
+from ferry.worker.git.credentials import Credentials
+from ferry.worker.git.prepare import prepare, state_directory
+from ferry.worker.git.refs import RefError, flush, move_ref
+from ferry.worker.git.repository import Repository
+from ferry.worker.settings import ORIGIN, Settings
+
+_TIMEOUT_S = 3600.0  # for the whole history, over a slow line
+_LOCK_TIMEOUT_S = 2 * _TIMEOUT_S
+_FREE_BYTES = 64 * 1024 * 1024  # under this not even a small repository can be packed
+
+
+def make(settings: Settings, credentials: Credentials) -> bool:
+    """
+    Make the data repository from origin, where there is nothing yet; returns whether it was made.
+
+    Any number of processes may try at once: one makes it, the others find it made.
+
+    Raises:
+        RepositoryError: It cannot be made there, or origin cannot be fetched; nothing is left behind.
+    """
+    with owners_named(settings.data_repo_path):
+        return _make(settings, credentials)
+
+
+def _make(settings: Settings, credentials: Credentials) -> bool:
+    path = settings.data_repo_path
+    if not is_empty(path):
+        return False
+    if ORIGIN not in settings.remotes:
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: there is nothing at {path}, and CFP_DATA_REMOTE is not set; set it to "
+            f"have the repository fetched from there, or make one with: git init --bare {path}"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = _place(path)
+        with FileLock(place / f".{path.name}.ferry-init.lock").hold(_LOCK_TIMEOUT_S):
+            if not is_empty(path):
+                return False
+            for left_over in place.glob(f".{path.name}.ferry-init-*"):  # of one that was killed
+                shutil.rmtree(left_over)
+            draft = place / f".{path.name}.ferry-init-{uuid.uuid4().hex[:8]}"
+            try:
+                fetch_into(draft, settings, credentials)
+                _move(draft, path)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    except PermissionError:
+        raise
+    except (OSError, LockTimeoutError, RefError) as exc:
+        raise RepositoryError(f"cannot make {path}: {exc}") from exc
+    return True
+
+
+def fetched_bytes(path: Path) -> int:
+    """
+    Return how much has come of the clone that is being made for *path*.
+    """
+    total = 0
+    for place in (path, path.parent):
+        for pack in place.glob(f".{path.name}.ferry-init-*/objects/pack/*"):
+            with contextlib.suppress(FileNotFoundError):
+                total += pack.stat().st_size
+    return total
+
+
+def check(settings: Settings, repository: Repository) -> list[str]:
+    """
+    Check what ``prepare`` takes on trust; returns warnings.
+
+    Raises:
+        RepositoryError: A clone that was interrupted, or a disk without room.
+    """
+    path = settings.data_repo_path
+    warnings = []
+    free = os.statvfs(path)
+    if free.f_bavail * free.f_frsize < _FREE_BYTES:
+        raise RepositoryError(
+            f"{path} has less than {_FREE_BYTES >> 20} MiB of free space; make room on its volume"
+        )
+    if path.stat().st_uid != os.geteuid():
+        warnings.append(
+            f"{path} belongs to another user, so git commands that people type there are refused; "
+            f"allow them with: git config --global --add safe.directory {path}"
+        )
+    head = repository.head()
+    if head is None:
+        if list((path / "objects" / "pack").glob("tmp_pack_*")):
+            raise RepositoryError(
+                f"{path} is a clone that was interrupted; make it anew with: rm -r {path} && ferry init"
+            )
+        warnings.append(
+            f"{path} has no branch {repository.branch!r}, so no sheets; push one into it, "
+            "or set CFP_DATA_BRANCH"
+        )
+    elif not _is_whole(repository, head):
+        raise RepositoryError(
+            f"{path} lacks objects of its branch {repository.branch!r}: a clone that was interrupted, or a "
+            f"damaged disk. Keep it, and make another with: mv {path} {path}.damaged && ferry init"
+        )
+    return warnings
+
+
+def _is_whole(repository: Repository, head: str) -> bool:
+    """
+    Whether all that has come since the last start is here; at the first one, whether everything is.
+    """
+    record = state_directory(repository.path) / "whole.json"
+    found = repository.is_whole(head, known=read_json(record).get("commit"))
+    if found:
+        with contextlib.suppress(OSError):  # the next start reads a little more
+            write_json(record, {"commit": head})
+    return found is not False
+
+
+def is_empty(path: Path) -> bool:
+    """
+    Whether there is nothing at *path* but what a file system or ``ferry init`` itself puts there.
+    """
+    if not path.exists():
+        return True
+    if not path.is_dir():
+        raise RepositoryError(f"CFP_DATA_REPO_PATH: {path} is not a directory")
+    return all(
+        entry.name == "lost+found" or entry.name.startswith(f".{path.name}.ferry-init")
+        for entry in path.iterdir()
+    )
+
+
+def _place(path: Path) -> Path:
+    """
+    Return where the draft is made: beside *path*, or in it where that is a volume of its own.
+    """
+    inside = path.is_mount() or (path.exists() and not os.access(path.parent, os.W_OK))
+    return path if inside else path.parent
+
+
+def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Repository:
+    """
+    Make a bare repository at *draft* with origin's branch and its whole history.
+
+    Raises:
+        RepositoryError: It cannot be fetched, or is not whole.
+    """
+    _check_files(settings)
+    draft.mkdir()
+    made = run_git(draft, "init", "--quiet", "--bare", f"--initial-branch={settings.data_branch}")
+    if made.exit_status != 0:
+        raise RepositoryError(f"git cannot make {draft}: {made.stderr.strip()}")
+    there = replace(settings, data_repo_path=draft)
+    prepare(there)
+    repository = Repository.of(there, credentials)
+    tip = repository.ask(ORIGIN, timeout_s=settings.push_timeout_s)
+    if tip is None:
+        raise RepositoryError(
+            f"{ORIGIN} has no branch {settings.data_branch!r}; "
+            "push one there, or set CFP_DATA_BRANCH to the one it has"
+        )
+    tip = repository.fetch(ORIGIN, timeout_s=_TIMEOUT_S)
+    if tip is None or repository.is_whole(tip) is False:
+        raise RepositoryError(f"what {ORIGIN} sent is not whole")
+    move_ref(draft, repository.ref, new=tip, old=None)
+    return repository
+
+
+def _check_files(settings: Settings) -> None:
+    # ssh says no more of a key that it cannot read than that it was not let in.
+    files = {
+        "CFP_SSH_KEY_PATH": settings.ssh_key_path,
+        "CFP_SSH_KNOWN_HOSTS": settings.ssh_known_hosts,
+        "CFP_HTTPS_TOKEN_PATH": settings.https_token_path,
+    }
+    for variable, path in files.items():
+        if path is not None and not os.access(path, os.R_OK):
+            state = "cannot be read by the user that Ferry runs as" if path.exists() else "does not exist"
+            raise RepositoryError(f"{variable}: {path} {state}")
+
+
+def _move(draft: Path, path: Path) -> None:
+    if draft.parent != path:
+        try:
+            draft.rename(path)  # replaces an empty directory
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise RepositoryError(f"somebody else put something at {path} meanwhile") from exc
+    else:
+        # Without HEAD it is no repository: whoever looks before the last step sees none.
+        for entry in sorted(draft.iterdir(), key=lambda entry: entry.name == "HEAD"):
+            entry.rename(path / entry.name)
+    flush(path)

@@ -1,0 +1,195 @@
+"""
+Reading what is configured for the data repository, and replacing its ``config`` whole.
+
+git and GitPython write the file without flushing it, and GitPython in place: a power cut
+leaves it empty. A URL may hold a token, so no value of ours is an argument of a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ferry.worker.errors import RepositoryError
+from ferry.worker.files.sharing import make_directories
+from ferry.worker.git.command import run_git
+from ferry.worker.git.refs import STATE_DIRECTORY, flush
+from ferry.worker.observe.redaction import redact
+
+_LOCK_WAIT_S = 5.0
+_NOTHING_TO_UNSET = 5  # git config's exit status
+_FALSE = frozenset({"false", "no", "off", "0"})
+
+# As git writes them: the section with its name in quotation marks, and the option.
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configured:
+    """
+    One value that git finds.
+
+    Attributes:
+        key: As git spells it: all in small letters but the name in its middle.
+        value: The value.
+        origin: Where it stands, such as ``/root/.gitconfig``.
+    """
+
+    key: str
+    value: str
+    origin: str
+
+
+def read_all(git_dir: Path) -> list[Configured]:
+    """
+    Return all that is configured for *git_dir* in any scope, in git's order: the last one of a key wins.
+
+    Raises:
+        RepositoryError: git cannot be started, or cannot read it.
+    """
+    found = run_git(git_dir, "config", "-z", "--list", "--show-origin")
+    if found.exit_status != 0:
+        raise RepositoryError(f"git's configuration cannot be read: {found.stderr.strip()}")
+    parts = found.stdout.split("\0")
+    pairs = zip(parts[::2], parts[1::2], strict=False)
+    return [
+        Configured(key=entry.partition("\n")[0], value=entry.partition("\n")[2], origin=_place(origin))
+        for origin, entry in pairs
+    ]
+
+
+def pushes_elsewhere(configured: Sequence[Configured], remote: str, url: str) -> Configured | None:
+    """
+    Return what would send a ``git push`` to *remote* to another place than *url*; None if nothing would.
+    """
+    given = [each for each in configured if each.key == f"remote.{remote}.pushurl"]
+    meant, _ = _rewritten(configured, url, "insteadof")
+    for each in given:
+        if _rewritten(configured, each.value, "insteadof")[0] != meant:
+            return each
+    pushed, rule = _rewritten(configured, url, "pushinsteadof")
+    return rule if not given and rule and pushed != meant else None
+
+
+def partial_clone(configured: Sequence[Configured]) -> Configured | None:
+    """
+    Return what makes the repository a partial clone, one that lacks objects on purpose; None if nothing does.
+    """
+    return next(
+        (
+            each
+            for each in configured
+            if each.key == "extensions.partialclone"
+            or (
+                each.key.startswith("remote.")
+                and (
+                    each.key.endswith(".partialclonefilter")
+                    or (each.key.endswith(".promisor") and each.value.lower() not in _FALSE)
+                )
+            )
+        ),
+        None,
+    )
+
+
+def replace_config(git_dir: Path, wanted: Mapping[Key, Sequence[str]]) -> None:
+    """
+    Replace all values of each key of *wanted* in the repository's own ``config``, whole and durably.
+
+    Readers find the old file or the new one, also after a power cut. For the holder of ``prepare.lock``.
+
+    Raises:
+        RepositoryError: Another git writes the file, or died while it did; or git could not.
+        OSError: The disk refused. The old file is still there.
+    """
+    config = (git_dir / "config").resolve()
+    draft = git_dir / STATE_DIRECTORY / "drafts" / "config~"
+    lock = config.with_name(f"{config.name}.lock")
+    make_directories(str(git_dir), draft.parent)
+    with contextlib.suppress(FileNotFoundError):
+        if lock.samefile(draft):  # of one of us that died
+            lock.unlink()
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    _take(lock, draft)
+    try:
+        draft.write_bytes(_changed(git_dir, config, wanted))
+        before = config.stat()
+        with contextlib.suppress(PermissionError):  # not our group: then it stays our own
+            os.chown(draft, -1, before.st_gid)
+        draft.chmod(before.st_mode & 0o770)  # a remote's URL may hold a token
+        flush(draft.parent)
+        lock.rename(config)
+    except BaseException:
+        lock.unlink(missing_ok=True)
+        raise
+    flush(config.parent)
+    draft.unlink()
+
+
+def _place(origin: str) -> str:
+    return "the environment" if origin.startswith("command line") else origin.removeprefix("file:")
+
+
+def _take(lock: Path, draft: Path) -> None:
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            os.link(draft, lock)
+        except FileExistsError:
+            if time.monotonic() >= deadline:
+                raise RepositoryError(
+                    f"{lock} exists: another git writes the configuration, or died while it did. "
+                    "If no git process runs on this repository, remove that file"
+                ) from None
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _changed(git_dir: Path, config: Path, wanted: Mapping[Key, Sequence[str]]) -> bytes:
+    copy = git_dir / STATE_DIRECTORY / "drafts" / "config"
+    shutil.copyfile(config, copy)
+    try:
+        for section, option in wanted:
+            name = f"{section.replace(' ', '.', 1).replace(chr(34), '')}.{option}"
+            done = run_git(git_dir, "config", "--file", str(copy), "--unset-all", name)
+            if done.exit_status not in (0, _NOTHING_TO_UNSET):
+                raise RepositoryError(f"cannot change {name} in {config}: {redact(done.stderr.strip())}")
+        kept = copy.read_bytes()
+    finally:
+        copy.unlink()
+    lines = [
+        f"[{section}]\n\t{option} = {_quoted(value)}\n"
+        for (section, option), values in wanted.items()
+        for value in values
+    ]
+    return kept + (b"" if kept.endswith(b"\n") or not kept else b"\n") + "".join(lines).encode()
+
+
+def _quoted(value: str) -> str:
+    """
+    Write *value* so that git reads it as it is, whatever blanks, quotation marks and ``#`` it holds.
+    """
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t")
+    return f'"{escaped}"'
+
+
+def _rewritten(configured: Sequence[Configured], url: str, option: str) -> tuple[str, Configured | None]:
+    """
+    Return *url* as git's longest matching rule makes it, and that rule.
+    """
+    rules = [
+        each
+        for each in configured
+        if each.key.startswith("url.") and each.key.endswith(f".{option}") and url.startswith(each.value)
+    ]
+    if not rules:
+        return url, None
+    rule = max(rules, key=lambda each: len(each.value))
+    return rule.key[len("url.") : -len(f".{option}")] + url[len(rule.value) :], rule

@@ -1,0 +1,208 @@
+"""
+What lets git in at a remote, looked up afresh for every command that talks to one.
+
+Keys and tokens are files that somebody else rotates (a Kubernetes secret, an
+agent), so nothing of them is kept. ssh connections are: the handshake is most
+of what a small push costs. A shared connection whose far end froze would hang
+every later push, so whoever ended one at its timeout hangs up as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shlex
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ferry.worker.errors import RepositoryError
+from ferry.worker.settings import ORIGIN, Settings
+
+_SHARED_FOR_S = 60
+_SSH_SCHEMES = ("ssh", "git+ssh", "ssh+git")
+_HOST_AND_PATH = re.compile(r"[^/:]+:")  # git takes `host:path` for ssh, and a path where a slash comes first
+# sockaddr_un holds 108 bytes, and ssh adds a dot and 16 letters while it makes the socket.
+_LONGEST_SOCKET_PATH = 108 - 1 - 17
+
+# Answers git with the file's one line, `TOKEN` or `USER:TOKEN`. The token passes from a file through a
+# pipe, and stands in no argument and no environment. The name matters to no host that takes tokens.
+_ANSWER = """!answer() {
+    test "$1" = get || exit 0
+    token=$(cat "$FERRY_TOKEN_FILE") || exit 0
+    user=x-access-token
+    case $token in *:*) user=${token%%:*} token=${token#*:} ;; esac
+    printf 'username=%s\\npassword=%s\\n' "$user" "$token"
+}; answer"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """
+    Keys, tokens and shared connections of one repository's remotes.
+
+    Args:
+        remotes: Every remote, name to URL.
+        key: Private ssh key to offer, and no other.
+        known_hosts: The only ssh host keys that are trusted.
+        token_file: File with the token for ``origin``'s HTTP host.
+        environ: The process's environment.
+    """
+
+    remotes: Mapping[str, str] = field(repr=False)
+    key: Path | None = None
+    known_hosts: Path | None = None
+    token_file: Path | None = None
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Credentials:
+        """
+        Take from *settings* and the environment what concerns git.
+        """
+        return cls(
+            remotes=settings.remotes,
+            key=settings.ssh_key_path,
+            known_hosts=settings.ssh_known_hosts,
+            token_file=settings.https_token_path,
+            environ=environ,
+        )
+
+    def environment(self, remote: str, *, ssh_is_configured: bool = False) -> dict[str, str]:
+        """
+        Return the variables that git needs to be let in at *remote*.
+
+        Args:
+            ssh_is_configured: Whether git's configuration names an ssh command (``core.sshCommand``).
+
+        Raises:
+            RepositoryError: The key's permissions are open and it could not be copied to a private place.
+        """
+        token = {"FERRY_TOKEN_FILE": str(self.token_file)} if self.token_file else {}
+        names_its_own = ssh_is_configured or self.environ.get("GIT_SSH")
+        if names_its_own and not (self.environ.get("GIT_SSH_COMMAND") or self.key or self.known_hosts):
+            return token
+        try:
+            return {"GIT_SSH_COMMAND": self._ssh_command(remote), **token}
+        except OSError as exc:
+            raise RepositoryError(f"cannot prepare the ssh key {self.key}: {exc}") from exc
+
+    def ssh_program(self, remote: str, configured: str = "") -> str | None:
+        """
+        Return the program by which git reaches *remote*, or None where that needs no ssh.
+
+        Args:
+            configured: ``core.sshCommand`` of git's configuration.
+        """
+        url = self.remotes.get(remote, "")
+        scheme, separator, _ = url.partition("://")
+        if scheme not in _SSH_SCHEMES if separator else not _HOST_AND_PATH.match(url):
+            return None
+        command = self.environ.get("GIT_SSH_COMMAND")
+        if not command and not (self.key or self.known_hosts):
+            command = configured or shlex.quote(self.environ.get("GIT_SSH", ""))
+        with contextlib.suppress(ValueError):  # a quotation that does not end
+            return next((word for word in shlex.split(command or "") if word), "ssh")
+        return command
+
+    def configuration(self, remote: str) -> list[tuple[str, str]]:
+        """
+        Return what git's configuration needs for that, as keys and values in order.
+        """
+        url = urlsplit(self.remotes.get(ORIGIN, ""))
+        if self.token_file is None or url.scheme not in ("http", "https"):
+            return []
+        host = url.netloc.rpartition("@")[2]
+        helper = f"credential.{url.scheme}://{host}.helper"
+        # The empty one drops the helpers of whoever runs us: none of them is to keep our token.
+        return [(helper, ""), (helper, _ANSWER)]
+
+    def hang_up_command(self, remote: str) -> list[str] | None:
+        """
+        Return the command that ends the shared ssh connection to *remote*, or None where there is none.
+        """
+        path = self._socket(remote)
+        return (
+            ["ssh", "-O", "exit", "-o", f"ControlPath={_ssh_value(path)}", "any-host"]
+            if path and path.exists()
+            else None
+        )
+
+    def _ssh_command(self, remote: str) -> str:
+        given = self.environ.get("GIT_SSH_COMMAND")
+        if given:
+            return given
+        options = ["BatchMode=yes", "ConnectTimeout=20", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
+        if self.key:
+            options += ["IdentitiesOnly=yes", f"IdentityFile={_ssh_value(_private(self.key))}"]
+        if self.known_hosts:
+            options += ["StrictHostKeyChecking=yes", f"UserKnownHostsFile={_ssh_value(self.known_hosts)}"]
+        if shared := self._socket(remote):
+            options += [
+                "ControlMaster=auto", f"ControlPersist={_SHARED_FOR_S}", f"ControlPath={_ssh_value(shared)}",
+            ]  # fmt: skip
+        return shlex.join(["ssh", *(word for option in options for word in ("-o", option))])
+
+    def _socket(self, remote: str) -> Path | None:
+        """
+        Return where the shared connection to *remote* listens, or None where none is shared.
+
+        A connection is as good as the key it was made with: another URL, another
+        key or the same key renewed has a connection of its own.
+        """
+        url = self.remotes.get(remote, "")
+        if self.environ.get("GIT_SSH_COMMAND") or url.startswith(("/", "file:", "http:", "https:")):
+            return None
+        made_with = [url, str(self.key), str(self.known_hosts)]
+        with contextlib.suppress(OSError):
+            made_with += [str(path.stat().st_mtime_ns) for path in (self.key, self.known_hosts) if path]
+            name = hashlib.sha256("\0".join(made_with).encode()).hexdigest()[:16]
+            path = _private_directory() / name
+            return path if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH else None
+        return None
+
+
+def _private_directory() -> Path:
+    """
+    Return a directory that nobody else can read or write, outside the repository's volume.
+
+    Raises:
+        PermissionError: Somebody else made it before us.
+    """
+    path = Path(tempfile.gettempdir()) / f"ferry-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{path} is not a directory of ours alone; remove it, or set TMPDIR to another")
+    return path
+
+
+def _private(key: Path) -> Path:
+    """
+    Return *key*, or a private copy of it where others may read it: ssh refuses such a key.
+
+    Kubernetes mounts a secret readable for the pod's group, whatever the file's owner.
+    """
+    if not key.exists() or not (key.stat().st_mode & 0o077 and key.stat().st_uid == os.getuid()):
+        return key
+    content = key.read_bytes()
+    copy = _private_directory() / f"key-{hashlib.sha256(content).hexdigest()[:16]}"
+    if not copy.exists():
+        fd, draft = tempfile.mkstemp(dir=copy.parent)  # made with mode 0600
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+        Path(draft).rename(copy)
+    return copy
+
+
+def _ssh_value(path: Path) -> str:
+    """
+    Quote *path* as ssh reads an option's value: it splits at blanks and expands percent signs.
+    """
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'

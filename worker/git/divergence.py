@@ -1,0 +1,114 @@
+"""
+What two commits that went apart have each on their own, for whoever has to join them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ferry.worker.git.repository import Commit, Repository
+
+# A person reads these. How many there are in all is counted, however many there are.
+_SHOWN = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """
+    One side of a divergence.
+
+    Attributes:
+        head: Its commit.
+        count: How many commits it has that the other lacks.
+        commits: The newest of them, at most fifty.
+        files: Paths of the records, and of whatever else, that it changed since the merge base.
+    """
+
+    head: str
+    count: int
+    commits: tuple[Commit, ...]
+    files: frozenset[str]
+
+    @property
+    def authors(self) -> list[str]:
+        """
+        Who made those commits, each once, as ``Name <address>``.
+        """
+        return sorted({f"{name} <{email}>" for name, email in (commit.author for commit in self.commits)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """
+    Where two commits parted, and what each side did since.
+
+    Attributes:
+        base: The last commit that both have; None where they share no history.
+        ours: Our branch.
+        theirs: The remote's.
+    """
+
+    base: str | None
+    ours: Side
+    theirs: Side
+
+    @property
+    def touched_by_both(self) -> list[str]:
+        """
+        Paths that both sides changed, sorted; a conflict can be nowhere else.
+        """
+        return sorted(self.ours.files & self.theirs.files)
+
+    def as_json(self) -> dict[str, Any]:
+        """
+        Return the divergence as plain data.
+        """
+        return {
+            "merge_base": self.base,
+            "ahead": self.ours.count,
+            "behind": self.theirs.count,
+            "ours": _side(self.ours),
+            "theirs": _side(self.theirs),
+            "touched_by_both": self.touched_by_both,
+        }
+
+
+def survey(repository: Repository, ours: str, theirs: str) -> Divergence:
+    """
+    Compare two commits that are both in *repository*.
+
+    Raises:
+        RepositoryError: git could not.
+    """
+    base = repository.merge_base(ours, theirs)
+    return Divergence(
+        base=base,
+        ours=_look(repository, ours, other=theirs, base=base),
+        theirs=_look(repository, theirs, other=ours, base=base),
+    )
+
+
+def _look(repository: Repository, head: str, *, other: str, base: str | None) -> Side:
+    return Side(
+        head=head,
+        count=repository.count_between(other, head),
+        commits=tuple(repository.log(head, limit=_SHOWN, without=other)),
+        files=frozenset(repository.files_changed(base, head)) if base else frozenset(),
+    )
+
+
+def _side(side: Side) -> dict[str, Any]:
+    return {
+        "head": side.head,
+        "commits": [
+            {
+                "hash": commit.hash,
+                "author": {"name": commit.author[0], "email": commit.author[1]},
+                "authored_at": commit.authored_at,
+                "subject": commit.message.partition("\n")[0],
+            }
+            for commit in side.commits
+        ],
+        "files": sorted(side.files),
+    }

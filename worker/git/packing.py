@@ -1,0 +1,134 @@
+"""
+Keeping the repository small by itself, while it is written and pushed.
+
+Every commit leaves loose objects, and git's own upkeep runs after git's own
+commands only. Here loose objects are packed whenever there are many, and packs
+are merged whenever there are many of those. Nothing is removed that has not
+been packed before, reachable or not: a running transaction or push loses
+nothing. The long steps need no lock; the short one takes its turn with the
+writers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+from ferry.worker.errors import RepositoryError
+from ferry.worker.files.atomic_json import read_json, write_json
+from ferry.worker.files.locks import FileLock, LockTimeoutError
+from ferry.worker.git.refs import flush
+from ferry.worker.git.repository import Repository
+from ferry.worker.observe.logs import log
+
+# Under these a reader is as quick as in a repository that has just been packed.
+_MANY_LOOSE_OBJECTS = 2000
+_MANY_PACKS = 4
+_TOO_MANY_PACKS = 50
+_TIMEOUT_S = 3600.0
+_WRITE_LOCK_TIMEOUT_S = 60.0
+_MANY_NAMES = 20
+_HOUR_S = 3600.0
+_DAY_S = 86400.0
+
+HINT = (
+    "Move these files out of the repository and run: git fsck. What it misses then comes back from a remote "
+    "with: git fetch --refetch origin"
+)
+
+
+class Maintenance:
+    """
+    Packs one repository, one process at a time.
+
+    Args:
+        repository: The data repository.
+        directory: Where its lock and its record live.
+        write_lock: What every writer of the repository holds.
+        turn: What is held for one packing at a time, where a worker serves several repositories:
+            it may last, and the worker's other slots are for pushes.
+    """
+
+    def __init__(
+        self, repository: Repository, directory: Path, write_lock: FileLock, turn: FileLock | None = None
+    ) -> None:
+        self._repository = repository
+        self._turn = turn
+        self._write_lock = write_lock
+        self._lock = FileLock(directory / "maintenance.lock")
+        self._record = directory / "maintenance.json"
+
+    def is_due(self) -> bool:
+        """
+        Whether packing is worth its while, or logs are slow for want of a commit-graph.
+        """
+        if self._repository.loose_objects() >= _MANY_LOOSE_OBJECTS:
+            return True
+        # Each fetch leaves one.
+        if self._repository.packs() > _TOO_MANY_PACKS and time.time() - self.last().get("at", 0) > _HOUR_S:
+            return True
+        # Tried once a day at most: git may be unable to write one.
+        return self._repository.lacks_commit_graph() and time.time() - self.last().get("at", 0) > _DAY_S
+
+    def run(self) -> str:
+        """
+        Pack what is loose, unless that is under way already; returns what was done.
+
+        Raises:
+            RepositoryError: git could not pack; nothing was removed.
+        """
+        our_turn = self._turn.try_hold() if self._turn else contextlib.nullcontext(True)
+        with our_turn as is_our_turn, self._lock.try_hold() as held:
+            if not held:
+                return "already under way"
+            if not is_our_turn:
+                return "left to a later sweep: another repository is packed"
+            begun = time.monotonic()
+            damaged = self._pack()
+            duration_s = round(time.monotonic() - begun, 3)
+            size = self._repository.size()
+            write_json(self._record, {"at": time.time(), "duration_s": duration_s, "damaged": damaged})
+        log().info("maintenance.done", duration_ms=round(duration_s * 1000), **size)
+        return f"packed in {duration_s:.1f} s"
+
+    def last(self) -> dict[str, Any]:
+        """
+        Return when packing last ended (``at``, seconds since the epoch) and how long it took, if ever.
+        """
+        return read_json(self._record)
+
+    def damaged(self) -> dict[str, str]:
+        """
+        Return the loose objects that the last packing found damaged and that are still there.
+
+        By their path in the repository, with what is wrong.
+        """
+        return self._existing(self.last().get("damaged", {}))
+
+    def _pack(self) -> dict[str, str]:
+        """
+        Pack what can be packed; returns the loose objects that are damaged, by their path.
+        """
+        damaged = self._repository.pack_loose_objects(timeout_s=_TIMEOUT_S)
+        flush(self._repository.path)  # before the only other copy goes
+        try:
+            with self._write_lock.hold(_WRITE_LOCK_TIMEOUT_S):
+                self._repository.prune_packed()
+        except LockTimeoutError as exc:
+            raise RepositoryError(str(exc)) from exc
+        if self._repository.packs() > _MANY_PACKS:
+            self._repository.merge_packs(timeout_s=_TIMEOUT_S)
+        with contextlib.suppress(RepositoryError):  # a damaged commit; a log without the graph is only slower
+            self._repository.write_commit_graph(timeout_s=_TIMEOUT_S)
+        # Of one that is in a pack as well nothing is missing, and git has just removed it.
+        lasting = self._existing(damaged)
+        if lasting:
+            named = dict(itertools.islice(sorted(lasting.items()), _MANY_NAMES))
+            log().warning("maintenance.damaged_objects", count=len(lasting), objects=named, hint=HINT)
+        return lasting
+
+    def _existing(self, damaged: dict[str, str]) -> dict[str, str]:
+        return {name: why for name, why in damaged.items() if (self._repository.path / name).exists()}

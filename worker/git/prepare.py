@@ -1,0 +1,346 @@
+"""
+Making sure, at the start, that the data repository can be written and pushed.
+
+The API and the worker both call ``prepare`` before they do anything else; it is
+safe to run at the same time in any number of processes.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import os
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import git
+
+from ferry.worker.errors import RepositoryError
+from ferry.worker.files.atomic_json import replace_file
+from ferry.worker.files.locks import FileLock, LockTimeoutError
+from ferry.worker.files.ownership import not_ours, owners_named
+from ferry.worker.files.sharing import adopt, make_directories
+from ferry.worker.git.config import Key, partial_clone, pushes_elsewhere, read_all, replace_config
+from ferry.worker.git.refs import STATE_DIRECTORY
+from ferry.worker.git.tracking import Tracking
+from ferry.worker.observe.logs import log
+from ferry.worker.observe.redaction import redact
+from ferry.worker.settings import ORIGIN, Settings
+
+COMMITTER = ("Ferry", "ferry@localhost")
+_LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix"})
+_LOCK_TIMEOUT_S = 30.0
+_LOCK_IS_OLD_S = 60.0  # git holds one for milliseconds
+_HEAD = re.compile(rb"ref:\s*refs/|[0-9a-f]{40}")
+
+
+def state_directory(repository: Path) -> Path:
+    """
+    Return where Ferry keeps its locks and the ledger: on the repository's own volume.
+    """
+    return repository / STATE_DIRECTORY
+
+
+def write_lock(repository: Path) -> FileLock:
+    """
+    Return the lock that every writer of the repository holds.
+    """
+    return FileLock(state_directory(repository) / "write.lock")
+
+
+def remotes_directory(repository: Path) -> Path:
+    """
+    Return where the ledger keeps one file and one lock per remote.
+    """
+    return state_directory(repository) / "remotes"
+
+
+def prepare(settings: Settings) -> str:
+    """
+    Check the data repository, point its remotes where the settings say, and return its identity.
+
+    The identity is made once and lives in the repository's configuration: it
+    names this repository's queue, so that several share one broker.
+
+    Raises:
+        RepositoryError: Naming what is wrong and the remedy.
+    """
+    with owners_named(settings.data_repo_path):
+        return _prepare(settings)
+
+
+def _prepare(settings: Settings) -> str:
+    path = settings.data_repo_path
+    _check(path)
+    _restore_head(path, settings)
+    _check_branch(path, settings)
+    _check_configuration(path, settings)
+    _report_locks(path)
+    state = state_directory(path)
+    try:
+        make_directories(str(path), remotes_directory(path))
+        _check_file_system(state)
+        with FileLock(state / "prepare.lock").hold(_LOCK_TIMEOUT_S), git.Repo(path) as repo:
+            identity = _configure(repo, settings)
+            adopt(str(path), state)
+            return identity
+    except PermissionError:
+        raise
+    except (OSError, LockTimeoutError, git.GitError, configparser.Error) as exc:
+        raise RepositoryError(f"cannot prepare {path}: {exc}") from exc
+
+
+def known_or_prepared(settings: Settings) -> str:
+    """
+    Return the identity of the data repository, for a process that need not write there.
+
+    Nothing is written where an API or a worker has prepared the repository before.
+
+    Raises:
+        RepositoryError: It has no identity yet, and cannot be prepared.
+    """
+    with (
+        contextlib.suppress(OSError, git.GitError, configparser.Error),
+        git.Repo(settings.data_repo_path) as repo,
+    ):
+        if identity := repo.config_reader("repository").get("ferry", "id", fallback=""):
+            return str(identity)
+    return prepare(settings)
+
+
+def _check(path: Path) -> None:
+    if not path.exists():
+        raise RepositoryError(f"CFP_DATA_REPO_PATH: there is no {path}; make it with: ferry init")
+    if (path / ".git").exists():
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: {path} is a working clone, Ferry needs a bare repository; "
+            f"make one with: git clone --bare {path} {path}.git"
+        )
+    if not (path / "HEAD").is_file() or not (path / "objects").is_dir():
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: {path} is not a git repository, or one that was only half made; "
+            f"move away what is there and make one from CFP_DATA_REMOTE with: ferry init"
+        )
+    for part in (path, path / "objects", path / "refs", path / "HEAD", path / "config"):
+        needed = os.R_OK | os.W_OK | os.X_OK if part.is_dir() else os.R_OK
+        if part.exists() and not os.access(part, needed):
+            raise RepositoryError(not_ours(part, path))
+    if (path / "reftable").exists():
+        raise RepositoryError(
+            f"{path} keeps its refs as reftable, Ferry reads the files backend; "
+            "convert it with: git refs migrate --ref-format=files"
+        )
+    if (path / "shallow").exists():
+        raise RepositoryError(
+            f"{path} is a shallow clone, whose commits many servers refuse; "
+            f"complete it with: git -C {path} fetch --unshallow"
+        )
+
+
+def _restore_head(path: Path, settings: Settings) -> None:
+    """
+    Write ``HEAD`` again where a power cut left nothing of it: git would see no repository here.
+    """
+    if not _HEAD.match((path / "HEAD").read_bytes()):
+        replace_file(path / "HEAD", f"ref: {settings.ref}\n".encode(), durably=True)
+        log().warning("repository.head_restored", path=str(path / "HEAD"), ref=settings.ref)
+
+
+def _check_branch(path: Path, settings: Settings) -> None:
+    """
+    Refuse a branch that is another name for something else: a move of it would be one of that.
+    """
+    branch = path / settings.ref
+    target = None
+    with contextlib.suppress(OSError):
+        target = (
+            str(branch.readlink()) if branch.is_symlink() else branch.read_text("utf-8", "replace").strip()
+        )
+    if target is not None and (branch.is_symlink() or target.startswith("ref:")):
+        target = target.removeprefix("ref:").strip()
+        raise RepositoryError(
+            f"{settings.ref} of {path} is symbolic, it stands for {target}; set CFP_DATA_BRANCH to that "
+            f"branch, or make it one of its own with: git -C {path} update-ref --no-deref {settings.ref} "
+            f"$(git -C {path} rev-parse {settings.ref})"
+        )
+
+
+def _report_locks(path: Path) -> None:
+    """
+    Log the lock files of git's that look left over; only who made one may say that it is.
+
+    Ferry's own are known by their inode and cleared where they are in the way, see ``ferry.worker.git.refs``.
+    """
+    for lock, age_s in old_locks(path).items():
+        hint = "if no git process runs on this repository, remove that file"
+        log().warning("repository.lock_found", path=str(lock), age_seconds=round(age_s), hint=hint)
+
+
+def old_locks(path: Path) -> dict[Path, float]:
+    """
+    Return git's lock files in *path* that are older than any live git keeps one, with their age in seconds.
+    """
+    found = {}
+    for lock in (*path.glob("*.lock"), *(path / "refs").rglob("*.lock")):
+        with contextlib.suppress(FileNotFoundError):
+            age_s = time.time() - lock.stat().st_mtime
+            if age_s > _LOCK_IS_OLD_S:
+                found[lock] = age_s
+    return found
+
+
+def _check_file_system(state: Path) -> None:
+    """
+    Refuse a volume on which the locks would not be what they seem.
+
+    Raises:
+        RepositoryError: Naming the volume and what it lacks.
+    """
+    mount = _mount_of(state)
+    # https://man7.org/linux/man-pages/man5/nfs.5.html
+    if mount and mount.kind.startswith("nfs") and _LOCAL_LOCKS.intersection(mount.options):
+        raise RepositoryError(
+            f"{mount.point} is mounted with locks that no other host sees ({', '.join(mount.options)}); "
+            "mount it by NFS version 4, without nolock and local_lock"
+        )
+    probe = state / f"probe.{uuid.uuid4().hex}"
+    linked = state / f"{probe.name}.linked"
+    try:
+        probe.touch()
+        os.link(probe, linked)
+    except OSError as exc:
+        raise RepositoryError(
+            f"{state} needs a file system with hard links that we may write to: {exc}"
+        ) from exc
+    finally:
+        probe.unlink(missing_ok=True)
+        linked.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mount:
+    point: str
+    kind: str
+    options: frozenset[str]
+
+
+def _mount_of(path: Path) -> _Mount | None:
+    """
+    Return the mount that *path* is on (https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
+    """
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    found = None
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        point, (kind, _, options) = before.split()[4], after.split(" ", 2)
+        covers = path.resolve().is_relative_to(point.replace("\\040", " "))
+        if covers and (found is None or len(point) >= len(found.point)):
+            found = _Mount(point=point, kind=kind, options=frozenset(options.split(",")))
+    return found
+
+
+def _configure(repo: git.Repo, settings: Settings) -> str:
+    config, path = repo.config_reader("repository"), Path(repo.git_dir)
+    if not config.get_value("core", "bare", default=False):
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: {path} is not bare; set it with: git config core.bare true"
+        )
+    if (kind := config.get_value("extensions", "objectformat", default="sha1")) != "sha1":
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: {path} names its objects by {kind}, and gitsheets knows sha1 only; "
+            "make it anew with: git init --bare --object-format=sha1"
+        )
+    identity = config.get("ferry", "id", fallback="") or uuid.uuid4().hex[:12]
+    wanted = {("ferry", "id"): [identity], **_kept_whole(config)}
+    # For the commits that git itself makes here, by an operator's hand; records have authors of their own.
+    for option, value in (("name", COMMITTER[0]), ("email", COMMITTER[1])):
+        if not config.get("user", option, fallback=""):
+            wanted["user", option] = [value]
+    tracking = Tracking(path, settings.data_branch)
+    for name, url in settings.remotes.items():
+        section = f'remote "{name}"'
+        if config.get_value(section, "mirror", default=False):
+            raise RepositoryError(
+                f"the remote {name} of {path} is a mirror, which pushes and deletes every ref; "
+                f"stop that with: git config --unset remote.{name}.mirror"
+            )
+        # For people: Ferry gives git no remote by this name, see ``ferry.worker.git.repository``.
+        wanted[section, "url"] = [url]
+        wanted[section, "fetch"] = _refspecs(_values(config, section, "fetch"), name, settings.ref)
+        tracking.set_address(name, url, before=config.get(section, "url", fallback=None))
+    missing = {key: values for key, values in wanted.items() if _values(config, *key) != values}
+    if missing:
+        replace_config(path, missing)
+    return identity
+
+
+def _kept_whole(config: git.GitConfigParser) -> dict[Key, list[str]]:
+    """
+    Return what keeps other people's git commands from taking objects or refs that Ferry has acknowledged.
+
+    ``git gc`` and ``git prune`` remove what no ref named when they looked, and so what was
+    committed since. In a repository of precious objects they remove nothing.
+    """
+    wanted = {("extensions", "preciousObjects"): ["true"]}
+    if not config.get("transfer", "fsckobjects", fallback=""):
+        wanted["transfer", "fsckObjects"] = ["true"]  # for who fetches or pushes into it by hand
+    if not config.get("core", "fsync", fallback=""):
+        wanted["core", "fsync"] = ["reference"]  # `git pack-refs` removes what it does not flush otherwise
+    extensions = config.options("extensions") if config.has_section("extensions") else []
+    if {option.lower() for option in extensions} <= {"preciousobjects"}:
+        # So that a git too old to know of them refuses. In format 0 git passes over an extension that
+        # it does not know, and in format 1 it would not: then the repository stays as it is.
+        wanted["core", "repositoryformatversion"] = ["1"]
+    return wanted
+
+
+def _values(config: git.GitConfigParser, section: str, option: str) -> list[str]:
+    found = config.items_all(section) if config.has_section(section) else []
+    return [str(value) for name, values in found if name.lower() == option.lower() for value in values]
+
+
+def _refspecs(found: list[str], remote: str, branch: str) -> list[str]:
+    """
+    Return what a person's ``git fetch`` is to fetch: what is configured, but for what would move *branch*.
+    """
+    ours = f"+refs/heads/*:refs/remotes/{remote}/*"
+    kept = [refspec for refspec in found if not _covers(refspec.rpartition(":")[2], branch)]
+    return kept if ours in kept else [ours, *kept]
+
+
+def _covers(pattern: str, ref: str) -> bool:
+    before, star, after = pattern.partition("*")
+    return ref.startswith(before) and ref.endswith(after) if star else ref == pattern
+
+
+def _check_configuration(path: Path, settings: Settings) -> None:
+    """
+    Refuse what git's configuration, in any scope, says against the settings.
+
+    Raises:
+        RepositoryError: Naming the key and where it stands.
+    """
+    try:
+        configured = read_all(path)
+    except RepositoryError as exc:
+        # The API serves without git all the same, and each push says what is wrong.
+        log().warning("git.not_started", error=str(exc))
+        return
+    if found := partial_clone(configured):
+        raise RepositoryError(
+            f"CFP_DATA_REPO_PATH: {path} is a partial clone ({found.key}), which lacks objects that Ferry "
+            f"reads and pushes; keep it, and make a whole one with: mv {path} {path}.partial && ferry init"
+        )
+    for name, url in settings.remotes.items():
+        if found := pushes_elsewhere(configured, name, url):
+            variable = "CFP_DATA_REMOTE" if name == ORIGIN else "CFP_DATA_MIRRORS"
+            raise RepositoryError(
+                f"{redact(found.key)} in {found.origin} sends pushes for {name} "
+                f"to another place than {variable}; remove it, or set {variable} to that place"
+            )

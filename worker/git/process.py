@@ -1,0 +1,276 @@
+"""
+Running another program, and no more of it than was meant.
+
+It gets a session of its own that is ended whole at its timeout (a ``git push``
+that is ended alone leaves ``git remote-https`` or ssh behind). What it prints is
+read in pieces, of which the first and the last are kept: a hook on the remote may
+print gigabytes. All of it is redacted before a word leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import selectors
+import signal
+import subprocess  # noqa: TID251 - here, and nowhere else in this package
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from ferry.worker.observe.redaction import redact
+
+KEPT_BYTES = 256 * 1024  # of each end
+MOST_BYTES = 128 << 20  # of what is kept whole
+_PIECE_BYTES = 64 * 1024
+_TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
+ENDING_S = 3 * _TERM_GRACE_S  # what that takes at the most
+_GIVES_WAY = 10  # nice(1)
+# The process is there, and the command begins in it once it is told to; never, if whoever is to tell it dies.
+_GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
+_NOT_STARTED = (126, 127)  # what sh says where there is no such program, or it is none
+_LINE_BREAK = re.compile(rb"[\r\n]")
+_KEY_ENDS = re.compile(rb"-----END [A-Z ]{0,40}PRIVATE KEY-----")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """
+    What a command came to.
+
+    Attributes:
+        exit_status: As it gave it; None when we ended it at its timeout.
+        stdout: Redacted standard output.
+        stderr: Redacted standard error; its two ends where it is longer than both.
+        duration_s: How long it ran, in seconds.
+    """
+
+    exit_status: int | None
+    stdout: str
+    stderr: str
+    duration_s: float
+
+
+def give_way(group: int) -> None:
+    """
+    Let others go first before the process group *group*: what people look at can wait, pushes cannot.
+    """
+    with contextlib.suppress(OSError):  # it has ended
+        os.setpriority(os.PRIO_PGRP, group, _GIVES_WAY)
+    with contextlib.suppress(OSError):
+        # Outside of a container each session may be scheduled as one, and its processes' priorities count
+        # within it alone (sched(7), "The autogroup feature").
+        Path(f"/proc/{group}/autogroup").write_text(str(_GIVES_WAY))
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout_s: float,
+    env: Mapping[str, str],
+    directory: Path,
+    stdin: BinaryIO | None = None,
+    stdout: BinaryIO | None = None,
+    whole: bool = False,
+    started: Callable[[int], object] = lambda group: None,
+    noted: Callable[[int], object] | None = None,
+) -> Finished:
+    """
+    Run *command* to its end, or end it and all its children at its timeout.
+
+    Args:
+        env: All of its environment.
+        directory: Where it runs.
+        stdin: What it reads; default: nothing.
+        stdout: Where it writes, as it is; default: to what is returned.
+        whole: Whether to keep all of its standard output; it is ended where that is more than ``MOST_BYTES``.
+        started: Called with the process group as soon as it exists.
+        noted: Called with the process group before *command* begins in it; where this process is killed
+            before that is done, it never begins.
+
+    Raises:
+        OSError: It could not be started, or has printed too much.
+    """
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        command if noted is None else [*_GATE, *command],
+        stdin=subprocess.PIPE if noted is not None else stdin or subprocess.DEVNULL,
+        stdout=stdout or subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=directory,
+        env=env,
+        start_new_session=True,
+    )
+    printed, complained = _Said(None if whole else KEPT_BYTES), _Said(KEPT_BYTES)
+    pipes = (process.stdout, printed), (process.stderr, complained)
+    said = {pipe: kept for pipe, kept in pipes if pipe is not None}
+    try:
+        if noted is not None:
+            noted(process.pid)
+            _open_gate(process)
+        started(process.pid)
+        exit_status = process.returncode if _listen(process, said, begun + timeout_s) else None
+        if printed.is_too_long:
+            raise OSError(f"{command[0]} printed more than {MOST_BYTES} bytes")
+        if exit_status is None:
+            _end(process, said)
+    except BaseException:
+        _end(process, said)
+        raise
+    finally:
+        for pipe in said:
+            pipe.close()
+    if noted is not None and exit_status in _NOT_STARTED:
+        raise OSError(complained.text().strip())
+    return Finished(
+        exit_status=exit_status,
+        stdout=printed.text(),
+        stderr=complained.text(),
+        duration_s=time.monotonic() - begun,
+    )
+
+
+def _open_gate(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin  # noqa: S101 - narrows a type: it is a pipe
+    with (
+        contextlib.suppress(BrokenPipeError),
+        process.stdin as gate,
+    ):  # ended from outside, as its status tells
+        gate.write(b"go\n")
+
+
+class _Said:
+    """
+    What came through a pipe: all of it, or its beginning and its end.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._head, self._tail = bytearray(), bytearray()
+        self._is_cut = False
+
+    def add(self, piece: bytes) -> None:
+        if self._limit is None:
+            if not self.is_too_long:
+                self._head += piece
+            return
+        room = self._limit - len(self._head)
+        self._head += piece[:room]
+        self._tail += piece[room:]
+        if len(self._tail) > 2 * self._limit:
+            self._cut()
+
+    @property
+    def is_too_long(self) -> bool:
+        return self._limit is None and len(self._head) > MOST_BYTES
+
+    def text(self) -> str:
+        if self._limit is not None and len(self._tail) > self._limit:
+            self._cut()
+        if not self._is_cut:
+            return _redacted(bytes(self._head + self._tail))
+        return f"{_redacted(_whole_lines(self._head))}\n[...]\n{_redacted(_after_a_key(self._tail))}"
+
+    def _cut(self) -> None:
+        assert self._limit is not None  # noqa: S101 - narrows a type; without a limit there is no tail
+        del self._tail[: -self._limit]
+        self._is_cut = True
+
+
+def _redacted(said: bytes) -> str:
+    return redact(said.decode("utf-8", "replace"))
+
+
+def _whole_lines(head: bytearray) -> bytes:
+    """
+    Leave out the line that was cut: half of a password is not known for one.
+    """
+    return bytes(head[: max(head.rfind(b"\n"), head.rfind(b"\r"), 0)])
+
+
+def _after_a_key(tail: bytearray) -> bytes:
+    """
+    Leave out the line that was cut, and the rest of a private key whose first line was cut off.
+    """
+    line = _LINE_BREAK.search(tail)
+    begin = line.end() if line else len(tail)
+    key = _KEY_ENDS.search(tail, begin)
+    if key and b"-----BEGIN " not in tail[begin : key.start()]:
+        begin = key.end()
+    return bytes(tail[begin:])
+
+
+def _listen(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said], deadline: float) -> bool:
+    """
+    Read until both pipes are closed and *process* has ended; returns whether they were by *deadline*.
+    """
+    with selectors.PollSelector() as selector:  # takes no file of its own, of which there may be no more
+        for pipe, kept in said.items():
+            selector.register(pipe, selectors.EVENT_READ, kept)
+        while selector.get_map():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            for key, _ in selector.select(left_s):
+                if piece := os.read(key.fd, _PIECE_BYTES):
+                    key.data.add(piece)
+                    if key.data.is_too_long:
+                        return False
+                else:
+                    selector.unregister(key.fileobj)
+    try:
+        process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _end(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said]) -> None:
+    """
+    End *process* and every child that stayed in its session, hearing what they still say.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        signal_group(process.pid, number)
+        # A child that left the session may hold the pipes for ever: it is not waited for.
+        if _listen(process, said, time.monotonic() + _TERM_GRACE_S):
+            break
+    signal_group(process.pid, signal.SIGKILL)  # whoever outlived git without holding a pipe
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_TERM_GRACE_S)
+
+
+def end_group(group: int) -> None:
+    """
+    End a process group that is not our child: SIGTERM, and SIGKILL if that is not enough.
+    """
+    signal_group(group, signal.SIGTERM)
+    deadline = time.monotonic() + _TERM_GRACE_S
+    while time.monotonic() < deadline and signal_group(group, 0):
+        time.sleep(0.02)
+    signal_group(group, signal.SIGKILL)
+
+
+def signal_group(group: int, number: int) -> bool:
+    """
+    Send a signal to a process group, 0 to send none; returns whether the group still exists.
+    """
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def birth(process: int) -> str | None:
+    """
+    Return when a process started, in the kernel's clock ticks since the boot; None where it has gone.
+    """
+    # Field 22, counted after the command's name, which may itself hold blanks and parentheses:
+    # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

@@ -1,0 +1,246 @@
+"""
+What we remember of a remote: its remote-tracking ref, moved by Ferry and not by git.
+
+It is a cache. What cannot be read there is not known, and the next push asks the
+remote; another branch's that stands in its way is removed. It belongs to an address:
+once CFP_DATA_REMOTE names another, a push that still runs to the old one leaves nothing here.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import gitsheets
+
+from ferry.worker.errors import RepositoryError
+from ferry.worker.files.atomic_json import read_json, write_json
+from ferry.worker.files.locks import FileLock, LockTimeoutError
+from ferry.worker.files.sharing import make_directories
+from ferry.worker.git.command import run_git
+from ferry.worker.git.objects import is_commit
+from ferry.worker.git.refs import STATE_DIRECTORY, RefError, RefLockedError, move_ref, read_ref
+from ferry.worker.observe.logs import log
+
+_LOCK_TIMEOUT_S = 30.0
+_TRIES = 4
+# Of this moment, and no fault of the ref's.
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ESTALE})
+
+
+class Tracking:
+    """
+    The remote-tracking refs of one branch.
+
+    Args:
+        repository: The bare repository.
+        branch: The branch's short name.
+    """
+
+    def __init__(self, repository: Path, branch: str) -> None:
+        self._path = repository
+        self._branch = branch
+        # Also held where a start gives a remote another address, see ``ferry.worker.git.prepare``.
+        self._addresses = FileLock(repository / STATE_DIRECTORY / "prepare.lock")
+        self._reported: set[tuple[str, str]] = set()
+
+    def ref(self, remote: str) -> str:
+        """
+        Return the full name of the remote-tracking ref of the branch on *remote*.
+        """
+        return f"refs/remotes/{remote}/{self._branch}"
+
+    def read(self, remote: str) -> str | None:
+        """
+        Return where the branch on *remote* was last seen; None where that is not known.
+
+        Raises:
+            RepositoryError: It cannot be read at the moment.
+        """
+        ref = self.ref(remote)
+        try:
+            seen = read_ref(self._path, ref)
+            if seen is not None:
+                _check_commit(str(self._path), seen)
+        except (RefError, LookupError) as exc:
+            self._report(remote, str(exc))
+            return None
+        except OSError as exc:
+            if exc.errno in _PASSING:
+                raise RepositoryError(f"{self._path}: cannot read {ref}: {exc}") from exc
+            self._report(remote, str(exc))
+            return None
+        return seen
+
+    def write(self, remote: str, commit: str, *, url: str) -> None:
+        """
+        Remember that the branch on *remote* stands at *commit*, unless it is no longer at *url*.
+
+        For the holder of the claim on *remote*. What stands in the way is removed: it is a cache,
+        and whatever holds its lock for longer than a second is dead, or will be content with a newer value.
+
+        Raises:
+            RepositoryError: The disk refused.
+        """
+        try:
+            with self._addresses.hold(_LOCK_TIMEOUT_S):
+                if self.is_at(remote, url):
+                    self._move(remote, commit)
+        except (RefError, OSError, LockTimeoutError) as exc:
+            raise RepositoryError(f"cannot move {self.ref(remote)}: {exc}") from exc
+
+    def clear(self, *remotes: str) -> None:
+        """
+        Remove what cannot be read of *remotes*: one such ref keeps git from fetching anything.
+
+        Raises:
+            RepositoryError, OSError: It could not be removed.
+        """
+        for remote in remotes:
+            if self.read(remote) is None:
+                self._make_way(remote)
+
+    def forget(self, remote: str) -> None:
+        """
+        Drop what is remembered of the branch on *remote*.
+
+        Raises:
+            RepositoryError: git could not.
+        """
+        self._remove(self.ref(remote))
+
+    def is_at(self, remote: str, url: str) -> bool:
+        """
+        Whether *url* is where the last start that looked has *remote*.
+        """
+        return self._address(remote) in (None, _fingerprint(url))
+
+    def set_address(self, remote: str, url: str, *, before: str | None) -> None:
+        """
+        Remember where *remote* is; at another address than before, nothing of it is known.
+
+        For the holder of ``prepare.lock``.
+
+        Args:
+            before: Its URL until now, where an older version knew it.
+
+        Raises:
+            RepositoryError: What was known could not be dropped.
+            OSError: The disk refused.
+        """
+        now, known = _fingerprint(url), self._address(remote) or (before and _fingerprint(before))
+        if known not in (None, now):
+            self.forget(remote)
+        if self._address(remote) != now:
+            path = self._address_file(remote)
+            make_directories(str(self._path), path.parent)
+            write_json(path, {"address": now})
+
+    def _address(self, remote: str) -> str | None:
+        return read_json(self._address_file(remote)).get("address")
+
+    def _address_file(self, remote: str) -> Path:
+        return self._path / STATE_DIRECTORY / "addresses" / f"{remote}.json"
+
+    def _move(self, remote: str, commit: str) -> None:
+        ref = self.ref(remote)
+        for tries_left in reversed(range(_TRIES)):
+            seen = self.read(remote)
+            if seen is None:
+                self._make_way(remote)
+            try:
+                if seen != commit:
+                    move_ref(self._path, ref, new=commit, old=seen)
+            except RefLockedError as exc:
+                self._report(remote, str(exc))
+                (self._path / f"{ref}.lock").unlink(missing_ok=True)
+                if not tries_left:
+                    raise
+            except RefError:  # a person's `git fetch` moved it in this moment
+                if not tries_left:
+                    raise
+            else:
+                return
+
+    def _make_way(self, remote: str) -> None:
+        """
+        Remove what is no ref, and the refs of other branches whose names clash with ours.
+        """
+        ref = self.ref(remote)
+        names = _packed_names(self._path)
+        parents = [ref[: match.start()] for match in re.finditer("/", ref)][3:]
+        for name in parents:
+            if name in names or (self._path / name).is_symlink() or (self._path / name).is_file():
+                self._report(remote, f"{name} stands in the way of {ref}")
+                self._remove(name)
+        path = self._path / ref
+        for name in (name for name in names if name.startswith(f"{ref}/")):
+            self._report(remote, f"{name} stands in the way of {ref}")
+            self._remove(name)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            self._remove(ref)
+
+    def _remove(self, ref: str) -> None:
+        """
+        Remove a ref, and not the one that it is symbolic for.
+        """
+        # A loose file that is no ref is in the way of git, too.
+        try:
+            (self._path / ref).unlink(missing_ok=True)
+        except (IsADirectoryError, NotADirectoryError):
+            return
+        if ref not in _packed_names(self._path):
+            return
+        done = run_git(self._path, "update-ref", "--no-deref", "-d", ref)
+        if done.exit_status != 0:
+            raise RepositoryError(f"{self._path}: cannot remove {ref}: {done.stderr.strip()}")
+
+    def _report(self, remote: str, problem: str) -> None:
+        """
+        Log a problem, once for each process: status and metrics ask many times.
+        """
+        if (remote, problem) not in self._reported:
+            self._reported.add((remote, problem))
+            log().warning("remote.forgotten", remote=remote, ref=self.ref(remote), error=problem)
+
+
+def _packed_names(git_dir: Path) -> set[str]:
+    try:
+        text = (git_dir / "packed-refs").read_text("utf-8", "replace")
+    except FileNotFoundError:
+        return set()
+    return {line.partition(" ")[2] for line in text.splitlines() if not line.startswith(("#", "^"))}
+
+
+@lru_cache(maxsize=256)
+def _check_commit(git_dir: str, name: str) -> None:
+    """
+    Raises:
+        LookupError: There is no such commit; asked again the next time.
+    """
+    try:
+        found = is_commit(git_dir, name)
+    except gitsheets.GitsheetsError as exc:
+        raise LookupError(f"{name} cannot be read: {exc}") from exc
+    if not found:
+        raise LookupError(f"{name} is no commit of this repository")
+
+
+def _fingerprint(url: str) -> str:
+    """
+    Name an address without saying it. A password, or a token, is no part of it: it may be renewed.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return hashlib.sha256(url.encode()).hexdigest()
+    if parts.scheme in ("http", "https"):
+        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return hashlib.sha256(url.encode()).hexdigest()

@@ -1,0 +1,3 @@
+"""
+What Ferry remembers of each remote, in small files in the data repository.
+"""

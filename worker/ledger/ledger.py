@@ -1,0 +1,372 @@
+"""
+What happened to each remote: one small file per remote, in the repository.
+
+git alone says what is pending. The ledger remembers what git cannot know: the
+attempts made, the retry that is due, the last error, the episode that somebody
+was paged for. It is written by the holder of the remote's claim and by no other
+process, replaced whole, and readable at any time by every process on the volume.
+
+It lives beside the commits and not in Redis, so that an emptied Redis neither
+pages twice nor forgets a backoff; see ``docs/decisions/0002-ledger-in-the-repository.md``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ferry.worker.errors import LedgerError, RemoteBusyError
+from ferry.worker.files.atomic_json import replace_file
+from ferry.worker.files.locks import FileLock
+from ferry.worker.ledger.entry import Entry, Stall, T, as_json, counted, from_json
+from ferry.worker.ledger.landings import Landing, recall, remember
+from ferry.worker.observe.logs import log
+
+_POLL_S = 0.05
+_BOOKKEEPING_S = 30.0  # what a holder may take that has not said what it does
+# A file is a few blocks long, with room to grow: on a full disk the next entry is written over the last one.
+_BLOCK_BYTES = 4096
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# A file that is written over is torn for a moment, to a reader.
+_LOOKS = 5
+_LOOK_EVERY_S = 0.002
+_STEP_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """
+    What the holder of a claim said last of what it does.
+
+    Attributes:
+        name: Different for each step of each holder.
+        takes_s: Seconds that the step may take.
+        holder: The process, for people.
+    """
+
+    name: str
+    takes_s: float
+    holder: str
+
+
+@dataclass(slots=True)
+class Claim:
+    """
+    The right to push to one remote, held for a block; the only way to write its ledger.
+    """
+
+    ledger: Ledger
+    remote: str
+    entry: Entry = field(init=False)
+    _stall: Stall | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        recorded, self._stall = self.ledger._read(self.remote), self.ledger._stall(self.remote)
+        self.entry = recorded.with_stall(self._stall) if self._stall else recorded
+        self.begin(_BOOKKEEPING_S)
+
+    def begin(self, takes_s: float) -> None:
+        """
+        Say that a step begins which may take *takes_s* seconds: a watchdog pages for one that takes longer.
+        """
+        self.ledger._note_step(self.remote, takes_s)
+
+    def count(self, outcome: str) -> dict[str, int]:
+        """
+        Return the outcomes with one more of *outcome*, to be written with what else it changes.
+        """
+        return counted(self.entry.outcomes, outcome)
+
+    def episode(self, reason: str) -> dict[str, int]:
+        """
+        Return the episodes with one more that begins with *reason*.
+        """
+        return counted(self.entry.episodes, reason)
+
+    def note(self, **changes: Any) -> None:
+        """
+        Change fields of the entry, on disk with the next ``write``; each of those costs the push a moment.
+        """
+        self.entry = replace(self.entry, **changes)
+
+    def write(self, **changes: Any) -> Entry:
+        """
+        Change fields of the entry, on disk at once; returns the new entry.
+
+        A pause and a page are there after a power cut too. A full disk must not keep
+        commits from leaving it: what cannot be written is logged, and known to this process alone.
+        """
+        before = self.entry
+        self.note(**changes)
+        self._store(durably=_must_last(before) or _must_last(self.entry))
+        return self.entry
+
+    def landed(self, landing: Landing) -> None:
+        """
+        Add a push that landed to the remote's history, if that can be written.
+        """
+        remember(self.ledger._history(self.remote), landing)
+
+    def _store(self, *, durably: bool) -> None:
+        if self.ledger._write(self.remote, self.entry, durably=durably) and self._stall:
+            # It is part of the entry now.
+            self.ledger._forget_stall(self.remote)
+            self._stall = None
+
+
+class Sighting(Claim):
+    """
+    What a watchdog may write of a remote although another process holds its claim, and hangs.
+
+    It is kept beside the entry, part of what ``Ledger.read`` returns, and written into the entry
+    by whoever claims the remote next.
+    """
+
+    __slots__ = ()
+
+    def begin(self, takes_s: float) -> None:
+        """
+        Say nothing: the claim is another's.
+        """
+
+    def _store(self, *, durably: bool) -> None:
+        failure = self.entry.last_failure
+        if failure is not None:
+            stall = Stall(failure=failure, paged=failure.reason in self.entry.paged)
+            self.ledger._write_stall(self.remote, stall)
+
+
+class Ledger:
+    """
+    The entries of all remotes of one repository.
+
+    Args:
+        directory: Where they live; it exists.
+        released: Called with a remote's name after each claim on it: a task that met the claim has handed
+            its commit over to the holder. Must not raise.
+
+    Attributes:
+        released: The same.
+    """
+
+    def __init__(self, directory: Path, released: Callable[[str], None] = lambda remote: None) -> None:
+        self._directory = directory
+        self.released = released
+        # What could not be written, with the file that was there then.
+        self._unwritten: dict[str, tuple[Entry, tuple[int, ...] | None]] = {}
+
+    def read(self, remote: str) -> Entry:
+        """
+        Return what is known of *remote*; an empty entry where nothing is.
+
+        Raises:
+            LedgerError: There is something, and it cannot be read: a pause may stand there.
+        """
+        entry, stall = self._read(remote), self._stall(remote)
+        return entry.with_stall(stall) if stall else entry
+
+    def history(self, remote: str) -> list[Landing]:
+        """
+        Return the last pushes that landed on *remote*, oldest first.
+        """
+        return recall(self._history(remote))
+
+    @contextmanager
+    def claim(self, remote: str, *, looks_again: bool = False) -> Iterator[Claim | None]:
+        """
+        Claim *remote* for the block, or yield None at once if another holds it.
+
+        Args:
+            looks_again: Whether the holder looks at the branch itself after a block that no error ends.
+
+        Raises:
+            LedgerError: What is known of the remote cannot be read.
+        """
+        held = ended = False
+        try:
+            with self._lock(remote).try_hold() as held:
+                yield Claim(self, remote) if held else None
+            ended = True
+        finally:
+            if held and not (ended and looks_again):
+                self.released(remote)
+
+    @contextmanager
+    def claim_within(self, remote: str, timeout_s: float) -> Iterator[Claim]:
+        """
+        Claim *remote* for the block, once the push that runs has ended.
+
+        Raises:
+            RemoteBusyError: It has not ended within *timeout_s* seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self.claim(remote) as claim:
+                if claim is not None:
+                    yield claim
+                    return
+            if time.monotonic() > deadline:
+                raise RemoteBusyError(
+                    f"a push to {remote} has not ended in {timeout_s:g} s; repeat this later"
+                )
+            time.sleep(_POLL_S)
+
+    @contextmanager
+    def sighting(self, remote: str) -> Iterator[Sighting | None]:
+        """
+        Write of *remote* for the block without its claim, or yield None if another watchdog does so.
+        """
+        with FileLock(self._directory / f"{remote}.watch").try_hold() as held:
+            yield Sighting(self, remote) if held else None
+
+    def set_paused(self, remote: str, paused_at: float | None, *, timeout_s: float) -> None:
+        """
+        Stop the pushes to *remote*, or with None let them be made again; waits for one that runs.
+
+        Raises:
+            RemoteBusyError: It has not ended within *timeout_s* seconds.
+        """
+        with self.claim_within(remote, timeout_s) as claim:
+            claim.write(paused_at=paused_at)
+
+    def is_claimed(self, remote: str) -> bool:
+        """
+        Whether a process holds the claim on *remote* at this moment.
+        """
+        return self._lock(remote).is_held()
+
+    def step(self, remote: str) -> Step | None:
+        """
+        Return what the last holder of the claim on *remote* said of what it does, if that can be read.
+        """
+        try:
+            name, takes_s, holder = self._lock(remote).path.read_text("ascii").split(maxsplit=2)
+            return Step(name=name, takes_s=float(takes_s), holder=holder.strip())
+        except (OSError, ValueError):
+            return None
+
+    def make(self, remote: str) -> None:
+        """
+        Make the file of *remote* where there is none: one to write over once the disk is full.
+        """
+        if self._path(remote).exists():
+            return
+        # What waits at a start, the worker's start finds.
+        with self.claim(remote, looks_again=True) as claim:
+            if claim is not None:
+                claim.write()
+
+    def _lock(self, remote: str) -> FileLock:
+        return FileLock(self._directory / f"{remote}.lock")
+
+    def _path(self, remote: str) -> Path:
+        return self._directory / f"{remote}.json"
+
+    def _history(self, remote: str) -> Path:
+        # No ending of the ledger's own files: a remote may be called "origin.history".
+        return self._directory / f"{remote}.history"
+
+    def _stall_path(self, remote: str) -> Path:
+        return self._directory / f"{remote}.stall"
+
+    def _read(self, remote: str) -> Entry:
+        path = self._path(remote)
+        kept = self._unwritten.get(remote)
+        if kept and kept[1] == _identity(path):
+            return kept[0]
+        # What is damaged is an entry that was not flushed before a power cut, or another version's:
+        # neither a pause nor a page was lost with it.
+        return _load(Entry, path) or Entry()
+
+    def _stall(self, remote: str) -> Stall | None:
+        return _load(Stall, self._stall_path(remote))
+
+    def _write(self, remote: str, entry: Entry, *, durably: bool) -> bool:
+        path, content = self._path(remote), as_json(entry)
+        length = -(-(len(content) + _BLOCK_BYTES) // _BLOCK_BYTES) * _BLOCK_BYTES
+        try:
+            try:
+                replace_file(path, content.ljust(length), durably=durably)
+            except OSError as exc:
+                if exc.errno not in _FULL:
+                    raise
+                _overwrite(path, content, exc)
+        except OSError as exc:
+            self._unwritten[remote] = entry, _identity(path)
+            log().warning("ledger.write_failed", remote=remote, error=str(exc))
+            return False
+        self._unwritten.pop(remote, None)
+        return True
+
+    def _write_stall(self, remote: str, stall: Stall) -> None:
+        try:
+            replace_file(self._stall_path(remote), as_json(stall), durably=True)
+        except OSError as exc:
+            log().warning("ledger.write_failed", remote=remote, error=str(exc))
+
+    def _forget_stall(self, remote: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stall_path(remote).unlink()
+
+    def _note_step(self, remote: str, takes_s: float) -> None:
+        text = f"{uuid.uuid4().hex} {takes_s:.1f} process {os.getpid()} on {socket.gethostname()}\n"
+        # Without it a watchdog does not know that this holder hangs, and nothing else.
+        with contextlib.suppress(OSError), self._lock(remote).path.open("r+b", buffering=0) as file:
+            file.write(text.encode("ascii", "replace").ljust(_STEP_BYTES))
+
+
+def _must_last(entry: Entry) -> bool:
+    return entry.paused_at is not None or bool(entry.paged)
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _load(kind: type[T], path: Path) -> T | None:
+    """
+    Read *path*; None where there is no such file, or it is damaged.
+
+    Raises:
+        LedgerError: It cannot be read.
+    """
+    for look in range(_LOOKS):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise LedgerError(f"cannot read {path}: {exc.strerror}") from exc
+        if (found := from_json(kind, content)) is not None:
+            return found
+        if look < _LOOKS - 1:
+            time.sleep(_LOOK_EVERY_S)
+    return None
+
+
+def _overwrite(path: Path, content: bytes, full: OSError) -> None:
+    """
+    Write *content* into the blocks that the file at *path* has already.
+
+    Raises:
+        OSError: *full*, where there are not enough of them.
+    """
+    with path.open("r+b", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        if len(content) > length:
+            raise full
+        file.write(content.ljust(length))
+        os.fsync(file.fileno())

@@ -1,0 +1,145 @@
+"""
+The pages that Sentry has not taken yet: one small file each, in the repository beside the ledger.
+
+A page that was refused, or never acknowledged, outlives the process that sent it,
+and whichever process looks next sends it again. It keeps its name, which is the
+event's, so that Sentry sees one event however often it comes.
+
+A file's time of change is when it is due again: it is set beyond the end of a
+sending before that begins, so that two processes mostly send it once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ferry.worker.files.atomic_json import read_json, replace_file
+from ferry.worker.files.sharing import inherit
+from ferry.worker.observe.logs import log
+
+_MOST = 100  # without end, a Sentry that is never there would fill the disk
+_LONGEST_WAIT_S = 3600.0
+_ROOM_BYTES = 1 << 16
+
+Event = dict[str, Any]
+
+
+class Outbox:
+    """
+    The pages of one repository.
+
+    Args:
+        directory: Where they are kept; made with the first.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._directory = directory
+        self._spare = directory / "spare"
+        self._clock = clock
+
+    def put(self, event: Event, *, busy_s: float) -> None:
+        """
+        Keep *event* until it is removed, and take it as being sent for *busy_s* seconds.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        for oldest in sorted(self._directory.glob("*.json"), key=_changed_at)[: 1 - _MOST]:
+            log().warning("page.lost", event_id=oldest.stem, hint="Sentry took none of the last 100 pages")
+            oldest.unlink(missing_ok=True)
+        content = json.dumps({"event": event, "made_at": self._clock()}).encode()
+        path = self._path(event["event_id"])
+        try:
+            self._make_directory()
+            # The ledger will say durably that somebody was paged.
+            replace_file(path, content, durably=True)
+        except OSError:
+            with self._spare.open("r+b") as spare:
+                spare.write(content)
+                spare.truncate()
+                spare.flush()
+                os.fsync(spare.fileno())
+            os.replace(self._spare, path)
+        self.postpone(event["event_id"], busy_s)
+
+    def due(self) -> Iterator[Event]:
+        """
+        Return the events that are to be sent, or sent again, now; what is damaged is removed.
+        """
+        now = self._clock()
+        for path in sorted(self._directory.glob("*.json"), key=_changed_at):
+            # Further away: the clock was set back.
+            if now < _changed_at(path) <= now + _LONGEST_WAIT_S:
+                continue
+            try:
+                event = json.loads(path.read_bytes())["event"]
+                if event["event_id"] == path.stem:
+                    yield event
+                    continue
+            except OSError:
+                continue  # for now, or another process has just had it taken
+            except (ValueError, LookupError, TypeError):
+                pass
+            self.remove(path.stem)
+
+    def age_s(self, event_id: str) -> float:
+        """
+        Return how long ago a page was made, in seconds.
+        """
+        now = self._clock()
+        made_at = read_json(self._path(event_id)).get("made_at")
+        return max(0.0, now - made_at) if isinstance(made_at, (int, float)) else 0.0
+
+    def postpone(self, event_id: str, wait_s: float) -> None:
+        """
+        Have a page be due in *wait_s* seconds, an hour at most.
+        """
+        at = self._clock() + min(wait_s, _LONGEST_WAIT_S)
+        with contextlib.suppress(OSError):  # another process had it taken
+            os.utime(self._path(event_id), (at, at))
+
+    def remove(self, event_id: str) -> None:
+        """
+        Forget a page that was taken.
+        """
+        with contextlib.suppress(OSError):  # else it is sent once more, and stays one
+            self._path(event_id).unlink()
+        self.reserve()
+
+    def release(self) -> None:
+        """
+        Have every page be due now: the processes that were sending them have ended.
+        """
+        for path in self._directory.glob("*.json"):
+            self.postpone(path.stem, 0.0)
+
+    def reserve(self) -> None:
+        """
+        Take the room for one page: a full disk is a reason to page.
+        """
+        with contextlib.suppress(OSError):
+            self._make_directory()
+            if not self._spare.exists():
+                replace_file(self._spare, b"\0" * _ROOM_BYTES, durably=False)
+
+    def _make_directory(self) -> None:
+        if not self._directory.is_dir():
+            self._directory.mkdir(exist_ok=True)
+            inherit(self._directory, self._directory.parent)
+
+    def _path(self, event_id: str) -> Path:
+        return self._directory / f"{event_id}.json"
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

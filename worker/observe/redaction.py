@@ -1,0 +1,89 @@
+"""
+Keeping passwords, tokens and keys out of every text that leaves git's hands.
+
+git hides ``user:password`` in the URLs that it prints, but not a token that
+stands as the user name, nor what ``GIT_TRACE`` or a server's own words repeat.
+Each text is redacted where it is read (``ferry.worker.git.repository``), before anything logs,
+stores or raises it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+HIDDEN = "***"
+
+# Bounds on every repetition keep a long line from costing the square of its length. NUL separates fields.
+_WORD = re.compile(r"[^\s\0]+")
+_PORT = re.compile(r"[0-9]{1,5}")
+_HEADER = re.compile(
+    r"(?P<name>(?:(?:proxy-)?authorization|(?:set-)?cookie|(?:private|job|deploy|x-[\w-]{1,30})-(?:token|key)):)"
+    r"[^\r\n\0]*",
+    re.IGNORECASE,
+)
+_QUERY = re.compile(
+    r"(?P<name>[?&](?:access_token|private_token|token|password|api_key|key)=)[^&\s'\"\0]+", re.IGNORECASE
+)
+_CURL_USER = re.compile(r"(?P<name>\bauth using \w{1,20} with user )'[^\r\n\0]*'")
+# The shapes that hosts document for their own tokens, so that secret scanners can find them: GitHub
+# (ghp_ gho_ ghu_ ghs_ ghr_ github_pat_), GitLab (glpat- gldt- glrt- glcbt-), Atlassian (ATBB ATCTT ATATT).
+_TOKEN = re.compile(
+    r"\b(?:gh[pousr]_\w{16,}|github_pat_\w{16,}|gl(?:pat|dt|rt|cbt)-[\w.-]{16,}|AT(?:BB|CTT|ATT)[\w=-]{16,})"
+)
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^\0]*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|(?=\0)|\Z)"
+)
+
+
+def redact(text: str) -> str:
+    """
+    Return *text* with whatever looks like a secret replaced by ``***``.
+    """
+    text = _PRIVATE_KEY.sub(HIDDEN, text)
+    text = _WORD.sub(_redact_urls, text)
+    text = _HEADER.sub(rf"\g<name> {HIDDEN}", text)
+    text = _CURL_USER.sub(rf"\g<name>'{HIDDEN}'", text)
+    text = _QUERY.sub(rf"\g<name>{HIDDEN}", text)
+    return _TOKEN.sub(HIDDEN, text)
+
+
+def redact_all(value: Any) -> Any:
+    """
+    Return *value* with every text in it redacted, however deep; what is no JSON becomes text first.
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: redact_all(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [redact_all(item) for item in value]
+    return redact(str(value))
+
+
+def _redact_urls(word: re.Match[str]) -> str:
+    if "://" not in word[0] or "@" not in word[0]:
+        return word[0]
+    before, *addresses = word[0].split("://")
+    redacted = [before]
+    for address in addresses:
+        redacted.append(_redact_user(address, is_ssh=redacted[-1].lower().endswith("ssh")))
+    return "://".join(redacted)
+
+
+def _redact_user(address: str, *, is_ssh: bool) -> str:
+    """
+    Hide what stands before the host of *address*, which begins after a URL's ``://``.
+    """
+    authority, _, _ = address.partition("/")
+    name, colon, rest = authority.partition(":")
+    at = authority.rfind("@")
+    if at < 0 and colon and not _PORT.fullmatch(rest):
+        at = address.rfind("@")  # a password with a slash in it, typed as it is
+    if at < 0:
+        return address
+    # The user of an ssh URL is an account such as "git", not a secret; anywhere
+    # else what stands before the "@" may be a token.
+    shown = name.partition("@")[0] + (f":{HIDDEN}" if colon and len(name) < at else "") if is_ssh else HIDDEN
+    return f"{shown}{address[at:]}"

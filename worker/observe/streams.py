@@ -1,0 +1,119 @@
+"""
+Every line that a process writes is JSON, whoever writes it and whenever.
+
+    python -m ferry.worker.observe.streams celery --quiet -A ferry.worker beat
+
+runs a command of this environment, as the image and the systemd units do. What is logged is JSON by itself
+(``logs``). A refused start, a library's ``print`` and an error that ends the process are not: their lines are
+put into the same form on their way out. On a terminal nothing is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from datetime import UTC, datetime
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn
+
+from ferry.worker.observe import logs
+from ferry.worker.observe.redaction import redact
+
+
+class Lines:
+    """
+    A text stream that passes lines of JSON on and wraps others, each in one write.
+
+    It has no ``fileno``: Celery would write past it there.
+
+    Args:
+        descriptor: Where the lines go.
+        name: ``stdout`` or ``stderr``, the ``logger`` of a wrapped line.
+        level: The ``level`` of a wrapped line.
+    """
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, descriptor: int, name: str, level: str) -> None:
+        self._descriptor = descriptor
+        self._name = name
+        self._level = level
+        self._begun = threading.local()  # a line may come in pieces, from several threads
+
+    def write(self, text: str) -> int:
+        """
+        Write the lines that *text* completes.
+        """
+        *lines, rest = (getattr(self._begun, "text", "") + text).split("\n")
+        self._begun.text = rest
+        for line in lines:
+            self._write_line(line.strip())
+        return len(text)
+
+    def flush(self) -> None:
+        """
+        Do nothing: a line is written when it is complete.
+        """
+
+    def isatty(self) -> bool:
+        """
+        Say that this is no terminal.
+        """
+        return False
+
+    def _write_line(self, line: str) -> None:
+        if not line:
+            return
+        if not _is_json(line):
+            fields = {"event": redact(line), "level": self._level, "logger": self._name}
+            line = json.dumps({**fields, "timestamp": f"{datetime.now(UTC):%FT%T.%fZ}"})
+        content = f"{line}\n".encode(self.encoding, self.errors)
+        while content:
+            content = content[os.write(self._descriptor, content) :]
+
+
+def _is_json(line: str) -> bool:
+    if not (line.startswith("{") and line.endswith("}")):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def take() -> None:
+    """
+    Write every line of this process, and of those that it forks, as JSON.
+    """
+    sys.stdout = sys.__stdout__ = Lines(1, "stdout", "info")  # type: ignore[assignment, misc]
+    sys.stderr = sys.__stderr__ = Lines(2, "stderr", "warning")  # type: ignore[assignment, misc]
+    logs.configure()
+    logging.captureWarnings(True)
+    sys.excepthook = _log_exception
+
+
+def _log_exception(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+    logs.log().error("process.failed", exc_info=(kind, exc, trace))
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """
+    Run the command that *arguments* begin with, with the others as its own.
+    """
+    name, *others = arguments
+    [command] = entry_points(group="console_scripts", name=name)
+    if not sys.stderr.isatty():
+        take()
+    sys.argv = [str(Path(sys.executable).with_name(name)), *others]
+    sys.exit(command.load()())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
