@@ -53,7 +53,7 @@ POLICIES: Mapping[Reason, Policy] = MappingProxyType({
         ("ferry reconcile --remote {remote} --dry-run", "ferry reconcile --remote {remote}", _LOOK)),
     "rejected": Policy(False, "at-once",
         "Change the remote's rule, or the commit that breaks it: every later commit waits behind it.",
-        ("ferry push explain --find --remote {remote}", _TRY, _LOOK)),
+        ("ferry push find-refused --remote {remote}", _TRY, _LOOK)),
     "auth": Policy(True, "at-once",
         "Renew the key or token, or give it the right to write; the next attempt reads it afresh.",
         ("ferry doctor", _TRY, _LOOK)),

@@ -20,14 +20,6 @@ _ENDING = ".env"
 # What says which repository it is, and where its commits go: it must not be another one's by oversight.
 _OF_EACH = f"{PREFIX}DATA_"
 _READ = (PREFIX, "SENTRY_", "GIT_SSH_COMMAND")
-# What a process has once, whomever it serves.
-_COMMON = {
-    "CFP_REDIS_URL": "redis_url",
-    "CFP_BROKER_URL": "broker_url",
-    "SENTRY_DSN": "sentry_dsn",
-    "SENTRY_ENVIRONMENT": "sentry_environment",
-    "SENTRY_TRACES_SAMPLE_RATE": "sentry_traces_sample_rate",
-}
 
 Environments = Mapping[str, Mapping[str, str]]
 
@@ -73,7 +65,7 @@ def settings_of(environments: Environments) -> dict[str, Settings]:
     problems += [
         f"{variable}: is one for all that a worker serves, and {name}{_ENDING} has another than the first"
         for name, settings in found.items()
-        for variable, field in _COMMON.items()
+        for variable, field in Settings.common().items()
         if getattr(settings, field) != getattr(next(iter(found.values())), field)
     ]
     problems += _shared_remotes(found)

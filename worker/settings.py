@@ -277,8 +277,16 @@ def _from_env(
     *,
     factory: Callable[[], Any] | None = None,
     secret: bool = False,
+    common: bool = False,
 ) -> Any:
-    metadata = {"variable": variable, "parse": parse}
+    """
+    Declare a setting.
+
+    Args:
+        secret: Whether its value is left out of the settings' own text.
+        common: Whether all repositories that one worker serves have the same value.
+    """
+    metadata = {"variable": variable, "parse": parse, "common": common}
     if factory:
         return field(default_factory=factory, repr=not secret, metadata=metadata)
     return field(default=default, repr=not secret, metadata=metadata)
@@ -338,8 +346,10 @@ class Settings:
     data_expressions: bool = _from_env("CFP_DATA_EXPRESSIONS", _switch, True)
     data_mirrors: Mapping[str, str] = _from_env("CFP_DATA_MIRRORS", _mirrors, factory=dict, secret=True)
     data_reconcile: str = _from_env("CFP_DATA_RECONCILE", _one_of("manual", "boot", "auto"), "manual")
-    redis_url: str = _from_env("CFP_REDIS_URL", _url_of("redis", "rediss", "redis+socket"), secret=True)
-    broker_url: str | None = _from_env("CFP_BROKER_URL", _broker_url, secret=True)
+    redis_url: str = _from_env(
+        "CFP_REDIS_URL", _url_of("redis", "rediss", "redis+socket"), secret=True, common=True
+    )
+    broker_url: str | None = _from_env("CFP_BROKER_URL", _broker_url, secret=True, common=True)
     push_backoff_base_s: float = _from_env("CFP_PUSH_BACKOFF_BASE", _seconds, 1.0)
     push_backoff_cap_s: float = _from_env("CFP_PUSH_BACKOFF_CAP", _seconds, 3600.0)
     push_max_retries: int | None = _from_env("CFP_PUSH_MAX_RETRIES", _count)
@@ -364,10 +374,9 @@ class Settings:
     ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", absolute_path)
     ssh_known_hosts: Path | None = _from_env("CFP_SSH_KNOWN_HOSTS", absolute_path)
     https_token_path: Path | None = _from_env("CFP_HTTPS_TOKEN_PATH", absolute_path)
-    sentry_dsn: str | None = _from_env("SENTRY_DSN", _url_of("http", "https"), secret=True)
-    sentry_environment: str = _from_env("SENTRY_ENVIRONMENT", str, "production")
-
-    sentry_traces_sample_rate: float = _from_env("SENTRY_TRACES_SAMPLE_RATE", _share, 0.0)
+    sentry_dsn: str | None = _from_env("SENTRY_DSN", _url_of("http", "https"), secret=True, common=True)
+    sentry_environment: str = _from_env("SENTRY_ENVIRONMENT", str, "production", common=True)
+    sentry_traces_sample_rate: float = _from_env("SENTRY_TRACES_SAMPLE_RATE", _share, 0.0, common=True)
     sentry_cron_monitor: str | None = _from_env("SENTRY_CRON_MONITOR", _slug)
 
     @property
@@ -391,6 +400,13 @@ class Settings:
         The branch's full name, such as ``refs/heads/main``.
         """
         return f"refs/heads/{self.data_branch}"
+
+    @classmethod
+    def common(cls) -> dict[str, str]:
+        """
+        Return the settings that all repositories of one worker share: the variable of each, and its field.
+        """
+        return {spec.metadata["variable"]: spec.name for spec in fields(cls) if spec.metadata["common"]}
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:

@@ -94,21 +94,9 @@ def push() -> None:
 @click.option(
     "--stderr", type=click.File(errors="replace"), help="File with what it wrote to standard error."
 )
-@click.option(
-    "--find",
-    "search",
-    is_flag=True,
-    help="Ask the remote which pending commit it refuses, on a scratch branch.",
-)
-@click.option("--remote", default=ORIGIN, show_default=True, help="With --find: the remote to ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain_push(
-    exit_status: int | None,
-    stdout: TextIO | None,
-    stderr: TextIO | None,
-    search: bool,
-    remote: str,
-    as_json: bool,
+    exit_status: int | None, stdout: TextIO | None, stderr: TextIO | None, as_json: bool
 ) -> None:
     """
     Say why a push failed, from git's own output.
@@ -116,9 +104,6 @@ def explain_push(
     Without --stdout and --stderr, reads all of it from standard input, such as
     `git push 2>&1 | ferry push explain`.
     """
-    if search:
-        _find(remote, as_json=as_json)
-        return
     if stdout or stderr:
         printed, said = (file.read() if file else "" for file in (stdout, stderr))
     else:
@@ -133,14 +118,20 @@ def explain_push(
         click.echo(f"{name + ':':<11}{'yes' if value is True else 'no' if value is False else value or '-'}")
 
 
-def _find(remote: str, *, as_json: bool) -> None:
+@push.command("find-refused")
+@click.option("--remote", default=ORIGIN, show_default=True, help="The remote to ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def find_refused(remote: str, as_json: bool) -> None:
+    """
+    Ask a remote which pending commit it refuses.
+
+    Pushes ever fewer of the pending commits to a scratch branch of the remote, ferry-find/BRANCH,
+    and removes that branch at the end.
+    """
     with _pipeline() as pipeline:
         timeout_s = pipeline.settings.push_timeout_s
-        try:
-            with pipeline.ledger.claim_within(_known(pipeline, remote), timeout_s) as claim:
-                found = poison.find(pipeline.repository, claim, timeout_s=timeout_s)
-        finally:
-            _enqueue(pipeline, [remote])  # whoever committed meanwhile has left it to us
+        with pipeline.ledger.claim_within(_known(pipeline, remote), timeout_s) as claim:
+            found = poison.find(pipeline.repository, claim, timeout_s=timeout_s)
     if as_json:
         click.echo(json.dumps(found and found.as_json()))
     elif found is None:
@@ -516,13 +507,9 @@ def reconcile(remote: str, strategy: Strategy, dry_run: bool, as_json: bool) -> 
     it could not be fetched.
     """
     with _pipeline() as pipeline:
-        may_be_pushed = False
-        try:
-            outcome = pipeline.reconciler.reconcile(_known(pipeline, remote), strategy, dry_run=dry_run)
-            may_be_pushed = not dry_run and outcome.state != "fetch-failed"
-        finally:
-            # Whoever committed meanwhile has found the remote claimed, and left it to us.
-            _enqueue(pipeline, out_of_turn=may_be_pushed)
+        outcome = pipeline.reconciler.reconcile(_known(pipeline, remote), strategy, dry_run=dry_run)
+        if not dry_run and outcome.state != "fetch-failed":
+            _enqueue(pipeline, out_of_turn=True)
         if as_json:
             click.echo(json.dumps({**outcome.as_json(), "dry_run": dry_run}))
         else:

@@ -201,7 +201,7 @@ def reconcile() -> ResponseReturnValue:
     """
     Say what joining both sides would come to; done only where that was shown before, and is still so.
     """
-    remote, strategy, may_be_pushed = _remote(), _strategy(), False
+    remote, strategy = _remote(), _strategy()
     pipeline = services().pipeline
     try:
         outcome = pipeline.reconciler.reconcile(remote, strategy, dry_run=True)
@@ -209,13 +209,10 @@ def reconcile() -> ResponseReturnValue:
         is_done = shown == _plan(outcome) and _is_worth_doing(outcome)
         if is_done:
             outcome = pipeline.reconciler.reconcile(remote, strategy)
-            may_be_pushed = outcome.state != "fetch-failed"
+            if outcome.state != "fetch-failed" and (head := pipeline.repository.head()):
+                services().push_queue.enqueue_push(head, out_of_turn=True)
     except WorkerError as exc:
         return _message(HTTPStatus.SERVICE_UNAVAILABLE, f"Not reconciled with {remote}", str(exc))
-    finally:
-        # Whoever committed meanwhile has found the remote claimed, and left it to us.
-        if head := pipeline.repository.head():
-            services().push_queue.enqueue_push(head, out_of_turn=may_be_pushed)
     return _page(
         "outcome",
         outcome=outcome,

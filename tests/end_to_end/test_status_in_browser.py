@@ -245,7 +245,7 @@ def test_the_page_lives_and_fits(screen, tmp_path):
     driver.execute_script("document.getElementById('push-1').focus()")
     screen.write("elif")
     screen.write("fay")
-    screen.await_text("! blocked", "origin: a person is needed.", "ferry push explain --find --remote origin")
+    screen.await_text("! blocked", "origin: a person is needed.", "ferry push find-refused --remote origin")
     assert driver.execute_script("return document.activeElement.id") == "push-1"
     assert driver.execute_script("return window.sameDocument") is True
     assert driver.title.startswith("origin: a person is needed.")

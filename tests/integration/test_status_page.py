@@ -135,7 +135,7 @@ def test_blocked_says_why_and_what_to_do(browser, worker, remote, data):
     assert "Last error: rejected" in page.text
     assert "the town hall is closed" in page.text
     assert "Change the remote's rule, or the commit that breaks it" in page.text
-    for command in ("ferry push explain --find --remote origin", "ferry push now --remote origin"):
+    for command in ("ferry push find-refused --remote origin", "ferry push now --remote origin"):
         assert command in page.text
     assert "<b>today" not in browser.answer.text
     links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
