@@ -145,7 +145,7 @@ def _documented() -> dict[str, str]:
     found: dict[str, str] = {}
     for heading, text in zip(parts[1::2], parts[2::2], strict=True):
         first, *others = re.findall(r"`([^`]+)`", heading)
-        words = [word for word in first.split() if re.fullmatch(r"[a-z]+", word)]
+        words = [word for word in first.split() if re.fullmatch(r"[a-z]+(?:-[a-z]+)*", word)]
         for name in [" ".join(words), *(" ".join([*words[:-1], other]) for other in others)]:
             found[name] = found.get(name, "") + heading + text
     return found
@@ -176,7 +176,7 @@ def test_a_command_on_any_page_is_one_that_there_is():
     groups = {name.split()[1] for name in ALL if len(name.split()) > 2}
     wrong = []
     for page in pages:
-        shown = r"(?:`|^ *\$ |^ {4})ferry ([a-z]+(?: [a-z]+)?)\b"
+        shown = r"(?:`|^ *\$ |^ {4})ferry ([a-z]+(?: [a-z]+(?:-[a-z]+)*)?)\b"
         for words in re.findall(shown, page.read_text(), re.MULTILINE):
             first, *second = words.split()
             if first in groups and second:
