@@ -4,8 +4,6 @@ What may stand in a queue, and what happens to it: logged, acknowledged, survive
 
 from __future__ import annotations
 
-import base64
-import copy
 import json
 import urllib.request
 
@@ -13,6 +11,7 @@ import pytest
 
 from ferry.app.dev.stack import free_port
 from ferry.worker.bootstrap import build
+from tests.messages import no_messages, with_body
 from tests.parts import CELERY, Process, wait_until
 from tests.valkey_server import ValkeyServer
 
@@ -47,59 +46,6 @@ def message(env, broker, queue):
     return json.loads(broker.rpop(queue))
 
 
-def _with(message, path, value):
-    changed = copy.deepcopy(message)
-    *parents, last = path.split(".")
-    place = changed
-    for parent in parents:
-        place = place[parent]
-    if value is None:
-        del place[last]
-    else:
-        place[last] = value
-    return json.dumps(changed)
-
-
-def _body(message, body):
-    text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return _with(message, "body", base64.b64encode(text).decode())
-
-
-def _no_messages(message):
-    """
-    Return what could be taken for a message and is none.
-    """
-    plain = [b'"x"', b"[]", b"[1]", b"{}", b"7", b"null", b"not JSON", b"\xff\xfe\x00", b"", b"[" * 5000]
-    args = ["origin", "abc"]
-    bodies = [
-        "x", [], [1], 7, None, {}, {"args": []}, {"task": "push"}, [1, 2, 3], [[], [], {}], [[], {}, []],
-        [["origin"], {}, {}], [[*args, 1, 2, 3, 4], {}, {}], [args, {"x": 1}, {}], [["origin", args], {}, {}],
-        [[7, "abc"], {}, {}], [args, {"out_of_turn": "x"}, {}], [args, {}, {"callbacks": [{"task": "push"}]}],
-        b"not JSON", b"\xff\xfe",
-    ]  # fmt: skip
-    changes = [
-        *(("body", each) for each in ("%%%", 7, None)),
-        *(("headers", each) for each in (["x"], None, {}, {"unheard": "of"})),
-        *(("headers.task", each) for each in (["push"], "no.such.task", "celery.group", None)),
-        *(("headers.id", each) for each in (7, None)),
-        *(("headers.eta", each) for each in ("noon", {"at": "noon"})),
-        ("headers.expires", [1]),
-        ("headers.retries", "many"),
-        ("headers.timelimit", ["a", "b"]),
-        ("headers.argsrepr", {}),
-        ("headers.compression", "gzip"),
-        *(("content-type", each) for each in ("application/x-python-serialize", "text/plain", [], None)),
-        *(("content-encoding", each) for each in ("utf-99", "binary", {}, None)),
-        *(("properties", each) for each in ([], {}, None)),
-        ("properties.body_encoding", "rot13"),
-        *(("properties.delivery_tag", each) for each in ([1], None)),
-        *(("properties.delivery_info", each) for each in ([], None)),
-        ("properties.delivery_info.routing_key", "elsewhere"),
-        ("properties.delivery_info.exchange", None),
-    ]
-    return [*plain, *(_body(message, each) for each in bodies), *(_with(message, *each) for each in changes)]
-
-
 _NO_COMMANDS = [
     {"method": method, "arguments": arguments, "destination": destination, "reply_to": reply_to}
     for method, arguments, destination, reply_to in (
@@ -122,7 +68,7 @@ def test_what_is_no_message_is_logged_acknowledged_and_survived(
     """
     All of it at once, before the worker starts and while it runs; the next commit arrives as ever.
     """
-    junk = _no_messages(message)
+    junk = no_messages(message)
     for each in junk:
         broker.lpush(queue, each)
     api, running = client(), worker()
@@ -180,7 +126,7 @@ def test_what_is_broadcast_to_workers_and_to_flower_is_survived_too(
     dashboard, url = flower
     running, api = worker(alone=False), client()
     wait_until(lambda: len(_listeners(broker)) == 2, what="the worker and Flower listening for events")
-    for each in [*_no_messages(message), *(_body(message, each) for each in _NO_COMMANDS)]:
+    for each in [*no_messages(message), *(with_body(message, each) for each in _NO_COMMANDS)]:
         broker.publish("/0.celery.pidbox", each)
         for listener in _listeners(broker):
             broker.lpush(listener, each)

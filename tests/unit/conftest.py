@@ -6,14 +6,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 
 from ferry.worker import paging
+from ferry.worker.broker import celery_app
 from ferry.worker.errors import PushFailed
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.prepare import prepare, remotes_directory, state_directory, write_lock
@@ -26,12 +27,51 @@ from ferry.worker.settings import Settings
 from ferry.worker.sweep import Sweeper
 from tests.parts import Bare
 
+if TYPE_CHECKING:
+    from tests.fake_broker import FakeBroker
+
 JITTER = 0.5
 
 # Examples start git or touch the disk; on a busy machine a slow one is no failure.
 _profile = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())
 hypothesis.settings.register_profile("ferry", _profile, deadline=None)
 hypothesis.settings.load_profile("ferry")
+
+
+@pytest.fixture(scope="session")
+def _broker() -> Iterator[FakeBroker]:
+    from tests.fake_broker import fake_broker  # fakeredis takes its time, and few tests need it
+
+    with fake_broker() as running:
+        yield running
+
+
+@pytest.fixture
+def broker(_broker: FakeBroker) -> FakeBroker:
+    """
+    An empty broker inside this process, in place of a server.
+    """
+    _broker.refusal = None
+    _broker.commands.clear()
+    with _broker.client() as client:
+        client.flushall()
+    return _broker
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Give a broker that answers as long as a busy machine takes.
+    """
+    monkeypatch.setattr(celery_app, "PUBLISHER_SOCKET_TIMEOUT_S", 20.0)
+
+
+@pytest.fixture
+def valkey_port(broker: FakeBroker) -> int:
+    """
+    Where ``env`` says that the broker is.
+    """
+    return broker.port
 
 
 class Clock:

@@ -14,9 +14,11 @@ import pytest
 import sentry_sdk
 
 from ferry.worker import doctor, paging
+from ferry.worker.bootstrap import build
 from ferry.worker.failures import POLICIES
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.settings import Settings
+from tests.fake_broker import fake_broker
 
 
 @contextlib.contextmanager
@@ -134,3 +136,53 @@ def test_a_user_id_without_a_name_is_said_to_stop_ssh(monkeypatch):
 
 def test_an_unknown_host_key_names_the_setting_that_knows_it():
     assert "CFP_SSH_KNOWN_HOSTS" in POLICIES["host-key"].hint
+
+
+def test_a_broker_that_answers_and_has_no_worker_is_told_from_one_that_has(env, patient, monkeypatch):
+    monkeypatch.setattr(doctor, "_PING_TIMEOUT_S", 0.1)
+    pipeline = build(env, publisher=True)
+    assert doctor._broker(pipeline).state == "ok"
+    workers = doctor._workers(pipeline)
+    assert (workers.state, workers.detail) == ("failed", "none answers")
+    assert "celery -A ferry.worker worker" in workers.remedy
+
+
+def test_a_broker_that_is_away_is_named_with_the_setting_that_leads_to_it(env):
+    with fake_broker() as broker:
+        pipeline = build({**env, "CFP_REDIS_URL": broker.url}, publisher=True)
+    finding = doctor._broker(pipeline)
+    assert finding.state == "failed"
+    assert "refused" in finding.detail
+    assert "CFP_REDIS_URL" in finding.remedy
+    assert "cannot be asked" in doctor._workers(pipeline).detail
+
+
+def test_a_broker_that_hangs_does_not_hang_the_doctor(env, broker):
+    """
+    Its socket's time limit holds, twice: one connection is tried again.
+    """
+    pipeline = build(env, publisher=True)
+    with broker.hung():
+        assert doctor._broker(pipeline).state == "failed"
+
+
+def test_a_password_in_the_brokers_address_is_not_repeated(env):
+    with fake_broker() as broker:
+        url = broker.url.replace("//", "//:hunter2@")
+    finding = doctor._broker(build({**env, "CFP_REDIS_URL": url}, publisher=True))
+    assert finding.state == "failed"
+    assert "hunter2" not in finding.detail
+
+
+@pytest.mark.parametrize("cap_s", ["60", "86400"])
+def test_a_retry_ends_well_before_redis_delivers_it_again(env, cap_s):
+    """
+    The transport is told to keep a message twice as long as the longest wait.
+    """
+    pipeline = build({**env, "CFP_PUSH_BACKOFF_CAP": cap_s}, publisher=True)
+    finding = doctor._countdowns(pipeline)
+    assert finding.state == "ok"
+    options = pipeline.celery.conf.broker_transport_options
+    assert options["visibility_timeout"] == 2 * pipeline.settings.push_longest_wait_s
+    pipeline.celery.conf.broker_transport_options = {**options, "visibility_timeout": 1.0}
+    assert doctor._countdowns(pipeline).state == "failed"
