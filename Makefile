@@ -97,7 +97,7 @@ bench: $(READY) ## Measure, each figure beside a floor of the same run (BENCH_AR
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 docs: $(READY) ## Build docs/ as a site into site/, warnings as errors
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/zensical build --strict
 
 docs-check: $(READY) ## Type what the tutorial and the how-tos say
 	$(BIN)/python -m tests.docs.check
@@ -117,7 +117,7 @@ release: $(READY) ## Set the version, gather the changelog, build into dist/ (VE
 	$(BIN)/python -m tests.deployment.release $(VERSION)
 
 clean: ## Remove what the other targets made, the virtual environments too
-	rm -rf .venv .venv-* site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .venv-* site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find app worker ferry tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PINS): requirements/dev.txt
