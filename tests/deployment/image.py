@@ -5,8 +5,8 @@ Builds both images, looks at how they run, brings everything up, writes records 
 commits at the demo's git server, where they came over ssh. Then it kills each container in turn, stops the
 worker in the middle of a push, brings up the production file, types what the how-tos for compose say, and
 runs the chart's pod, as Kubernetes would and as OpenShift would, which chooses user ids by itself. Containers
-and volumes it takes away again. What came of it replaces the table in docs/operations/deploy.md. Some six
-minutes, most of them for the images.
+and volumes it takes away again. What came of it replaces the rows of a table in docs/reference/supported.md.
+Some six minutes, most of them for the images.
 
 `make image-test PARTS="chart pod"` does parts of it: chart, image, compose, production, how-to, pod.
 
@@ -57,7 +57,7 @@ STAND_INS = {
 
 _numbers = itertools.count(1)
 
-PAGE = ROOT / "docs" / "operations" / "deploy.md"
+PAGE = ROOT / "docs" / "reference" / "supported.md"
 BEGIN, END = "<!-- make image-test: begin -->\n", "<!-- make image-test: end -->\n"
 HEAD = "| what ran | what came of it | when |\n|---|---|---|\n"
 
@@ -85,11 +85,10 @@ def row(what: str, outcome: str) -> None:
     """
     before, rest = PAGE.read_text().split(BEGIN)
     table, after = rest.split(END)
-    today = f"{datetime.now(UTC):%F}"
-    rows = [line for line in table.splitlines() if line.startswith("| ") and line not in HEAD]
-    rows = [line for line in rows if not line.startswith(f"| {what} |")]
-    text = "\n".join([*rows, f"| {what} | {outcome} | {today} |"])
-    PAGE.write_text(f"{before}{BEGIN}\n{HEAD}{text}\n\n{END}{after}")
+    lines = [line for line in table.splitlines() if line.startswith("| ") and line not in HEAD]
+    rows = {line.split(" | ")[0]: line for line in lines}
+    rows[f"| {what}"] = f"| {what} | {outcome} | {datetime.now(UTC):%F} |"
+    PAGE.write_text(before + BEGIN + "\n" + HEAD + "\n".join(rows.values()) + "\n\n" + END + after)
 
 
 def run(*command: str, check: bool = True, env: dict[str, str] | None = None, cwd: Path = ROOT) -> str:
@@ -656,8 +655,8 @@ def render_the_chart(_: Stack) -> None:
                     kubernetes_validate.validate(each, version, strict=True)
     say(f"the chart: {len(combinations)} combinations and {len(pairs)} pairs of switches render")
     row(
-        f"the chart: {len(combinations)} combinations (`helm/ferry/ci/`), {len(pairs)} pairs of switches",
-        f"valid for Kubernetes {', '.join(KUBERNETES)}",
+        "the chart, rendered with each file of `helm/ferry/ci/` and with each pair of its switches",
+        f"{len(combinations)} and {len(pairs)} renderings, valid for Kubernetes {', '.join(KUBERNETES)}",
     )
 
 
@@ -732,7 +731,9 @@ def main(parts: list[str]) -> None:
         for part in parts or PARTS:
             PARTS[part](stack)
     except Failed as exc:
-        sys.stderr.write(stack("logs", "--tail", "20", check=False)[-6000:])
+        # Ferry's own first: the git server tells of each connection at length.
+        for services in (ROLES, ("valkey", "git-server")):
+            sys.stderr.write(stack("logs", "--no-color", "--tail", "40", *services, check=False) + "\n")
         sys.exit(f"\nimage-test failed: {exc}")
     finally:
         if not os.environ.get("KEEP"):

@@ -133,6 +133,17 @@ def test_certificates_of_a_private_authority_reach_the_containers(demo):
         }
 
 
+def test_another_path_of_a_file_replaces_the_containers():
+    """
+    Compose compares a container's labels, and no path of a config or a secret.
+    """
+    base, over = read("docker-compose.yml"), read("compose.production.yml")
+    files = [each["file"] for each in (*base["configs"].values(), *over["secrets"].values())]
+    variables = {re.match(r"\$\{(\w+)", file)[1] for file in files}
+    for role in FERRY:
+        assert set(re.findall(r"\$\{(\w+)", base["services"][role]["labels"]["ferry.files"])) == variables
+
+
 def test_every_setting_of_ferrys_reaches_production(demo, production):
     """
     One that does not would be dropped without a word: reads would stay open, for one.
