@@ -31,7 +31,7 @@ def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = Fals
             or the data repository; with status 1, or 3 under gunicorn.
     """
     from ferry.app.factory import build_app
-    from ferry.app.server import GUNICORN_GIVES_UP, is_gunicorn
+    from ferry.app.gunicorn import GUNICORN_GIVES_UP, is_gunicorn
     from ferry.worker.errors import WorkerError
 
     try:

@@ -5,6 +5,8 @@ What the store refuses, with a stable code and a hint for each.
     ├── SheetNotFoundError, RecordNotFoundError, CommitNotFoundError, AttachmentNotFoundError
     ├── RecordExistsError, PreconditionError      the state is not what the caller expects
     ├── InvalidPathError, InvalidRecordError      the record cannot be stored
+    ├── InvalidJsonError                          the body is not a record
+    ├── InvalidKeyError, KeyReusedError, KeysExhaustedError   the Idempotency-Key cannot be used
     ├── SheetConfigError, UnreadableRecordError, AttachmentUnreadableError   the repository itself is wrong
     └── SheetTooLargeError, BusyError, DiskFullError                  not now
 """
@@ -21,10 +23,12 @@ class StoreError(Exception):
     Attributes:
         code: Stable name, part of the HTTP contract.
         hint: What the caller does next.
+        retry_after_s: Seconds after which the same request may succeed; None where it will not by itself.
     """
 
     code = "store-error"
     hint = ""
+    retry_after_s: int | None = None
 
 
 class SheetNotFoundError(StoreError):
@@ -106,6 +110,49 @@ class InvalidRecordError(StoreError):
         self.errors = list(errors)
 
 
+class InvalidJsonError(StoreError):
+    """
+    The body is not one JSON object.
+    """
+
+    code = "json-invalid"
+    hint = 'Send one JSON object, such as {"slug": "jane"}.'
+
+
+class InvalidKeyError(StoreError):
+    """
+    The ``Idempotency-Key`` is not 1 to 255 printable ASCII characters.
+    """
+
+    code = "idempotency-key-invalid"
+    hint = "Send a fresh UUID for each write, and the same one when you repeat it."
+
+
+class KeyReusedError(StoreError):
+    """
+    The ``Idempotency-Key`` was sent with another request before.
+    """
+
+    code = "idempotency-key-reused"
+    hint = "Send a fresh key for each write; repeat a write with the same body."
+
+    def __init__(self) -> None:
+        super().__init__("Another request was made with this Idempotency-Key.")
+
+
+class KeysExhaustedError(StoreError):
+    """
+    The caller has sent as many ``Idempotency-Key``s today as one caller may.
+    """
+
+    code = "idempotency-keys-exhausted"
+    hint = "Send several operations in one transaction, or no key where a repeated write does no harm."
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
 class SheetConfigError(StoreError):
     """
     A sheet's declaration cannot be used.
@@ -149,6 +196,7 @@ class BusyError(StoreError):
 
     code = "repository-busy"
     hint = "Repeat the request."
+    retry_after_s = 1
 
 
 class DiskFullError(StoreError):

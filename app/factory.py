@@ -32,13 +32,14 @@ from ferry.app.api import (
     transactions,
 )
 from ferry.app.api.conditions import answer_conditionally
-from ferry.app.api.json_form import RecordJsonProvider
+from ferry.app.api.json_provider import RecordJsonProvider
 from ferry.app.errors import SheetConfigError
+from ferry.app.gunicorn import is_gunicorn
 from ferry.app.neighbours import refusal
 from ferry.app.problems import Problem
 from ferry.app.provenance import request_id
 from ferry.app.request import WholeRequest
-from ferry.app.server import gunicorn_logging, is_gunicorn
+from ferry.app.server import gunicorn_logging
 from ferry.app.services import EXTENSION, build_services, services
 from ferry.app.sheets.declarations import OUTDATED_HINT, outdated
 from ferry.app.status_page import sessions, status

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
-from ferry.app.server import gunicorn_main
+from ferry.app.gunicorn import gunicorn_main
 from ferry.app.tally import Tally, remove_left_over
 from ferry.worker.git.process import birth
 

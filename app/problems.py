@@ -26,6 +26,10 @@ _STATUS_OF: Mapping[type[errors.StoreError], int] = {
     errors.PreconditionError: 412,
     errors.InvalidPathError: 422,
     errors.InvalidRecordError: 422,
+    errors.InvalidJsonError: 400,
+    errors.InvalidKeyError: 400,
+    errors.KeyReusedError: 422,
+    errors.KeysExhaustedError: 429,
     errors.SheetConfigError: 500,
     errors.UnreadableRecordError: 500,
     errors.AttachmentUnreadableError: 500,
@@ -33,7 +37,6 @@ _STATUS_OF: Mapping[type[errors.StoreError], int] = {
     errors.BusyError: 503,
     errors.DiskFullError: 507,
 }
-_RETRY_AFTER_S = 1
 _CODES = {
     400: "bad-request",
     404: "not-found",
@@ -113,7 +116,7 @@ def store_problem(error: errors.StoreError, **more: Any) -> Problem:
     Return what a client is told of *error*.
     """
     status = _STATUS_OF[type(error)]
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     members: dict[str, Any] = {"errors": error.errors} if isinstance(error, errors.InvalidRecordError) else {}
     return Problem(status, error.code, str(error), error.hint, headers=headers, **members, **more)
 

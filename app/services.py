@@ -14,7 +14,7 @@ from ferry.app import metering
 from ferry.app.arrivals import Arrivals
 from ferry.app.limits import Limits
 from ferry.app.liveness import Liveness
-from ferry.app.store.idempotency import Answers
+from ferry.app.store.idempotency import IdempotencyStore
 from ferry.app.store.listing import Listing
 from ferry.app.store.store import Store
 from ferry.app.tokens import Tokens
@@ -35,7 +35,7 @@ class Services:
         store: Records to git and back.
         push_queue: Where a commit's push is queued.
         listing: Parsed records of whole sheets.
-        answers: What requests with an Idempotency-Key were answered.
+        idempotency: The answers to requests with an Idempotency-Key.
         arrivals: Wakes whoever waits for a commit to arrive.
         liveness: Whether a worker answers.
         tokens: Who may write, and read where that needs a token.
@@ -47,7 +47,7 @@ class Services:
     store: Store
     push_queue: PushQueue
     listing: Listing
-    answers: Answers
+    idempotency: IdempotencyStore
     arrivals: Arrivals
     liveness: Liveness
     tokens: Tokens
@@ -71,7 +71,7 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
             pipeline.celery, list(pipeline.settings.remotes), on_failure=metering.enqueue_failed
         ),
         listing=Listing(pipeline.repository),
-        answers=Answers(pipeline.repository),
+        idempotency=IdempotencyStore(pipeline.repository),
         arrivals=Arrivals(pipeline.repository),
         liveness=Liveness(pipeline.celery),
         tokens=Tokens(pipeline.settings),

@@ -19,7 +19,7 @@ from ferry.app.api.record_schema import component, for_requests
 from ferry.app.api.transactions import MAX_OPERATIONS, OPERATIONS
 from ferry.app.api.writing import MAX_WAIT_S
 from ferry.app.errors import StoreError
-from ferry.app.records.kinds import DATE
+from ferry.app.records.toml_types import DATE
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.snapshot import Snapshot
 from ferry.worker.settings import Settings

@@ -24,9 +24,9 @@ from typing import Any
 
 import gitsheets
 
-from ferry.app.api.json_form import MAX_DEPTH, to_json
 from ferry.app.problems import Problem
 from ferry.app.records.codec import Record
+from ferry.app.records.json_form import MAX_DEPTH, to_json
 from ferry.app.sheets.schema_cost import is_cheap
 from ferry.app.sheets.sheet import Sheet
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import gitsheets
 
-from ferry.app.api.json_form import to_json
+from ferry.app.records.json_form import to_json
 from ferry.app.sheets.schema_cost import is_cheap
 
 Json = dict[str, Any]

@@ -17,13 +17,13 @@ from ferry.app.access import writer
 from ferry.app.api.commits import commit_documents
 from ferry.app.api.conditions import require
 from ferry.app.api.cursors import Page, page_of
-from ferry.app.api.json_form import to_json
 from ferry.app.api.query import query_of
 from ferry.app.api.writing import Change, evaluations, record_sent, write
 from ferry.app.errors import CommitNotFoundError, RecordNotFoundError, SheetConfigError
 from ferry.app.provenance import provenance
 from ferry.app.records.codec import Record
-from ferry.app.records.kinds import adopt
+from ferry.app.records.json_form import to_json
+from ferry.app.records.toml_types import coerce
 from ferry.app.services import services
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.changes import changes
@@ -235,7 +235,7 @@ def path_of(sheet: str, record: Record) -> str:
 
 def _path_made(snapshot: Snapshot, sheet: Sheet, record: Record) -> str:
     try:
-        return snapshot.renderer().path(sheet, adopt(record, sheet.schema))
+        return snapshot.renderer().path(sheet, coerce(record, sheet.schema))
     except SheetConfigError:
         return ""
     except (gitsheets.GitsheetsError, OverflowError, ValueError, TypeError):

@@ -13,16 +13,22 @@ from typing import Any, cast
 from flask import Response, current_app, g, request
 from gitsheets import GitsheetsError
 
-from ferry.app.api.json_form import read_record, to_json
 from ferry.app.api.push import commit_states
-from ferry.app.errors import BusyError, StoreError
+from ferry.app.errors import BusyError, KeyReusedError, StoreError
 from ferry.app.problems import Problem
 from ferry.app.provenance import Provenance
 from ferry.app.records.codec import Record
+from ferry.app.records.json_form import read_record, to_json
 from ferry.app.server.later import Waiting, leave
 from ferry.app.services import services
 from ferry.app.sheets.evaluation import Evaluations, NotEvaluatedError
-from ferry.app.store.idempotency import TRAILER, Attempt, Kept, reused, with_records, without_records
+from ferry.app.store.idempotency import (
+    TRAILER,
+    KeyedWrite,
+    StoredAnswer,
+    with_records,
+    without_records,
+)
 from ferry.app.store.snapshot import Snapshot, fields_at
 from ferry.app.store.store import Transaction
 from ferry.app.store.trees import Entry, tree_of
@@ -122,25 +128,25 @@ def _rehearse(change: Callable[[Transaction], Change]) -> None:
 
 
 def _write(actor: str, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
-    answers, attempt = services().answers, _attempt(actor)
-    trailers = [*about.trailers, *([(TRAILER, attempt.name)] if attempt else [])]
+    store, keyed = services().idempotency, _keyed_write(actor)
+    trailers = [*about.trailers, *([(TRAILER, keyed.name)] if keyed else [])]
     kept, place = None, None
     with transact(
         services().store, services().push_queue, about.message,
         author=about.author, trailers=trailers, evaluations=evaluations(),
     ) as transaction:  # fmt: skip
-        kept = answers.recall(attempt, transaction.parent) if attempt else None
+        kept = store.recall(keyed, transaction.parent) if keyed else None
         if kept is None:
             done = change(transaction)
             current_app.json.dumps(done.body)  # what could not be answered is refused before it is done
-            if attempt:
-                place = answers.begin(attempt, _kept_of(done), base=transaction.base)
+            if keyed:
+                place = store.begin(keyed, _kept_of(done), base=transaction.base)
         else:
             done = _repeated(kept, transaction.parent, change)
     if kept:
         return _answer(done, kept.commit, stands_in=transaction.parent, replayed=True)
     if place:
-        answers.finish(place, transaction.commit)
+        store.finish(place, transaction.commit)
     return _answer(done, transaction.commit, stands_in=transaction.parent)
 
 
@@ -152,7 +158,7 @@ def _kept_of(done: Change) -> dict[str, Any]:
     return {**asdict(done), "body": without_records(to_json(done.body), etag)}
 
 
-def _repeated(kept: Kept, stands: str, change: Callable[[Transaction], Change]) -> Change:
+def _repeated(kept: StoredAnswer, stands: str, change: Callable[[Transaction], Change]) -> Change:
     """
     Return what was answered then, with the records that are in the repository.
 
@@ -182,7 +188,7 @@ def _done_by(commit: str | None, change: Callable[[Transaction], Change]) -> Cha
     Find out what the request was answered that made *commit*, where a power cut has taken the answer.
 
     Raises:
-        Problem: 422 where *change* is not what that commit did.
+        KeyReusedError: *change* is not what that commit did.
     """
     store = services().store
     try:
@@ -191,21 +197,21 @@ def _done_by(commit: str | None, change: Callable[[Transaction], Change]) -> Cha
             if transaction.tree() == tree_of(str(services().pipeline.repository.path), str(commit)):
                 return done
     except (StoreError, Problem) as exc:
-        raise reused() from exc
-    raise reused()
+        raise KeyReusedError from exc
+    raise KeyReusedError
 
 
-def _attempt(actor: str) -> Attempt | None:
+def _keyed_write(actor: str) -> KeyedWrite | None:
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
-    # Conditions belong to the request as well: the same body under another If-Match is another wish.
-    wish = [
+    # Conditions belong to the request too: the same body under another If-Match is a different request.
+    parts = [
         request.method,
         request.full_path,
         *(request.headers.get(n, "") for n in ("If-Match", "If-None-Match")),
     ]
-    return Attempt.of(actor, key, "\0".join(wish).encode() + b"\0" + request.get_data())
+    return KeyedWrite.of(actor, key, "\0".join(parts).encode() + b"\0" + request.get_data())
 
 
 def _answer(change: Change, commit: str | None, *, stands_in: str, replayed: bool = False) -> Response:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ferry.app.cli import operations
+from ferry.app.cli import checks, pushes, repository, tokens
 from ferry.worker.errors import WorkerError
 from ferry.worker.observe import logs
 
@@ -78,13 +78,13 @@ def demo() -> None:
 
 
 for command in (
-    operations.commits,
-    operations.doctor,
-    operations.init,
-    operations.push,
-    operations.reconcile,
-    operations.send_page,
-    operations.token,
-    operations.verify_remotes,
+    checks.doctor,
+    checks.send_page,
+    checks.verify_remotes,
+    pushes.push,
+    repository.commits,
+    repository.init,
+    repository.reconcile,
+    tokens.token,
 ):
     main.add_command(command)

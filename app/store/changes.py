@@ -12,8 +12,8 @@ from typing import Any
 
 import gitsheets
 
-from ferry.app.api.json_form import to_json
 from ferry.app.errors import UnreadableRecordError
+from ferry.app.records.json_form import to_json
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.snapshot import Snapshot, fields_at
 from ferry.app.store.trees import Entry, entry_of

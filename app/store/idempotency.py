@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ferry.app.errors import BusyError, DiskFullError
-from ferry.app.problems import Problem
+from ferry.app.errors import BusyError, DiskFullError, InvalidKeyError, KeyReusedError, KeysExhaustedError
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.sharing import inherit, make_directories
 from ferry.worker.git.prepare import state_directory
@@ -45,7 +44,7 @@ _ID = re.compile(r"(?:[0-9a-f]{32})?")  # releases before wrote none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class KeyedWrite:
     """
     One write that carries a key.
 
@@ -60,27 +59,22 @@ class Attempt:
     fingerprint: str
 
     @classmethod
-    def of(cls, actor: str, key: str, request: bytes) -> Attempt:
+    def of(cls, actor: str, key: str, request: bytes) -> KeyedWrite:
         """
         Describe the write of *actor* with *key*.
 
         Raises:
-            Problem: 400 where the key is none.
+            InvalidKeyError: *key* cannot be one.
         """
         if not KEY.fullmatch(key):
-            raise Problem(
-                400,
-                "idempotency-key-invalid",
-                "The Idempotency-Key is not 1 to 255 printable ASCII characters.",
-                "Send a fresh UUID for each write, and the same one when you repeat it.",
-            )
+            raise InvalidKeyError("The Idempotency-Key is not 1 to 255 printable ASCII characters.")
         name = hashlib.sha256(f"{actor}\0{key}".encode()).hexdigest()[:32]
         caller = hashlib.sha256(actor.encode()).hexdigest()[:32]
         return cls(caller=caller, name=name, fingerprint=hashlib.sha256(request).hexdigest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class StoredAnswer:
     """
     What an earlier request with the same key came to.
 
@@ -114,7 +108,7 @@ class Place:
         return self.record.with_suffix(".commit")
 
 
-class Answers:
+class IdempotencyStore:
     """
     The answers of the last days, by key.
 
@@ -135,7 +129,7 @@ class Answers:
         self._directory = state_directory(repository.path) / "idempotency"
         self._clock = clock
 
-    def recall(self, attempt: Attempt, head: str | None) -> Kept | None:
+    def recall(self, write: KeyedWrite, head: str | None) -> StoredAnswer | None:
         """
         Return what an earlier request with this key came to, or None where there was none.
 
@@ -143,28 +137,28 @@ class Answers:
             head: The commit that the next is made on.
 
         Raises:
-            Problem: 422 where that request was another.
+            KeyReusedError: That request was a different one.
             BusyError: It cannot be read now whether there was one.
         """
         try:
-            path = self._find(attempt)
+            path = self._find(write)
             if path is None:
                 return None
             record = _record(path.read_bytes())
             known = _commit(Place(record=path, id=record.get("id", "")))
         except OSError as exc:
             raise BusyError(f"The answers to earlier requests cannot be read: {exc.strerror}.") from exc
-        if record.get("fingerprint", attempt.fingerprint) != attempt.fingerprint:
-            raise reused()
+        if record.get("fingerprint", write.fingerprint) != write.fingerprint:
+            raise KeyReusedError
         if "commit" in record:  # releases before wrote the record again
             known = record["commit"] or _UNCHANGED
         # A record that a power cut has emptied, as it could be, has no base: the whole branch is searched.
-        commit = known or self._made_since(record.get("base"), head, attempt)
+        commit = known or self._made_since(record.get("base"), head, write)
         if commit is None:
             return None  # it was never made
-        return Kept(answer=record.get("answer"), commit=None if commit == _UNCHANGED else commit)
+        return StoredAnswer(answer=record.get("answer"), commit=None if commit == _UNCHANGED else commit)
 
-    def begin(self, attempt: Attempt, answer: dict[str, Any], *, base: str | None) -> Place:
+    def begin(self, write: KeyedWrite, answer: dict[str, Any], *, base: str | None) -> Place:
         """
         Keep *answer* before its commit is made somewhere after *base*; returns where.
 
@@ -172,14 +166,14 @@ class Answers:
 
         Raises:
             BusyError, DiskFullError: It cannot be kept.
-            Problem: 429, the caller has used as many keys today as one may.
+            KeysExhaustedError: The caller has used up the keys of this day.
         """
-        record = {"id": uuid.uuid4().hex, "fingerprint": attempt.fingerprint, "base": base, "answer": answer}
+        record = {"id": uuid.uuid4().hex, "fingerprint": write.fingerprint, "base": base, "answer": answer}
         try:
             # What is there already belongs to a commit that was never made. Its place on the disk is taken
             # by what is on the disk.
-            before = self._find(attempt)
-            path = before or self._place_of(attempt)
+            before = self._find(write)
+            path = before or self._place_of(write)
             _write(path, json.dumps(record), is_flushed=before is not None)
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -197,20 +191,20 @@ class Answers:
             if commit is None:
                 flush(place.record.parent)  # no commit has taken the answer to the disk
 
-    def _made_since(self, base: str | None, head: str | None, attempt: Attempt) -> str | None:
+    def _made_since(self, base: str | None, head: str | None, write: KeyedWrite) -> str | None:
         if head is None:
             return None
         try:
             # A branch that was rewritten since has it in another place.
             base = base if base and self._repository.contains(base, head) else None
-            commits = self._repository.log(head, without=base, saying=f"{TRAILER}: {attempt.name}")
+            commits = self._repository.log(head, without=base, saying=f"{TRAILER}: {write.name}")
         except (RepositoryError, OSError) as exc:
             raise BusyError(f"The commits since the first request cannot be read: {exc}") from exc
-        return next((each.hash for each in commits if each.trailers.get(TRAILER) == attempt.name), None)
+        return next((each.hash for each in commits if each.trailers.get(TRAILER) == write.name), None)
 
-    def _find(self, attempt: Attempt) -> Path | None:
+    def _find(self, write: KeyedWrite) -> Path | None:
         for day in self._days():
-            path = day / f"{attempt.name}.json"
+            path = day / f"{write.name}.json"
             try:
                 path.stat()
             except (FileNotFoundError, NotADirectoryError):
@@ -231,18 +225,21 @@ class Answers:
         )
         return [self._directory / day for day in days]
 
-    def _place_of(self, attempt: Attempt) -> Path:
+    def _place_of(self, write: KeyedWrite) -> Path:
         """
         Return where the answer to a new key goes, and count that for its caller.
         """
         today = self._today()
         # A byte for each key: its size says how many there were.
-        with (today / f"{attempt.caller}.count").open("ab") as count:
+        with (today / f"{write.caller}.count").open("ab") as count:
             if count.tell() >= MOST_KEYS:
-                raise exhausted(_DAY_S - int(self._clock() % _DAY_S))
+                raise KeysExhaustedError(
+                    f"This caller has sent {MOST_KEYS} Idempotency-Keys today.",
+                    retry_after_s=_DAY_S - int(self._clock() % _DAY_S),
+                )
             count.write(b".")
             inherit(count.fileno(), today)
-        return today / f"{attempt.name}.json"
+        return today / f"{write.name}.json"
 
     def _today(self) -> Path:
         number = int(self._clock() // _DAY_S)
@@ -263,31 +260,6 @@ class Answers:
             elif not condemned and today - int(number) >= _KEPT_DAYS:
                 with contextlib.suppress(OSError):
                     day.rename(day.with_name(f"{number}.{today}"))
-
-
-def reused() -> Problem:
-    """
-    Say that a key was used for another request.
-    """
-    return Problem(
-        422,
-        "idempotency-key-reused",
-        "Another request was made with this Idempotency-Key.",
-        "Send a fresh key for each write; repeat a write with the same body.",
-    )
-
-
-def exhausted(left_s: int) -> Problem:
-    """
-    Say that a caller has used too many keys today.
-    """
-    return Problem(
-        429,
-        "idempotency-keys-exhausted",
-        f"This caller has sent {MOST_KEYS} Idempotency-Keys today.",
-        "Send several operations in one transaction, or no key where a repeated write does no harm.",
-        headers={"Retry-After": str(left_s)},
-    )
 
 
 def without_records(body: dict[str, Any], version: str | None) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from ferry.app.errors import (
 from ferry.app.records import markdown
 from ferry.app.records.codec import MOST_RECORD_BYTES, Record
 from ferry.app.records.date_literals import keep_dates
-from ferry.app.records.kinds import adopt, merge_patch, narrowed, unstorable
+from ferry.app.records.toml_types import coerce, merge_patch, narrowed, unstorable
 from ferry.app.sheets.declarations import unusable
 from ferry.app.sheets.evaluation import Evaluations
 from ferry.app.sheets.sheet import Sheet
@@ -259,9 +259,9 @@ class Transaction:
         sheet = self._before.sheet(sheet_name)
         replaced = replaces
         if replaces is None and not create_only:
-            replaced = self._path(sheet, adopt(record, sheet.schema))
+            replaced = self._path(sheet, coerce(record, sheet.schema))
         before = self._replaced(sheet, replaced) if replaced else None
-        record = adopt(record, sheet.schema, before)
+        record = coerce(record, sheet.schema, before)
         if errors := unstorable(record):
             raise InvalidRecordError("The record holds what TOML cannot.", errors)
         if sheet.body_field and not isinstance(record.get(sheet.body_field), str):

@@ -20,7 +20,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from ferry.app.api.writing import Change
-from ferry.app.store.idempotency import Answers
+from ferry.app.store.idempotency import IdempotencyStore
 from tests import nursery
 from tests.parts import Bare, clean_environment
 
@@ -291,7 +291,7 @@ def test_a_clock_that_steps_forgets_nothing(api, data, days):
     """
     Each step is followed by other writes with keys, which clear away what is old.
     """
-    answers: Answers = api.application.extensions["ferry"].answers
+    answers: IdempotencyStore = api.application.extensions["ferry"].idempotency
     first = _create(api)
     for number, day in enumerate(days):
         answers._clock = lambda day=day: time.time() + day * _DAY_S
@@ -307,7 +307,7 @@ def test_a_clock_that_steps_forgets_nothing(api, data, days):
 
 
 def test_what_is_old_goes_in_the_end(api, data):
-    answers: Answers = api.application.extensions["ferry"].answers
+    answers: IdempotencyStore = api.application.extensions["ferry"].idempotency
     _create(api)
     for day in range(1, 10):
         answers._clock = lambda day=day: time.time() + day * _DAY_S

@@ -48,7 +48,7 @@ def init(env):
 def test_an_empty_place_becomes_the_whole_repository(init, env, data, origin):
     done = init()
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{data.path} was made from origin; main is at {origin.head()}\n"
+    assert done.stdout == f"{data.path} was cloned from origin; main is at {origin.head()}\n"
     assert data.head() == origin.head()
     assert data.git("rev-list", "--count", "main") == origin.git("rev-list", "--count", "main")
     assert data.git("fsck", "--strict") == ""
@@ -59,7 +59,7 @@ def test_an_empty_place_becomes_the_whole_repository(init, env, data, origin):
     with_api = create_app(env, open_access=True).test_client()
     assert with_api.get("/api/sheets/people").status_code == 200
     again = init()
-    assert again.stdout == f"{data.path} was there; main is at {origin.head()}\n"
+    assert again.stdout == f"{data.path} exists; main is at {origin.head()}\n"
 
 
 def test_an_empty_directory_is_empty(init, data, origin):

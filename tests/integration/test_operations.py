@@ -195,7 +195,7 @@ def test_a_test_page_is_a_page(ferry, sentry):
     assert page["level"] == "fatal"
     assert page["tags"]["reason"] == "test"
     assert "SENTRY_DSN is not set" in ferry("page", "--test").stderr
-    assert "did not take" in ferry("page", "--test", SENTRY_DSN="http://key@127.0.0.1:1/1").stderr
+    assert "did not accept" in ferry("page", "--test", SENTRY_DSN="http://key@127.0.0.1:1/1").stderr
 
 
 # --- Metrics ---

@@ -497,7 +497,7 @@ def test_a_writer_that_died_before_it_answered_wrote_once(env, client, data, die
     where = (
         "ferry.app.store.store.move_ref"
         if dies == "before its commit"
-        else "ferry.app.store.idempotency.Answers.finish"
+        else "ferry.app.store.idempotency.IdempotencyStore.finish"
     )
     script = textwrap.dedent(
         f"""

@@ -39,7 +39,7 @@ class _Refused:
     message: str
 
 
-def adopt(value: Any, schema: Any = None, before: Any = None) -> Any:
+def coerce(value: Any, schema: Any = None, before: Any = None) -> Any:
     """
     Return *value*, which came as JSON, with the kinds that TOML has and JSON has not.
 
@@ -55,20 +55,20 @@ def adopt(value: Any, schema: Any = None, before: Any = None) -> Any:
     if isinstance(value, dict):
         properties, old = _properties(schema), before if isinstance(before, dict) else {}
         return {
-            name: adopt(item, properties.get(name, schema.get("additionalProperties")), old.get(name))
+            name: coerce(item, properties.get(name, schema.get("additionalProperties")), old.get(name))
             for name, item in value.items()
         }
     if isinstance(value, list):
-        old_items = before if isinstance(before, list) else []
-        # What is added to a list is like what is in it.
+        old_items = before if isinstance(before, list) and before else [None]
+        # An item that is added to a list gets the types of the last one.
         return [
-            adopt(item, schema.get("items"), old_items[min(place, len(old_items) - 1)] if old_items else None)
+            coerce(item, schema.get("items"), old_items[min(place, len(old_items) - 1)])
             for place, item in enumerate(value)
         ]
     if isinstance(value, str):
-        return _adopt_text(value, before)
+        return _coerce_text(value, before)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return _adopt_number(value, schema, before)
+        return _coerce_number(value, schema, before)
     return value
 
 
@@ -77,7 +77,7 @@ def merge_patch(record: Any, patch: Any, schema: Any = None) -> Any:
     Apply a JSON merge patch (RFC 7396) to *record*, whose values keep their kinds.
     """
     if not isinstance(patch, dict) or _is_date(patch, record):
-        return adopt(patch, schema, record)
+        return coerce(patch, schema, record)
     merged = dict(record) if isinstance(record, dict) else {}
     properties = _properties(schema)
     for name, item in patch.items():
@@ -164,7 +164,7 @@ def _moment(text: Any) -> datetime | _Refused:
         return _Refused(f"the date-time does not exist: {exc}")
 
 
-def _adopt_text(value: str, before: Any) -> Any:
+def _coerce_text(value: str, before: Any) -> Any:
     if isinstance(before, float) and value in _NOT_FINITE:
         return float(value)
     if isinstance(before, datetime) and _DATE_TIME.fullmatch(value):
@@ -172,7 +172,7 @@ def _adopt_text(value: str, before: Any) -> Any:
     return value
 
 
-def _adopt_number(value: float, schema: dict[str, Any], before: Any) -> int | float:
+def _coerce_number(value: float, schema: dict[str, Any], before: Any) -> int | float:
     if isinstance(before, float):
         return _as_float(value, before) if isinstance(value, int) else value
     is_integer = (isinstance(before, int) and not isinstance(before, bool)) or (

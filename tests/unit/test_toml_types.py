@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferry.app.api.json_form import read_record, to_json
 from ferry.app.api.query import query_of
-from ferry.app.records.kinds import adopt, merge_patch, unstorable
+from ferry.app.records.json_form import read_record, to_json
+from ferry.app.records.toml_types import coerce, merge_patch, unstorable
 from ferry.app.store.snapshot import Sheet
 
 EDGE = 2**53
@@ -63,7 +63,7 @@ def _read(text):
     ],
 )
 def test_a_number_takes_the_kind_of_what_it_replaces_where_that_loses_nothing(text, before, after):
-    found = adopt(_read(text), None, before)
+    found = coerce(_read(text), None, before)
     assert (type(found), repr(found)) == (type(after), repr(after))
     assert unstorable(found) == []
 
@@ -71,7 +71,7 @@ def test_a_number_takes_the_kind_of_what_it_replaces_where_that_loses_nothing(te
 @pytest.mark.parametrize("text", [str(2**63), str(-(2**63) - 1), str(10**23 + 1)])
 @pytest.mark.parametrize("before", [None, 1])
 def test_a_number_that_toml_cannot_hold_is_refused(text, before):
-    assert unstorable({"x": adopt(_read(text), None, before)})[0]["field"] == "x"
+    assert unstorable({"x": coerce(_read(text), None, before)})[0]["field"] == "x"
 
 
 @given(
@@ -81,7 +81,7 @@ def test_a_number_that_toml_cannot_hold_is_refused(text, before):
 )
 def test_a_value_that_is_read_and_sent_back_is_the_same(value):
     sent = json.dumps({"x": to_json(value)}).encode()
-    found = adopt(read_record(sent)["x"], None, value)
+    found = coerce(read_record(sent)["x"], None, value)
     assert (type(found), repr(found)) == (type(value), repr(value))
 
 
@@ -89,7 +89,7 @@ def test_a_value_that_is_read_and_sent_back_is_the_same(value):
 @pytest.mark.parametrize("text", ["2026-01-31T10:00:00Z", "2026-01-31T10:00:00.123456Z", "2026-01-31", "x"])
 def test_a_string_stays_the_string_that_it_is(schema, text):
     for before in (None, "y", 1, ["z"]):
-        assert adopt(text, schema, before) == text
+        assert coerce(text, schema, before) == text
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_a_string_stays_the_string_that_it_is(schema, text):
     ],
 )
 def test_a_date_time_is_written_in_the_place_of_one_and_where_the_client_says_so(text, moment):
-    assert adopt(text, None, MOMENT) == moment
-    assert adopt({"$date": text}) == moment
-    assert adopt({"x": [{"$date": text}]}, None, {"x": ["a"]}) == {"x": [moment]}
+    assert coerce(text, None, MOMENT) == moment
+    assert coerce({"$date": text}) == moment
+    assert coerce({"x": [{"$date": text}]}, None, {"x": ["a"]}) == {"x": [moment]}
     assert merge_patch({"x": "a"}, {"x": {"$date": text}}) == {"x": moment}
 
 
@@ -113,19 +113,19 @@ def test_a_date_time_is_written_in_the_place_of_one_and_where_the_client_says_so
 )
 def test_a_date_time_that_cannot_be_kept_is_refused_and_named(given_):
     for wish, before in (({"a": [given_]}, {"a": [MOMENT]}), ({"a": [{"$date": given_}]}, {})):
-        assert [error["field"] for error in unstorable(adopt(wish, None, before))] == ["a.0"]
+        assert [error["field"] for error in unstorable(coerce(wish, None, before))] == ["a.0"]
 
 
 @pytest.mark.parametrize("said", ["x", "2026-01-31", "10:00:00", "2026-01-31T10:00:00", 7, None, {}])
 def test_what_says_it_is_a_date_and_is_none_is_refused(said):
-    assert unstorable(adopt({"a": {"$date": said}}))[0]["field"] == "a"
+    assert unstorable(coerce({"a": {"$date": said}}))[0]["field"] == "a"
 
 
 def test_a_table_that_looks_like_a_date_stays_the_table_that_it_is():
     before = {"x": {"$date": "2026-01-31T10:00:00Z"}}
-    assert adopt(before, None, before) == before
+    assert coerce(before, None, before) == before
     assert merge_patch(before, {"x": {"$date": "b"}}) == {"x": {"$date": "b"}}
-    assert adopt({"x": {"$date": "b", "y": 1}}) == {"x": {"$date": "b", "y": 1}}
+    assert coerce({"x": {"$date": "b", "y": 1}}) == {"x": {"$date": "b", "y": 1}}
 
 
 # --- Queries ---

@@ -3,7 +3,7 @@ Records as JSON and back.
 
 TOML knows dates and JSON does not: they are written as RFC 3339 strings. TOML
 also knows ``nan`` and ``inf``, for which JSON has no number: they are written as
-the strings ``"nan"``, ``"inf"`` and ``"-inf"``. ``ferry.app.records.kinds`` gives what comes
+the strings ``"nan"``, ``"inf"`` and ``"-inf"``. ``ferry.app.records.toml_types`` gives what comes
 back its kind again.
 """
 
@@ -14,39 +14,10 @@ import math
 from datetime import date, datetime, time
 from typing import Any, NoReturn
 
-from flask.json.provider import DefaultJSONProvider
-
-from ferry.app.problems import Problem
-from ferry.app.records.kinds import number_of
+from ferry.app.errors import InvalidJsonError
+from ferry.app.records.toml_types import number_of
 
 MAX_DEPTH = 32  # gitsheets reads back no more than 80 levels of TOML
-
-
-class RecordJsonProvider(DefaultJSONProvider):
-    """
-    Flask's JSON, with a record's own types.
-    """
-
-    sort_keys = False
-    ensure_ascii = False
-
-    def dumps(self, obj: Any, **options: Any) -> str:
-        """
-        Write *obj* as JSON that every parser accepts.
-        """
-        return super().dumps(to_json(obj), allow_nan=False, **options)
-
-    def loads(self, s: str | bytes, **options: Any) -> Any:
-        """
-        Read what a client sent.
-
-        Raises:
-            ValueError: It is not JSON, or nested too deeply.
-        """
-        try:
-            return super().loads(s, **options)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
 
 
 def to_json(value: Any) -> Any:
@@ -71,7 +42,7 @@ def read_record(body: bytes) -> dict[str, Any]:
     Read one record, a JSON object, from a request's body.
 
     Raises:
-        Problem: The body is not a JSON object, holds a number that JSON has
+        InvalidJsonError: The body is not a JSON object, holds a number that JSON has
             not, names a field twice, or is nested too deeply.
     """
     try:
@@ -79,13 +50,13 @@ def read_record(body: bytes) -> dict[str, Any]:
             body, parse_constant=_refuse_constant, parse_float=number_of, object_pairs_hook=_refuse_repeats
         )
     except RecursionError:
-        raise _bad_json("The body is nested too deeply.") from None
+        raise InvalidJsonError("The body is nested too deeply.") from None
     except ValueError as exc:  # JSONDecodeError and UnicodeDecodeError too
-        raise _bad_json(f"The body is not JSON: {exc}.") from exc
+        raise InvalidJsonError(f"The body is not JSON: {exc}.") from exc
     if not isinstance(value, dict):
-        raise _bad_json("The body is not a JSON object.")
+        raise InvalidJsonError("The body is not a JSON object.")
     if _is_deeper(value, MAX_DEPTH):
-        raise _bad_json(f"The body is nested deeper than {MAX_DEPTH} levels.")
+        raise InvalidJsonError(f"The body is nested deeper than {MAX_DEPTH} levels.")
     return value
 
 
@@ -103,7 +74,3 @@ def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(record) != len(pairs):
         raise ValueError("a field stands twice in one object")
     return record
-
-
-def _bad_json(detail: str) -> Problem:
-    return Problem(400, "json-invalid", detail, 'Send one JSON object, such as {"slug": "jane"}.')

@@ -1,0 +1,67 @@
+"""
+What the commands share: the pipeline from the environment, one-line errors, and queueing a push.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ferry.worker.bootstrap import build
+from ferry.worker.enqueue import PushQueue
+from ferry.worker.errors import WorkerError
+from ferry.worker.files.ownership import refused
+from ferry.worker.observe import logs
+from ferry.worker.pipeline import Pipeline
+
+_ENQUEUE_BUDGET_S = 5.0  # no request waits for a command
+
+
+@contextmanager
+def open_pipeline() -> Iterator[Pipeline]:
+    """
+    Build the pipeline from the environment; an error ends the command with one line and status 1.
+    """
+    logs.configure()
+    with one_line_errors():
+        yield build(os.environ, publisher=True)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """
+    Turn an error that an operator can correct into one line and exit status 1.
+    """
+    try:
+        yield
+    except WorkerError as exc:
+        sys.exit(f"ferry: {exc}")
+    except PermissionError as exc:
+        sys.exit(f"ferry: {refused(exc, Path(os.environ.get('CFP_DATA_REPO_PATH', '/')))}")
+
+
+def enqueue(pipeline: Pipeline, remotes: Sequence[str] | None = None, *, out_of_turn: bool = False) -> bool:
+    """
+    Queue a push of the branch's tip to *remotes*, or to all; returns whether the broker accepted it.
+    """
+    head = pipeline.repository.head()
+    names = pipeline.settings.remotes if remotes is None else remotes
+    queue = PushQueue(pipeline.celery, list(names), budget_s=_ENQUEUE_BUDGET_S)
+    return head is None or queue.enqueue_push(head, out_of_turn=out_of_turn)
+
+
+def configured(pipeline: Pipeline, remote: str | None) -> list[str]:
+    """
+    Return the remotes that a command is for: *remote*, or all of them where it is None.
+
+    Ends the command where no such remote is configured.
+    """
+    if remote is None:
+        return list(pipeline.settings.remotes)
+    if remote not in pipeline.settings.remotes:
+        known = ", ".join(pipeline.settings.remotes) or "none; set CFP_DATA_REMOTE"
+        sys.exit(f"ferry: no remote {remote!r} is configured; configured: {known}")
+    return [remote]

@@ -1,0 +1,77 @@
+"""
+``ferry push explain``: why a push failed, from git's own output.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import Any, TextIO, cast
+
+import click
+
+from ferry.worker.failures import POLICIES, Reason, Verdict, explain
+from ferry.worker.observe.redaction import redact
+
+
+@click.command("explain")
+@click.option("--exit-status", type=int, help="git push's exit status. Default: deduced from the output.")
+@click.option("--stdout", type=click.File(errors="replace"), help="File with its standard output.")
+@click.option("--stderr", type=click.File(errors="replace"), help="File with its standard error.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def explain_push(
+    exit_status: int | None,
+    stdout: TextIO | None,
+    stderr: TextIO | None,
+    as_json: bool,
+) -> None:
+    """
+    Explain why a push failed, from the output of git push.
+
+    Without --stdout and --stderr, reads both from standard input, such as
+    `git push 2>&1 | ferry push explain`.
+    """
+    if stdout or stderr:
+        printed, said = (file.read() if file else "" for file in (stdout, stderr))
+    else:
+        printed, said = _apart(sys.stdin.buffer.read().decode("utf-8", "replace"))
+    if exit_status is None:
+        exit_status = _likely_status(printed, said)
+    answer = _explanation(explain(exit_status, redact(printed), redact(said)))
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for name, value in answer.items():
+        click.echo(f"{name + ':':<11}{'yes' if value is True else 'no' if value is False else value or '-'}")
+
+
+def _explanation(verdict: Verdict) -> dict[str, Any]:
+    policy = None if verdict.landed else POLICIES[cast(Reason, verdict.reason)]
+    return {
+        "reason": verdict.reason,
+        "retried": policy.retried if policy else False,
+        "page": policy.page if policy else None,
+        "ambiguous": verdict.ambiguous,
+        "rule": verdict.rule,
+        "evidence": verdict.evidence,
+        "hint": policy.hint if policy else "Nothing: the remote has the commit.",
+    }
+
+
+# What `git push --porcelain` writes to standard output; all else goes to standard error.
+_PORCELAIN = re.compile(r"[ +*=!-]\t\S*:\S*\t|Done$")
+
+
+def _apart(text: str) -> tuple[str, str]:
+    lines = text.splitlines(keepends=True)
+    printed = [line for line in lines if _PORCELAIN.match(line)]
+    return "".join(printed), "".join(line for line in lines if not _PORCELAIN.match(line))
+
+
+def _likely_status(printed: str, said: str) -> int:
+    if re.search(r"^!\t|^ ! \[|^error:", printed + said, re.MULTILINE):
+        return 1
+    if re.search(r"^(?:fatal|ssh|ERROR|remote: ERROR):|Permission denied", said, re.MULTILINE):
+        return 128
+    return 0 if re.search(r"^[ +*=-]\t|->|^Everything up-to-date", printed + said, re.MULTILINE) else 1

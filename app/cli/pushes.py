@@ -1,0 +1,160 @@
+"""
+``ferry push``: look at the pushes, start, pause and resume them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+
+import click
+
+from ferry.app.cli.context import configured, enqueue, open_pipeline
+from ferry.app.cli.explain import explain_push
+from ferry.worker.repair import poison
+from ferry.worker.settings import ORIGIN
+from ferry.worker.status import RemoteStatus, remote_statuses
+
+
+@click.group()
+def push() -> None:
+    """
+    Show the pushes, and act on them.
+    """
+
+
+push.add_command(explain_push)
+
+
+@push.command("pause")
+@click.option("--remote", help="Only this remote. Default: all remotes.")
+def pause(remote: str | None) -> None:
+    """
+    Stop pushing until `ferry push resume`.
+
+    The API goes on accepting commits, and they wait. A push that is running completes.
+    """
+    _set_paused(remote, time.time())
+
+
+@push.command("resume")
+@click.option("--remote", help="Only this remote. Default: all remotes.")
+def resume(remote: str | None) -> None:
+    """
+    Resume pushing after `ferry push pause`, and push the commits that wait.
+    """
+    _set_paused(remote, None)
+
+
+def _set_paused(remote: str | None, paused_at: float | None) -> None:
+    with open_pipeline() as pipeline:
+        remotes = configured(pipeline, remote)
+        for name in remotes:
+            pipeline.ledger.set_paused(name, paused_at, timeout_s=pipeline.settings.push_timeout_s)
+            click.echo(f"{name}: {'resumed' if paused_at is None else 'paused'}")
+        if paused_at is None:
+            enqueue(pipeline, remotes, out_of_turn=True)
+
+
+@push.command("status")
+@click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, as GET /api/_internal/push returns it.")
+def show_status(watch: bool, as_json: bool) -> None:
+    """
+    Show the state of every remote. Needs neither a worker nor Redis.
+
+    Exit status: 0 if every commit is on every remote or on its way, 1 if a person is needed.
+    """
+    with open_pipeline() as pipeline:
+        while True:
+            statuses = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
+            if watch and not as_json:
+                click.clear()
+            _print_statuses(statuses, as_json=as_json)
+            if not watch:
+                break
+            time.sleep(1)
+    if any(status.state == "blocked" for status in statuses.values()):
+        sys.exit(1)
+
+
+def _print_statuses(statuses: Mapping[str, RemoteStatus], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"remotes": {name: status.as_json() for name, status in statuses.items()}}))
+        return
+    for name, status in statuses.items():
+        _print_status(name, status)
+
+
+def _print_status(name: str, status: RemoteStatus) -> None:
+    facts = status.as_json()
+    click.echo(f"{name}: {facts['state']}")
+    click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote at {facts['remote_head']}")
+    if facts["pending_commits"]:
+        click.echo(f"  {facts['pending_commits']} pending, the oldest since {facts['oldest_pending_at']}")
+    if facts["paused_at"]:
+        click.echo(f"  paused since {facts['paused_at']}; resume with: ferry push resume --remote {name}")
+    if error := facts["last_error"]:
+        click.echo(f"  attempt {error['attempt']} at {error['at']}: {error['reason']}: {error['message']}")
+        click.echo(f"  {error['hint']}")
+    if facts["commits_per_push"]:
+        click.echo(
+            f"  a larger push exceeded its timeout, so the next one takes {facts['commits_per_push']} commits"
+        )
+    if facts["next_attempt_at"]:
+        click.echo(f"  next attempt at {facts['next_attempt_at']}")
+
+
+@push.command("now")
+@click.option("--remote", help="Only this remote. Default: all remotes.")
+def push_now(remote: str | None) -> None:
+    """
+    Queue a push to every remote now, without waiting for a scheduled retry.
+    """
+    with open_pipeline() as pipeline:
+        remotes = configured(pipeline, remote)
+        head = pipeline.repository.head()
+    if not head or not remotes:
+        click.echo("nothing to push" if remotes else "no remote is configured: set CFP_DATA_REMOTE")
+        return
+    if not enqueue(pipeline, remotes, out_of_turn=True):
+        sys.exit("ferry: the broker did not accept the push; check Redis (CFP_REDIS_URL)")
+    click.echo(f"queued a push to {', '.join(remotes)}; see: ferry push status")
+
+
+@push.command("find-refused")
+@click.option("--remote", default=ORIGIN, show_default=True, help="The remote to ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def find_refused(remote: str, as_json: bool) -> None:
+    """
+    Find the first pending commit that a remote refuses.
+
+    Pushes to a scratch branch on the remote, and removes that branch afterwards.
+    """
+    with open_pipeline() as pipeline:
+        [name] = configured(pipeline, remote)
+        timeout_s = pipeline.settings.push_timeout_s
+        with pipeline.ledger.claim_within(name, timeout_s) as claim:
+            found = poison.find(pipeline.repository, claim, timeout_s=timeout_s)
+    if as_json:
+        click.echo(json.dumps(found and found.as_json()))
+    elif found is None:
+        click.echo(f"nothing is pending for {name}")
+    else:
+        _print_found(name, found)
+
+
+def _print_found(remote: str, found: poison.Found) -> None:
+    commit = found.commit
+    if commit is None:
+        click.echo(f"{remote} refuses none of the {found.pending} pending commits on another branch:")
+        click.echo("  its rule is about the branch itself, such as branch protection; see: ferry push status")
+        return
+    click.echo(f"{commit.hash} is the first commit that {remote} refuses; {found.behind} more wait behind it")
+    click.echo(f"  {commit.author[0]} <{commit.author[1]}>, {commit.authored_at}")
+    click.echo(f"  {commit.message.partition(chr(10))[0]}")
+    for path in found.files:
+        click.echo(f"  changes {path}")
+    click.echo(f"  {found.verdict.reason}: {found.verdict.evidence}")

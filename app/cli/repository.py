@@ -1,0 +1,182 @@
+"""
+Commands for the data repository: ``ferry init``, ``ferry commits`` and ``ferry reconcile``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from ferry.app.cli.context import configured, enqueue, one_line_errors, open_pipeline
+from ferry.worker.bootstrap import build
+from ferry.worker.git import clone
+from ferry.worker.git.credentials import Credentials
+from ferry.worker.git.divergence import Divergence
+from ferry.worker.git.repository import Commit
+from ferry.worker.observe import logs
+from ferry.worker.repair.reconcile import Outcome, Strategy
+from ferry.worker.settings import ORIGIN, Settings
+
+_SHOWN = 10
+_TELL_EVERY_S = 5.0
+
+
+@click.command()
+def init() -> None:
+    """
+    Prepare the data repository for a start. Safe to repeat, and to run in several places at once.
+
+    If CFP_DATA_REPO_PATH is empty, fetches the branch and its whole history from
+    CFP_DATA_REMOTE. Sets the remotes' URLs and fetch refspecs and checks the repository. If
+    CFP_DATA_RECONCILE is boot or auto, joins the branch with origin's.
+    """
+    logs.configure()
+    with one_line_errors():
+        settings = Settings.from_env(os.environ)
+        with _progress(settings.data_repo_path):
+            made = clone.make(settings, Credentials.from_settings(settings, os.environ))
+        pipeline = build(os.environ, publisher=True)
+        warnings = clone.check(settings, pipeline.repository)
+        pipeline.reconciler.at_start()
+    for warning in warnings:
+        click.echo(f"ferry: {warning}", err=True)
+    path, head = settings.data_repo_path, pipeline.repository.head()
+    state = "was cloned from origin" if made else "exists"
+    click.echo(f"{path} {state}; {settings.data_branch} is at {head}")
+    waiting = [remote for remote in settings.remotes if head and not pipeline.repository.is_pushed(remote)]
+    if waiting and head:
+        enqueue(pipeline, waiting)
+        click.echo(f"commits wait for {', '.join(waiting)}; a worker pushes them when it starts")
+
+
+@contextmanager
+def _progress(path: Path) -> Iterator[None]:
+    """
+    Print every few seconds how much of the clone for *path* has arrived.
+    """
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(_TELL_EVERY_S):
+            click.echo(f"ferry: fetching, {clone.fetched_bytes(path) >> 20} MiB so far", err=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+
+
+@click.command()
+@click.option("--pending", is_flag=True, help="Only commits that a remote lacks.")
+@click.option(
+    "--limit", default=20, show_default=True, type=click.IntRange(1, 10000), help="At most this many."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
+def commits(pending: bool, limit: int, as_json: bool) -> None:
+    """
+    List the branch's commits, newest first, with the state of each on every remote.
+    """
+    with open_pipeline() as pipeline:
+        repository, head = pipeline.repository, pipeline.repository.head()
+        remotes = list(pipeline.settings.remotes)
+        found: list[Commit] = []
+        if head and pending:
+            missing = {
+                commit
+                for remote in remotes
+                for commit in repository.commits_between(repository.remote_head(remote), head)
+            }
+            found = [commit for commit in repository.log(head, limit=10000) if commit.hash in missing]
+        elif head:
+            found = repository.log(head, limit=limit)
+        for commit in found[:limit]:
+            is_pushed = {remote: repository.is_pushed(remote, commit.hash) for remote in remotes}
+            states = {remote: "pushed" if pushed else "pending" for remote, pushed in is_pushed.items()}
+            _print_commit(commit, states, as_json=as_json)
+    if len(found) > limit:
+        click.echo(f"... and {len(found) - limit} more; show them with --limit", err=True)
+
+
+def _print_commit(commit: Commit, states: Mapping[str, str], *, as_json: bool) -> None:
+    subject = commit.message.partition("\n")[0]
+    if as_json:
+        facts = {"hash": commit.hash, "authored_at": commit.authored_at, "subject": subject, "push": states}
+        click.echo(json.dumps(facts))
+        return
+    marks = " ".join(f"{remote}:{state}" for remote, state in states.items())
+    click.echo(f"{commit.hash[:12]} {commit.authored_at} {marks} {subject}")
+
+
+@click.command()
+@click.option("--remote", default=ORIGIN, show_default=True, help="The remote to join the branch with.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["merge", "rebase", "preserve"]),
+    default="merge",
+    show_default=True,
+    help="merge: make one commit that holds both sides. rebase: repeat our commits on top of the remote's. "
+    "preserve: rebase; on a conflict take the remote's side and keep ours on a branch.",
+)
+@click.option("--dry-run", is_flag=True, help="Show both sides and what would happen; change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def reconcile(remote: str, strategy: Strategy, dry_run: bool, as_json: bool) -> None:
+    """
+    Join the branch with a remote that has commits which the branch lacks.
+
+    Loses neither side: commits that leave the branch are kept as conflicts/UTC, here and on
+    the remote. Exit status: 0 if the remote can take the branch now, 1 on a conflict or if
+    the remote could not be fetched.
+    """
+    with open_pipeline() as pipeline:
+        [name] = configured(pipeline, remote)
+        outcome = pipeline.reconciler.reconcile(name, strategy, dry_run=dry_run)
+        if not dry_run and outcome.state != "fetch-failed":
+            enqueue(pipeline, out_of_turn=True)
+        if as_json:
+            click.echo(json.dumps({**outcome.as_json(), "dry_run": dry_run}))
+        else:
+            _print_outcome(outcome, dry_run=dry_run)
+    if not outcome.is_joined:
+        sys.exit(1)
+
+
+def _print_outcome(outcome: Outcome, *, dry_run: bool) -> None:
+    note = " (a dry run: nothing was changed)" if dry_run else ""
+    click.echo(f"{outcome.state}: {outcome.branch} and {outcome.remote}{note}")
+    if outcome.divergence:
+        _print_divergence(outcome.divergence, outcome.remote)
+    for conflict in outcome.conflicts:
+        click.echo(f"  conflict: {conflict}")
+    if outcome.kept_as:
+        click.echo(f"  our commits as they were: {outcome.kept_as}")
+    if outcome.detail:
+        click.echo(f"  {outcome.detail}")
+    if outcome.before != outcome.after:
+        click.echo(f"  {outcome.branch}: {outcome.before} -> {outcome.after}")
+    elif outcome.state == "conflict":
+        click.echo("  join them by hand (docs/how-to/reconcile-a-diverged-remote.md), or take the remote's")
+        click.echo(
+            f"  side and keep ours aside: ferry reconcile --remote {outcome.remote} --strategy preserve"
+        )
+
+
+def _print_divergence(divergence: Divergence, remote: str) -> None:
+    click.echo(f"  both have {divergence.base or 'no commit in common'}")
+    for title, side in (("only here", divergence.ours), (f"only on {remote}", divergence.theirs)):
+        click.echo(f"  {title}: {side.count}, by {', '.join(side.authors)}")
+        for commit in side.commits[:_SHOWN]:
+            click.echo(f"    {commit.hash[:12]} {commit.message.partition(chr(10))[0]}")
+        for path in sorted(side.files)[:_SHOWN]:
+            click.echo(f"    changes {path}")
+    for path in divergence.touched_by_both:
+        click.echo(f"  changed by both: {path}")
