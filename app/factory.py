@@ -45,6 +45,7 @@ from ferry.app.sheets.declarations import OUTDATED_HINT, outdated
 from ferry.app.status_page import sessions, status
 from ferry.app.store.snapshot import Snapshot
 from ferry.app.store.territory import OVERLAP_HINT
+from ferry.app.version import this_build
 from ferry.worker import paging
 from ferry.worker.git.prepare import state_directory
 from ferry.worker.observe import logs, tracing
@@ -79,6 +80,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     """
     logs.configure()
     metering.prepare()
+    this_build()  # once, at the start: the checkout may move on
     built = build_services(env, open_access=open_access)
     settings = built.pipeline.settings
     paging.configure(settings, FlaskIntegration())

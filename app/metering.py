@@ -1,5 +1,5 @@
 """
-What the API's processes count, in one place for all of them; ``ferry.app.tally`` keeps the sums.
+What the API's processes count. ``ferry.app.tally`` keeps the sums; ``ferry.app.api.metrics`` shows them.
 """
 
 from __future__ import annotations
@@ -8,20 +8,21 @@ import bisect
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
-
 from ferry.app.gunicorn import gunicorn_main
 from ferry.app.tally import Tally, remove_left_over
 from ferry.worker.git.process import birth
 
-_REQUESTS, _REQUEST_SECONDS = "ferry_http_requests", "ferry_http_request_seconds"
-_TRANSACT_SECONDS, _ENQUEUE_FAILURES = "ferry_transact_seconds", "ferry_enqueue_failures"
+Buckets = tuple[list[tuple[str, float]], float]  # bound and cumulated count of each, and the sum
+
+# The names in the files of sums, which outlive a release: never change them.
+REQUESTS, REQUEST_SECONDS = "ferry_http_requests", "ferry_http_request_seconds"
+TRANSACT_SECONDS, ENQUEUE_FAILURES = "ferry_transact_seconds", "ferry_enqueue_failures"
 _BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _NONE_YET = (0.0,) * (len(_BOUNDS_S) + 2)  # a count for each bound, one above all, and the sum
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -29,9 +30,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 def prepare() -> None:
     """
-    Find the place where this API and its sibling processes count.
+    Create this process's sums, so that a scrape shows the metric before the first write.
     """
-    _tally().add((_TRANSACT_SECONDS,), _NONE_YET)
+    _tally().add((TRANSACT_SECONDS,), _NONE_YET)
 
 
 def request_answered(method: str, endpoint: str, status: int, seconds: float) -> None:
@@ -39,18 +40,18 @@ def request_answered(method: str, endpoint: str, status: int, seconds: float) ->
     Count a request.
 
     Args:
-        endpoint: Name of the view, such as ``records.show``: never a path, of which there is no end.
+        endpoint: Name of the view, such as ``records.show``. Not the path: their number has no bound.
     """
-    method = method if method in _METHODS else "other"  # a client may send what it likes
-    _tally().add((_REQUESTS, method, endpoint, str(status)), (1.0,))
-    _observe((_REQUEST_SECONDS, endpoint), seconds)
+    method = method if method in _METHODS else "other"  # a client may send any word
+    _tally().add((REQUESTS, method, endpoint, str(status)), (1.0,))
+    _observe((REQUEST_SECONDS, endpoint), seconds)
 
 
 def enqueue_failed(remote: str) -> None:
     """
-    Count a push that the broker did not take.
+    Count a push that the broker did not accept.
     """
-    _tally().add((_ENQUEUE_FAILURES, remote), (1.0,))
+    _tally().add((ENQUEUE_FAILURES, remote), (1.0,))
 
 
 @contextmanager
@@ -62,31 +63,25 @@ def transacting() -> Iterator[None]:
     try:
         yield
     finally:
-        _observe((_TRANSACT_SECONDS,), time.perf_counter() - begun)
+        _observe((TRANSACT_SECONDS,), time.perf_counter() - begun)
 
 
-def collect() -> Iterator[Metric]:
+def totals() -> Mapping[str, Mapping[tuple[str, ...], float | Buckets]]:
     """
-    Yield every metric family that the API's processes count.
+    Return what all the API's processes have counted: by metric, and by the values of its labels.
     """
-    requests = CounterMetricFamily(_REQUESTS, "Requests answered.", labels=["method", "endpoint", "status"])
-    failures = CounterMetricFamily(
-        _ENQUEUE_FAILURES, "Pushes that the broker did not take.", labels=["remote"]
-    )
-    request_s = HistogramMetricFamily(_REQUEST_SECONDS, "Time to answer a request.", labels=["endpoint"])
-    transact_s = HistogramMetricFamily(
-        _TRANSACT_SECONDS, "Time for a durable commit, lock included.", labels=[]
-    )
-    counters = {_REQUESTS: requests, _ENQUEUE_FAILURES: failures}
-    histograms = {_REQUEST_SECONDS: request_s, _TRANSACT_SECONDS: transact_s}
-    for (name, *labels), sums in sorted(_tally().totals().items()):
-        if name in counters:
-            counters[name].add_metric(labels, sums[0])
-        elif name in histograms:
-            *counts, total_s = sums
-            bounds = (*map(str, _BOUNDS_S), "+Inf")
-            histograms[name].add_metric(labels, list(zip(bounds, accumulate(counts), strict=True)), total_s)
-    yield from (requests, failures, request_s, transact_s)
+    found: dict[str, dict[tuple[str, ...], float | Buckets]] = {
+        metric: {} for metric in (REQUESTS, REQUEST_SECONDS, TRANSACT_SECONDS, ENQUEUE_FAILURES)
+    }
+    for (metric, *labels), sums in sorted(_tally().totals().items()):
+        if metric in found:
+            found[metric][tuple(labels)] = sums[0] if len(sums) == 1 else _buckets(sums)
+    return found
+
+
+def _buckets(sums: Sequence[float]) -> Buckets:
+    *counts, total_s = sums
+    return list(zip((*map(str, _BOUNDS_S), "+Inf"), accumulate(counts), strict=True)), total_s
 
 
 def _observe(key: tuple[str, ...], seconds: float) -> None:
@@ -100,9 +95,9 @@ def _observe(key: tuple[str, ...], seconds: float) -> None:
 def _tally() -> Tally:
     try:
         place = Path(tempfile.gettempdir())
-    except OSError:  # none that can be written to
+    except OSError:  # there is no writable one
         return Tally(None)
-    # Under gunicorn the processes of one API have one parent, and a restarted one begins from nothing.
+    # Under gunicorn all processes of one API have the same parent. A restarted API counts from zero.
     owner = gunicorn_main() or os.getpid()
     names = f"ferry-metrics-{os.getuid()}-"
     mine = place / f"{names}{_namespace()}-{owner}-{birth(owner)}"
@@ -112,7 +107,7 @@ def _tally() -> Tally:
 
 def _namespace() -> int:
     """
-    Return what tells this process's pid namespace from others that see the same directory.
+    Return the id of this process's pid namespace: containers may share the directory.
     """
     try:
         return os.stat("/proc/self/ns/pid").st_ino

@@ -3,3 +3,12 @@ Ferry: a REST API over a gitsheets repository that gets every commit to the repo
 
 The code is in ``app/`` and ``worker/`` of the checkout, and installs as ``ferry.app`` and ``ferry.worker``.
 """
+
+from importlib.metadata import PackageNotFoundError, version
+
+__all__ = ["__version__"]
+
+try:
+    __version__ = version("gitsheets-ferry")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "unknown"

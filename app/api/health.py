@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 
 from ferry.app.problems import Problem
 from ferry.app.services import services
+from ferry.app.version import this_build
 from ferry.worker.errors import RepositoryError
 
 bp = Blueprint("health", __name__, url_prefix="/api/health")
@@ -17,18 +18,19 @@ bp = Blueprint("health", __name__, url_prefix="/api/health")
 @bp.get("")
 def alive() -> ResponseReturnValue:
     """
-    Return 200 for as long as the process answers at all.
+    Return 200 as long as the process answers, and which build of Ferry it is.
     """
-    return {"status": "alive"}
+    build = this_build()
+    return {"status": "alive", "version": build.version, "revision": build.revision}
 
 
 @bp.get("/ready")
 def ready() -> ResponseReturnValue:
     """
-    Return 200 when the branch can be read; what Redis or a remote do is no matter.
+    Return 200 if the branch can be read. The state of Redis and of the remotes does not matter.
 
     Raises:
-        Problem: 503 when it cannot.
+        Problem: 503 if it cannot be read.
     """
     try:
         head = services().pipeline.repository.head()

@@ -1,14 +1,17 @@
 """
-``/metrics`` in Prometheus' text format.
+``/metrics`` in Prometheus' text format: one row of ``TABLE`` for each metric.
 
-What concerns the pushes is read from git and the ledger when it is asked for, so
-that it is right whichever of several API processes answers, and after any
-restart. What the API's own processes count, ``ferry.app.metering`` adds up.
+The rows about pushes and the repository are read from git and the ledger at each scrape, so that they are
+right whichever API process answers, and after any restart. The rows about requests are what the API's
+processes have counted; ``ferry.app.metering`` adds them up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
 
 from flask import Blueprint, Response
 from prometheus_client import CollectorRegistry
@@ -17,11 +20,25 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from ferry.app import metering
+from ferry.app.metering import Buckets
 from ferry.app.services import services
+from ferry.app.version import this_build
+from ferry.worker.ledger.histogram import Histogram
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.status import STATES, RemoteStatus, remote_statuses
 
 bp = Blueprint("metrics", __name__)
+
+Labels = tuple[str, ...]
+Value = float | Buckets | None  # None: the metric has no sample, as Prometheus wants it
+Source = Callable[["Scrape"], Iterable[tuple[Labels, Value]]]
+
+
+_FAMILIES: Mapping[str, Any] = {
+    "gauge": GaugeMetricFamily,
+    "counter": CounterMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
 
 
 @bp.get("/metrics")
@@ -30,112 +47,176 @@ def show() -> Response:
     Return the metrics of the whole deployment, not of this process.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_PipelineCollector(services().pipeline))
+    registry.register(_Collector(Scrape(services().pipeline)))
     return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 
-class _PipelineCollector(Collector):
+class Scrape:
+    """
+    What the rows of one scrape read; each part is read once.
+    """
+
     def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+        self.pipeline = pipeline
+
+    @cached_property
+    def remotes(self) -> Mapping[str, RemoteStatus]:
+        """
+        The state of every remote, by its name.
+        """
+        return remote_statuses(self.pipeline.settings, self.pipeline.repository, self.pipeline.ledger)
+
+    @cached_property
+    def size(self) -> Mapping[str, int]:
+        """
+        The size of the repository.
+        """
+        return self.pipeline.repository.size()
+
+    @cached_property
+    def counted(self) -> Mapping[str, Mapping[Labels, float | Buckets]]:
+        """
+        What the API's processes have counted, by metric and labels.
+        """
+        return metering.totals()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """
+    One metric.
+
+    Attributes:
+        name: As Prometheus shows it; a counter's name ends in ``_total``.
+        type: ``gauge``, ``counter`` or ``histogram``.
+        labels: The names of its labels.
+        help: One sentence; docs/reference/http.md repeats it.
+        source: Returns the values of the labels, and the value, of each sample.
+    """
+
+    name: str
+    type: Literal["gauge", "counter", "histogram"]
+    labels: Labels
+    help: str
+    source: Source
+
+    def family(self, scrape: Scrape) -> Any:
+        """
+        Return the metric with its samples.
+        """
+        family = _FAMILIES[self.type](self.name, self.help, labels=self.labels)
+        for labels, value in self.source(scrape):
+            if isinstance(value, tuple):
+                family.add_metric(labels, *value)
+            elif value is not None:
+                family.add_metric(labels, value)
+        return family
+
+
+def _single(value: Callable[[Scrape], float | None]) -> Source:
+    return lambda scrape: [((), value(scrape))]
+
+
+def _by_remote(value: Callable[[RemoteStatus], Value]) -> Source:
+    return lambda scrape: [((name,), value(remote)) for name, remote in scrape.remotes.items()]
+
+
+def _by_remote_and(values: Callable[[RemoteStatus], Mapping[str, float]]) -> Source:
+    return lambda scrape: [
+        ((name, key), value)
+        for name, remote in scrape.remotes.items()
+        for key, value in sorted(values(remote).items())
+    ]
+
+
+def _counted(metric: str) -> Source:
+    return lambda scrape: scrape.counted[metric].items()
+
+
+def _build(scrape: Scrape) -> Iterator[tuple[Labels, Value]]:
+    build = this_build()
+    yield (build.version, build.revision), 1
+
+
+def _objects(scrape: Scrape) -> Iterator[tuple[Labels, Value]]:
+    for kind in ("loose", "packed"):
+        yield (kind,), scrape.size[f"{kind}_objects"]
+
+
+def _coalesced(remote: RemoteStatus) -> int:
+    return max(0, remote.entry.commits_pushed - sum(remote.entry.push_s.counts))
+
+
+def _buckets(histogram: Histogram) -> Buckets:
+    return histogram.buckets(), histogram.sum
+
+
+_REMOTE = ("remote",)
+TABLE = (
+    Row("ferry_build_info", "gauge", ("version", "revision"),
+        "1; the labels name the release and the commit.", _build),
+    Row("ferry_unpushed_commits", "gauge", _REMOTE, "Commits that the remote lacks.",
+        _by_remote(lambda remote: len(remote.pending))),
+    Row("ferry_oldest_unpushed_age_seconds", "gauge", _REMOTE,
+        "Age of the oldest commit that the remote lacks; 0 if it lacks none.",
+        _by_remote(lambda remote: remote.oldest_pending_age_s)),
+    Row("ferry_push_state", "gauge", ("remote", "state"),
+        "1 for the state that the remote is in, 0 for the others.",
+        _by_remote_and(lambda remote: {state: state == remote.state for state in STATES})),
+    Row("ferry_push_paused", "gauge", _REMOTE, "1 while an operator has paused the remote.",
+        _by_remote(lambda remote: remote.entry.paused_at is not None)),
+    Row("ferry_last_push_timestamp_seconds", "gauge", _REMOTE,
+        "Time of the last push that landed; absent before the first.",
+        _by_remote(lambda remote: remote.entry.last_push_at)),
+    Row("ferry_last_verified_timestamp_seconds", "gauge", _REMOTE,
+        "Time of the last success of ferry verify; absent before the first.",
+        _by_remote(lambda remote: remote.verified_at)),
+    Row("ferry_push_attempts_total", "counter", ("remote", "outcome"), "Attempts to push, by outcome.",
+        _by_remote_and(lambda remote: remote.entry.outcomes)),
+    Row("ferry_push_episodes_total", "counter", ("remote", "reason"),
+        "Failure episodes started, by the reason that started them.",
+        _by_remote_and(lambda remote: remote.entry.episodes)),
+    Row("ferry_pushed_commits_total", "counter", _REMOTE, "Commits that pushes brought to the remote.",
+        _by_remote(lambda remote: remote.entry.commits_pushed)),
+    Row("ferry_coalesced_commits_total", "counter", _REMOTE,
+        "Commits that needed no push of their own: another commit's push brought them.",
+        _by_remote(_coalesced)),
+    Row("ferry_commit_to_remote_seconds", "histogram", _REMOTE,
+        "Time from a push's oldest commit to its arrival.",
+        _by_remote(lambda remote: _buckets(remote.entry.lag_s))),
+    Row("ferry_push_seconds", "histogram", _REMOTE, "Duration of the pushes that landed.",
+        _by_remote(lambda remote: _buckets(remote.entry.push_s))),
+    Row("ferry_enqueue_failures_total", "counter", _REMOTE,
+        "Pushes that the broker did not accept from this API; the sweep finds their commits.",
+        _counted(metering.ENQUEUE_FAILURES)),
+    Row("ferry_transact_seconds", "histogram", (),
+        "Time to make a durable commit, including the wait for the write lock.",
+        _counted(metering.TRANSACT_SECONDS)),
+    Row("ferry_http_requests_total", "counter", ("method", "endpoint", "status"),
+        "Requests answered; the endpoint is the view's name.",
+        _counted(metering.REQUESTS)),
+    Row("ferry_http_request_seconds", "histogram", ("endpoint",), "Time to answer a request.",
+        _counted(metering.REQUEST_SECONDS)),
+    Row("ferry_last_sweep_timestamp_seconds", "gauge", (), "Time of the last sweep; absent before the first.",
+        _single(lambda scrape: scrape.pipeline.sweeper.last_at())),
+    Row("ferry_sweep_late", "gauge", (), "1 if a sweep is overdue.",
+        _single(lambda scrape: scrape.pipeline.sweeper.is_late())),
+    Row("ferry_last_maintenance_timestamp_seconds", "gauge", (),
+        "Time when the repository was last packed; absent before the first.",
+        _single(lambda scrape: scrape.pipeline.maintenance.last().get("at"))),
+    Row("ferry_repository_objects", "gauge", ("kind",),
+        "Objects in the repository: loose or packed.", _objects),
+    Row("ferry_repository_bytes", "gauge", (), "Size of the repository's objects.",
+        _single(lambda scrape: scrape.size["bytes"])),
+)  # fmt: skip
+
+
+class _Collector(Collector):
+    def __init__(self, scrape: Scrape) -> None:
+        self._scrape = scrape
 
     def collect(self) -> Iterator[Metric]:
         """
-        Yield every metric family.
+        Yield every metric of the table.
         """
-        pipeline = self._pipeline
-        remotes = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
-        yield from _remote_metrics(remotes)
-        yield _gauge(
-            "ferry_last_sweep_timestamp_seconds", "When a sweep last took place.", pipeline.sweeper.last_at()
-        )
-        yield _gauge(
-            "ferry_sweep_late",
-            "1 when sweeps should have taken place and did not.",
-            pipeline.sweeper.is_late(),
-        )
-        yield _gauge(
-            "ferry_last_maintenance_timestamp_seconds",
-            "When the repository was last packed.",
-            pipeline.maintenance.last().get("at"),
-        )
-        size = pipeline.repository.size()
-        objects = GaugeMetricFamily("ferry_repository_objects", "Objects in the repository.", labels=["kind"])
-        objects.add_metric(["loose"], size["loose_objects"])
-        objects.add_metric(["packed"], size["packed_objects"])
-        yield objects
-        yield _gauge("ferry_repository_bytes", "Size of the repository's objects.", size["bytes"])
-        yield from metering.collect()
-
-
-def _remote_metrics(remotes: dict[str, RemoteStatus]) -> Iterator[Metric]:
-    pending = GaugeMetricFamily("ferry_unpushed_commits", "Commits the remote lacks.", labels=["remote"])
-    age = GaugeMetricFamily(
-        "ferry_oldest_unpushed_age_seconds", "Age of the oldest commit the remote lacks.", labels=["remote"]
-    )
-    state = GaugeMetricFamily(
-        "ferry_push_state", "1 for the state a remote is in.", labels=["remote", "state"]
-    )
-    last = GaugeMetricFamily(
-        "ferry_last_push_timestamp_seconds", "When a push last landed.", labels=["remote"]
-    )
-    attempts = CounterMetricFamily(
-        "ferry_push_attempts", "Attempts to push, by what came of them.", labels=["remote", "outcome"]
-    )
-    paused = GaugeMetricFamily(
-        "ferry_push_paused", "1 where an operator has paused a remote.", labels=["remote"]
-    )
-    commits = CounterMetricFamily("ferry_pushed_commits", "Commits that pushes brought.", labels=["remote"])
-    coalesced = CounterMetricFamily(
-        "ferry_coalesced_commits", "Commits that went with the push of another.", labels=["remote"]
-    )
-    episodes = CounterMetricFamily(
-        "ferry_push_episodes", "Rows of failed attempts, by their first reason.", labels=["remote", "reason"]
-    )
-    verified = GaugeMetricFamily(
-        "ferry_last_verified_timestamp_seconds", "When ferry verify last succeeded.", labels=["remote"]
-    )
-    lag = HistogramMetricFamily(
-        "ferry_commit_to_remote_seconds", "From a push's oldest commit to its arrival.", labels=["remote"]
-    )
-    took = HistogramMetricFamily(
-        "ferry_push_seconds", "How long the pushes that landed took.", labels=["remote"]
-    )
-    for name, remote in remotes.items():
-        entry = remote.entry
-        paused.add_metric([name], entry.paused_at is not None)
-        commits.add_metric([name], entry.commits_pushed)
-        pushes = int(sum(entry.push_s.counts))
-        coalesced.add_metric([name], max(0, entry.commits_pushed - pushes))
-        for reason, count in sorted(entry.episodes.items()):
-            episodes.add_metric([name, reason], count)
-        if remote.verified_at is not None:
-            verified.add_metric([name], remote.verified_at)
-        lag.add_metric([name], entry.lag_s.buckets(), entry.lag_s.sum)
-        took.add_metric([name], entry.push_s.buckets(), entry.push_s.sum)
-        pending.add_metric([name], len(remote.pending))
-        age.add_metric([name], remote.oldest_pending_age_s)
-        for each in STATES:
-            state.add_metric([name, each], each == remote.state)
-        if remote.entry.last_push_at is not None:
-            last.add_metric([name], remote.entry.last_push_at)
-        for outcome, count in sorted(remote.entry.outcomes.items()):
-            attempts.add_metric([name, outcome], count)
-    yield from (
-        pending,
-        age,
-        state,
-        last,
-        attempts,
-        paused,
-        commits,
-        coalesced,
-        episodes,
-        verified,
-        lag,
-        took,
-    )
-
-
-def _gauge(name: str, documentation: str, value: float | None) -> Metric:
-    # Without a value the family has no sample: absent, as Prometheus wants it.
-    return GaugeMetricFamily(name, documentation, value=value)
+        return (row.family(self._scrape) for row in TABLE)

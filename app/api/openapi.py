@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
+from ferry import __version__
 from ferry.app.api.cursors import DEFAULT_LIMIT, MAX_LIMIT
 from ferry.app.api.record_schema import component, for_requests
 from ferry.app.api.transactions import MAX_OPERATIONS, OPERATIONS
@@ -57,7 +57,7 @@ def document(snapshot: Snapshot, settings: Settings) -> Json:
         "openapi": "3.1.0",
         "info": {
             "title": "Ferry",
-            "version": version("gitsheets-ferry"),
+            "version": __version__,
             "summary": "Records in git, over HTTP; every commit reaches the remote.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

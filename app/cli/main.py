@@ -10,12 +10,26 @@ from pathlib import Path
 import click
 
 from ferry.app.cli import checks, pushes, repository, tokens
+from ferry.app.version import this_build
 from ferry.worker.errors import WorkerError
 from ferry.worker.observe import logs
 
 
+def _print_version(context: click.Context, *, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        click.echo(f"ferry {this_build()}")
+        context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="gitsheets-ferry", prog_name="ferry")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, parameter, value: _print_version(context, wanted=value),
+    help="Print the version and the git revision, and exit.",
+)
 def main() -> None:
     """
     A REST API over a gitsheets repository, whose every commit reaches its remote.

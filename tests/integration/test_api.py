@@ -34,7 +34,13 @@ def _problem(response, status, code):
 
 
 def test_health(api, data):
-    assert api.get("/api/health").json == {"status": "alive"}
+    alive = api.get("/api/health").json
+    assert alive.keys() == {"status", "version", "revision"}
+    assert alive["status"] == "alive"
+    assert (
+        f'ferry_build_info{{revision="{alive["revision"]}",version="{alive["version"]}"}} 1.0'
+        in api.get("/metrics").text
+    )
     assert api.get("/api/health/ready").json == {"status": "ready", "commit": data.head()}
 
 
