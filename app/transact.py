@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from ferry.app.metering import transacting
 from ferry.app.sheets.evaluation import Evaluations
-from ferry.app.store.store import Store, Transaction
+from ferry.app.store.store import Store
+from ferry.app.store.transaction import Transaction
 from ferry.worker.enqueue import PushQueue
 from ferry.worker.observe.tracing import span
 

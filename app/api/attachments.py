@@ -22,7 +22,7 @@ from ferry.app.errors import AttachmentNotFoundError, RecordNotFoundError
 from ferry.app.provenance import provenance
 from ferry.app.services import services
 from ferry.app.store.snapshot import Snapshot, owns
-from ferry.app.store.store import Transaction
+from ferry.app.store.transaction import Transaction
 from ferry.worker.git import blobs
 
 bp = Blueprint("attachments", __name__, url_prefix="/api/sheets/<sheet>/records/<path:path>/attachments")

@@ -29,7 +29,7 @@ from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.changes import changes
 from ferry.app.store.listing import Listed
 from ferry.app.store.snapshot import Snapshot, owns
-from ferry.app.store.store import Transaction, Written
+from ferry.app.store.transaction import Transaction, Written
 
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")
 

@@ -19,7 +19,7 @@ from ferry.app.errors import PreconditionError, StoreError
 from ferry.app.problems import Problem, store_problem
 from ferry.app.provenance import provenance
 from ferry.app.records.codec import Record
-from ferry.app.store.store import Transaction
+from ferry.app.store.transaction import Transaction
 
 bp = Blueprint("transactions", __name__, url_prefix="/api/transactions")
 

@@ -30,7 +30,7 @@ from ferry.app.store.idempotency import (
     without_records,
 )
 from ferry.app.store.snapshot import Snapshot, fields_at
-from ferry.app.store.store import Transaction
+from ferry.app.store.transaction import Transaction
 from ferry.app.store.trees import Entry, tree_of
 from ferry.app.transact import transact
 from ferry.worker.observe.logs import log

@@ -20,7 +20,8 @@ from ferry.app.dev.sample import make_sample_repository
 from ferry.app.errors import RecordExistsError
 from ferry.app.records.codec import Record
 from ferry.app.store import store as store_module
-from ferry.app.store.store import Store, Transaction
+from ferry.app.store.store import Store
+from ferry.app.store.transaction import Transaction
 from ferry.worker.git.prepare import state_directory
 from ferry.worker.git.refs import read_ref
 from ferry.worker.git.repository import Repository

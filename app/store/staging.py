@@ -1,0 +1,162 @@
+"""
+A commit's tree with changes on top: what stands where once they are committed, and who owns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ferry.app.errors import InvalidPathError
+from ferry.app.sheets.sheet import Sheet
+from ferry.app.store.names import check_new
+from ferry.app.store.objects import name_of, write
+from ferry.app.store.snapshot import Snapshot, owns
+from ferry.app.store.territory import Owner
+from ferry.app.store.trees import Entry, PathTakenError, changed, tree_of
+
+
+class Staging:
+    """
+    Changes to the tree of one commit, by path.
+
+    Args:
+        before: The repository as that commit has it.
+        parent: That commit.
+    """
+
+    def __init__(self, before: Snapshot, parent: str) -> None:
+        self._before = before
+        self._parent = parent
+        self._changes: dict[str, Entry | None] = {}
+
+    def entry(self, place: str) -> Entry | None:
+        """
+        Return what stands at *place* with the changes so far, or None.
+        """
+        return self._changes[place] if place in self._changes else self._before.entry(place)
+
+    def stands(self, place: str) -> bool:
+        """
+        Whether there is a file at *place* with the changes so far.
+        """
+        found = self.entry(place)
+        return found is not None and found.is_file
+
+    def version(self, sheet: Sheet, path: str) -> str | None:
+        """
+        Return the version of the record at *path* with the changes so far, or None.
+        """
+        if not owns(self._before.territory, sheet, path):
+            return None
+        found = self.entry(sheet.file(path))
+        return found.name if found and found.is_file else None
+
+    def put(self, place: str, content: bytes) -> str:
+        """
+        Stage a file at *place*; returns the object name of its blob.
+        """
+        blob, stands = name_of("blob", content), self.entry(place)
+        if stands is None or stands.kind != "blob" or blob != stands.name:
+            self._changes[place] = Entry("blob", write(self._before.git_dir, "blob", content))
+        return blob
+
+    def remove(self, places: Iterable[str]) -> None:
+        """
+        Stage the removal of what stands at *places*.
+        """
+        self._changes |= dict.fromkeys(places)
+
+    def move(self, sheet: Sheet, old: str, new: str) -> None:
+        """
+        Stage the move of the attachments of the record *old* to the record *new*; *old*'s file is removed.
+
+        Raises:
+            InvalidPathError: An attachment cannot stand there.
+        """
+        belongings = self.belongings(sheet, old)
+        self.remove([*belongings, sheet.file(old)])
+        if belongings:
+            check_new(sheet.directory(new))
+        for name, entry in belongings.values():
+            place = f"{sheet.directory(new)}/{name}"
+            self.require_owner(place, Owner(sheet, new, name))
+            if self.entry(place) is not None:
+                raise InvalidPathError(f"The attachment {name!r} would replace {place!r}.")
+            self._changes[place] = entry
+
+    def belongings(self, sheet: Sheet, path: str) -> dict[str, tuple[str, Entry]]:
+        """
+        Return all that is attached to the record at *path* with the changes so far: name and entry, by place.
+        """
+        found = {}
+        for place in self._places_below(sheet.directory(path)):
+            owner, entry = self.owner(place), self.entry(place)
+            if owner and entry and owner.attachment and (owner.sheet, owner.path) == (sheet, path):
+                found[place] = owner.attachment, entry
+        return found
+
+    def check_new_record(self, sheet: Sheet, path: str) -> None:
+        """
+        Check that a new record of *sheet* may stand at *path*.
+
+        Raises:
+            InvalidPathError: It may not.
+        """
+        check_new(sheet.directory(path), sheet.extension)
+        if (other := sheet.hidden_by(path)) is not None:
+            raise InvalidPathError(
+                f"{path!r} is the address of the history or the attachments of the record {other!r}."
+            )
+        # Where the record would be the nearest one above these files, the other sheet would lose them.
+        file = sheet.file(path)
+        for place in self._places_below(sheet.directory(path)):
+            owner = self.owner(place)
+            then = self._before.territory.owner(place, lambda each: each == file or self.stands(each))
+            if owner and owner.sheet is not sheet and owner != then:
+                raise InvalidPathError(
+                    f"{place!r} is attached to the record {owner.path!r} of the sheet {owner.sheet.name!r}."
+                )
+
+    def owner(self, place: str) -> Owner | None:
+        """
+        Return the owner of *place* with the changes so far, or None.
+        """
+        return self._before.territory.owner(place, self.stands)
+
+    def require_owner(self, place: str, owner: Owner) -> None:
+        """
+        Check that *place* belongs to *owner*.
+
+        Raises:
+            InvalidPathError: It belongs to another record or to no sheet.
+        """
+        found = self.owner(place)
+        if found == owner:
+            return
+        if found is None:
+            raise InvalidPathError(
+                f"{place!r} is not a path of the sheet {owner.sheet.name!r}: its template "
+                f"{owner.sheet.path!r} does not make it, or what stands there belongs to no sheet."
+            )
+        what = "" if found.attachment is None else f"the attachment {found.attachment!r} of "
+        raise InvalidPathError(
+            f"{place!r} is {what}the record {found.path!r} of the sheet {found.sheet.name!r}."
+        )
+
+    def tree(self) -> str:
+        """
+        Write the trees with the changes so far; returns the object name of the root.
+
+        Raises:
+            InvalidPathError: A file would stand where another stands already.
+        """
+        git_dir = self._before.git_dir
+        changes = {self._before.from_top(place): entry for place, entry in self._changes.items()}
+        try:
+            return changed(git_dir, tree_of(git_dir, self._parent), changes) or write(git_dir, "tree", b"")
+        except PathTakenError as exc:
+            raise InvalidPathError(f"The change cannot be stored: {exc}.") from exc
+
+    def _places_below(self, directory: str) -> set[str]:
+        stood = {place for place, _ in self._before.leaves(directory)}
+        return stood | {place for place in self._changes if place.startswith(f"{directory}/")}
