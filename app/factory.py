@@ -40,7 +40,7 @@ from ferry.app.problems import Problem
 from ferry.app.provenance import request_id
 from ferry.app.request import WholeRequest
 from ferry.app.server import gunicorn_logging
-from ferry.app.services import EXTENSION, build_services, services
+from ferry.app.services import EXTENSION, Services, build_services, services
 from ferry.app.sheets.declarations import OUTDATED_HINT, outdated
 from ferry.app.status_page import sessions, status
 from ferry.app.store.snapshot import Snapshot
@@ -50,10 +50,11 @@ from ferry.worker import paging
 from ferry.worker.git.prepare import state_directory
 from ferry.worker.observe import logs, tracing
 from ferry.worker.observe.logs import log
+from ferry.worker.settings import Settings
 
 _READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
 _GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp)
-_TELL_OF_ALL = (commits.bp.name, events.bp.name)  # of every sheet's commits
+_SHOW_EVERY_SHEET = (commits.bp.name, events.bp.name)
 _UNCOUNTED = (health.bp.name, metrics.bp.name)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 _EXPOSED = (
@@ -64,7 +65,7 @@ _EXPOSED = (
 
 class _PathConverter(PathConverter):
     """
-    A record's path, which may hold line breaks: git allows them in names.
+    A record's path. It may contain line breaks, because git allows them in names.
     """
 
     regex = r"[^/](?s:.)*?"
@@ -80,7 +81,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     """
     logs.configure()
     metering.prepare()
-    this_build()  # once, at the start: the checkout may move on
+    this_build()  # now, for the checkout may change later
     built = build_services(env, open_access=open_access)
     settings = built.pipeline.settings
     paging.configure(settings, FlaskIntegration())
@@ -88,38 +89,19 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     app.request_class = WholeRequest
     app.json = RecordJsonProvider(app)
     app.url_map.converters["path"] = _PathConverter
-    app.url_map.merge_slashes = False  # a path with an empty part is no record's; no need to redirect
+    app.url_map.merge_slashes = False  # no record has a path with an empty part; a redirect would not help
     app.config["MAX_CONTENT_LENGTH"] = settings.api_max_body_bytes
     app.extensions[EXTENSION] = built
     sessions.register(app, state_directory(settings.data_repo_path), settings.admin_token)
     problems.register(app)
-    for blueprint in _READABLE:
-        app.register_blueprint(blueprint)
-    for blueprint in _GUARDED_OTHERWISE:
+    for blueprint in (*_READABLE, *_GUARDED_OTHERWISE):
         app.register_blueprint(blueprint)
     if is_gunicorn():
-        # It lets requests in flight finish, and an event stream never would.
+        # gunicorn waits for the running requests, and an event stream does not end by itself.
         built.arrivals.close_on(signal.SIGTERM)
         gunicorn_logging.take_over()
-    if tracing.configure("ferry-api"):
-        from opentelemetry.instrumentation.flask import FlaskInstrumentor  # an extra
-
-        FlaskInstrumentor().instrument_app(app)  # type: ignore[no-untyped-call]
-    app.before_request(_begin)
-    app.before_request(_know_neighbours)
-    app.before_request(_count)
-    app.before_request(_let_in)
-    app.after_request(_finish)
-    if settings.api_cors_origins:
-        CORS(app, origins=list(settings.api_cors_origins), expose_headers=list(_EXPOSED), max_age=600)
-    if settings.api_trusted_proxies:
-        hops = settings.api_trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
-    if not settings.remotes:
-        log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
-    if not built.tokens.known() and not open_access:
-        hint = "neither CFP_API_TOKENS nor CFP_API_TOKENS_PATH names a writer: every write is refused"
-        log().warning("api.read_only", hint=hint)
+    _add_middleware(app, settings)
+    _report_settings(built)
     _report_sheets(built.store.snapshot())
     built.pipeline.watchdog.watch()
     if built.pipeline.sweeper.wanting() and (head := built.pipeline.repository.head()):
@@ -127,9 +109,40 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     return app
 
 
+def _add_middleware(app: Flask, settings: Settings) -> None:
+    """
+    Add what handles every request before and after its view.
+    """
+    if tracing.configure("ferry-api"):
+        from opentelemetry.instrumentation.flask import FlaskInstrumentor  # an extra
+
+        FlaskInstrumentor().instrument_app(app)  # type: ignore[no-untyped-call]
+    app.before_request(_begin)
+    app.before_request(_refuse_other_sites)
+    app.before_request(_count)
+    app.before_request(_authorise_read)
+    app.after_request(_finish)
+    if settings.api_cors_origins:
+        CORS(app, origins=list(settings.api_cors_origins), expose_headers=list(_EXPOSED), max_age=600)
+    if settings.api_trusted_proxies:
+        hops = settings.api_trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+
+
+def _report_settings(built: Services) -> None:
+    """
+    Log the settings that leave a part of Ferry switched off.
+    """
+    if not built.pipeline.settings.remotes:
+        log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
+    if not built.tokens.known() and not built.open_access:
+        hint = "neither CFP_API_TOKENS nor CFP_API_TOKENS_PATH names a writer: every write is refused"
+        log().warning("api.read_only", hint=hint)
+
+
 def _report_sheets(snapshot: Snapshot) -> None:
     """
-    Log what is odd about the declarations of sheets, once at the start; requests are told when they meet it.
+    Log, once at the start, which sheets are misconfigured or overlap. Requests to them report it too.
     """
     for name in snapshot.sheet_names():
         try:
@@ -151,21 +164,21 @@ def _begin() -> None:
         structlog.contextvars.bind_contextvars(traceparent=parent)
 
 
-def _know_neighbours() -> None:
+def _refuse_other_sites() -> None:
     if not services().open_access:
         return
     origins = services().pipeline.settings.api_cors_origins
     if refused := refusal(request.method, request.headers.get, origins):
         if refused.code == "foreign-host":
-            raise Problem(403, "foreign-host", refused.detail, "Ask for 127.0.0.1 or localhost.")
-        hint = "An operator lists the page's origin in CFP_API_CORS_ORIGINS."
+            raise Problem(403, "foreign-host", refused.detail, "Use 127.0.0.1 or localhost in the URL.")
+        hint = "An operator can allow the page's origin in CFP_API_CORS_ORIGINS."
         raise Problem(403, "cross-site", refused.detail, hint)
 
 
-def _let_in() -> None:
+def _authorise_read() -> None:
     if request.method not in ("GET", "HEAD"):
         return
-    if request.blueprint in _TELL_OF_ALL:
+    if request.blueprint in _SHOW_EVERY_SHEET:
         reader()
     elif request.blueprint in {blueprint.name for blueprint in _READABLE}:
         reader(ANY_SHEET if request.view_args is None else request.view_args.get("sheet", ANY_SHEET))
@@ -173,7 +186,7 @@ def _let_in() -> None:
 
 def _finish(response: Response) -> Response:
     """
-    Name the request, and answer by its conditions.
+    Apply the request's conditions to the answer, add the headers of every answer, and count it.
     """
     answer_conditionally(response)
     response.headers["X-Request-Id"] = request_id()
@@ -187,7 +200,7 @@ def _finish(response: Response) -> Response:
 
 def _count() -> None:
     """
-    Count the request for its sender, whether or not there is anything at its address.
+    Count the request against its sender's limit, also where it asks for an unknown address.
     """
     if request.blueprint not in _UNCOUNTED:
         client = client_of(

@@ -1,9 +1,8 @@
 """
 All of Ferry on one machine: what ``ferry dev`` and ``ferry demo`` run.
 
-A Valkey server, a worker, beat, Flower and the API, each a process of its
-own, started in the order in which they need each other and ended in the
-opposite one, so that a push that runs when Ctrl-C is pressed still completes.
+A Valkey server, a worker, beat, Flower and the API run as one process each. They start in the order in which
+they need each other and stop in reverse order, so that a push that is running at Ctrl-C still completes.
 """
 
 from __future__ import annotations
@@ -48,14 +47,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 class DevError(Exception):
     """
-    The machine does not let Ferry run; the text says what to change.
+    Ferry cannot run on this machine; the message says what to change.
     """
 
 
 @dataclass(slots=True)
 class _Part:
     """
-    One process of the stack, and how it is started again.
+    One process of the stack, and how to restart it.
     """
 
     name: str
@@ -115,32 +114,7 @@ class Stack:
         if own_redis:
             self.env = {**self.env, "CFP_REDIS_URL": f"redis://{LOOPBACK}:{redis_port}/0"}
         self.pipeline = build(self.env, publisher=True)
-        worker_stop_s = self.pipeline.settings.push_timeout_s + _STOP_TIMEOUT_S
-        celery = [sys.executable, "-m", "celery", "--quiet", "-A", "ferry.worker"]
-        flower_command = [sys.executable, "-m", "ferry.app.dev.flower", "--quiet", "-A", "ferry.worker"]
-        flower = ["flower", f"--address={LOOPBACK}", f"--port={self.flower_port}"]
-        gunicorn = [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            "--config",
-            "python:ferry.app.production",
-            "--bind",
-            f"{LOOPBACK}:{self.port}",
-            "--graceful-timeout",
-            "5",
-        ]
-        self._parts = [
-            *([_valkey(redis_port)] if own_redis else []),
-            _Part("worker", [*celery, "worker", "--loglevel=INFO"], worker_stop_s),
-            _Part("beat", [*celery, "beat"], _STOP_TIMEOUT_S),
-            _Part("flower", [*flower_command, *flower], _STOP_TIMEOUT_S),
-            _Part(
-                "api",
-                [*gunicorn, "--log-level", "warning", "ferry.app:create_app(open_access=True)"],
-                _STOP_TIMEOUT_S,
-            ),
-        ]
+        self._parts = [*([_valkey(redis_port)] if own_redis else []), *self._own_parts()]
         for part in self._parts:
             self._spawn(part)
             if part.name == "valkey":
@@ -152,6 +126,20 @@ class Stack:
         }
         for name, is_ready in waits.items():
             self._await(name, is_ready)
+
+    def _own_parts(self) -> list[_Part]:
+        celery = [sys.executable, "-m", "celery", "--quiet", "-A", "ferry.worker"]
+        flower = [sys.executable, "-m", "ferry.app.dev.flower", "--quiet", "-A", "ferry.worker", "flower"]
+        listen = [f"--address={LOOPBACK}", f"--port={self.flower_port}"]
+        gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:ferry.app.production"]
+        options = ["--bind", f"{LOOPBACK}:{self.port}", "--graceful-timeout", "5", "--log-level", "warning"]
+        worker_stop_s = self.pipeline.settings.push_timeout_s + _STOP_TIMEOUT_S
+        return [
+            _Part("worker", [*celery, "worker", "--loglevel=INFO"], worker_stop_s),
+            _Part("beat", [*celery, "beat"], _STOP_TIMEOUT_S),
+            _Part("flower", [*flower, *listen], _STOP_TIMEOUT_S),
+            _Part("api", [*gunicorn, *options, "ferry.app:create_app(open_access=True)"], _STOP_TIMEOUT_S),
+        ]
 
     def _await(self, name: str, is_ready: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _READY_TIMEOUT_S
@@ -165,14 +153,14 @@ class Stack:
         try:
             return bool(self.pipeline.celery.control.ping(timeout=0.5))
         except (KombuError, RedisError, OSError):
-            return False  # a broker of somebody's own, which is away or refuses for now
+            return False  # the broker that CFP_REDIS_URL names does not answer now
 
     def check(self) -> None:
         """
-        Start again what has ended by itself.
+        Restart every process that has ended.
 
         Raises:
-            DevError: It does so again and again.
+            DevError: A process has ended too often.
         """
         for part in self._parts:
             if part.process is None or part.process.poll() is None:
@@ -182,7 +170,7 @@ class Stack:
             status = part.process.returncode
             if part.quick_ends >= _TOO_MANY_RESTARTS:
                 raise DevError(
-                    f"the {part.name} ends again and again (status {status}); its last lines say why"
+                    f"the {part.name} keeps ending (status {status}); its last lines in the log say why"
                 )
             log().warning("dev.restarted", part=part.name, exit_status=status)
             time.sleep(_RESTART_PAUSE_S)
@@ -211,7 +199,7 @@ class Stack:
             cwd=self.directory,
             env={**self.env, **part.env},
             stdin=subprocess.DEVNULL,
-            # Standard output is for what this command itself says.
+            # Standard output is for this command's own messages.
             stdout=self.output or sys.stderr,
             stderr=self.output,
             # Ctrl-C in the terminal reaches this process alone, which ends the others in order.
@@ -244,7 +232,7 @@ def _valkey(port: int) -> _Part:
 
 def _die_with_parent() -> None:
     """
-    Have the kernel end a part when this process is killed and cannot do it itself.
+    Have the kernel end a part if this process is killed.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -294,7 +282,7 @@ def claim_port(port: int, option: str) -> int:
     Return *port*, or a free one for 0.
 
     Raises:
-        DevError: Somebody else listens on it.
+        DevError: It is in use.
     """
     if port == 0:
         return free_port()
@@ -320,30 +308,15 @@ def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_po
         flower_port: Flower's port; 0 for a free one.
 
     Raises:
-        DevError, WorkerError: Ferry cannot run; the text says why.
+        DevError, WorkerError: Ferry cannot run; the message says why.
     """
     port, flower_port = claim_port(port, "--port"), claim_port(flower_port, "--flower-port")
     stop = _stop_requests()
     work = Path(tempfile.mkdtemp(prefix="ferry-dev-"))
-    env = dict(os.environ)
     if repository is None:
-        try:
-            repository, sample_remote = make_sample(work)
-        except git.GitError as exc:
-            raise DevError(
-                f"no sample could be made: {exc.stderr.strip() if isinstance(exc, git.CommandError) else exc}"
-            ) from exc
-        remote = remote or env.get("CFP_DATA_REMOTE") or str(sample_remote)
-        click.echo(f"Made a sample repository: {repository}, with the remote {remote}")
-        click.echo(f"To go on with it later: ferry dev {repository} --remote {remote}")
-    env["CFP_DATA_REPO_PATH"] = str(repository.resolve())
-    if remote:
-        # git would look for a relative path from the data repository.
-        env["CFP_DATA_REMOTE"] = str(Path(remote).resolve()) if Path(remote).exists() else remote
-    env.setdefault("CFP_DATA_BRANCH", _current_branch(repository))
-    # On loopback, like all of it: the dashboard's API shows what tasks did.
-    env.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
-    stack = Stack(env, work, port=port, flower_port=flower_port)
+        repository, sample_remote = _announced_sample(work, remote or os.environ.get("CFP_DATA_REMOTE"))
+        remote = sample_remote
+    stack = Stack(_environment(repository, remote), work, port=port, flower_port=flower_port)
     try:
         stack.start()
         click.echo(f"Flower shows the tasks: {stack.flower_url}")
@@ -357,14 +330,40 @@ def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_po
         stack.stop()
         (work / _ENVIRONMENT).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
-            work.rmdir()  # the sample, if there is one, stays
+            work.rmdir()  # fails, and so keeps the sample, where there is one
+
+
+def _announced_sample(directory: Path, remote: str | None) -> tuple[Path, str]:
+    """
+    Make the sample repository; returns it and the remote that it pushes to: *remote*, or one of its own.
+    """
+    try:
+        repository, own_remote = make_sample(directory)
+    except git.GitError as exc:
+        detail = exc.stderr.strip() if isinstance(exc, git.CommandError) else exc
+        raise DevError(f"the sample repository could not be made: {detail}") from exc
+    remote = remote or str(own_remote)
+    click.echo(f"Made a sample repository: {repository}, with the remote {remote}")
+    click.echo(f"To use it again later: ferry dev {repository} --remote {remote}")
+    return repository, remote
+
+
+def _environment(repository: Path, remote: str | None) -> dict[str, str]:
+    env = {**os.environ, "CFP_DATA_REPO_PATH": str(repository.resolve())}
+    if remote:
+        # git would resolve a relative path from the data repository.
+        env["CFP_DATA_REMOTE"] = str(Path(remote).resolve()) if Path(remote).exists() else remote
+    env.setdefault("CFP_DATA_BRANCH", _current_branch(repository))
+    # Flower's API shows the tasks; it listens on loopback, as the whole stack does.
+    env.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
+    return env
 
 
 def _write_environment(directory: Path, env: Mapping[str, str]) -> Path:
     """
     Write the stack's settings for a shell to source; a file, for they may hold secrets.
     """
-    path = directory / _ENVIRONMENT  # the directory is nobody else's to read
+    path = directory / _ENVIRONMENT  # only this user can read the directory
     lines = [f"export {name}={shlex.quote(env[name])}\n" for name in sorted(env) if name.startswith("CFP_")]
     path.write_text("".join(lines))
     return path
@@ -372,7 +371,7 @@ def _write_environment(directory: Path, env: Mapping[str, str]) -> Path:
 
 def _stop_requests() -> list[int]:
     """
-    Return a list that SIGINT and SIGTERM append to; a second one ends the waiting.
+    Return a list that SIGINT and SIGTERM append to; a second signal raises KeyboardInterrupt.
     """
     requests: list[int] = []
 
@@ -388,10 +387,10 @@ def _stop_requests() -> list[int]:
 
 def _current_branch(repository: Path) -> str:
     """
-    Return the branch that the repository's HEAD names, ``main`` where it names none.
+    Return the branch that the repository's HEAD names, or ``main``.
     """
     try:
         head = (repository / "HEAD").read_text().strip()
     except OSError:
-        return "main"  # no bare repository: the start will say what it is instead
+        return "main"  # not a bare repository: the start reports that
     return head.removeprefix("ref: refs/heads/") if head.startswith("ref: refs/heads/") else "main"
