@@ -1,9 +1,9 @@
 """
 The REST API over a gitsheets data repository.
 
-A write takes this way: ``api.records`` parses, authorises and answers;
-``transact`` makes one commit and queues one push; ``store.store`` turns records into
-git objects and is the only writer. From there ``ferry.worker`` takes over.
+The path of a write: ``api.records`` parses, authorises and answers; ``transact`` makes one commit and queues
+one push; ``store.transaction`` turns records into git objects, and ``store.store``, the only writer, moves
+the branch. From there ``ferry.worker`` takes over.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 def create_app(env: Mapping[str, str] | None = None, *, open_access: bool = False) -> Flask:
     """
-    Build the API, and queue what a start finds ahead of a remote.
+    Build the API, and queue a push of the commits that a remote lacks.
 
     Args:
         env: Environment variables; default: the process's own.
-        open_access: Ask nobody for a token. Only for a server that listens on
-            loopback alone, as ``ferry dev`` does.
+        open_access: Require no token. Only for a server that listens on loopback alone, as under
+            ``ferry dev``.
 
     Raises:
         SystemExit: After one line that names what is wrong with the environment

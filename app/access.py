@@ -16,10 +16,10 @@ from ferry.app.tokens import Tokens
 from ferry.worker.settings import Token
 
 ANYBODY = "dev"
-ANY_SHEET = ""  # what tells of no sheet's records, such as the list of their names
+ANY_SHEET = ""  # for what shows no record, such as the names of the sheets
 RELOAD_PATH = "/api/_internal/reload-data"
 STATUS_PATH = "/status"
-_FORM_BYTES = 16 * 1024  # the status page's forms; each carries a signed token of its own
+_FORM_BYTES = 16 * 1024  # the status page's forms
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="ferry"'}
 
 
@@ -28,7 +28,7 @@ def reader(sheet: str | None = None) -> None:
     Refuse the request unless its sender may read. Everyone may, unless ``CFP_API_READ`` is ``token``.
 
     Args:
-        sheet: The sheet that is read, or ``ANY_SHEET``; None: what tells of all sheets' records.
+        sheet: The sheet that is read, or ``ANY_SHEET``; None: the request shows every sheet's records.
 
     Raises:
         Problem: 401 without a known token, 403 where the token may not read that sheet.
@@ -43,10 +43,11 @@ def reader(sheet: str | None = None) -> None:
 
 def writer(*sheets: str) -> str:
     """
-    Return the name of whoever sends this request, who may write *sheets*.
+    Return the name of the sender of this request; refuse it unless the sender may write *sheets*.
 
     Raises:
-        Problem: 401 without a known token, 403 where nobody may write, or not to one of them.
+        Problem: 401 without a known token; 403 if the server accepts no writes, or the token may not write
+            one of the sheets.
     """
     if services().open_access:
         return ANYBODY
@@ -54,8 +55,8 @@ def writer(*sheets: str) -> str:
         raise Problem(
             403,
             "writes-closed",
-            "This server takes no writes.",
-            "An operator names writers in CFP_API_TOKENS or CFP_API_TOKENS_PATH.",
+            "This server accepts no writes.",
+            "An operator can add writers to CFP_API_TOKENS or CFP_API_TOKENS_PATH.",
         )
     name, token = _known()
     refused = sorted(set(sheets) - token.sheets) if token.sheets is not None else []
@@ -69,16 +70,16 @@ def _out_of_scope(name: str, what: str, scope: frozenset[str] | None) -> Problem
         403,
         "scope-missing",
         f"The token of {name} may not {what}.",
-        f"Its sheets are: {', '.join(sorted(scope or ())) or 'none'}; an operator grants more.",
+        f"Its sheets are: {', '.join(sorted(scope or ())) or 'none'}. An operator can grant more.",
     )
 
 
 def client_of(authorization: str, address: str, tokens: Tokens) -> str:
     """
-    Return what tells the sender of a request from others: the name of a known token, or else the address.
+    Return the key that identifies the sender of a request: its token's name, or else its address.
 
     Args:
-        authorization: The header of that name. What is not a known token in it counts for nothing.
+        authorization: The request's header. A token that is not known is ignored.
     """
     known = tokens.find(token) if (token := _token_in(authorization)) else None
     return f"token {known[0]}" if known else address_key(address)
@@ -86,14 +87,14 @@ def client_of(authorization: str, address: str, tokens: Tokens) -> str:
 
 def may_send(services: Services, path: str, authorization: str) -> int:
     """
-    Return how many bytes of a request's body are read, as far as its path and its sender allow.
+    Return how many bytes of a request's body to read, by its path and its sender.
 
     Args:
-        authorization: The header of that name.
+        authorization: The request's header.
     """
     settings, token = services.pipeline.settings, _token_in(authorization)
     if path == RELOAD_PATH:
-        return settings.api_max_body_bytes  # a webhook may be known by its body's signature
+        return settings.api_max_body_bytes  # the signature of a webhook covers its body
     if path.startswith(f"{STATUS_PATH}/"):
         return _FORM_BYTES
     is_known = services.open_access or services.tokens.find(token) is not None
@@ -112,10 +113,10 @@ def _known() -> tuple[str, Token]:
 
 def operator() -> None:
     """
-    Let only an operator pass.
+    Refuse the request unless an operator sent it.
 
     Raises:
-        Problem: 401 without the admin token, 503 where none is set.
+        Problem: 401 without the admin token, 503 if none is set.
     """
     if services().open_access:
         return
@@ -129,22 +130,25 @@ def admin_token() -> str:
     Return the operators' token.
 
     Raises:
-        Problem: 503 where none is set.
+        Problem: 503 if none is set.
     """
     known = services().pipeline.settings.admin_token
     if known is None:
         raise Problem(
-            503, "admin-closed", "The operators' endpoints are closed.", "Set CFP_ADMIN_TOKEN to open them."
+            503,
+            "admin-closed",
+            "The operators' endpoints are off.",
+            "Set CFP_ADMIN_TOKEN to enable them.",
         )
     return known
 
 
 def is_admin_token(given: str) -> bool:
     """
-    Whether *given* is the operators' token; compared in constant time.
+    Whether *given* is the operators' token. Compares in constant time.
 
     Raises:
-        Problem: 503 where none is set.
+        Problem: 503 if none is set.
     """
     return hmac.compare_digest(admin_token().encode(), given.encode())
 
@@ -154,7 +158,7 @@ def is_operator_by_header() -> bool:
     Whether the request carries the operators' token as a bearer token.
 
     Raises:
-        Problem: 503 where none is set.
+        Problem: 503 if none is set.
     """
     token = _token_in(request.headers.get("Authorization", ""))
     if token and not is_admin_token(token):
@@ -164,17 +168,20 @@ def is_operator_by_header() -> bool:
 
 def reloader() -> None:
     """
-    Let only pass who may have the repository reloaded: the remote's webhook.
+    Refuse the request unless it carries the reload secret.
 
     Raises:
-        Problem: 401 without the secret, 503 where none is set.
+        Problem: 401 without the secret, 503 if none is set.
     """
     if services().open_access:
         return
     known = services().pipeline.settings.data_reload_secret
     if known is None:
         raise Problem(
-            503, "reload-closed", "The reload webhook is closed.", "Set CFP_DATA_RELOAD_SECRET to open it."
+            503,
+            "reload-closed",
+            "The reload webhook is off.",
+            "Set CFP_DATA_RELOAD_SECRET to enable it.",
         )
     if not hmac.compare_digest(known.encode(), _bearer().encode()):
         raise wrong_token("The token is not the reload secret.")
@@ -182,7 +189,7 @@ def reloader() -> None:
 
 def wrong_token(detail: str) -> Problem:
     """
-    Count a token that is not the right one, and return what its sender is told.
+    Count a wrong token against its sender's limit, and return the problem to answer with.
     """
     services().limits.wrong_token(request.remote_addr or "")
     return _unauthorised(detail)

@@ -43,7 +43,7 @@ class Arrivals:
         ]
         self._closing = False
         self._start_afresh()
-        os.register_at_fork(after_in_child=self._start_afresh)  # threads do not survive it
+        os.register_at_fork(after_in_child=self._start_afresh)  # threads do not survive a fork
 
     def _start_afresh(self) -> None:
         self._moved = threading.Condition()
@@ -51,7 +51,7 @@ class Arrivals:
         self._waiting = 0
         self._at_next: list[Callable[[], object]] = []
         self._listening: INotify | None = None
-        self._listen_at = 0.0  # monotonic seconds, before which it is not tried
+        self._listen_at = 0.0  # monotonic seconds; no try before that
         self._looking = threading.Lock()
         self._seen: tuple[int, float, Any] | None = None
 
@@ -62,7 +62,7 @@ class Arrivals:
         Args:
             happened: Called without a lock, and again after each wake-up; see also ``see``.
             timeout_s: Seconds to wait at most.
-            is_gone: Whether nobody waits for the answer any more.
+            is_gone: Whether the client has gone.
         """
         deadline = time.monotonic() + timeout_s
         with self._moved:
@@ -86,10 +86,10 @@ class Arrivals:
 
     def see(self, look: Callable[[], T]) -> T:
         """
-        Return what *look* returns: one call of it serves all who ask until the next wake-up, or for a second.
+        Return what *look* returns. One call serves all callers until the next wake-up, or for a second.
 
         Args:
-            look: The same for all who ask.
+            look: The same function in every call.
         """
         with self._looking:
             wake_ups = self._wake_ups
@@ -100,9 +100,9 @@ class Arrivals:
 
     def call_at_next(self, function: Callable[[], object]) -> None:
         """
-        Call *function* once, in a thread of ours, at the next wake-up, or after about a second.
+        Call *function* once, in this object's thread, at the next wake-up or after about a second.
 
-        Where the machine gives no thread or watch it is not called; who asks has a timeout of its own.
+        If the machine has no thread or watch left, it is not called: the caller needs its own timeout.
         """
         with self._moved:
             self._at_next.append(function)
@@ -110,7 +110,7 @@ class Arrivals:
 
     def forget(self) -> None:
         """
-        Have the next who asks look again: what was seen is known to be old.
+        Make the next ``see`` call its *look*: the result at hand is known to be old.
         """
         with self._looking:
             self._seen = None
@@ -118,18 +118,18 @@ class Arrivals:
     @property
     def is_closing(self) -> bool:
         """
-        Whether this process is to end, so that nobody may wait for long.
+        Whether this process is about to end, so that no request may wait for long.
         """
         return self._closing
 
     def close_on(self, number: signal.Signals) -> None:
         """
-        End every wait when the signal *number* comes, and then do what was to be done at it.
+        End every wait when the signal *number* comes, then call its previous handler.
         """
         obey = signal.getsignal(number)
 
         def close(number: int, frame: FrameType | None) -> None:
-            self._closing = True  # seen within a second; to notify could meet our own lock
+            self._closing = True  # seen within a second; notifying here could deadlock on our own lock
             if callable(obey):
                 obey(number, frame)
 
@@ -137,7 +137,7 @@ class Arrivals:
 
     def _listen(self) -> None:
         """
-        Have a thread listen; without it, those who wait look again each second, and it is tried again then.
+        Start the thread that listens. Without it, waiting requests look each second and retry the start.
         """
         if self._listening or time.monotonic() < self._listen_at:
             return
@@ -149,7 +149,7 @@ class Arrivals:
                     inotify.add_watch(directory, flags.MOVED_TO | flags.CREATE)
                 threading.Thread(target=self._wake, args=(inotify,), name="arrivals", daemon=True).start()
             except (OSError, RuntimeError):
-                # The machine gives no further inotify, watch or thread; or git has removed a directory.
+                # The machine has no inotify instance, watch or thread left, or git has removed a directory.
                 return
             self._listening = inotify
             stack.pop_all()
@@ -160,7 +160,7 @@ class Arrivals:
             while goes_on:
                 events = inotify.read(timeout=int(_LOOK_AGAIN_S * 1000))
                 with self._moved:
-                    # Without its directory a watch is at an end; whoever waits has another one made.
+                    # A watch ends with its directory; the next wait makes a new one.
                     waited_for = self._waiting > 0 or bool(self._at_next)
                     goes_on = waited_for and not any(event.mask & flags.IGNORED for event in events)
                     if not goes_on:

@@ -1,5 +1,5 @@
 """
-What the store refuses, with a stable code and a hint for each.
+Errors of the store, each with a stable code and a hint.
 
     StoreError
     ├── SheetNotFoundError, RecordNotFoundError, CommitNotFoundError, AttachmentNotFoundError
@@ -69,11 +69,11 @@ class CommitNotFoundError(StoreError):
 
 class RecordExistsError(StoreError):
     """
-    A record stands at the path that a new one would have.
+    A record already exists at the path of a new one.
     """
 
     code = "record-exists"
-    hint = "PUT replaces a record; to create another one change the fields that make its path."
+    hint = "PUT replaces a record. To create another record, change the fields that make its path."
 
 
 class PreconditionError(StoreError):
@@ -82,12 +82,12 @@ class PreconditionError(StoreError):
     """
 
     code = "precondition-failed"
-    hint = "GET the record again and repeat the change on what it is now."
+    hint = "GET the record again, and repeat the change on its current version."
 
 
 class InvalidPathError(StoreError):
     """
-    A record's fields render to a path that cannot be stored safely.
+    A record's fields make a path that cannot be stored safely.
     """
 
     code = "path-invalid"
@@ -96,10 +96,10 @@ class InvalidPathError(StoreError):
 
 class InvalidRecordError(StoreError):
     """
-    A record breaks its sheet's schema, or holds what TOML cannot.
+    A record breaks its sheet's schema, or has a value that TOML cannot hold.
 
     Attributes:
-        errors: One ``{"field", "message"}`` for each offence.
+        errors: One ``{"field", "message"}`` for each fault.
     """
 
     code = "validation-failed"
@@ -164,34 +164,34 @@ class SheetConfigError(StoreError):
 
 class UnreadableRecordError(StoreError):
     """
-    A file of the sheet is not what a record of it is.
+    A file of the sheet is not a valid record.
     """
 
     code = "record-unreadable"
-    hint = "Correct the file in the data repository, with git."
+    hint = "Correct the file in the data repository with git."
 
 
 class AttachmentUnreadableError(StoreError):
     """
-    An attachment is too large to be read in the way in which the repository has it.
+    An attachment is too large to be read as the repository has packed it.
     """
 
     code = "attachment-unreadable"
-    hint = "An operator packs it anew: git -c core.bigFileThreshold=1m repack -a -F"
+    hint = "An operator can repack it: git -c core.bigFileThreshold=1m repack -a -F"
 
 
 class SheetTooLargeError(StoreError):
     """
-    A sheet takes more memory than there is for lists.
+    A sheet takes more memory than lists may use.
     """
 
     code = "sheet-too-large"
-    hint = "Read its records one by one, or an operator divides the sheet."
+    hint = "Read its records one by one, or ask an operator to split the sheet."
 
 
 class BusyError(StoreError):
     """
-    Another writer kept the repository for too long.
+    Another writer held the repository for too long.
     """
 
     code = "repository-busy"

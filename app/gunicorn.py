@@ -22,7 +22,7 @@ def gunicorn_main() -> int | None:
     """
     Return the id of gunicorn's main process, if this is one of its workers.
 
-    To be asked before the app handles signals of its own.
+    Call it before the app installs its own signal handlers.
     """
     # A worker handles SIGTERM when it builds the app; under --preload the main process does not yet.
     worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)

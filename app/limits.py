@@ -18,31 +18,31 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from ferry.app.problems import Problem
 
 WRONG_TOKENS = "30 per minute"
-# Some proxies name the client's port, too, which is another with each connection.
+# Some proxies also name the client's port, which differs with each connection.
 _WITH_PORT = re.compile(r"\[([^\]]+)\](?::[0-9]+)?|([^:]+):[0-9]+")
-_NETWORK_BITS = 64  # who has one address of such an IPv6 network has all of them
+_NETWORK_BITS = 64  # a client with one address of such an IPv6 network has all of them
 
 
 class Limits:
     """
-    Counts by client, and refuses what is beyond a limit.
+    Counts requests and wrong tokens by client, and refuses those beyond the limit.
 
     Args:
-        rate: Requests of one client, such as ``600 per minute``; None: any number.
+        rate: Requests of one client, such as ``600 per minute``; None: no limit.
     """
 
     def __init__(self, rate: str | None) -> None:
-        # Its memory grows with the clients of two windows, and not with their requests.
+        # Its memory grows with the number of clients in two windows, not with their requests.
         self._counter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._rate = parse(rate) if rate else None
         self._wrong = parse(WRONG_TOKENS)
 
     def request(self, client: str) -> dict[str, str]:
         """
-        Count a request of *client*; returns the headers that tell it where it stands.
+        Count a request of *client*; returns the headers that show its limit.
 
         Raises:
-            Problem: 429, it is one too many.
+            Problem: 429 beyond the limit.
         """
         if self._rate is None:
             return {}
@@ -51,12 +51,12 @@ class Limits:
 
     def wrong_token(self, address: str) -> None:
         """
-        Count a token from *address* that is not known.
+        Count an unknown token from *address*.
 
-        A known token is never refused for it: others may share the address.
+        Requests with a known token are not refused for it: several clients may share the address.
 
         Raises:
-            Problem: 429, it is one too many.
+            Problem: 429 beyond the limit.
         """
         self._count(self._wrong, address_key(address), "Wrong tokens are limited to")
 
@@ -83,7 +83,7 @@ class Limits:
 
 def address_key(address: str) -> str:
     """
-    Return what stands for all addresses that the client at *address* may choose from.
+    Return the key for *address*: the whole IPv6 network that its client may choose addresses from.
     """
     found = _WITH_PORT.fullmatch(address)
     try:
@@ -92,6 +92,6 @@ def address_key(address: str) -> str:
         return address
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
-    if parsed.ipv4_mapped:  # how a socket for both kinds shows an IPv4 client: all would be one network
+    if parsed.ipv4_mapped:  # a socket for IPv4 and IPv6 shows IPv4 clients so, all in one network
         return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed, _NETWORK_BITS), strict=False))

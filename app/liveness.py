@@ -20,11 +20,11 @@ _PATIENCE_S = 0.9
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
     """
-    What is known of the workers of this repository.
+    The state of this repository's workers.
 
     Attributes:
-        state: ``alive``, ``none`` where none answers, ``unknown`` where the broker does not.
-        names: Those that answered.
+        state: ``alive``; ``none`` if no worker answers; ``unknown`` if the broker does not.
+        names: The workers that answered.
     """
 
     state: Literal["alive", "none", "unknown"]
@@ -36,7 +36,7 @@ _UNKNOWN = Workers(state="unknown")
 
 class Liveness:
     """
-    Asks the workers now and then, beside the requests.
+    Pings the workers now and then, in a thread beside the requests.
 
     Args:
         celery: An app that was built as a publisher.
@@ -51,7 +51,7 @@ class Liveness:
 
     def look(self) -> Workers:
         """
-        Return what is known; waits, less than a second, only where nothing is.
+        Return the last known state. Waits, less than a second, only if none is known.
         """
         with self._changed:
             if not self._asking and self._age_s() > _FRESH_S:

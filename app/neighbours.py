@@ -1,9 +1,9 @@
 """
-Whom a server answers that asks for no token: programs on its own machine, and its own pages.
+Which requests a server without tokens answers: those of programs on its own machine, and of its own pages.
 
-A page from anywhere may have its visitor's browser send requests to loopback, and one
-whose name was made to lead there (DNS rebinding) may read the answers. Browsers say so: by
-``Host``, ``Origin`` and ``Sec-Fetch-Site``. ``ferry dev`` asks this of each request to the API and to Flower.
+Any web page can make its visitor's browser send requests to loopback, and a page whose name resolves to
+loopback (DNS rebinding) can read the answers. The headers ``Host``, ``Origin`` and ``Sec-Fetch-Site`` show
+that. Under ``ferry dev`` the API and Flower check each request here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OWN_SITE = (None, "same-origin", "none")  # None: no browser; "none": typed int
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """
-    Why a request is not answered.
+    Why a request is refused.
 
     Attributes:
         code: ``foreign-host`` or ``cross-site``.
@@ -35,11 +35,11 @@ def refusal(
     method: str, header: Callable[[str], str | None], origins: Collection[str] = ()
 ) -> Refusal | None:
     """
-    Return why a request is not answered; None where it is.
+    Return why a request is refused, or None.
 
     Args:
-        header: Returns the request's header of a name.
-        origins: Other origins whose pages may write; ``*`` is none of them.
+        header: Returns the request's header of that name.
+        origins: Other origins whose pages may write; ``*`` does not count.
     """
     host = header("Host") or ""
     if host and not _is_loopback(host):
@@ -51,7 +51,7 @@ def refusal(
     origin, site = header("Origin"), header("Sec-Fetch-Site")
     if origin is not None and origin in origins and origin != "*":
         return None
-    # A page that sends no referrer has no origin either, such as our own: then the browser's word counts.
+    # A page without a referrer, such as ours, has no origin either; then Sec-Fetch-Site decides.
     is_ours = urlsplit(origin or "").netloc == host or (origin == "null" and site == "same-origin")
     if origin is not None and not is_ours:
         return Refusal("cross-site", f"A page of {origin[:80]!r} sent the request.")
@@ -62,7 +62,7 @@ def refusal(
 
 def is_own_site(site: str | None) -> bool:
     """
-    Whether a request with this ``Sec-Fetch-Site`` is of no other site's page.
+    Whether a request with this ``Sec-Fetch-Site`` did not come from another site's page.
     """
     return site in _OWN_SITE
 

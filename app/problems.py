@@ -45,7 +45,7 @@ _CODES = {
     429: "rate-limited",
 }
 _HINTS = {
-    404: "GET /api/sheets lists what there is.",
+    404: "GET /api/sheets lists the sheets.",
     405: "The Allow header lists the methods of this resource.",
     413: "Send a smaller body.",
     429: "Wait as long as Retry-After says.",
@@ -54,12 +54,12 @@ _HINTS = {
 
 class Problem(Exception):
     """
-    An error that a client is told of.
+    An error that is answered as a problem document.
 
     Args:
         status: HTTP status.
         code: Stable name, for programs.
-        detail: What is wrong with this request, for people.
+        detail: What is wrong with this request, in a sentence.
         hint: What to do next.
         headers: Further response headers.
         members: Further members of the problem document.
@@ -95,7 +95,7 @@ class Problem(Exception):
         response = Response(
             json.dumps(document) + "\n", self.status, self.headers, content_type="application/problem+json"
         )
-        # Here, too: the server answers with some before Flask is asked.
+        # Set here too: the server answers some problems before Flask is called.
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
@@ -113,7 +113,7 @@ def register(app: Flask) -> None:
 
 def store_problem(error: errors.StoreError, **more: Any) -> Problem:
     """
-    Return what a client is told of *error*.
+    Return the problem that *error* is answered with.
     """
     status = _STATUS_OF[type(error)]
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
@@ -127,10 +127,8 @@ def _store_error(error: errors.StoreError) -> Response:
 
 def _repository_error(error: RepositoryError) -> Response:
     log().error("api.repository_failed", error=str(error), method=request.method, path=request.path)
-    hint = (
-        "GET /api/commits shows what was written. An operator finds the cause in the log, or with: git fsck"
-    )
-    return Problem(503, "repository-unavailable", "The data repository cannot be used now.", hint).response()
+    hint = "GET /api/commits shows what was written. An operator finds the cause in the log or with: git fsck"
+    return Problem(503, "repository-unavailable", "The data repository cannot be read now.", hint).response()
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -146,10 +144,13 @@ def _http_error(error: HTTPException) -> Response:
 
 
 def _unexpected(error: Exception) -> Response:
-    # The process's edge: a client gets a problem document whatever happens, and
-    # the cause goes to the log and to Sentry, never into the response.
+    # The process's edge: the client gets a problem document in any case. The cause goes to the log and to
+    # Sentry, never into the response.
     log().exception("api.unexpected_error", method=request.method, path=request.path)
     sentry_sdk.capture_exception(error)
     return Problem(
-        500, "internal-error", "The server met an error of its own.", "Tell the operators."
+        500,
+        "internal-error",
+        "An error occurred in the server.",
+        "Report the X-Request-Id to the operators.",
     ).response()

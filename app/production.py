@@ -3,8 +3,8 @@ gunicorn's configuration for the API in production.
 
     gunicorn --config python:ferry.app.production --bind 0.0.0.0:8000 'ferry.app:create_app()'
 
-What it promises, and ``gunicorn 'ferry.app:create_app()'`` alone does not: waits and streams take no
-thread, every read and write has a deadline, and health is answered whatever else waits.
+With it, and not with ``gunicorn 'ferry.app:create_app()'`` alone, waits and streams take no thread, every
+read and write has a deadline, and health is answered whatever else waits.
 """
 
 from __future__ import annotations
@@ -15,4 +15,4 @@ logger_class = FerryLogger
 worker_class = "ferry.app.server.worker.Worker"
 threads = 8
 keepalive = 5  # seconds an idle connection is kept
-control_socket_disable = True  # one user's processes would share it, of whatever repository
+control_socket_disable = True  # all gunicorns of one user would share it, whatever their repository

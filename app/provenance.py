@@ -1,7 +1,7 @@
 """
-Who changed what: a commit's author, message and trailers, from the request that makes it.
+A commit's author, message and trailers, from the request that makes it.
 
-Never an address, a user agent, a token or a body: a commit is public, and for ever.
+They never contain an address, a user agent, a token or a body: a commit is public for ever.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """
-    What a commit says of itself.
+    The description of a commit.
 
     Attributes:
         message: ``ACTOR: METHOD PATH``, and the caller's own summary below it.
@@ -42,7 +42,7 @@ def provenance(
     actor: str, action: str, subjects: Sequence[tuple[str, str]], *, summary: str | None = None
 ) -> Provenance:
     """
-    Describe the commit of the request that is being handled.
+    Describe the commit that the current request makes.
 
     Args:
         actor: Name of the token that was used.
@@ -51,11 +51,11 @@ def provenance(
         summary: The caller's own words; default: the header ``Commit-Message``, percent-encoded UTF-8.
 
     Raises:
-        Problem: 400 where the summary cannot stand in a commit.
+        Problem: 400 if the summary cannot be part of a commit.
     """
     said = _checked(unquote(request.headers.get("Commit-Message", "")) if summary is None else summary)
     message = f"{actor}: {request.method} {quote(request.path)}"
-    # What gitsheets adds as trailers is one line each.
+    # A trailer is one line.
     subject_lines = [
         (name, quote(value, safe="/ ", errors="replace"))
         for subject in subjects
@@ -70,7 +70,7 @@ def provenance(
 
 def request_id() -> str:
     """
-    Return the id of the request that is being handled: the client's own, if it is fit to be one.
+    Return the id of the current request: the client's own, if it is valid.
     """
     if "request_id" not in g:
         given = request.headers.get("X-Request-Id", "")
@@ -80,7 +80,7 @@ def request_id() -> str:
 
 def _named(subject: tuple[str, str]) -> list[tuple[str, str]]:
     sheet, path = subject
-    # Where the fields make no path, the write fails or gitsheets knows a field that was not sent.
+    # Without a path, the write fails, or gitsheets fills in a field that was not sent.
     return [("Subject-Type", sheet), *([("Subject-Path", path)] if path else [])]
 
 

@@ -14,15 +14,15 @@ from werkzeug.wsgi import get_input_stream
 
 class WholeRequest(Request):
     """
-    Flask's request; a body beyond ``max_content_length`` is 413 where its length was not declared, too.
+    Flask's request. A body beyond ``max_content_length`` is 413 even if its length was not declared.
 
-    werkzeug hands out as much of such a body as the limit allows, and says nothing.
+    werkzeug silently truncates such a body at the limit.
     """
 
     @cached_property
     def stream(self) -> IO[bytes]:
         """
-        The body as it comes, up to one byte beyond the limit.
+        The body as it arrives, up to one byte beyond the limit.
         """
         limit = self.max_content_length
         if limit is not None and (self.content_length or 0) > limit:

@@ -1,5 +1,5 @@
 """
-What the API's views work with, built once per process by ``create_app``.
+The parts that the API's views use, built once per process by ``create_app``.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Services:
         push_queue: Where a commit's push is queued.
         listing: Parsed records of whole sheets.
         idempotency: The answers to requests with an Idempotency-Key.
-        arrivals: Wakes whoever waits for a commit to arrive.
+        arrivals: Wakes the requests that wait for a commit to arrive.
         liveness: Whether a worker answers.
-        tokens: Who may write, and read where that needs a token.
-        limits: How much one client may ask for.
-        open_access: Whether nobody is asked for a token, as under ``ferry dev``.
+        tokens: The tokens that may write, and read where reading needs one.
+        limits: How many requests one client may make.
+        open_access: Whether requests need no token, as under ``ferry dev``.
     """
 
     pipeline: Pipeline

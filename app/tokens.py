@@ -1,5 +1,5 @@
 """
-The tokens that are known at this moment: those of the environment, and those of a file that may change.
+The API's tokens: those of the environment, and those of a file that is read again when it changes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ferry.worker.settings import Settings, Token, parse_tokens
 
 class Tokens:
     """
-    Finds whose a token is.
+    Looks up tokens.
 
     Args:
-        settings: With the tokens, and the file of more of them.
+        settings: They hold the tokens, and name the file.
 
     Raises:
-        SettingsError: The file cannot be read, or holds something else.
+        SettingsError: The file cannot be read or parsed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -41,10 +41,10 @@ class Tokens:
 
     def find(self, token: str) -> tuple[str, Token] | None:
         """
-        Return name and rights of whoever holds *token*, or None.
+        Return the name and the rights of *token*, or None.
         """
         digest = hashlib.sha256(token.encode()).hexdigest()
-        # Every digest is compared, so that the time taken names nobody.
+        # Compares every digest, so that the time taken does not depend on the token.
         found = [
             (name, each) for name, each in self.known().items() if hmac.compare_digest(each.digest, digest)
         ]
@@ -52,9 +52,9 @@ class Tokens:
 
     def known(self) -> Mapping[str, Token]:
         """
-        Return every token by name. Where a name stands in the file too, the file counts.
+        Return every token by name. The file overrides the environment.
 
-        A file that cannot be read now is logged, and the tokens that it had before stay known.
+        If the file cannot be read now, that is logged, and its previous tokens stay valid.
         """
         if self._path is None:
             return self._fixed

@@ -35,11 +35,11 @@ def transact(
         message: The commit's message, without trailers.
         author: Name and e-mail address.
         trailers: Key and value of each trailer.
-        evaluations: What is known of what runs apart; see ``ferry.app.sheets.evaluation``.
+        evaluations: Results of the code that runs apart; see ``ferry.app.sheets.evaluation``.
 
     Raises:
-        NotEvaluatedError: It lacks something.
-        StoreError: What the store refuses; see ``ferry.app.store.store``.
+        NotEvaluatedError: *evaluations* lacks a result.
+        StoreError: The store refuses the change.
     """
     with (
         transacting(),

@@ -1,5 +1,5 @@
 """
-Files beside a record: photos, documents, whatever belongs to it.
+Attachments: files that belong to a record, such as photos and documents.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def index(sheet: str, path: str) -> ResponseReturnValue:
 @bp.get("/<name>")
 def show(sheet: str, path: str, name: str) -> ResponseReturnValue:
     """
-    Return an attachment's bytes; takes ranges. Its type follows from its name.
+    Return an attachment's bytes, or a range of them. The media type follows from its name.
     """
     snapshot = snapshot_of(request.args.get("at"))
     if is_record(snapshot, sheet, address := f"{path}/attachments/{name}"):
         return records.show(sheet, address)
     if name in ("history", "attachments") and not owns(snapshot.territory, snapshot.sheet(sheet), path):
-        # No record stands at `path`, so the one meant has the name "attachments".
+        # There is no record at `path`, so the request is for the record named "attachments".
         beside = records.history if name == "history" else index
         return beside(sheet, f"{path}/attachments")
     blob = snapshot.attachments(snapshot.sheet(sheet), path).get(name)
@@ -63,7 +63,7 @@ def show(sheet: str, path: str, name: str) -> ResponseReturnValue:
     response.direct_passthrough = False
     response.response, response.content_length = content, len(content)
     response.headers["Accept-Ranges"] = "bytes"
-    # Whoever may write may upload a page with a script in it; it must not run as ours.
+    # An attachment may be a page with a script; it must not run with this site's rights.
     response.headers["Content-Security-Policy"] = "sandbox; default-src 'none'"
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
@@ -72,7 +72,7 @@ def show(sheet: str, path: str, name: str) -> ResponseReturnValue:
 @bp.put("/<name>")
 def replace(sheet: str, path: str, name: str) -> ResponseReturnValue:
     """
-    Store the body as an attachment, in the place of another of that name if there is one.
+    Store the body as an attachment; it replaces one of the same name.
     """
     if is_record(services().store.snapshot(), sheet, address := f"{path}/attachments/{name}"):
         return records.replace(sheet, address)

@@ -1,5 +1,5 @@
 """
-The branch's commits, and which remotes have them.
+Commits of the branch, and which remotes have them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ bp = Blueprint("commits", __name__, url_prefix="/api/commits")
 @bp.get("")
 def index() -> ResponseReturnValue:
     """
-    List commits, newest first, and none before one of its children.
+    List commits, newest first; a commit comes after its children.
     """
     page = page_of(request.args, request.path)
     repository = services().pipeline.repository
@@ -55,7 +55,7 @@ def show(name: str) -> ResponseReturnValue:
 
 def commit_documents(pipeline: Pipeline, commits: Sequence[Commit]) -> list[dict[str, Any]]:
     """
-    Return commits of the branch as clients see them.
+    Return the JSON documents of *commits* of the branch.
     """
     states = branch_states(pipeline, commits)
     return [_document(commit, each) for commit, each in zip(commits, states, strict=True)]
@@ -76,7 +76,7 @@ def _document(commit: Commit, states: Mapping[str, str]) -> dict[str, Any]:
 
 def _trailers(commit: Commit) -> dict[str, str | list[str]]:
     """
-    Return each trailer's value; a list where it stands several times.
+    Return each trailer's value; a list if the trailer occurs several times.
     """
     values: dict[str, list[str]] = {}
     for key, value in commit.trailer_lines:

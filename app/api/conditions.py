@@ -20,7 +20,7 @@ _RANGE = re.compile(r"\s*([0-9]{0,40})\s*-\s*([0-9]{0,40})\s*")
 
 def require(version: str | None, what: str) -> None:
     """
-    Check the conditions of a write against the *version* that stands there; None where nothing does.
+    Check the conditions of a write against the current *version*; None if there is none.
 
     Raises:
         PreconditionError: ``If-Match`` or ``If-None-Match`` does not hold.
@@ -28,12 +28,12 @@ def require(version: str | None, what: str) -> None:
     if "If-Match" in request.headers:
         require_match(request.if_match, version, what)
     if version is not None and request.if_none_match.contains_weak(version):
-        raise PreconditionError(f"{what} exists already, in a version that If-None-Match names.")
+        raise PreconditionError(f"{what} already exists, in a version that If-None-Match names.")
 
 
 def require_match(wanted: ETags, version: str | None, what: str) -> None:
     """
-    Check that *version* is one of those *wanted*; a weak one is none.
+    Check that *version* is one of *wanted*, of which the weak ones do not count.
 
     Raises:
         PreconditionError: It is not.
@@ -46,10 +46,10 @@ def require_match(wanted: ETags, version: str | None, what: str) -> None:
 
 def answer_conditionally(response: Response) -> None:
     """
-    Turn the answer to a successful read into 304, 412, 206 or 416 where the request asks for that.
+    Turn the answer to a successful read into 304, 412, 206 or 416 if the request asks for it.
 
-    Ranges are served where the answer says ``Accept-Ranges: bytes``, one at a time: a request for several is
-    answered with the whole, as is one that makes no sense.
+    An answer with ``Accept-Ranges: bytes`` is served by range, one range at a time. A request for several, or
+    for an invalid one, gets the whole.
     """
     if request.method not in ("GET", "HEAD") or response.status_code != 200 or response.is_streamed:
         return
@@ -58,7 +58,7 @@ def answer_conditionally(response: Response) -> None:
     etag = str(response.get_etag()[0])
     try:
         if "If-Match" in request.headers:
-            require_match(request.if_match, etag, "What stands here")
+            require_match(request.if_match, etag, "The resource")
     except PreconditionError as exc:
         _become(response, store_problem(exc))
         return
@@ -77,9 +77,10 @@ def _answer_range(response: Response, etag: str) -> None:
     if wanted is None or len(wanted) > 1:
         return
     if not wanted:
-        hint = "Ask for bytes that there are; Content-Range says how many."
+        hint = "Ask for a range inside the resource; Content-Range gives its size."
         headers = {"Content-Range": f"bytes */{len(content)}"}
-        problem = Problem(416, "range-unsatisfiable", "There are no such bytes.", hint, headers=headers)
+        detail = "The range is outside the resource."
+        problem = Problem(416, "range-unsatisfiable", detail, hint, headers=headers)
         _become(response, problem)
         return
     first, end = wanted[0]
@@ -93,7 +94,7 @@ def _answer_range(response: Response, etag: str) -> None:
 
 def _wanted(header: str, length: int) -> list[tuple[int, int]] | None:
     """
-    Return first byte and end of each range that can be served; None where the header is to be ignored.
+    Return first byte and end of each range that can be served; None if the header must be ignored.
     """
     ranges = _BYTES.fullmatch(header)
     parsed = [_RANGE.fullmatch(each) for each in ranges[1].split(",")] if ranges else [None]
@@ -113,7 +114,7 @@ def _wanted(header: str, length: int) -> list[tuple[int, int]] | None:
 
 def _become(response: Response, problem: Problem) -> None:
     """
-    Make *response* the answer to *problem*; other headers stay.
+    Turn *response* into the answer to *problem*; keep its other headers.
     """
     answer = problem.response()
     for name in ("ETag", "Accept-Ranges", "Content-Disposition"):

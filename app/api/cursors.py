@@ -1,5 +1,5 @@
 """
-Pages of a list: how many, and from where on.
+Pagination: ``limit``, ``cursor`` and ``at`` of a list.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ferry.app.problems import Problem
 from ferry.app.records.weight import weight_of
 
 DEFAULT_LIMIT = 50
-PAGE_BYTES = 8 << 20  # of memory that a page's entries take; one entry is shown in any case
+PAGE_BYTES = 8 << 20  # of memory that a page's entries take; a page has at least one entry
 MAX_LIMIT = 1000
 T = TypeVar("T")
 _OFFSETS = range(2**31)  # what git takes for --skip
@@ -29,14 +29,14 @@ _OFFSETS = range(2**31)  # what git takes for --skip
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """
-    Which part of a list is asked for.
+    The part of a list that a request asks for.
 
     Attributes:
-        limit: How many entries at most.
-        offset: How many entries the pages before it had.
-        commit: The commit that the list is read from, where a cursor or ``at`` names one.
-        query: Which list is asked for, and what else the query says: a cursor goes with those.
-        is_continued: Whether a cursor was given.
+        limit: The most entries.
+        offset: How many entries the previous pages had.
+        commit: The commit to read the list from, if a cursor or ``at`` names one.
+        query: Digest of the address and the rest of the query, which a cursor belongs to.
+        is_continued: Whether the request has a cursor.
     """
 
     limit: int
@@ -54,7 +54,7 @@ class Page:
 
     def fitting(self, entries: Iterable[T]) -> list[T]:
         """
-        Return as many of *entries*, in order, as a page may have: by their number, and by what they take.
+        Return as many of *entries*, in order, as a page may have, by their number and their memory.
         """
         shown: list[T] = []
         room = PAGE_BYTES
@@ -67,12 +67,10 @@ class Page:
 
     def commit_is_gone(self) -> Problem | CommitNotFoundError:
         """
-        Return the error that says that the branch has no such commit (any more).
+        Return the error for a commit that the branch does not have, or no longer has.
         """
         if self.is_continued:
-            return _invalid(
-                "The branch has been rewritten since the page before, or has never had that page."
-            )
+            return _invalid("The branch was rewritten since the previous page, or never had that page.")
         return CommitNotFoundError(f"The branch has no commit {(self.commit or '')[:64]!r}.")
 
 
@@ -81,10 +79,10 @@ def page_of(arguments: MultiDict[str, str], path: str) -> Page:
     Read ``limit``, ``cursor`` and ``at`` from a query.
 
     Args:
-        path: The address of the list; a cursor of another one is refused.
+        path: The address of the list; a cursor of another list is refused.
 
     Raises:
-        Problem: 400 where one of them is wrong.
+        Problem: 400 if one of them is invalid.
     """
     text = arguments.get("limit", str(DEFAULT_LIMIT))
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= MAX_LIMIT:
@@ -100,9 +98,9 @@ def page_of(arguments: MultiDict[str, str], path: str) -> Page:
         if not re.fullmatch("[0-9a-f]{40}", commit) or type(offset) is not int or offset not in _OFFSETS:
             raise TypeError("not a commit and a number")
     except (ValueError, TypeError, RecursionError) as exc:
-        raise _invalid("The cursor is not one of ours.") from exc
+        raise _invalid("The cursor is invalid.") from exc
     if made_for != query:
-        raise _invalid("The cursor came from another query.")
+        raise _invalid("The cursor belongs to another query.")
     return Page(limit=int(text), offset=offset, commit=commit, query=query, is_continued=True)
 
 
@@ -116,5 +114,5 @@ def _invalid(detail: str) -> Problem:
         400,
         "cursor-invalid",
         detail,
-        "Give next_cursor as it was, to the same list with the same query; or start without one.",
+        "Send next_cursor unchanged, to the same list with the same query, or start without a cursor.",
     )

@@ -1,5 +1,5 @@
 """
-The API described for programs, and shown to people.
+The OpenAPI document, and the page that shows it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PAGE = """<!doctype html>
 </html>
 """
 _START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#page", validatorUrl: null, deepLinking: true});\n'
-# Swagger UI draws with inline styles and data: images; it needs nothing from elsewhere.
+# Swagger UI uses inline styles and data: images, and nothing from other sites.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -47,7 +47,7 @@ def openapi() -> ResponseReturnValue:
 @bp.get("/docs")
 def page() -> Response:
     """
-    Show the document to a person.
+    Show the document in a browser.
     """
     return _html(_PAGE)
 
@@ -55,7 +55,7 @@ def page() -> Response:
 @bp.get("/docs/start.js")
 def start() -> Response:
     """
-    Return what starts the page; a script in the page itself is what the policy forbids.
+    Return the script that starts the page: the policy forbids scripts in the page itself.
     """
     return Response(_START, content_type="text/javascript; charset=utf-8")
 

@@ -1,10 +1,9 @@
 """
 Commits and pushes as they happen: server-sent events.
 
-https://html.spec.whatwg.org/multipage/server-sent-events.html. Nothing is kept
-for it: an event's id says where the branch and the remotes stood, and what came
-after is read from git. So a client that comes back with ``Last-Event-ID``, to
-whichever process, after any restart, misses nothing.
+https://html.spec.whatwg.org/multipage/server-sent-events.html. The server stores nothing for it: an event's
+id names the tips of the branch and of the remotes, and later events are read from git. So a client that
+reconnects with ``Last-Event-ID`` to any process, after any restart, misses nothing.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ from ferry.worker.status import remote_statuses
 
 bp = Blueprint("events", __name__, url_prefix="/api/events")
 
-MAX_STREAMS = 64  # where each takes a thread of its process for as long as it lasts
+MAX_STREAMS = 64  # in a server where each stream takes a thread
 _HELLO = b"retry: 2000\n\n"
 _QUIET = b": nothing new\n\n"
-_KEEP_ALIVE_S = 15.0  # proxies end what says nothing for a minute
+_KEEP_ALIVE_S = 15.0  # proxies close a connection that is silent for a minute
 _MOST_MISSED = 1000
 _streams = threading.BoundedSemaphore(MAX_STREAMS)
-_history = threading.Lock()  # one stream asks git, and the others find what it said
+_history = threading.Lock()  # one stream asks git, and the others find its answer in the cache
 
-# Where the branch stands, and each remote, by name; "" for the branch itself. In the midst of what a merge
-# brought, the branch stands at several commits, joined by "+": what they contain has been told.
+# The tip of each remote, by name; "" for the branch itself. While the commits of a merge are sent one by one,
+# the branch has several tips, joined by "+": the client has been sent what they contain.
 Position = dict[str, str | None]
 
 
@@ -48,7 +47,7 @@ def stream() -> Response:
     Stream ``commit``, ``push`` and ``state`` events from now on, or from ``Last-Event-ID`` on.
 
     Raises:
-        Problem: 400 for an id that is not one of ours, 503 where too many are listening already.
+        Problem: 400 for an invalid id, 503 if the process serves too many streams.
     """
     given = request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
     position = _position(services().pipeline) if given is None else _read_id(given)
@@ -56,15 +55,15 @@ def stream() -> Response:
     is_left = leave(Streaming(look=listener.news, quiet=_QUIET, quiet_s=_KEEP_ALIVE_S))
     if not is_left and not _streams.acquire(blocking=False):
         raise Problem(
-            503, "too-many-streams", "This process serves no further event stream.",
-            "Come back later, or ask an operator for more API processes.", headers={"Retry-After": "5"},
+            503, "too-many-streams", "This process serves as many event streams as it can.",
+            "Try again later, or ask an operator for more API processes.", headers={"Retry-After": "5"},
         )  # fmt: skip
     begun = _HELLO if is_left else stream_with_context(_events(listener))
     response = Response(begun, content_type="text/event-stream")
     if not is_left:
         response.call_on_close(_streams.release)
     response.headers["Cache-Control"] = "no-cache"
-    response.headers["X-Accel-Buffering"] = "no"  # nginx would gather it up
+    response.headers["X-Accel-Buffering"] = "no"  # or nginx would buffer it
     return response
 
 
@@ -82,11 +81,11 @@ def _events(listener: _Listener) -> Iterator[bytes]:
 
 class _Listener:
     """
-    One client of the stream, and what it was told.
+    One client of the stream, and what it was sent.
 
     Args:
         built: The services of its process.
-        position: Where everything stood when it was told last.
+        position: The tips that it was sent last.
     """
 
     def __init__(self, built: Services, position: Position) -> None:
@@ -96,17 +95,17 @@ class _Listener:
 
     def is_behind(self) -> bool:
         """
-        Whether there is anything that it was not told.
+        Whether there is anything to send.
         """
         return _look(self.built) != (self._position, self._states)
 
     def news(self) -> bytes:
         """
-        Return what it was not told yet, as events.
+        Return the events that the client has not been sent yet.
         """
         now, states = _look(self.built)
         if _is_ahead(self.built.pipeline, self._position, now):
-            # Told by another process of what came since this one has looked, up to a second ago.
+            # Another process sent it commits that arrived since this process looked, up to a second ago.
             self.built.arrivals.forget()
             now, states = _look(self.built)
         told, before = self._position, self._states
@@ -124,14 +123,14 @@ class _Listener:
 
 def _look(built: Services) -> tuple[Position, dict[str, Any]]:
     """
-    Return where everything stands; one look serves all streams of this process.
+    Return the current tips and states; one look serves all streams of this process.
     """
     return built.arrivals.see(lambda: (_position(built.pipeline), _states_of(built.pipeline)))
 
 
 def _is_ahead(pipeline: Pipeline, position: Position, now: Position) -> bool:
     """
-    Whether *position* has commits that are not in *now*.
+    Whether *position* has commits that *now* lacks.
     """
     repository = pipeline.repository
     return any(
@@ -147,7 +146,7 @@ def _news(pipeline: Pipeline, before: Position, now: Position) -> Iterator[str]:
     at = dict(before)
     if new is not None and [new] != told:
         if told != [""] and not all(repository.contains(each, new) for each in told):
-            # Reconciled by a rebase, or too old a position: what lies between cannot be told.
+            # A rebase has rewritten the branch, or the position is too old: nothing lies between.
             yield _event("reset", {"commit": new}, now)
             return
         with _history:
@@ -170,7 +169,7 @@ def _news(pipeline: Pipeline, before: Position, now: Position) -> Iterator[str]:
             yield _event("push", {"remote": remote, "commit": head, "commits": commits}, at)
 
 
-# What lies between two commits never changes, and all streams ask at once.
+# The commits between two commits never change, and all streams ask at the same time.
 @lru_cache(maxsize=16)
 def _commits(repository: Repository, told: tuple[str, ...], new: str) -> list[Commit]:
     return repository.log(new, limit=_MOST_MISSED + 1, without=told, children_first=True)
@@ -207,8 +206,8 @@ def _read_id(text: str) -> Position:
             raise Problem(
                 400,
                 "event-id-invalid",
-                "Last-Event-ID is not one of ours.",
-                "Listen without one, from now on.",
+                "Last-Event-ID is invalid.",
+                "Connect without one, to get events from now on.",
             )
         position[remote] = head or None
     return position

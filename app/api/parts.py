@@ -1,5 +1,5 @@
 """
-A blob as the body of an answer: read from the repository while it is sent.
+A blob as the body of an answer, read from the repository while it is sent.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Part:
         Return all of *blob*.
 
         Raises:
-            AttachmentUnreadableError: It would be in memory as a whole, and is too large for that.
+            AttachmentUnreadableError: It can only be read as a whole, and is too large for memory.
         """
         if blob.is_whole and blob.size > MOST_BYTES:
             raise AttachmentUnreadableError(
-                f"The attachment has {blob.size} bytes, packed as its difference from another; such are "
-                f"read up to {MOST_BYTES >> 20} MiB."
+                f"The attachment has {blob.size} bytes and is packed as a delta, which is read up to "
+                f"{MOST_BYTES >> 20} MiB."
             )
         return cls(blob, 0, blob.size)
 

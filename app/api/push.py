@@ -1,5 +1,5 @@
 """
-Where the pushes stand, and pushing now: for operators.
+The push status, and pushing now; for operators.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ def show() -> ResponseReturnValue:
 @bp.post("")
 def push_now() -> ResponseReturnValue:
     """
-    Queue a push to every remote, ahead of any retry that is scheduled.
+    Queue a push to every remote now, without waiting for a scheduled retry.
 
     Raises:
-        Problem: 503 when the broker does not take it.
+        Problem: 503 if the broker does not accept it.
     """
     head = services().pipeline.repository.head()
     if head and not services().push_queue.enqueue_push(head, out_of_turn=True):
         raise Problem(
             503,
             "broker-unavailable",
-            "The broker did not take the push; it is tried when the broker is back.",
+            "The broker did not accept the push; it is made when the broker is back.",
             "Check Redis (CFP_REDIS_URL) and the worker.",
         )
     return _document(), 202
@@ -76,13 +76,13 @@ def _state(repository: Repository, remote: str, commit: str) -> str:
     backlog = repository.backlog(remote)
     if commit in backlog:
         return "pending"
-    # What the remote does not lack it has, but for a commit that is no longer on the branch.
+    # A remote has every commit of the branch that it does not lack; others are looked up.
     return "pushed" if backlog.has_arrived(commit) or repository.is_pushed(remote, commit) else "pending"
 
 
 def branch_states(pipeline: Pipeline, commits: Sequence[Commit]) -> list[dict[str, str]]:
     """
-    Return the same for each of several commits of the branch.
+    Return ``pushed`` or ``pending`` by remote, for each of several commits of the branch.
     """
     backlogs = {remote: pipeline.repository.backlog(remote) for remote in pipeline.settings.remotes}
     return [

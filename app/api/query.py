@@ -1,14 +1,14 @@
 """
-Which records of a list are asked for, in which order and with which fields.
+The query of a list: which records, in which order, with which fields.
 
     ?status=open&status=new          equals one of them
-    ?age[gte]=18&age[lt]=65          numbers and dates compare: gt, gte, lt, lte
+    ?age[gte]=18&age[lt]=65          compares numbers and dates: gt, gte, lt, lte
     ?city[in]=Berlin,Bonn            the same as city=Berlin&city=Bonn
     ?city[ne]=Bonn                   is not
-    ?sort=-age,name                  falls, then rises; records without the field come last
+    ?sort=-age,name                  descending, then ascending; records without the field come last
     ?fields=name,address.city        only these
 
-Dots lead into tables. A list field equals a value when one of its items does.
+A dot separates the name of a table from a field in it. A list equals a value if one of its items does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
 _NAME = re.compile(r"(?P<field>[^\[\]]+)(?:\[(?P<operator>[^\[\]]*)\])?")
 _MOST_FILTERS = 50
 _MOST_VALUES = 1000  # of all filters
-_MOST_SORTED = 8  # each is one more sort of all that passes
+_MOST_SORTED = 8  # each sorts all matching records once more
 _MOST_FIELDS = 100
 
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?|inf)")
@@ -54,8 +54,8 @@ class Filter:
     One condition on one field.
 
     Attributes:
-        field: Its name, dots leading into tables.
-        test: Takes the field's value, or None where there is none.
+        field: The names on the way to it: the tables, and the field.
+        test: Takes the field's value, or None if the record has none.
     """
 
     field: tuple[str, ...]
@@ -65,11 +65,11 @@ class Filter:
 @dataclass(frozen=True, slots=True)
 class Query:
     """
-    What a list is to hold.
+    The filters, the order and the fields of a list.
 
     Attributes:
-        filters: All of which a record must pass.
-        order: Fields to sort by, each with whether it falls.
+        filters: A record must pass all of them.
+        order: Fields to sort by, each with whether it sorts in descending order.
         fields: The only fields to show; None: all.
     """
 
@@ -79,7 +79,7 @@ class Query:
 
     def select(self, records: Sequence[tuple[str, Record]]) -> Sequence[tuple[str, Record]]:
         """
-        Return the records that pass, in order.
+        Return the records that pass the filters, in order.
         """
         found: Sequence[tuple[str, Record]] = records
         for condition in self.filters:
@@ -89,13 +89,13 @@ class Query:
                 found = [item for item in found if test(item[1].get(name))]
             else:
                 found = [item for item in found if test(_value(item[1], field))]
-        for field, falls in reversed(self.order):
-            found = _sorted(found, field, falls=falls)
+        for field, descending in reversed(self.order):
+            found = _sorted(found, field, descending=descending)
         return found
 
     def shown(self, record: Record) -> Record:
         """
-        Return the part of *record* that was asked for.
+        Return *record* with the fields that the query asks for.
         """
         if self.fields is None:
             return record
@@ -115,7 +115,7 @@ def query_of(arguments: Iterable[tuple[str, list[str]]], sheet: Sheet) -> Query:
     Read a query from the parameters of a request.
 
     Raises:
-        Problem: 400, naming the parameter that is wrong.
+        Problem: 400; it names the invalid parameter.
     """
     given = dict(arguments)
     order = tuple(
@@ -139,7 +139,7 @@ def query_of(arguments: Iterable[tuple[str, list[str]]], sheet: Sheet) -> Query:
 def _filter(parameter: str, values: list[str], sheet: Sheet) -> Filter:
     parsed = _NAME.fullmatch(parameter)
     if parsed is None:
-        raise _invalid(parameter, "is no field, such as name, address.city or age[gte]")
+        raise _invalid(parameter, "is not a field; name one as in name, address.city or age[gte]")
     name, word = parsed["field"], parsed["operator"]
     field = _field(name, parameter)
     _check_known(field[0], parameter, sheet)
@@ -161,9 +161,9 @@ def _check_known(name: str, parameter: str, sheet: Sheet) -> None:
     properties, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     if schema.get("additionalProperties") is not False or name in properties:
         return
-    # gitsheets' own reading of the patterns, which is ECMAScript's and not Python's.
+    # gitsheets matches the patterns: they are ECMAScript's, not Python's.
     matches = {"patternProperties": dict.fromkeys(patterns, True), "additionalProperties": False}
-    # Where they may take long, any name may be a field's: a filter is not to cost what a schema can.
+    # If matching may take long, accept any name: a filter must not cost as much as a schema can.
     if patterns and (not is_cheap(schema) or not gitsheets.validate_batch(matches, [{name: True}])[0]):
         return
     known = ", ".join([*properties, *patterns])
@@ -204,7 +204,7 @@ def _equals(values: list[str]) -> Callable[[Any], bool]:
 
     def test(value: Any) -> bool:
         kind = type(value)
-        if kind is str or (kind is int and not numbers):  # most frequent, and each record comes here
+        if kind is str or (kind is int and not numbers):  # the most frequent types, tested for each record
             return str(value) in wanted
         return any(map(test_one, value)) if isinstance(value, list) else test_one(value)
 
@@ -213,14 +213,14 @@ def _equals(values: list[str]) -> Callable[[Any], bool]:
 
 def _exact(value: float) -> Decimal:
     """
-    Return a number as JSON shows it, to the last digit.
+    Return a number exactly as JSON shows it.
     """
     return Decimal(value if isinstance(value, int) else repr(value))
 
 
 def _text(value: Any) -> str | None:
     """
-    Return *value* as a query would write it; None where it could not.
+    Return *value* as a query writes it, or None if a query cannot.
     """
     if isinstance(value, bool):
         return str(value).lower()
@@ -249,7 +249,7 @@ def _compares(compare: Callable[[Any, Any], bool], operand: Operand) -> Callable
     def test(value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
             return False
-        # Only a float that the operand rounds to needs the digits.
+        # Only a float equal to the rounded operand needs the exact digits.
         exactly = isinstance(value, int) or value == rounded
         return compare(_exact(value), operand) if exactly else compare(value, rounded)
 
@@ -258,7 +258,7 @@ def _compares(compare: Callable[[Any, Any], bool], operand: Operand) -> Callable
 
 def _moment(value: Any) -> datetime | None:
     """
-    Return a date, a time on a date, or the text of one, as a moment; without an offset it is UTC.
+    Return a date or date-time, or the text of one, as a moment. Without an offset it is UTC.
     """
     if isinstance(value, str):
         try:
@@ -273,17 +273,17 @@ def _moment(value: Any) -> datetime | None:
 
 
 def _sorted(
-    records: Sequence[tuple[str, Record]], field: tuple[str, ...], *, falls: bool
+    records: Sequence[tuple[str, Record]], field: tuple[str, ...], *, descending: bool
 ) -> list[tuple[str, Record]]:
     with_it = [(item, value) for item in records if (value := _value(item[1], field)) is not None]
     without = [item for item in records if _value(item[1], field) is None]
-    with_it.sort(key=lambda pair: _rank(pair[1]), reverse=falls)
+    with_it.sort(key=lambda pair: _rank(pair[1]), reverse=descending)
     return [item for item, _ in with_it] + without
 
 
 def _rank(value: Any) -> tuple[int, Any]:
     """
-    Return what sorts values of one kind by size, and kinds apart.
+    Return a sort key that orders values of one type by size, and keeps types apart.
     """
     if isinstance(value, bool):
         return (3, value)

@@ -1,9 +1,9 @@
 """
 A sheet's JSON Schema as a component of the OpenAPI document.
 
-A sheet may declare whatever gitsheets accepts. In the document the schema stands at
-another place, so references to its own parts are led there; what OpenAPI 3.1 cannot
-express, or programs that read it cannot follow, becomes a plain object.
+A sheet may declare any schema that gitsheets accepts. References inside the schema are rewritten for its
+place in the document. A schema that OpenAPI 3.1 cannot express, or that its readers cannot follow, becomes a
+plain object.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ _ONE = (
 )  # fmt: skip
 _MANY = ("allOf", "anyOf", "oneOf", "prefixItems")
 _NAMED = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
-# They name a schema by something else than its place, or refer to one so.
+# They name, or refer to, a schema by something other than its place.
 _ELSEWHERE = ("$anchor", "$dynamicAnchor", "$dynamicRef", "$id", "$recursiveAnchor", "$recursiveRef", "id")
 
 
 class _InexpressibleError(Exception):
     """
-    The schema cannot stand in an OpenAPI document.
+    An OpenAPI document cannot hold the schema.
     """
 
 
 def plain_object() -> Json:
     """
-    Return the schema of an object of which nothing is known.
+    Return the schema of an object with any fields.
     """
-    # Without the second, generators of clients write a type that has no fields.
+    # Without "additionalProperties", client generators write a type without fields.
     return {"type": "object", "additionalProperties": True}
 
 
 def component(schema: Mapping[str, Any] | None, place: str) -> Json:
     """
-    Return *schema* as it stands at *place*, such as ``#/components/schemas/record_people``.
+    Return *schema* rewritten for *place*, such as ``#/components/schemas/record_people``.
     """
     if not schema:
         return plain_object()
     declared = {key: value for key, value in to_json(schema).items() if key != "$schema"}
     try:
-        gitsheets.validate_batch(declared, [])  # as 2020-12, whatever $schema said
-        return _moved(declared, lambda reference: _led_to(place, reference))
+        gitsheets.validate_batch(declared, [])  # as 2020-12, whatever $schema says
+        return _moved(declared, lambda reference: _rebased(place, reference))
     except (gitsheets.GitsheetsError, _InexpressibleError):
         return plain_object()
 
 
 def for_requests(schema: Any, date: Json) -> Any:
     """
-    Return *schema* with a choice wherever it asks for a date-time: the string, or what *date* describes.
+    Return *schema* with a choice wherever it asks for a date-time: the string, or the schema *date*.
     """
     if not isinstance(schema, dict):
         return schema
@@ -74,7 +74,7 @@ def for_requests(schema: Any, date: Json) -> Any:
     return {"anyOf": [chosen, date]} if schema.get("format") == "date-time" else chosen
 
 
-def _led_to(place: str, reference: str) -> str:
+def _rebased(place: str, reference: str) -> str:
     if reference != "#" and not reference.startswith("#/"):
         raise _InexpressibleError(reference)
     return place + reference[1:]
@@ -104,10 +104,10 @@ def _moved_one(schema: Any, led: Callable[[str], str]) -> Any:
 
 def _is_fitting(schema: Json) -> bool:
     """
-    Whether the default of *schema* is one of its values; gitsheets does not mind, readers of OpenAPI do.
+    Whether the default of *schema* is valid. gitsheets does not require it; readers of OpenAPI do.
     """
     try:
         [issues] = gitsheets.validate_batch({"properties": {"it": schema}}, [{"it": schema["default"]}])
     except gitsheets.GitsheetsError:
-        return False  # it refers to what only the whole schema has
+        return False  # it refers to another part of the whole schema
     return not issues

@@ -1,5 +1,5 @@
 """
-Records: list, read, create, replace, patch, delete, and their history.
+Records: list, read, create, replace, patch and delete them; list their history.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ MERGE_PATCH = "application/merge-patch+json"
 @bp.get("")
 def index(sheet: str) -> ResponseReturnValue:
     """
-    List records that pass every filter, sorted by path unless ``sort`` says otherwise.
+    List the records that pass every filter, sorted by path or by ``sort``.
 
-    A cursor names the commit that the first page was read from, so that the
-    pages fit together however many commits arrive meanwhile.
+    A cursor names the commit that the first page was read from, so that all pages show the same state,
+    however many commits arrive meanwhile.
     """
     page = page_of(request.args, request.path)
     snapshot = snapshot_of_page(page)
@@ -91,7 +91,7 @@ def show(sheet: str, path: str) -> ResponseReturnValue:
 @bp.put("/<path:path>")
 def replace(sheet: str, path: str) -> ResponseReturnValue:
     """
-    Put a record in the place of another, or create it there; a change of the fields in its path moves it.
+    Replace or create a record; a change of the fields in its path moves it.
     """
     actor, record = writer(sheet), record_sent()
 
@@ -107,11 +107,11 @@ def patch(sheet: str, path: str) -> ResponseReturnValue:
     """
     Change some fields of a record by a JSON merge patch (RFC 7396); ``null`` removes a field.
     """
-    actor, wish = writer(sheet), record_sent(MERGE_PATCH)
+    actor, changes_sent = writer(sheet), record_sent(MERGE_PATCH)
 
     def change(transaction: Transaction) -> Change:
         require(transaction.record_version(sheet, path), f"The record {path!r}")
-        return changed(sheet, transaction.patch(sheet, path, wish), asked_for=path)
+        return changed(sheet, transaction.patch(sheet, path, changes_sent), asked_for=path)
 
     return write(actor, provenance(actor, "record.patch", [(sheet, path)]), change)
 
@@ -134,7 +134,7 @@ def delete(sheet: str, path: str) -> ResponseReturnValue:
 @bp.get("/<path:path>/history")
 def history(sheet: str, path: str) -> ResponseReturnValue:
     """
-    List the commits that changed the record at this path, newest first, each with what it changed.
+    List the commits that changed the record at this path, newest first, each with its changes.
     """
     if is_record(snapshot_of(request.args.get("at")), sheet, f"{path}/history"):
         return show(sheet, f"{path}/history")
@@ -184,7 +184,7 @@ def snapshot_of(commit: str | None) -> Snapshot:
 
 def snapshot_of_page(page: Page) -> Snapshot:
     """
-    Return the repository as *page* is to be read from.
+    Return the repository at the commit that *page* is read from.
 
     Raises:
         CommitNotFoundError, Problem: The branch has no such commit.
@@ -197,9 +197,9 @@ def snapshot_of_page(page: Page) -> Snapshot:
 
 def is_record(snapshot: Snapshot, sheet: str, address: str) -> bool:
     """
-    Whether *address*, which reads as a record's history or attachments, is that of a record itself.
+    Whether *address*, which could be a record's history or attachments, is a record's own path.
 
-    A record that stands there is asked for; where none does, it is one if nothing else can be meant.
+    It is if such a record exists, or if no record exists whose history or attachments it could be.
     """
     found = snapshot.sheet(sheet)
     if not owns(snapshot.territory, found, address):
@@ -209,7 +209,7 @@ def is_record(snapshot: Snapshot, sheet: str, address: str) -> bool:
 
 def changed(sheet: str, written: Written, *, asked_for: str | None = None) -> Change:
     """
-    Return the answer to a write that left a record.
+    Return the answer to a write that stored a record.
     """
     headers = {"ETag": f'"{written.version}"'}
     if written.created or written.path != asked_for:
@@ -225,7 +225,7 @@ def _unreadable(listed: Listed) -> dict[str, Any]:
 
 def path_of(sheet: str, record: Record) -> str:
     """
-    Return the path that a new record will have, for the commit's trailer; "" where the write will fail.
+    Return the path of a new record, for the commit's trailer; "" if the write will fail.
     """
     with evaluations().looked_for():
         snapshot = services().store.snapshot(evaluations())

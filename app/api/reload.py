@@ -1,5 +1,5 @@
 """
-Taking over what somebody pushed to the remote: the webhook that the remote's host calls.
+Fast-forward the branch to commits that others pushed to origin: the webhook that the git host calls.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ferry.worker.settings import ORIGIN
 bp = Blueprint("reload", __name__, url_prefix=RELOAD_PATH)
 
 _FULL = 40
-_TELLING = 7  # digits; fewer begin several commits' names, and the remote is asked
-_HASH = re.compile("[0-9a-fA-F]{4,40}")  # git takes no fewer
+_UNIQUE = 7  # digits; fewer are ambiguous, and the remote is asked
+_HASH = re.compile("[0-9a-fA-F]{4,40}")  # git accepts no fewer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wish:
+class _Request:
     branch: str
     commit: str | None
 
@@ -35,25 +35,25 @@ class _Wish:
 @bp.post("")
 def reload_data() -> ResponseReturnValue:
     """
-    Bring the branch forward to what origin holds; reads see it at once, in every process.
+    Fetch origin and fast-forward the branch to it. Reads in every process see the result at once.
 
-    Answers ``{"state", "branch", "local_head", "remote_head"}``. By fast-forward only, unless
-    CFP_DATA_RECONCILE is ``auto``.
+    Answers ``{"state", "branch", "local_head", "remote_head"}``. If CFP_DATA_RECONCILE is
+    ``auto``, diverged branches are merged.
 
     Raises:
-        Problem: 400 where the body is wrong, 409 where the branches went apart or no remote is
-            configured, 502 where origin did not answer, 503 while a push or a write takes long.
+        Problem: 400 if the body is invalid; 409 if the branches have diverged or no remote is configured; 502
+            if origin did not answer; 503 while a push or a write takes long.
     """
     reloader()
-    wish = _wish(request.get_json(silent=True) if request.data else {})
+    asked = _parsed(request.get_json(silent=True) if request.data else {})
     pipeline = services().pipeline
     repository, settings = pipeline.repository, pipeline.settings
-    if wish.branch != repository.branch:
-        return _answer("ignored", wish.branch)
-    if wish.commit and _is_here(repository, wish.commit):
-        return _answer("in-sync", wish.branch)
+    if asked.branch != repository.branch:
+        return _answer("ignored", asked.branch)
+    if asked.commit and _is_here(repository, asked.commit):
+        return _answer("in-sync", asked.branch)
     if ORIGIN not in settings.remotes:
-        raise Problem(409, "no-remote", "There is no remote to reload from.", "Set CFP_DATA_REMOTE.")
+        raise Problem(409, "no-remote", "No remote is configured.", "Set CFP_DATA_REMOTE.")
     strategy: Strategy = "merge" if settings.data_reconcile == "auto" else "fast-forward"
     try:
         outcome = pipeline.reconciler.reconcile(ORIGIN, strategy)
@@ -67,21 +67,21 @@ def reload_data() -> ResponseReturnValue:
             services().push_queue.enqueue_push(head)
     if not outcome.is_joined:
         raise _problem(outcome)
-    return _answer(outcome.state, wish.branch)
+    return _answer(outcome.state, asked.branch)
 
 
 def _is_here(repository: Repository, commit: str) -> bool:
     """
-    Whether the branch has *commit*, of which the first digits may be given.
+    Whether the branch has *commit*, which may be abbreviated.
     """
-    if len(commit) < _TELLING:
+    if len(commit) < _UNIQUE:
         return False
     head = repository.head()
     full = [commit] if len(commit) == _FULL else repository.objects_named(commit)
     return any(repository.contains(each, head) for each in full)
 
 
-def _wish(body: Any) -> _Wish:
+def _parsed(body: Any) -> _Request:
     if not isinstance(body, dict):
         raise _bad("The body is not a JSON object.")
     branch, commit = body.get("branch"), body.get("commit_hash")
@@ -89,9 +89,9 @@ def _wish(body: Any) -> _Wish:
     if branch is not None and (not isinstance(branch, str) or not branch):
         raise _bad("branch is not the name of a branch.")
     if commit is not None and not (isinstance(commit, str) and _HASH.fullmatch(commit)):
-        raise _bad("commit_hash is not a commit's hash, or at least four digits that one begins with.")
+        raise _bad("commit_hash is neither a commit's hash nor its first four or more digits.")
     ours = services().pipeline.repository.branch
-    return _Wish(branch=(branch or ours).removeprefix("refs/heads/"), commit=commit and commit.lower())
+    return _Request(branch=(branch or ours).removeprefix("refs/heads/"), commit=commit and commit.lower())
 
 
 def _bad(detail: str) -> Problem:
@@ -112,7 +112,7 @@ def _problem(outcome: Outcome) -> Problem:
     return Problem(
         409,
         "diverged",
-        f"The branch was not brought forward: {outcome.detail}.",
+        f"The branch was not updated: {outcome.detail}.",
         "An operator joins both sides with: ferry reconcile",
         **{name: value for name, value in outcome.as_json().items() if name != "detail"},
     )

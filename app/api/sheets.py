@@ -23,7 +23,7 @@ def index() -> ResponseReturnValue:
 @bp.get("/<sheet>")
 def show(sheet: str) -> ResponseReturnValue:
     """
-    Return one sheet's configuration, the schema of its records, and the contracts that they fulfil, if any.
+    Return a sheet's configuration, the schema of its records, and the contracts that it implements.
     """
     snapshot = services().store.snapshot()
     found = snapshot.sheet(sheet)
