@@ -346,7 +346,7 @@ def test_without_an_admin_token_it_is_closed(env):
         assert (answer.status_code, answer.json["code"]) == (503, "admin-closed")
     answer = closed.get("/status", headers={"Accept": "text/html"})
     assert answer.status_code == 503
-    assert "Set CFP_ADMIN_TOKEN to open them." in answer.text
+    assert "Set CFP_ADMIN_TOKEN to enable them." in answer.text
 
 
 def test_a_session_is_enough_for_the_event_stream(env):
