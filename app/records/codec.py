@@ -1,7 +1,7 @@
 """
-What a record's file says.
+Reading a record from its file.
 
-gitsheets parses it, one text at a time, so that one that is no record keeps nobody from the others.
+gitsheets parses one file at a time, so that an invalid file does not keep the others from being read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ferry.app.errors import UnreadableRecordError
 from ferry.app.records.markdown import parse
 
 Record = dict[str, Any]
-MOST_RECORD_BYTES = 8 << 20  # of a record's file; fields take up to twenty times as much memory
+MOST_RECORD_BYTES = 8 << 20  # of a record's file; parsed fields take up to twenty times as much memory
 
 
 def fields_of(content: bytes, body_field: str | None) -> Record:
@@ -26,7 +26,7 @@ def fields_of(content: bytes, body_field: str | None) -> Record:
         body_field: The field that holds a markdown record's text; None for a TOML record.
 
     Raises:
-        UnreadableRecordError: It is no record.
+        UnreadableRecordError: It is not a valid record.
     """
     try:
         text = content.decode("utf-8")

@@ -1,11 +1,10 @@
 """
-Dates as a file writes them, kept when the rest of the file is rendered.
+Preserving how a file writes its dates when gitsheets renders the rest of it.
 
-TOML has dates without a time, times, and date-times without an offset, with any
-offset and with any number of digits. gitsheets' Python binding reads each of them as a moment in
-UTC, to the millisecond, and writes that. So what gitsheets has rendered is compared with the
-text that it takes the place of: a date that means the same moment stays as it was written,
-and one that changed stays of its kind.
+TOML has local dates, local times, and date-times without an offset, with any offset and with any number of
+digits. gitsheets' Python binding reads each of them as a moment in UTC, to the millisecond, and writes that.
+So the text that gitsheets renders is compared with the text that it replaces: a date of the same moment stays
+as it was written, and a changed date keeps its type.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ Place = tuple[str | int, ...]
 
 def keep_dates(before: str, after: str) -> str:
     """
-    Return *after*, a record's TOML as gitsheets renders it, with the dates of *before* as they stand there.
+    Return *after*, a record's TOML as gitsheets renders it, with its dates written as in *before*.
 
     Args:
         before: The TOML of the record that is replaced.
@@ -54,17 +53,17 @@ def keep_dates(before: str, after: str) -> str:
         old = {place: match[0] for place, match in _dates(before.removeprefix("\ufeff"))}
         new = _dates(after) if old else []
         moments = _moments([*old.values(), *(match[0] for _, match in new)])
-    except (gitsheets.GitsheetsError, ValueError):  # what stood there cannot be read
+    except (gitsheets.GitsheetsError, ValueError):  # *before* cannot be read
         return after
-    # First what stood at this very place counts, then what the list's other items have.
+    # The date at this very place decides first, then the dates of the list's other items.
     same = {(_field(place), moments[literal]): literal for place, literal in reversed(old.items())}
-    kinds = {_field(place): literal for place, literal in reversed(old.items())}
+    types = {_field(place): literal for place, literal in reversed(old.items())}
     pieces, end = [], 0
     for place, match in sorted(new, key=lambda found: found[1].start()):
         field, moment = _field(place), moments[match[0]]
         stood = old.get(place)
         if stood is None or moments[stood] != moment:
-            kind = stood or kinds.get(field)
+            kind = stood or types.get(field)
             stood = same.get((field, moment)) or (_in_kind(kind, match[0]) if kind else match[0])
         pieces += [after[end : match.start()], stood]
         end = match.end()
@@ -73,7 +72,7 @@ def keep_dates(before: str, after: str) -> str:
 
 def _in_kind(kind: str, rendered: str) -> str:
     """
-    Return a moment as gitsheets renders it as a date of the kind of another, where that says the same.
+    Return the date *rendered* in the type of the date *kind*, if that loses nothing.
     """
     if _LOCAL_TIME.fullmatch(kind):
         return rendered[11:-1] if rendered.startswith("1970-01-01T") else rendered
@@ -84,9 +83,9 @@ def _in_kind(kind: str, rendered: str) -> str:
 
 def _dates(text: str) -> list[tuple[Place, re.Match[str]]]:
     """
-    Return where each date in *text* stands in the record, and the match that found it.
+    Return the place of each date of *text* in the record, and its match.
 
-    A string takes its place, and the parsed record shows where the string is.
+    Replaces each date with a marked string; the parsed record then shows where the string is.
     """
     found = [match for match in _TOKEN.finditer(text) if match["date"]]
     if not found:

@@ -1,10 +1,9 @@
 """
 Records as JSON and back.
 
-TOML knows dates and JSON does not: they are written as RFC 3339 strings. TOML
-also knows ``nan`` and ``inf``, for which JSON has no number: they are written as
-the strings ``"nan"``, ``"inf"`` and ``"-inf"``. ``ferry.app.records.toml_types`` gives what comes
-back its kind again.
+JSON has no dates: they are written as RFC 3339 strings. JSON has no ``nan`` and ``inf``: they are written as
+the strings ``"nan"``, ``"inf"`` and ``"-inf"``. ``ferry.app.records.toml_types`` restores the TOML types of
+values that come back.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MAX_DEPTH = 32  # gitsheets reads back no more than 80 levels of TOML
 
 def to_json(value: Any) -> Any:
     """
-    Return *value* with nothing in it that JSON cannot hold.
+    Return *value* in the types that JSON has.
     """
     if isinstance(value, dict):
         return {key: to_json(item) for key, item in value.items()}
@@ -42,8 +41,8 @@ def read_record(body: bytes) -> dict[str, Any]:
     Read one record, a JSON object, from a request's body.
 
     Raises:
-        InvalidJsonError: The body is not a JSON object, holds a number that JSON has
-            not, names a field twice, or is nested too deeply.
+        InvalidJsonError: The body is not a JSON object, holds an invalid number, names a field twice, or is
+            nested too deeply.
     """
     try:
         value = json.loads(
@@ -72,5 +71,5 @@ def _refuse_constant(word: str) -> NoReturn:
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) != len(pairs):
-        raise ValueError("a field stands twice in one object")
+        raise ValueError("a field occurs twice in one object")
     return record

@@ -1,9 +1,9 @@
 """
 Records of markdown sheets: front matter in TOML between two lines of ``+++``, then the body.
 
-gitsheets' Python binding renders such a record and reads it from a tree, and neither
-splits a text nor has ``Sheet.patch``, which keeps the title and the body's first heading
-the same. Both are here, by the rules of gitsheets' "Content Types" specification.
+gitsheets' Python binding renders such a record and reads it from a tree. It cannot split a text, and lacks
+``Sheet.patch``, which keeps the title equal to the body's first heading. This module does both, by the rules
+of gitsheets' "Content Types" specification.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def split(text: str) -> tuple[str, str]:
     if len(fences) == 1:
         return "", body
     front = _without_blank_lines(lines[fences[0] + 1 : fences[1]])
-    # The line break at the end of the body is the file's.
+    # The last line break belongs to the file, not to the body.
     return "\n".join([*front, ""]), body.removesuffix("\n")
 
 

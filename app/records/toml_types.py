@@ -1,13 +1,12 @@
 """
-Giving what came as JSON the kinds that TOML has and JSON has not.
+Type coercion: JSON values to the types that TOML has and JSON has not.
 
-JSON has one kind of number and no dates. A value takes the kind of the one that
-it replaces, as far as that loses nothing; so a client that reads a record and
-sends it back changes nothing. A string is a string: it becomes a date-time only
-in the place of one, or where the client says so: ``{"$date": "2026-01-31T10:00:00Z"}``.
+JSON has one type of number and no dates. A value takes the type of the value that it replaces, if that loses
+nothing; so a client that reads a record and sends it back changes nothing. A string becomes a date-time only
+if it replaces one, or if the client marks it: ``{"$date": "2026-01-31T10:00:00Z"}``.
 
-gitsheets' Python binding knows one kind of date, a moment in UTC to the
-millisecond; ``ferry.app.records.date_literals`` keeps what a file says beyond that.
+gitsheets' Python binding has one type of date, a moment in UTC to the millisecond;
+``ferry.app.records.date_literals`` preserves how a file writes it.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ class _Refused:
 
 def coerce(value: Any, schema: Any = None, before: Any = None) -> Any:
     """
-    Return *value*, which came as JSON, with the kinds that TOML has and JSON has not.
+    Return *value*, parsed from JSON, with TOML's types.
 
-    What cannot be stored is named by ``unstorable`` afterwards.
+    ``unstorable`` then names the values that cannot be stored.
 
     Args:
         schema: The JSON Schema of the value, if there is one.
-        before: The value that it takes the place of, as TOML holds it; None where there is none.
+        before: The value that it replaces, as TOML holds it, or None.
     """
     schema = schema if isinstance(schema, dict) else {}
     if _is_date(value, before):
@@ -74,7 +73,7 @@ def coerce(value: Any, schema: Any = None, before: Any = None) -> Any:
 
 def merge_patch(record: Any, patch: Any, schema: Any = None) -> Any:
     """
-    Apply a JSON merge patch (RFC 7396) to *record*, whose values keep their kinds.
+    Apply a JSON merge patch (RFC 7396) to *record*; values keep their types.
     """
     if not isinstance(patch, dict) or _is_date(patch, record):
         return coerce(patch, schema, record)
@@ -90,9 +89,10 @@ def merge_patch(record: Any, patch: Any, schema: Any = None) -> Any:
 
 def narrowed(value: Any) -> Any:
     """
-    Return *value* with its whole numbers beyond 64 bits as floats, which TOML can hold.
+    Return *value* with its integers beyond 64 bits as floats, which TOML can hold.
 
-    What such a number takes the place of says whether it may be one; to find that, its record needs a path.
+    The value that such a number replaces decides whether it may be a float; to find that value, the record
+    needs a path.
 
     Raises:
         OverflowError: A number is beyond what a float holds.
@@ -107,7 +107,7 @@ def narrowed(value: Any) -> Any:
 
 def unstorable(value: Any, field: str = "") -> list[dict[str, str]]:
     """
-    Return what in *value* TOML, or gitsheets, has no way to hold: one ``{"field", "message"}`` for each.
+    Return one ``{"field", "message"}`` for each value that TOML or gitsheets cannot hold.
     """
     if isinstance(value, dict):
         inner = [(f"{field}.{name}" if field else name, item) for name, item in value.items()]
@@ -118,7 +118,7 @@ def unstorable(value: Any, field: str = "") -> list[dict[str, str]]:
         return [{"field": field, "message": message}] if message else []
     in_list = isinstance(value, list)
     nulls = [
-        {"field": name, "message": "null cannot stand in a list"}
+        {"field": name, "message": "a list cannot hold null"}
         for name, item in inner
         if in_list and item is None
     ]
@@ -147,7 +147,7 @@ def number_of(text: str) -> int | float:
 
 def _is_date(value: Any, before: Any) -> bool:
     """
-    Whether *value* says that it is a date-time; in the place of a table it is a table.
+    Whether *value* is marked as a date-time. Where it replaces a table, it is a table.
     """
     return isinstance(value, dict) and value.keys() == {DATE} and not isinstance(before, dict)
 
@@ -157,7 +157,7 @@ def _moment(text: Any) -> datetime | _Refused:
     if parsed is None:
         return _Refused(f"{DATE} is not an RFC 3339 date-time, such as 2026-01-31T10:00:00Z")
     if (parsed["fraction"] or "")[_MILLISECOND_DIGITS:].strip("0"):
-        return _Refused("the date-time is finer than a millisecond, which gitsheets would cut")
+        return _Refused("the date-time is more precise than a millisecond, which gitsheets would truncate")
     try:
         return datetime.fromisoformat(text.upper())
     except ValueError as exc:
@@ -183,7 +183,7 @@ def _coerce_number(value: float, schema: dict[str, Any], before: Any) -> int | f
 
 def _as_float(value: int, before: float) -> int | float:
     if value == before:
-        return before  # 0 in the place of -0.0
+        return before  # 0 replaces -0.0
     with contextlib.suppress(OverflowError):
         if _is_written(float(value), value):
             return float(value)
@@ -199,7 +199,7 @@ def _as_integer(value: float) -> int | float:
 
 def _is_written(number: float, whole: int) -> bool:
     """
-    Whether *whole* is *number* to the last digit, or what JSON writes for it.
+    Whether *whole* is exactly *number*, or the digits that JSON writes for it.
     """
     return number == whole or Decimal(repr(number)) == whole
 
@@ -213,7 +213,7 @@ def _unstorable(value: Any) -> str:
     if isinstance(value, _Refused):
         return value.message
     if isinstance(value, int) and value not in INTEGERS:
-        return "the number is beyond 64 bits"
+        return "the number is larger than 64 bits"
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        return "the text holds half of a surrogate pair, which is no Unicode"
+        return "the text holds half of a surrogate pair, which is not valid Unicode"
     return ""

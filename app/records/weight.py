@@ -10,7 +10,7 @@ from typing import Any
 
 def weight_of(value: Any) -> int:
     """
-    Return about how many bytes *value*, of dicts, lists and what stands in them, takes.
+    Return about how many bytes *value* takes, with the dicts, lists and scalars in it.
     """
     total, waiting = 0, [value]
     while waiting:

@@ -1,9 +1,9 @@
 """
-Whether a sheet's declaration can be used, in gitsheets' own words.
+Checking a sheet's declaration with gitsheets.
 
-gitsheets checks a declaration when it opens the sheet: the table's form, the path
-template, the schema, the contracts. Every address of the sheet asks that here first,
-so that a wrong declaration is one clear problem at those addresses and nowhere else.
+gitsheets checks a declaration when it opens the sheet: the table's form, the path template, the schema, the
+contracts. Every endpoint of a sheet checks the declaration here first, so that an invalid declaration is one
+clear problem at that sheet's endpoints and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _CHECKED = 1024
 _UNKNOWN = "?"
 _faults: LRUCache[tuple[str, str, tuple[str | None, ...]], str | None] = LRUCache(_CHECKED)
 _lock = threading.Lock()
-# gitsheets opens a sheet without a transaction only to verify a contract. RFC 2606 reserves ".invalid",
-# so that no sheet implements this one: a sheet that opens is one of which gitsheets says so.
+# gitsheets opens a sheet without a transaction only to verify a contract. No sheet implements this one,
+# because RFC 2606 reserves ".invalid": gitsheets then answers "contract_unsatisfied" for each sheet that
+# opens.
 _NO_CONTRACT = {"$id": "https://ferry.invalid/none", "type": "object"}
 _OPENS = "contract_unsatisfied"
 OUTDATED_HINT = "gitsheets 1.0 ignores these keys; declare the fields in [gitsheet.schema] and remove them"
@@ -41,19 +42,19 @@ def check(
     apart: Evaluations | None,
 ) -> None:
     """
-    Have gitsheets open the sheet *name*; takes half a millisecond, once for each declaration.
+    Check that gitsheets can open the sheet *name*. Takes half a millisecond, once per declaration.
 
     Args:
         commit: Full object name of a commit that declares the sheet.
         place: Where the declaration stands in the commit's tree.
         root: The directory of the tree that the declaration's paths begin in.
         versions: Object names of the declaration and of the contracts that it may name.
-        apart: Where it is opened; None for a declaration that runs no code and costs little.
+        apart: The evaluations to open it in; None for a cheap declaration without code.
 
     Raises:
-        SheetConfigError: gitsheets refuses the declaration, or opening it runs out of its limit.
-        BusyError: Others are opened apart now.
-        NotEvaluatedError: It would have to be opened under the write lock.
+        SheetConfigError: gitsheets refuses the declaration, or opening it exceeds its limit.
+        BusyError: No child process is free.
+        NotEvaluatedError: It must be opened outside of the write lock.
     """
     key = git_dir, name, versions
     with _lock:
@@ -75,7 +76,7 @@ def check(
 
 def _fault(git_dir: str, commit: str, name: str, place: str, root: str) -> str | None:
     """
-    Return what gitsheets says against a declaration; None where it opens the sheet.
+    Return gitsheets' error for a declaration, or None if the sheet opens.
     """
     try:
         gitsheets.verify_sheet_contract(
@@ -90,12 +91,11 @@ def _fault(git_dir: str, commit: str, name: str, place: str, root: str) -> str |
 
 def refuse_code(name: str) -> SheetConfigError:
     """
-    Return the error of a sheet whose declaration holds code, where none is run.
+    Return the error for a sheet whose declaration holds code while ``CFP_DATA_EXPRESSIONS`` is off.
     """
     return unusable(
         name,
-        "its path template is more than names of fields, or it sorts by code, "
-        "and CFP_DATA_EXPRESSIONS is off",
+        "its path template or its sort holds code, and CFP_DATA_EXPRESSIONS is off",
     )
 
 
@@ -108,7 +108,7 @@ def unusable(name: str, why: object) -> SheetConfigError:
 
 def outdated(config: Mapping[str, Any]) -> list[str]:
     """
-    Return the keys of a ``[gitsheet]`` table that only gitsheets before 1.0 obeys: ``fields.age.type``.
+    Return the keys of a ``[gitsheet]`` table that gitsheets 1.0 ignores, such as ``fields.age.type``.
     """
     fields = config.get("fields", {})
     return [

@@ -1,12 +1,11 @@
 """
-What a declaration asks for, run apart: see ``ferry.worker.apart``.
+Running the code of declarations in child processes: see ``ferry.worker.apart``.
 
-A sheet whose template only names fields and whose schema is cheap is rendered in the API
-process. All others are opened, and their records rendered, in a child process. That may take
-seconds, so it is never done under the write lock: what a write finds unanswered there, it lets go
-of the lock for, has answered, and begins again (``Evaluations``).
+Records of a sheet with a plain template and a cheap schema are rendered in the API process. Records of all
+other sheets are rendered in a child process, which may take seconds, so never under the write lock: a write
+that lacks a result there releases the lock, obtains the result, and begins again (``Evaluations``).
 
-A declaration that ran out of its limit is left alone for a while, however many requests ask for it.
+A declaration that exceeded its limit is not tried again for a while (``Caution``).
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from ferry.worker.errors import RepositoryError
 
 _T = TypeVar("_T")
 _KNOWN = 4096
-_LEFT_ALONE_S = 30.0  # after the first time, and twice as long after each further one
+_LEFT_ALONE_S = 30.0  # after the first overrun; doubles with each further one
 _LONGEST_S = 3600.0
 _LATELY_S = 60.0
-_MOST_LATELY = 5  # declarations that ran out of their limit; then no unknown one is tried
+_MOST_LATELY = 5  # overruns, after which no unknown declaration is tried
 _PATIENCE_S = 5.0
 _FEW_WAIT = 2
 _REQUEST_S = 20.0  # for all records of one request
@@ -38,18 +37,18 @@ _REQUEST_S = 20.0  # for all records of one request
 
 class NotEvaluatedError(Exception):
     """
-    An answer is missing that is not looked for under the write lock.
+    A result is missing, and may not be computed under the write lock.
     """
 
 
 class Evaluations:
     """
-    What the records of one request were rendered to, apart.
+    The results of one request's code, from child processes.
 
-    Nothing is kept beyond the request: an expression may ask for the time, or for a random number.
+    Results are not kept beyond the request: an expression may depend on the time or on a random number.
 
     Args:
-        at_once: Whether to look for an answer where it is asked for; else ``NotEvaluatedError`` is raised.
+        at_once: Whether to compute a missing result at once; otherwise ``NotEvaluatedError`` is raised.
     """
 
     def __init__(self, *, at_once: bool = True) -> None:
@@ -60,7 +59,7 @@ class Evaluations:
     @contextmanager
     def looked_for(self) -> Iterator[None]:
         """
-        Look for answers where they are asked for, within the block.
+        Within the block, compute missing results at once.
         """
         before, self._at_once = self._at_once, True
         try:
@@ -73,11 +72,11 @@ class Evaluations:
         Return what *evaluate* returned, or raise what it raised, for the same *question*.
 
         Args:
-            question: What its ``repr`` tells from others.
+            question: Identified by its ``repr``.
 
         Raises:
-            NotEvaluatedError: Nobody has asked it so far.
-            OverrunError: The request has asked for too much.
+            NotEvaluatedError: The result is missing.
+            OverrunError: The request has used up its time.
         """
         key = hashlib.sha256(repr(question).encode("utf-8", "surrogatepass")).digest()
         if key not in self._answers:
@@ -89,8 +88,8 @@ class Evaluations:
             try:
                 self._answers[key] = evaluate()
             except (BusyError, RepositoryError):
-                raise  # that may pass
-            except Exception as exc:  # noqa: BLE001 - an error is an answer too: it is raised below
+                raise  # these may pass
+            except Exception as exc:  # noqa: BLE001 - an error is a result too; it is raised below
                 self._answers[key] = exc
             self._spent_s += time.monotonic() - begun
         found = self._answers[key]
@@ -101,7 +100,7 @@ class Evaluations:
 
 class Caution:
     """
-    Which declarations have run out of their limit, and are left alone.
+    Keeps declarations that exceeded their limit from being tried again at once.
 
     Args:
         clock: Monotonic seconds.
@@ -118,11 +117,11 @@ class Caution:
 
     def run(self, key: Hashable, evaluate: Callable[[], _T]) -> _T:
         """
-        Return what *evaluate* returns, unless the declaration *key* is left alone.
+        Return what *evaluate* returns, unless the declaration *key* must not be tried now.
 
         Raises:
-            OverrunError: It is, or it ran out of its limit now.
-            CrowdedError: Others are tried before.
+            OverrunError: It must not be tried now, or it exceeded its limit now.
+            CrowdedError: Other declarations are being tried.
         """
         with self._mutex:
             is_proved = key in self._proved
@@ -150,9 +149,9 @@ class Caution:
             is_late = len(self._lately) == _MOST_LATELY and now - self._lately[0] < _LATELY_S
             is_known = key in self._proved
         if until > now:
-            raise OverrunError(f"it ran out of its limit; it is tried again in {until - now:.0f} s")
+            raise OverrunError(f"it exceeded its limit; it is tried again in {until - now:.0f} s")
         if is_late and not is_known:
-            raise OverrunError("other declarations ran out of their limit; it is tried again in a minute")
+            raise OverrunError("other declarations exceeded their limit; it is tried again in a minute")
 
     def _note(self, key: Hashable) -> None:
         now = self._clock()
@@ -168,11 +167,11 @@ class Caution:
         with self._mutex:
             is_late = bool(self._lately) and self._clock() - self._lately[-1] < _LATELY_S
             if is_late and self._waiting > _FEW_WAIT:
-                raise CrowdedError("other declarations are tried before")
+                raise CrowdedError("other declarations are being tried")
             self._waiting += 1
         try:
             if not self._first.acquire(timeout=_PATIENCE_S):
-                raise CrowdedError("other declarations are tried before")
+                raise CrowdedError("other declarations are being tried")
             try:
                 yield
             finally:
@@ -187,15 +186,15 @@ _caution = Caution()
 
 def run_apart(key: Hashable | None, function: Callable[..., Any], *arguments: Any) -> Any:
     """
-    Return what *function* returns, apart.
+    Run *function* in a child process, and return its result.
 
     Args:
-        key: The declaration that is left alone where this runs out of its limit; None: it is not to blame.
+        key: The declaration to blame if this exceeds its limit; None: none is to blame.
 
     Raises:
-        OverrunError: It did, or had done so before.
+        OverrunError: It exceeded its limit, now or before.
         BusyError: No child was free.
-        RepositoryError: It failed by an error of its own.
+        RepositoryError: The child process failed.
         gitsheets.GitsheetsError, OverflowError, TypeError, ValueError: As *function* did.
     """
     try:
@@ -203,6 +202,6 @@ def run_apart(key: Hashable | None, function: Callable[..., Any], *arguments: An
             return pool.call(function, *arguments, limit=LIMIT)
         return _caution.run(key, lambda: pool.call(function, *arguments, limit=LIMIT))
     except CrowdedError as exc:
-        raise BusyError(f"Expressions of sheets are evaluated for others: {exc}.") from exc
+        raise BusyError(f"Other requests are evaluating expressions of sheets: {exc}.") from exc
     except ApartError as exc:
         raise RepositoryError(str(exc)) from exc

@@ -1,7 +1,7 @@
 """
-Names that mean something to JavaScript, whether or not a record has such a field.
+Names that have a meaning in JavaScript, whether or not a record has such a field.
 
-``tests/unit/test_record_path.py`` asks gitsheets' engine whether they are all here.
+``tests/unit/test_record_path.py`` checks with gitsheets' engine that the list is complete.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Keywords, the names of a function's own, and those of the global object and of every object.
+# Keywords, names inside every function, and members of the global object and of every object.
 IDENTIFIERS = _words(
     """
     arguments await break case catch class const continue debugger default delete do else enum
@@ -31,7 +31,7 @@ IDENTIFIERS = _words(
     hasOwnProperty isPrototypeOf propertyIsEnumerable toLocaleString toString valueOf
     """
 )
-# What objects, texts, numbers, lists and dates have besides fields.
+# Members of objects, strings, numbers, arrays and dates.
 MEMBERS = _words(
     """
     __defineGetter__ __defineSetter__ __lookupGetter__ __lookupSetter__ __proto__ constructor

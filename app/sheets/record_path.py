@@ -1,11 +1,11 @@
 """
-The path of a record, where its sheet's template only names fields.
+The path of a record whose sheet's template only names fields.
 
-gitsheets makes such a path without running code, and this module makes the same one. The rules are
-those of gitsheets' "Path Templates" specification: text stands for itself, ``${{ slug }}`` for a field,
-``${{ path/** }}`` for one that may hold slashes, ``${{ at: YYYY/MM }}`` for parts of a date. All else
-between the braces is JavaScript to gitsheets. Of that, ``${{ address.city }}`` is a name too, as long
-as no part of it means something to JavaScript itself; the rest are expressions, and run apart.
+gitsheets makes such a path without running code, and this module makes the same path. The rules are those of
+gitsheets' "Path Templates" specification: text stands for itself, ``${{ slug }}`` for a field,
+``${{ path/** }}`` for a field that may hold slashes, ``${{ at: YYYY/MM }}`` for parts of a date. To
+gitsheets, anything else between the braces is JavaScript. ``${{ address.city }}`` is a name too, unless a
+part of it has a meaning in JavaScript. All others are expressions, which run in a child process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ferry.app.sheets.javascript import IDENTIFIERS, MEMBERS
 _FIELD = re.compile(r"([A-Za-z0-9_-]+)(/\*\*)?")
 _BUCKET = re.compile(r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)")
 _FORMATS = ("YYYY", "YYYY/MM", "YYYY/MM/DD", "YYYY/WW")
-# Nothing else in a text is taken for a date here; gitsheets decides of the rest.
+# Only these texts are parsed as dates here; gitsheets parses the others.
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _DATE_TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})?"
@@ -49,18 +49,18 @@ class _Text:
 @dataclass(frozen=True, slots=True)
 class _Field:
     """
-    A field: of the record itself, or with several names one of a table in it.
+    A field of the record; with several names, a field of a table in it.
     """
 
     names: tuple[str, ...]
     may_hold_slashes: bool = False
-    is_javascript: bool = False  # to gitsheets, which then writes numbers as JavaScript does
+    is_javascript: bool = False  # gitsheets then writes numbers as JavaScript does
 
 
 @dataclass(frozen=True, slots=True)
 class _Bucket:
     """
-    The parts of a date, each a part of the path of its own.
+    The parts of a date, each a component of the path.
     """
 
     names: tuple[str, ...]
@@ -77,7 +77,7 @@ class Names:
 
     Attributes:
         text: The template, as the declaration has it.
-        components: What each part of the path between two slashes is made of.
+        components: The parts of each component of the path.
     """
 
     text: str
@@ -97,7 +97,7 @@ class Names:
         Return the path of *record*.
 
         Raises:
-            gitsheets.PathTemplateError: It has none, as gitsheets says it.
+            gitsheets.PathTemplateError: It has none; the message is gitsheets'.
             UnicodeEncodeError: A field holds half of a surrogate pair.
         """
         return "/".join(self._part(number, parts, record) for number, parts in enumerate(self.components))
@@ -130,7 +130,7 @@ class Names:
             return part.text
         value = _value(record, part.names)
         if isinstance(part, _Field) and part.is_javascript and "__proto__" in record:
-            return None  # to JavaScript, it has that one's fields too
+            return None  # in JavaScript, the record then inherits those fields
         if isinstance(part, _Bucket):
             return None if value is None else _bucket(value, part.format)
         return _as_javascript(value) if part.is_javascript else _native(value)
@@ -139,7 +139,7 @@ class Names:
 @lru_cache(maxsize=1024)
 def names_of(template: str) -> Names | None:
     """
-    Return what *template* names; None where it is more than names, or none that gitsheets takes.
+    Return the names in *template*; None if it holds more than names, or is invalid.
     """
     components: list[list[_Part]] = [[]]
     rest = template.strip("/")
@@ -162,7 +162,7 @@ def names_of(template: str) -> Names | None:
 
 def _is_whole(components: Sequence[Sequence[_Part]]) -> bool:
     if not all(components):
-        return False  # a slash beside another
+        return False  # two adjacent slashes
     for number, parts in enumerate(components):
         stands_alone = [
             part
@@ -191,7 +191,7 @@ def _reference(inner: str) -> _Part | None:
 
 def runs_code(template: str) -> bool:
     """
-    Whether gitsheets would run something of *template* as code.
+    Whether gitsheets would run a part of *template* as code.
     """
     references = [piece.partition("}}") for piece in template.strip("/").split("${{")[1:]]
     return any(
@@ -216,7 +216,7 @@ def _value(record: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 def _native(value: Any) -> str | None:
     """
-    Return *value* as gitsheets itself writes it in a path; None where it does not.
+    Return *value* as gitsheets writes it in a path; None if it does not.
     """
     if isinstance(value, bool):
         return str(value).lower()
@@ -235,7 +235,7 @@ def _native(value: Any) -> str | None:
 
 def _as_javascript(value: Any) -> str | None:
     """
-    Return *value* as JavaScript writes it, to which every number is a float.
+    Return *value* as JavaScript writes it, where every number is a float.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return _native(value)
@@ -246,7 +246,7 @@ def _as_javascript(value: Any) -> str | None:
         return "Infinity" if number > 0 else "-Infinity"
     if number == 0:
         return "0"
-    # ECMA-262, Number::toString: where the point stands decides of the form.
+    # ECMA-262, Number::toString: the position of the point decides the form.
     _, figures, exponent = Decimal(repr(abs(number))).as_tuple()
     digits = "".join(map(str, figures)).rstrip("0")
     point = len(figures) + int(exponent)
@@ -267,7 +267,7 @@ def _with_point(digits: str, point: int) -> str:
 def _bucket(value: Any, wanted: str) -> str:
     day = _day(value)
     if day is None:
-        # In a text, gitsheets knows more forms of a date; in a template of ours it runs no code.
+        # gitsheets parses more forms of dates in a text; in this template it runs no code.
         return str(gitsheets.render_paths_batch(f"${{{{ date: {wanted} }}}}", [{"date": value}])[0])
     if wanted == "YYYY/WW":
         week = day.isocalendar()

@@ -1,9 +1,9 @@
 """
-What gitsheets makes of a record: its path and its text, or what is wrong with it.
+Rendering a record to its path and its text, as gitsheets does, or to the error.
 
-A plain sheet's record is rendered here, by functions that run no code of the declaration. Every
-other one is rendered apart, by gitsheets itself in a transaction that is never finished: its
-expressions, contracts, sorts and markdown may cost what a process that answers requests has not got.
+A plain sheet's record is rendered in this process, by functions that run no code of the declaration. Every
+other record is rendered in a child process, by gitsheets in a transaction that is never committed:
+expressions, contracts, sorts and markdown may cost more than a process that answers requests can afford.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from ferry.worker.apart import OverrunError
 Rendered = tuple[str, str, Record]
 
 _VARIANT = "/variant"
-_TOO_DEEP = "RuntimeLimit"  # how gitsheets' engine calls it
+_TOO_DEEP = "RuntimeLimit"  # gitsheets' engine's name for it
 _LONGEST_PATH = 8192  # characters beyond the record's own; a path that a checkout can hold has 1,024
-_CALLED = re.compile(r"(?<![\w.])(\w+)\s*\(")  # a function's name, which gitsheets takes for a field's
+_CALLED = re.compile(r"(?<![\w.])(\w+)\s*\(")  # the name of a function, which gitsheets lists as a field
 
 
 class Renderer:
@@ -42,9 +42,9 @@ class Renderer:
     Args:
         git_dir: The bare repository.
         commit: Full object name of the commit that declares the sheets.
-        declarations: Object name of its ``.gitsheets``, which tells the same ones from others.
+        declarations: Object name of its ``.gitsheets``, which identifies the declarations.
         root: The directory of the tree that holds ``.gitsheets`` and the sheets.
-        evaluations: What is known of what runs apart, and whether to look for more.
+        evaluations: Results from child processes, and whether to compute more.
     """
 
     def __init__(
@@ -60,22 +60,21 @@ class Renderer:
         self, sheet: Sheet, record: Record, before: Record | None = None, stays: str | None = None
     ) -> Rendered:
         """
-        Return the record's path within its sheet, its text, and its fields as they are read from that.
+        Return the record's path within its sheet, its text, and its fields as parsed from the text.
 
         Args:
-            before: The record that it takes the place of. A ``nan`` that stood there may stay, although
-                JSON Schema has no number for it; and where the title or the body of a markdown record
-                changed, the other one follows.
-            stays: The path of *before*, which it may keep although a new record could not have it.
+            before: The record that it replaces. A ``nan`` in it may stay, although JSON Schema has no number
+                for it. If either the title or the body of a markdown record changed, the other one follows.
+            stays: The path of *before*, which the record may keep although a new record could not have it.
 
         Raises:
             gitsheets.ValidationError: The record breaks the schema.
             gitsheets.PathTemplateError: Its fields make no path.
             gitsheets.ConfigError: The sheet's declaration cannot be used.
-            SheetConfigError: It runs out of its limit.
-            InvalidRecordError: The record does, by its own size.
-            NotEvaluatedError: It would have to be rendered apart under the write lock.
-            OverflowError, TypeError, ValueError: The record holds what TOML cannot.
+            SheetConfigError: The declaration exceeds its limit.
+            InvalidRecordError: The record exceeds its limit, by its own size.
+            NotEvaluatedError: It must be rendered outside of the write lock.
+            OverflowError, TypeError, ValueError: TOML cannot hold the record.
         """
         if sheet.is_plain and is_cheap_for(sheet.schema, repr(record)) and in_order(record, sheet.sorts)[1]:
             return _settled(_plain, sheet, record, before, stays)
@@ -90,9 +89,9 @@ class Renderer:
         Return the path that the record's fields make within its sheet.
 
         Raises:
-            gitsheets.GitsheetsError: They make none.
+            gitsheets.GitsheetsError: They make no path.
             SheetConfigError, NotEvaluatedError: As for ``render``.
-            OverflowError, TypeError, ValueError: The record holds what TOML cannot.
+            OverflowError, TypeError, ValueError: TOML cannot hold the record.
         """
         if sheet.names is not None:
             return sheet.names.path(record)
@@ -120,7 +119,7 @@ def _settled(
     stays: str | None,
 ) -> Rendered:
     """
-    Return what *render* makes of *record*, which takes the place of *before*.
+    Return what *render* makes of *record*, which replaces *before*.
     """
     try:
         return render(sheet, record)
@@ -164,19 +163,19 @@ def _stored(sheet: Sheet, text: str) -> Record:
 
 def _variant(sheet: Sheet, what: str, config: Mapping[str, Any]) -> Sheet:
     """
-    Return *sheet* as another declaration has it, for use in a transaction that is never finished.
+    Return *sheet* with another declaration, for use in a transaction that is never committed.
     """
-    # No sheet of the repository has a slash in its name.
+    # The slash keeps the name apart from those of the repository's sheets.
     name = f"{sheet.name}/{what}{_VARIANT}"
     return replace(sheet, name=name, path=config["path"], schema=config.get("schema"), config=config)
 
 
 def _is_to_blame(sheet: Sheet, record: Mapping[str, Any]) -> bool:
     """
-    Whether the path template, and not *record*, is at fault where gitsheets makes no path of the two.
+    Whether the path template, not *record*, is the reason that gitsheets makes no path.
 
-    gitsheets says the same of both. The template is at fault where every field that
-    it names holds text: an expression that fails then fails on any record.
+    gitsheets reports both the same way. The template is the reason if every field that it names holds text:
+    an expression that fails then fails for any record.
     """
     if sheet.names is not None:
         return False
@@ -214,7 +213,7 @@ def _at(value: Any, path: Sequence[str | int]) -> Any:
     return value
 
 
-# --- What follows runs apart ---
+# --- What follows runs in a child process ---
 
 
 def _path_apart(template: str, record: Record) -> str:
@@ -229,7 +228,7 @@ def _path_apart(template: str, record: Record) -> str:
 
 def _check_recursion(error: Exception) -> None:
     if _TOO_DEEP in str(error):
-        raise OverrunError("its expression calls itself without end") from error
+        raise OverrunError("its expression never stops calling itself") from error
 
 
 def _check_length(path: str, record: Record) -> None:
@@ -262,7 +261,7 @@ def _render_apart(
 
 class _Core:
     """
-    gitsheets' transaction, never finished, in the thread that made it.
+    A gitsheets transaction that is never committed; for the thread that made it.
     """
 
     def __init__(self, git_dir: str, commit: str, root: str) -> None:
@@ -272,7 +271,7 @@ class _Core:
 
     def close(self) -> None:
         """
-        Let go of it.
+        Discard the transaction.
         """
         self._core.discard()
 
@@ -281,12 +280,12 @@ class _Core:
         Return the record's path, its text, and its fields as they are read from that.
         """
         if sheet.sorts:
-            # A list that is in order already, gitsheets goes through once, and not as often as it has items.
+            # gitsheets sorts a sorted list in linear time, and an unsorted one in quadratic time.
             unsorted = {key: value for key, value in sheet.config.items() if key != "fields"}
             self._prepare(_variant(sheet, "unsorted", unsorted), record)
             record, _ = in_order(record, sheet.sorts)
         path, text = self._prepare(sheet, record)
-        # The candidate's own record has the body as it was given, and no title where none was.
+        # The candidate's own record has the body and the title as they were given.
         return path, text, _stored(sheet, text)
 
     def _prepare(self, sheet: Sheet, record: Record) -> tuple[str, str]:
@@ -302,7 +301,7 @@ class _Core:
 
     def with_title(self, sheet: Sheet, record: Record, before: Record) -> Record:
         """
-        Return *record* with the heading changed where the title was, and the title where the body was.
+        Return *record* with its heading updated if the title changed, or its title if the body changed.
         """
         title, body = str(sheet.title_field), str(sheet.body_field)
         changed = {name for name in (title, body) if record.get(name) != before.get(name)}
@@ -319,7 +318,7 @@ class _Core:
 
     def _normal_body(self, sheet: Sheet, text: str) -> str:
         """
-        Return the body as gitsheets stores it: it normalises markdown, headings too.
+        Return the body as gitsheets stores it, with normalised markdown.
         """
         body = str(sheet.body_field)
         name = f"{body}_name"

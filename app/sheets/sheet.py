@@ -22,9 +22,9 @@ from ferry.app.sheets.schema_cost import is_cheap
 from ferry.app.sheets.template import Template
 
 MOST_DECLARATION_BYTES = 256 << 10
-_KEPT_BYTES = 8 << 20  # of declarations whose sheets are kept
+_KEPT_BYTES = 8 << 20  # of declarations whose parsed sheets are cached
 _OVERHEAD_BYTES = 1024
-_SAID = 300  # characters of what a parser says: it repeats the line
+_SAID = 300  # characters of a parser's message, which repeats the line
 _PLAIN = {"root", "path", "schema", "fields"}
 _ROOT = re.compile(rb"""^\s*root\s*=\s*(?:"([^"\n]*)"|'([^'\n]*)')""", re.MULTILINE)
 
@@ -40,9 +40,9 @@ class Sheet:
         path: Path template, such as ``${{ slug }}``.
         schema: JSON Schema of a record, or None.
         config: The whole ``[gitsheet]`` table.
-        runs_code: Whether it holds code: an expression in its path, or a comparison that sorts.
-        is_bounded: Whether what a record costs is bounded by its size: no code, and a cheap schema.
-        is_plain: Whether it asks for a path of fields, a cheap schema and sorted lists, and for nothing else.
+        runs_code: Whether it holds code: an expression in its path, or a comparison in a sort.
+        is_bounded: Whether the cost of a record is bounded by its size: no code, and a cheap schema.
+        is_plain: Whether it declares only a path of fields, a cheap schema and sorted lists.
     """
 
     name: str
@@ -57,14 +57,14 @@ class Sheet:
     @property
     def names(self) -> Names | None:
         """
-        The fields that make its paths; None where an expression does.
+        The fields that make its paths; None if an expression does.
         """
         return names_of(self.path)
 
     @property
     def sorts(self) -> Mapping[str, Any]:
         """
-        How each field that is a list is sorted.
+        How each list field is sorted.
         """
         return _sorts(self.config)
 
@@ -115,7 +115,7 @@ class Sheet:
 
     def hidden_by(self, path: str) -> str | None:
         """
-        Return the record whose history or attachments have the address of the record *path*, if one could.
+        Return the record whose history or attachments could have the address of the record *path*, or None.
         """
         parts = path.split("/")
         for depth, name in list(enumerate(parts))[-2:]:
@@ -150,7 +150,7 @@ def parse_sheet(name: str, content: bytes) -> Sheet:
 def _parse(name: str, content: bytes) -> Sheet:
     try:
         text = content.decode("utf-8-sig")
-        # It refuses what is nested deeper than 80 levels, over which Python's parser takes minutes.
+        # It refuses more than 80 levels of nesting, on which Python's parser spends minutes.
         gitsheets.parse_records([text])
         config = tomllib.loads(text)["gitsheet"]
         path, root, schema = config["path"], _root(config.get("root", ".")), config.get("schema")
@@ -187,7 +187,7 @@ def _sorts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def root_of_broken(content: bytes) -> str | None:
     """
-    Return the root that a declaration seems to name which cannot be used as it is; None where it names none.
+    Return the root that an invalid declaration seems to name, or None.
     """
     found = _ROOT.search(content)
     return _root((found[1] or found[2] or b"").decode("utf-8", "replace")) if found else None

@@ -1,8 +1,8 @@
 """
-Lists that a declaration sorts: ``sort = true``, ``["name"]``, ``{at = "DESC"}``.
+Sorting lists as a declaration asks: ``sort = true``, ``["name"]``, ``{at = "DESC"}``.
 
-gitsheets sorts them too, and is asked wherever the order is not plain: a comparison of names runs in
-its JavaScript engine, once for each pair; letters beyond English have an order that is Unicode's to say.
+gitsheets sorts them too, in its JavaScript engine, once for each pair. It does so for every order that this
+module cannot make, such as that of letters beyond English.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-# These have fields of their own to JavaScript, by which gitsheets compares.
+# In JavaScript these have members, by which gitsheets compares.
 _SCALARS = (str, int, float, datetime)
 _ENGLISH = re.compile("[A-Za-z -]*")
 _LETTERLESS = re.compile("[ -]")
@@ -22,10 +22,10 @@ _LETTERLESS = re.compile("[ -]")
 
 def in_order(record: Mapping[str, Any], sorts: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """
-    Return *record* with its lists in the order that gitsheets gives them, and whether that is all of them.
+    Return *record* with its lists in gitsheets' order, and whether every list was sorted here.
 
     Args:
-        sorts: For each list how it is sorted.
+        sorts: How each list is sorted.
     """
     found, is_whole = dict(record), True
     for name, rule in sorts.items():
@@ -46,7 +46,7 @@ def _ordered(items: Sequence[Any], rule: Any) -> list[Any] | None:
         return sorted(items, key=lambda item: _LETTERLESS.sub("", item).lower())
     if not isinstance(rule, (list, dict)):
         return None
-    # gitsheets has the fields of a table by name, whatever order they are declared in.
+    # gitsheets orders the fields of a table by name, not as they are declared.
     order = dict(sorted(rule.items())) if isinstance(rule, dict) else dict.fromkeys(rule, "ASC")
     if not _is_plain(items, list(order)):
         return None
@@ -58,12 +58,12 @@ def _ordered(items: Sequence[Any], rule: Any) -> list[Any] | None:
 
 def _is_plain(items: Sequence[Any], fields: Sequence[str]) -> bool:
     """
-    Whether every item is a table with each of the fields, each of which holds texts, numbers or dates alone.
+    Whether every item is a table with all of the fields, and each field has values of one scalar type.
     """
     if not all(isinstance(item, dict) and "__proto__" not in item for item in items):
         return False
-    kinds = [{_kind(item.get(field)) for item in items} for field in fields]
-    return all(len(each) == 1 and None not in each for each in kinds)
+    types = [{_kind(item.get(field)) for item in items} for field in fields]
+    return all(len(each) == 1 and None not in each for each in types)
 
 
 def _kind(value: Any) -> str | None:
@@ -76,7 +76,7 @@ def _kind(value: Any) -> str | None:
 
 def _key(field: str, item: Mapping[str, Any]) -> Any:
     value = item[field]
-    # JavaScript compares texts by their UTF-16 units, and every number as a float.
+    # JavaScript compares texts by their UTF-16 units, and numbers as floats.
     if isinstance(value, str):
         return value.encode("utf-16-be", "surrogatepass")
     return float(value) if isinstance(value, int) else value

@@ -1,10 +1,9 @@
 """
-Path templates: which paths one can make.
+Path templates: which paths a template can make.
 
-gitsheets renders a template for a record. Here the question is the other way
-round: whether any record could have a given path. Each part of a template but
-the last ``${{ field/** }}`` makes exactly one part of a path, whatever JavaScript
-stands in it, because gitsheets refuses a slash there.
+gitsheets renders a template for a record. This module answers the reverse: whether any record could have a
+given path. Each component of a template makes exactly one component of a path, whatever JavaScript it holds,
+because gitsheets refuses a slash there. Only a last ``${{ field/** }}`` makes several.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from functools import lru_cache
 
 _REFERENCE = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 _RECURSIVE = re.compile(r"\s*[A-Za-z0-9_-]+/\*\*\s*")
-# `${{ starts_at: YYYY/MM }}` makes a part of the path for each part of the date.
+# `${{ starts_at: YYYY/MM }}` makes a component for each part of the date.
 _BUCKET = re.compile(r"\s*[A-Za-z0-9_.-]+\s*:\s*(YYYY(?:/MM(?:/DD)?|/WW)?)\s*")
 _DEEPEST = 512  # directories; a path that a checkout can hold has fewer
 _ANY = re.compile(".*", re.DOTALL)
@@ -26,13 +25,13 @@ _DIGITS = {"YYYY": "[0-9]{4}", "MM": "[0-9]{2}", "DD": "[0-9]{2}", "WW": "[0-9]{
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
     """
-    What the paths of a sheet's records look like.
+    The pattern of the paths of a sheet's records.
 
     Attributes:
-        levels: For each part of a path what it looks like, but for what ``**`` stands for.
-        is_recursive: Whether ``**`` stands at the end, for one part or more.
-        literals: How many characters the template gives itself.
-        texts: For each level its text, where it can be but one; else None.
+        levels: The pattern of each component of a path, except those that ``**`` stands for.
+        is_recursive: Whether the template ends in ``**``, which stands for one component or more.
+        literals: How many characters of a path are the template's own text.
+        texts: The text of each level that is fixed, else None.
     """
 
     levels: tuple[re.Pattern[str], ...]
@@ -43,13 +42,13 @@ class Template:
     @classmethod
     def of(cls, text: str) -> Template:
         """
-        Return the template that *text* is, as a declaration holds it.
+        Parse a declaration's template.
         """
         return _parsed(text)
 
     def makes(self, parts: Sequence[str]) -> bool:
         """
-        Whether a record may have the path of these *parts*.
+        Whether a record may have the path with these components.
         """
         if len(parts) > _DEEPEST:
             return False
@@ -59,14 +58,14 @@ class Template:
 
     def leads_below(self, parts: Sequence[str]) -> bool:
         """
-        Whether a record may stand below the directory of these *parts*.
+        Whether a record may be below the directory with these components.
         """
         is_above = len(parts) < (_DEEPEST if self.is_recursive else len(self.levels))
         return is_above and self.reaches(parts)
 
     def names_below(self, parts: Sequence[str]) -> re.Pattern[str] | None:
         """
-        Return what names records have right in the directory of these *parts*; None where there are none.
+        Return the pattern of records' names directly in a directory; None if it can have no records.
         """
         missing = len(self.levels) - len(parts)
         if not self.reaches(parts) or (missing > 0 if self.is_recursive else missing != 1):
@@ -75,17 +74,17 @@ class Template:
 
     def reaches(self, parts: Sequence[str | None]) -> bool:
         """
-        Whether a record, or what is attached to one, may stand below the directory of these *parts*.
+        Whether a record or an attachment may be below the directory with these components.
 
         Args:
-            parts: None is a part that may be anything.
+            parts: None stands for any component.
         """
         pairs = zip(self.levels, parts, strict=False)
         return all(part is None or level.fullmatch(part) for level, part in pairs)
 
     def meets(self, other: Template) -> bool:
         """
-        Whether records of both, or what is attached to them, may have the same path, as far as can be told.
+        Whether records or attachments of both templates may have the same path, as far as is known.
         """
         return self.reaches(other.texts) and other.reaches(self.texts)
 
@@ -93,7 +92,7 @@ class Template:
 @lru_cache(maxsize=1024)
 def _parsed(text: str) -> Template:
     levels, is_recursive = [""], False
-    # Every second piece is what stands between the braces.
+    # Every second piece is the content of braces.
     pieces = _REFERENCE.split(text.strip("/"))
     for number, piece in enumerate(pieces):
         if number % 2 == 0:
@@ -117,10 +116,11 @@ def _parsed(text: str) -> Template:
 
 def _settled(level: str) -> str:
     """
-    Return *level* where what follows its last ``.*`` is looked for once, at the first place that has it.
+    Return *level* with an atomic group, so that the text after its last ``.*`` is matched at its first place
+    only.
 
-    Another ``.*`` comes behind it, which takes the rest whatever that place was; to try them all would
-    take time that grows with a power of the name's length.
+    Another ``.*`` follows and matches the rest in any case. To backtrack through every place would take time
+    that grows with a power of the name's length.
     """
     above, wildcard, text = level.rpartition(".*")
     return f"{above}(?>.*?{text})" if wildcard else level
