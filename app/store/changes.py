@@ -1,8 +1,8 @@
 """
-What each of a row of commits changed in one record.
+What each of several commits changed in one record.
 
-git says which blobs stand before and after each commit, and has their contents, for many
-commits at once: read one by one, a thousand would hold the interpreter for seconds.
+git lists the blobs before and after each commit, and their contents, for many commits at once. Reading a
+thousand one by one would hold the interpreter for seconds.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from ferry.worker.git.repository import Commit, Repository
 _AT_ONCE = 100  # commits
 _BATCH_BYTES = 16 << 20
 
-_Side = tuple[Any, str]  # the record, and what is wrong with it: one of the two, or none
+_Side = tuple[Any, str]  # the record, or its fault, or neither
 
 
 def changes(
     repository: Repository, sheet: Sheet, path: str, commits: Sequence[Commit]
 ) -> Iterator[dict[str, Any]]:
     """
-    Yield what each commit changed in the record at *path*: a JSON patch (RFC 6902), or why there is none.
+    Yield each commit's change to the record at *path*: a JSON patch (RFC 6902), or why there is none.
     """
     place = Snapshot.of(repository, None).from_top(sheet.file(path))
     try:
         known = repository.changes_of(commits, place)
-    except RepositoryError:  # an object on the way is damaged; others may be told
+    except RepositoryError:  # an object is damaged; the other commits can be read one by one
         known = {}
     for start in range(0, len(commits), _AT_ONCE):
         chunk = commits[start : start + _AT_ONCE]
@@ -54,7 +54,7 @@ def _sides(
     known: tuple[tuple[str, str], tuple[str, str]] | None,
 ) -> tuple[Entry | None, Entry | None]:
     """
-    Return what stands before and after *commit*.
+    Return the entries before and after *commit*.
     """
     if known is not None:
         return entry_of(*known[0]), entry_of(*known[1])
@@ -65,7 +65,7 @@ def _sides(
 
 def _contents(repository: Repository, blobs: Sequence[str]) -> Mapping[str, bytes]:
     """
-    Return the contents of the blobs, where they are no more than may be in memory at once.
+    Return the contents of the blobs; none if they are too large to be in memory at once.
     """
     names = list(dict.fromkeys(blobs))
     sizes = repository.sizes(names)

@@ -1,15 +1,14 @@
 """
-Group commit: writers of one process that come together share one lock and one flush.
+Group commit: concurrent writers of one process share one lock and one flush.
 
-They take turns, and each makes a commit of its own on top of the one before it.
-But while others wait, the lock is kept and the branch stays where it is; the last
-flushes once and moves the branch over all of their commits. No writer is answered
-before that, not even one who changed nothing or was refused: what it saw was not
-yet on the branch.
+They take turns, and each makes its own commit on top of the previous one. While others wait, the lock is kept
+and the branch does not move; the last writer flushes once and moves the branch over all of their commits. No
+writer is answered before that, not even one that changed nothing or was refused: it has seen commits that
+were not yet on the branch.
 
-No writer depends on another's thread. Where a later member's block takes long, the
-earlier ones land what is made so far. A thread that is ended by an exception, at
-whatever line, leaves its place; the turn and the lock follow from who has a place.
+No writer depends on another's thread. If a later member's block takes long, the earlier members land the
+commits made so far. A thread that an exception ends, at any line, leaves its place; turn and lock depend only
+on the places.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from ferry.worker.errors import RepositoryError
 from ferry.worker.files.locks import FileLock, LockTimeoutError
 
 _TIMEOUT_S = 30.0
-_OPEN_S = 0.02  # no answer waits for many others
-_PATIENCE_S = 0.05  # for the next member's block, or for the flush that runs
-_POLITE_S = 0.001  # in which another process, which looks every so often, finds the lock free
+_OPEN_S = 0.02  # bounds how long an answer waits for others
+_PATIENCE_S = 0.05  # to wait for the next member's block, or for the running flush
+_POLITE_S = 0.001  # during which another process, which polls, can take the lock
 
 
 class _Place:
@@ -39,10 +38,10 @@ class _Place:
     One writer's place: first in the queue, then in a group.
 
     Attributes:
-        called: Gets an item when the writer may be at the head of the queue.
-        lock: Holds the write lock, if this writer has begun a group.
-        group: The group whose member the writer is.
-        outcome: Gets what came of the landing: None, or the error.
+        called: Receives an item when the writer may be at the head of the queue.
+        lock: Holds the write lock, if this writer began a group.
+        group: The group that the writer is a member of.
+        outcome: Receives the result of the landing: None, or the error.
     """
 
     def __init__(self) -> None:
@@ -54,39 +53,38 @@ class _Place:
 
 class Group:
     """
-    Commits that go on the branch together.
+    Commits that land on the branch together.
 
     Attributes:
-        base: Where the branch stands, until they do.
-        tip: The last of them, on top of which the next is made.
+        base: The branch's tip, until they land.
+        tip: The last of them, the parent of the next.
     """
 
     def __init__(self, base: str | None, first: _Place) -> None:
         self.base = base
         self.tip = base
         self.lock = first.lock
-        self.members = {first}  # whose blocks run, or whose commits have not landed
-        self.made: list[_Place] = []  # the members who wait for the landing
+        self.members = {first}  # their blocks are running, or their commits have not landed
+        self.made: list[_Place] = []  # the members that wait for the landing
         self.lander: _Place | None = None
         self.error: Exception | None = None
         self.closes_at = time.monotonic() + _OPEN_S
 
     def is_open(self) -> bool:
         """
-        Whether one more may come in.
+        Whether another writer may join.
         """
         return self.error is None and time.monotonic() < self.closes_at
 
 
 class GroupCommit:
     """
-    Turns of the threads of one process at one branch.
+    The write turns of one process's threads.
 
     Args:
-        lock: What every writer of the repository holds, in any process.
-        head: Returns where the branch stands.
-        land: Puts the branch durably at its first argument, from its second; or
-            finds that it is there already.
+        lock: The write lock, which every writer of any process holds.
+        head: Returns the branch's tip.
+        land: Moves the branch durably to its first argument, from its second; returns if it is there already.
     """
 
     def __init__(
@@ -96,11 +94,11 @@ class GroupCommit:
         self._head = head
         self._land = land
         self._start_afresh()
-        os.register_at_fork(after_in_child=self._start_afresh)  # whose turn it was is no thread there
+        os.register_at_fork(after_in_child=self._start_afresh)  # the threads do not exist in the child
 
     def _start_afresh(self) -> None:
         self._mutex = threading.Lock()
-        self._queue: deque[_Place] = deque()  # whose head has the turn
+        self._queue: deque[_Place] = deque()  # its head has the turn
         self._group: Group | None = None
 
     @contextlib.contextmanager
@@ -111,15 +109,15 @@ class GroupCommit:
         Returns once the branch is at that tip.
 
         Raises:
-            BusyError: Others kept the branch for half a minute.
-            RepositoryError: It is not known whether the commit will be on the branch.
+            BusyError: Others held the turn for half a minute.
+            RepositoryError: The disk did not answer in time; the commit may still land.
             Exception: As *land* did.
         """
         place = _Place()
         try:
             yield from self._take_part(place)
         finally:
-            self._leave(place)  # again, for a thread that was ended while it left
+            self._leave(place)  # again, in case an exception ended the thread while it left
 
     def _take_part(self, place: _Place) -> Iterator[Group]:
         try:
@@ -147,7 +145,7 @@ class GroupCommit:
 
     def _join_at_head(self, place: _Place) -> bool:
         """
-        Whether *place* has the turn; it is a member of the group that has not ended then, if there is one.
+        Whether *place* has the turn. If a group is open, it then joins the group.
         """
         with self._mutex:
             if self._queue[0] is not place:
@@ -167,7 +165,8 @@ class GroupCommit:
 
     def _end_block(self, place: _Place, group: Group) -> None:
         """
-        Pass the turn on, or land the group; returns once what *place* made, or saw, is on the branch.
+        Pass the turn on, or land the group; returns once the commits that *place* made or saw are on the
+        branch.
         """
         with self._mutex:
             group.made.append(place)
@@ -190,11 +189,11 @@ class GroupCommit:
                 return place.outcome.get(timeout=_PATIENCE_S)
             except Empty:
                 self._land_made(place, group)
-        raise RepositoryError(f"the disk has not taken the commit for {_TIMEOUT_S:g} s; it may yet")
+        raise RepositoryError(f"the disk has not stored the commit for {_TIMEOUT_S:g} s; it may still do so")
 
     def _land_made(self, place: _Place, group: Group) -> None:
         """
-        Land what is made so far, and what is made meanwhile, unless another member is about it.
+        Land the commits made so far, and those made meanwhile, unless another member is landing them.
         """
         while self._is_landers_turn(place, group):
             with self._mutex:
@@ -204,7 +203,7 @@ class GroupCommit:
                     self._land(tip, group.base)
                     group.base = tip
                 except Exception as exc:  # noqa: BLE001
-                    group.error = exc  # whatever it is, each of the group's threads raises it
+                    group.error = exc  # each of the group's threads raises it
             with self._mutex:
                 for member in made:
                     member.outcome.put(group.error)
@@ -219,9 +218,9 @@ class GroupCommit:
 
     def _leave(self, place: _Place) -> None:
         """
-        Give up what *place* has: its turn, its part in the landing, its membership.
+        Give up the place's turn, its role in the landing and its membership.
 
-        May be called again, where a call was broken off.
+        Safe to call again after an interrupted call.
         """
         with self._mutex:
             if place in self._queue:
@@ -247,5 +246,5 @@ class GroupCommit:
                 self._group = None
             with contextlib.suppress(
                 OSError
-            ):  # the kernel has let go of the lock, whatever the file system says
+            ):  # the kernel has released the lock, whatever the file system reports
                 group.lock.close()

@@ -1,10 +1,9 @@
 """
-Repeating a write safely: the same ``Idempotency-Key``, the same answer, one commit.
+Safe repetition of writes: the same ``Idempotency-Key``, the same answer, one commit.
 
-An answer is kept before its commit is made, under the write lock, and the commit
-carries the key's hash as a trailer. So whatever dies in between, the next request
-with that key finds out from the branch whether the commit was made: kept for a
-day and longer, on the repository's own volume, for every process and after any restart.
+An answer is stored before its commit is made, under the write lock, and the commit carries the key's hash as
+a trailer. So after any crash the next request with that key can tell from the branch whether the commit was
+made. Answers are kept for at least a day on the repository's volume, for every process and across restarts.
 """
 
 from __future__ import annotations
@@ -34,13 +33,14 @@ TRAILER = "Idempotency-Key"
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _DAY_S = 24 * 3600
 _KEPT_DAYS = 2
-MOST_KEYS = 50_000  # of one caller and day; each takes two small files
+MOST_KEYS = 50_000  # per caller and day; each takes two small files
 _STATED = frozenset({"status", "body", "headers"})
-_DAY = re.compile(r"(\d+)(?:\.(\d+))?")  # its number since the epoch, and that of the day it was given up
+# The number of a day since the epoch, and of the day on which it was condemned.
+_DAY = re.compile(r"(\d+)(?:\.(\d+))?")
 _UNCHANGED = "unchanged"
-_KEPT_AS = "$blob"
+_STORED_AS = "$blob"
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}")
-_ID = re.compile(r"(?:[0-9a-f]{32})?")  # releases before wrote none
+_ID = re.compile(r"(?:[0-9a-f]{32})?")  # earlier releases wrote none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +50,8 @@ class KeyedWrite:
 
     Attributes:
         caller: Hash of the caller.
-        name: Hash of the caller and the key: what the trailer holds.
-        fingerprint: Hash of the request: another one with the same key is a mistake.
+        name: Hash of the caller and the key; the value of the trailer.
+        fingerprint: Hash of the request: another request must not use the same key.
     """
 
     caller: str
@@ -61,7 +61,7 @@ class KeyedWrite:
     @classmethod
     def of(cls, actor: str, key: str, request: bytes) -> KeyedWrite:
         """
-        Describe the write of *actor* with *key*.
+        Return the write of *actor* with *key*.
 
         Raises:
             InvalidKeyError: *key* cannot be one.
@@ -76,11 +76,11 @@ class KeyedWrite:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAnswer:
     """
-    What an earlier request with the same key came to.
+    The result of an earlier request with the same key.
 
     Attributes:
-        answer: What it was answered, as ``begin`` was given it; None: a crash has damaged that.
-        commit: The commit that it made; None: it changed nothing.
+        answer: The answer that was passed to ``begin``; None if a crash has damaged it.
+        commit: The commit that it made; None if it changed nothing.
     """
 
     answer: dict[str, Any] | None
@@ -90,11 +90,11 @@ class StoredAnswer:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """
-    Where an answer is kept.
+    Where an answer is stored.
 
     Attributes:
         record: Its file.
-        id: What tells it from another answer in the same file.
+        id: Identifies the answer: a later one may replace it in the same file.
     """
 
     record: Path
@@ -103,7 +103,7 @@ class Place:
     @property
     def commit(self) -> Path:
         """
-        The file that says what its commit is called.
+        The file with the name of its commit.
         """
         return self.record.with_suffix(".commit")
 
@@ -112,12 +112,11 @@ class IdempotencyStore:
     """
     The answers of the last days, by key.
 
-    A record is written once, before its commit, and flushed with it; what its commit is called
-    goes into a second file, which may be lost: the commit says so itself. Records are in a
-    directory for each day, and every directory there is counts: the clock decides where a new
-    record goes, not which ones are known.
+    An answer is written once, before its commit, and flushed with it. The commit's name goes to a second
+    file, which may be lost: the commit's trailer has the key too. Each day has a directory, and a look-up
+    reads all of them: the clock decides where a new answer goes, not which answers are known.
 
-    Only for the holder of the write lock, but for ``finish``.
+    All methods but ``finish`` need the write lock.
 
     Args:
         repository: The data repository.
@@ -131,14 +130,14 @@ class IdempotencyStore:
 
     def recall(self, write: KeyedWrite, head: str | None) -> StoredAnswer | None:
         """
-        Return what an earlier request with this key came to, or None where there was none.
+        Return the result of an earlier request with this key, or None.
 
         Args:
-            head: The commit that the next is made on.
+            head: The commit that the next commit is made on.
 
         Raises:
             KeyReusedError: That request was a different one.
-            BusyError: It cannot be read now whether there was one.
+            BusyError: The stored answers cannot be read now.
         """
         try:
             path = self._find(write)
@@ -150,52 +149,51 @@ class IdempotencyStore:
             raise BusyError(f"The answers to earlier requests cannot be read: {exc.strerror}.") from exc
         if record.get("fingerprint", write.fingerprint) != write.fingerprint:
             raise KeyReusedError
-        if "commit" in record:  # releases before wrote the record again
+        if "commit" in record:  # earlier releases wrote it here
             known = record["commit"] or _UNCHANGED
-        # A record that a power cut has emptied, as it could be, has no base: the whole branch is searched.
+        # A file that a power cut has emptied has no base: the whole branch is searched.
         commit = known or self._made_since(record.get("base"), head, write)
         if commit is None:
-            return None  # it was never made
+            return None  # the commit was never made
         return StoredAnswer(answer=record.get("answer"), commit=None if commit == _UNCHANGED else commit)
 
     def begin(self, write: KeyedWrite, answer: dict[str, Any], *, base: str | None) -> Place:
         """
-        Keep *answer* before its commit is made somewhere after *base*; returns where.
+        Store *answer* before its commit is made, somewhere after *base*; returns its place.
 
-        It is on the disk when the commit is. It holds no record: those are in the repository.
+        It is durable when the commit is. It holds no records, which are in the repository.
 
         Raises:
-            BusyError, DiskFullError: It cannot be kept.
+            BusyError, DiskFullError: It cannot be stored.
             KeysExhaustedError: The caller has used up the keys of this day.
         """
         record = {"id": uuid.uuid4().hex, "fingerprint": write.fingerprint, "base": base, "answer": answer}
         try:
-            # What is there already belongs to a commit that was never made. Its place on the disk is taken
-            # by what is on the disk.
+            # A file that exists belongs to a commit that was never made. Only a flushed file may replace it.
             before = self._find(write)
             path = before or self._place_of(write)
             _write(path, json.dumps(record), is_flushed=before is not None)
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError("The data repository's disk is full; nothing was written.") from exc
-            raise BusyError(f"The answer cannot be kept: {exc.strerror}.") from exc
+            raise BusyError(f"The answer cannot be stored: {exc.strerror}.") from exc
         return Place(record=path, id=str(record["id"]))
 
     @staticmethod
     def finish(place: Place, commit: str | None) -> None:
         """
-        Note what the commit of the answer at *place* is called; None: there was nothing to commit.
+        Note the name of the commit for the answer at *place*; None if nothing was committed.
         """
-        with contextlib.suppress(OSError):  # the commit's trailer says so too
+        with contextlib.suppress(OSError):  # the commit's trailer has it too
             _write(place.commit, f"{place.id} {commit or _UNCHANGED}\n")
             if commit is None:
-                flush(place.record.parent)  # no commit has taken the answer to the disk
+                flush(place.record.parent)  # no commit has flushed the answer
 
     def _made_since(self, base: str | None, head: str | None, write: KeyedWrite) -> str | None:
         if head is None:
             return None
         try:
-            # A branch that was rewritten since has it in another place.
+            # If the branch was rewritten since, search all of it.
             base = base if base and self._repository.contains(base, head) else None
             commits = self._repository.log(head, without=base, saying=f"{TRAILER}: {write.name}")
         except (RepositoryError, OSError) as exc:
@@ -214,7 +212,7 @@ class IdempotencyStore:
 
     def _days(self) -> list[Path]:
         """
-        Return the directories there are, those of later days first.
+        Return the directories, the latest day first.
         """
         try:
             names = os.listdir(self._directory)
@@ -227,10 +225,10 @@ class IdempotencyStore:
 
     def _place_of(self, write: KeyedWrite) -> Path:
         """
-        Return where the answer to a new key goes, and count that for its caller.
+        Return the file for a new key, and count the key for its caller.
         """
         today = self._today()
-        # A byte for each key: its size says how many there were.
+        # One byte for each key, so that the file's size is their number.
         with (today / f"{write.caller}.count").open("ab") as count:
             if count.tell() >= MOST_KEYS:
                 raise KeysExhaustedError(
@@ -251,7 +249,7 @@ class IdempotencyStore:
 
     def _forget(self, today: int) -> None:
         """
-        Remove directories in two steps, two days apart: the clock may step, and removes nothing by that.
+        Condemn old directories, and remove them two days later, so that a step of the clock removes nothing.
         """
         for day in self._days():
             number, _, condemned = day.name.partition(".")
@@ -264,16 +262,16 @@ class IdempotencyStore:
 
 def without_records(body: dict[str, Any], version: str | None) -> dict[str, Any]:
     """
-    Return the body of an answer with the versions of its records in their places.
+    Return the body of an answer with each record replaced by its version.
 
     Args:
-        version: That of the record of the body itself, where it has one.
+        version: Version of the body's own record, if it has one.
     """
     if "results" in body:
         results = [without_records(each, _version(each.get("etag"))) for each in body["results"]]
         return {**body, "results": results}
     if isinstance(body.get("record"), dict) and version:
-        return {**body, "record": {_KEPT_AS: version}}
+        return {**body, "record": {_STORED_AS: version}}
     return body
 
 
@@ -284,14 +282,14 @@ def with_records(
     Return the body as it was before ``without_records``.
 
     Args:
-        sheet: The sheet of its record, where it names none itself.
-        read: Returns the record of a sheet that has a version.
+        sheet: The sheet of its record, unless the body names one.
+        read: Returns the record of a sheet with a version.
     """
     if "results" in body:
         return {**body, "results": [with_records(each, each["sheet"], read) for each in body["results"]]}
     record = body.get("record")
-    if isinstance(record, dict) and record.keys() == {_KEPT_AS}:
-        return {**body, "record": read(sheet, record[_KEPT_AS])}
+    if isinstance(record, dict) and record.keys() == {_STORED_AS}:
+        return {**body, "record": read(sheet, record[_STORED_AS])}
     return body
 
 
@@ -301,7 +299,7 @@ def _version(etag: str | None) -> str | None:
 
 def _record(content: bytes) -> dict[str, Any]:
     """
-    Return the record in a file; an empty one where the file is damaged.
+    Return the stored answer in a file; an empty dict if the file is damaged.
     """
     try:
         record = json.loads(content)
@@ -324,7 +322,7 @@ def _commit(place: Place) -> str | None:
 
 def _write(path: Path, content: str, *, is_flushed: bool = False) -> None:
     """
-    Put a file at *path*, whole or not at all, in the place of one that may be there.
+    Write a file atomically; replaces one that exists.
     """
     fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:

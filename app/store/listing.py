@@ -1,9 +1,8 @@
 """
-The parsed records of whole sheets, kept, because the same bytes are the same record.
+A cache of whole sheets' parsed records: the same bytes are the same record.
 
-What a sheet holds is asked of the commit's tree each time it changes, always in the
-same way; what was read before is the parsed records alone, and they are known by the
-names of their blobs. So the list of a commit is the same whatever was listed before.
+Which files a sheet holds is read from each commit's tree anew. Only the parsed records are cached, by the
+names of their blobs, so a commit's list does not depend on what was listed before.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ from ferry.worker.git.repository import Repository
 
 Records = Sequence[tuple[str, Record]]
 
-MOST_BYTES = 256 << 20  # of memory that parsed records take, those that are being read included
-MOST_TREES = 256  # a sheet at the top of the tree has another one with each commit, and may be empty
-_FEW = 30  # more than these are read by git, which takes 3 ms to start and 0.01 ms for each
-_BATCH_BYTES = 16 << 20  # of blobs that are in memory at once while they are parsed
-_PLACE_BYTES = 300  # what a list takes for each record, beside its fields
+MOST_BYTES = 256 << 20  # of memory for parsed records, including those that are being read
+MOST_TREES = 256  # a sheet at the root of the tree gets a new tree with each commit
+_FEW = 30  # git reads more than these: it takes 3 ms to start, and 0.01 ms for each
+_BATCH_BYTES = 16 << 20  # of unparsed blobs in memory at once
+_PLACE_BYTES = 300  # what each record takes in a list, beside its fields
 _DETAIL_LENGTH = 300
 
-_Parsed = tuple[Record | str, int]  # fields, or what is wrong; and what they take, in bytes
+_Parsed = tuple[Record | str, int]  # the fields, or the fault; and their size in bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
     """
-    What a sheet holds.
+    The records of a sheet.
 
     Attributes:
-        records: Path and fields of every record that can be read, sorted by path.
-        unreadable: Path and fault of every other one, sorted by path.
-        parsed: What each blob is, by its name.
-        size: How much memory all of it takes, in bytes.
+        records: Path and fields of every readable record, sorted by path.
+        unreadable: Path and fault of every other record, sorted by path.
+        parsed: The fields or the fault of each blob, by its name.
+        size: Memory that all of it takes, in bytes.
     """
 
     records: Records
@@ -59,13 +58,13 @@ _NOTHING = Listed(records=(), unreadable=(), parsed={})
 
 class Listing:
     """
-    Parsed records by sheet and tree, the least recently read ones dropped first.
+    Parsed records by sheet and tree; drops the least recently used first.
 
-    Usable from any thread. What it returns is shared and must not be changed.
+    Thread-safe. What it returns is shared and must not be changed.
 
     Args:
-        repository: Where the records are read.
-        most_bytes: How much memory they may take in all.
+        repository: The data repository.
+        most_bytes: Memory that all of them may take.
     """
 
     def __init__(self, repository: Repository, *, most_bytes: int = MOST_BYTES) -> None:
@@ -74,22 +73,23 @@ class Listing:
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._turns: dict[str, threading.Lock] = {}
-        # Another sheet's declaration moves this one's walls, so the tree alone does not say what it holds.
+        # The tree alone is not enough: other sheets' declarations decide which of its files belong to this
+        # one.
         self._kept: OrderedDict[tuple[Sheet, Territory, str], Listed] = OrderedDict()
 
     def records(self, snapshot: Snapshot, sheet: Sheet) -> Records:
         """
-        Return path and fields of every record of *sheet* that can be read, sorted by path.
+        Return path and fields of every readable record of *sheet*, sorted by path.
         """
         return self.read(snapshot, sheet).records
 
     def read(self, snapshot: Snapshot, sheet: Sheet) -> Listed:
         """
-        Return what *sheet* holds.
+        Return the records of *sheet*.
 
         Raises:
-            SheetTooLargeError: It takes more memory than there is for lists.
-            BusyError: So do it and other sheets that are being read.
+            SheetTooLargeError: It takes more memory than all lists may use.
+            BusyError: It does so together with other sheets that are being read.
         """
         tree = snapshot.tree(sheet)
         if tree is None:
@@ -100,13 +100,13 @@ class Listing:
             return found
         with self._lock:
             turn = self._turns.setdefault(sheet.name, threading.Lock())
-        with turn:  # a second one finds what the first has read, or most of it
+        with turn:  # a second reader finds most of it in the cache
             found, known = self._known(key)
             return found or self._read(snapshot, key, known)
 
     def _known(self, key: tuple[Sheet, Territory, str]) -> tuple[Listed | None, Mapping[str, _Parsed]]:
         """
-        Return what is kept: the list itself, and the blobs that the last list of its sheet had.
+        Return what is cached: the list itself, and the blobs of the sheet's last list.
         """
         with self._lock:
             found = self._kept.get(key)
@@ -144,7 +144,7 @@ class Listing:
 
     def _take(self, size: int, held: int) -> int:
         """
-        Have room for *size* bytes more, for whoever holds *held* of them; returns *size*.
+        Reserve *size* more bytes for a reader that holds *held* bytes; returns *size*.
         """
         with self._lock:
             while self._room < size and self._kept:
@@ -152,7 +152,7 @@ class Listing:
             if self._room < size:
                 if held + size > self._most_bytes:
                     raise SheetTooLargeError(
-                        f"The sheet takes more than {self._most_bytes >> 20} MiB of memory."
+                        f"The sheet needs more than {self._most_bytes >> 20} MiB of memory."
                     )
                 raise BusyError("Other large sheets are being read.")
             self._room -= size
@@ -172,7 +172,7 @@ class Listing:
 
     def _contents(self, blobs: Sequence[str]) -> Iterator[Mapping[str, bytes | str]]:
         """
-        Yield the content of each blob that is whole, or why it is not read; a few MiB at a time.
+        Yield the content of each readable blob, or why it is too large; a few MiB at a time.
         """
         left = dict.fromkeys(blobs)
         sizes = self._repository.sizes(blobs) if len(blobs) > _FEW else {}
@@ -187,12 +187,12 @@ class Listing:
             except ObjectTooLargeError as exc:
                 yield {blob: str(exc)}
             except gitsheets.GitsheetsError:
-                continue  # one damaged object keeps nobody from the others
+                continue  # the others can be read all the same
 
 
 def _batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
     """
-    Yield the blobs that are no larger than a record's may be, as many at a time as may be in memory.
+    Yield the blobs that are not too large for a record, as many at a time as may be in memory.
     """
     batch: list[str] = []
     room = _BATCH_BYTES
@@ -221,8 +221,8 @@ _GONE: _Parsed = "is missing or damaged in the repository; look with: git fsck",
 
 def _fault(file: Found) -> str | None:
     """
-    Return why a file needs no reading to be known for no record; None where it may be one.
+    Return why a file cannot be a record, without reading it; None if it may be one.
     """
     if file.entry.kind == "link":
         return IS_LINK
-    return None if file.is_text else "has a name that is no UTF-8; rename it with git"
+    return None if file.is_text else "has a name that is not UTF-8; rename it with git"

@@ -1,8 +1,8 @@
 """
-Names of files: which a path may hold, and which a new file may have.
+Names of files: which names a path may hold, and which a new file may have.
 
-What stands in a repository already is served under any name that git can hold.
-A new name has to fit into every checkout, on any system, and through any host.
+Existing files are served under any name that git can hold. A new name must be valid in a checkout on any
+system, and acceptable to any git host.
 """
 
 from __future__ import annotations
@@ -13,67 +13,68 @@ import unicodedata
 from ferry.app.errors import InvalidPathError
 
 _NAME_MAX_BYTES = 255  # what the file systems of a checkout allow for one name
-_PATH_MAX_BYTES = 1024  # and for a path: PATH_MAX of macOS, the least of them
+_PATH_MAX_BYTES = 1024  # and for a path: PATH_MAX of macOS, the smallest
 _NAME = r"(?!\.{1,2}(?:/|\Z)|\.git(?:/|\Z))[^/\0\ud800-\udfff]+"
 _PATH = re.compile(f"{_NAME}(?:/{_NAME})*", re.IGNORECASE)
-# What git or some file system takes for a name of git's own, and a host that checks refuses with the whole
-# push (https://git-scm.com/docs/git-fsck, hasDotgit and gitmodulesName); Windows calls ".git" also "git~1".
+# Names that git or a file system treats as git's own. A host that checks refuses the whole push for one of
+# them (https://git-scm.com/docs/git-fsck, hasDotgit and gitmodulesName). Windows also calls ".git" "git~1".
 _GITS_OWN = re.compile(r"\.git(modules|attributes)?|g[a-z0-9]{0,6}~[0-9]+", re.IGNORECASE)
-# HFS+ does not see these; the list is git's own, in utf8.c.
-_UNSEEN = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
+# HFS+ ignores these; the list is in git's utf8.c.
+_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
 _DEVICE = re.compile(r"(con|prn|aux|nul|con(in|out)\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\\]|[ .]$')
 
 
 def is_plain(path: str) -> bool:
     """
-    Whether *path* names something below where it starts, and nothing else.
+    Whether *path* is relative, without empty, ``.``, ``..`` and ``.git`` components.
     """
     return _PATH.fullmatch(path) is not None
 
 
 def is_gits_own(path: str) -> bool:
     """
-    Whether a part of *path* may be none of a new file's; what has one already can be read and removed.
+    Whether *path* contains a name reserved by git. New files may not use one; existing ones can be read and
+    deleted.
     """
-    # A backslash parts names on Windows, and a colon begins a stream of the file before it.
-    parts = re.split(r"[/\\:]", _UNSEEN.sub("", path))
+    # On Windows a backslash separates names, and a colon begins a stream of the file.
+    parts = re.split(r"[/\\:]", _IGNORED.sub("", path))
     return any(_GITS_OWN.fullmatch(name.rstrip(" .")) for name in parts)
 
 
 def folded(name: str) -> str:
     """
-    Return what *name* is to a file system that knows neither case nor Unicode's forms.
+    Return *name* as a file system sees it that ignores case and Unicode form.
     """
     if name.isascii():
         return name.lower()
-    # One letter for another only: "ß" is not "ss" to any of them.
+    # Letter by letter: no file system treats "ß" as "ss".
     plain = unicodedata.normalize("NFD", name).replace("ẞ", "ß").split("ß")
     return unicodedata.normalize("NFC", "ß".join(part.casefold() for part in plain))
 
 
 def is_declarations(name: str) -> bool:
     """
-    Whether a file system may take *name* for ``.gitsheets``, where the declarations stand.
+    Whether a file system may treat *name* as ``.gitsheets``, the directory of the declarations.
     """
-    return folded(_UNSEEN.sub("", name)).rstrip(" .") == ".gitsheets"
+    return folded(_IGNORED.sub("", name)).rstrip(" .") == ".gitsheets"
 
 
 def check_new(path: str, extension: str = "") -> None:
     """
-    Check that a new file may stand at *path* with *extension*, and what is attached to it below *path*.
+    Check that a new file may have *path* with *extension*, and attachments below *path*.
 
     Raises:
-        InvalidPathError: Some checkout, or some host, could not hold it.
+        InvalidPathError: Some checkout or some git host cannot hold it.
     """
     if not is_plain(path):
         raise InvalidPathError(
-            f"The path would be {path!r}: each part needs a name, and '.', '..' and '.git' are none."
+            f"The path would be {path!r}: a part of a path cannot be empty, '.', '..' or '.git'."
         )
     if is_gits_own(path):
         raise InvalidPathError(
-            f"The path would be {path!r}, and git or a file system takes a part of it "
-            "for one of git's own names, such as .git, git~1 or .gitmodules."
+            f"The path would be {path!r}: git or a file system reserves a part of it, "
+            "such as .git, git~1 or .gitmodules."
         )
     path += extension
     if len(path.encode()) > _PATH_MAX_BYTES:
@@ -86,7 +87,7 @@ def _check_name(name: str) -> None:
     if len(name.encode()) > _NAME_MAX_BYTES:
         raise InvalidPathError(f"A part of the path would be longer than {_NAME_MAX_BYTES} bytes.")
     if any(unicodedata.category(character) == "Cc" for character in name):
-        raise InvalidPathError(f"The name {name!r} holds a control character.")
+        raise InvalidPathError(f"The name {name!r} contains a control character.")
     if _DEVICE.fullmatch(name) or _NOT_ON_WINDOWS.search(name):
         raise InvalidPathError(
             f"Windows cannot have the name {name!r}: it reserves names such as aux and con, "

@@ -1,5 +1,5 @@
 """
-The repository as one commit has it: what is read here never changes.
+The repository as one commit has it, which never changes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ferry.worker.git.repository import Repository
 
 DECLARATIONS = ".gitsheets"
 _CONTRACTS = f"{DECLARATIONS}/contracts"
-IS_LINK = "is a symbolic link, and no record"
+IS_LINK = "is a symbolic link, not a record"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRecord:
     """
-    A record where it stands.
+    A stored record.
 
     Attributes:
         path: Its path within the sheet, without extension.
@@ -51,7 +51,7 @@ class Found(NamedTuple):
     Attributes:
         path: The record's path within the sheet.
         entry: What stands there.
-        is_text: Whether the path is UTF-8, so that it can be asked for.
+        is_text: Whether the path is UTF-8, so that a request can name it.
     """
 
     path: str
@@ -61,15 +61,15 @@ class Found(NamedTuple):
 
 class Snapshot:
     """
-    The repository as one commit has it; what is read here never changes.
+    The repository as one commit has it, which never changes.
 
     Args:
         git_dir: The bare repository.
         commit: Full object name, or None for a branch without commits.
-        root: Directory in the tree that holds ``.gitsheets`` and the sheets; ``.`` is the top. Every path
-            here is one below it.
+        root: Directory in the tree that holds ``.gitsheets`` and the sheets; ``.`` is the root. Every path
+            here is relative to it.
         expressions: Whether sheets may be used whose declarations hold code.
-        evaluations: What is known of what runs apart, and whether to look for more.
+        evaluations: Results from child processes, and whether to compute more.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Snapshot:
         self.evaluations = evaluations or Evaluations()
         self._expressions = expressions
         self._territory: Territory | None = None
-        self._entries: dict[str, Entry | None] = {}  # a write asks for the same file several times
+        self._entries: dict[str, Entry | None] = {}  # a write reads the same entry several times
 
     @classmethod
     def of(
@@ -131,7 +131,7 @@ class Snapshot:
         """
         found = self.entry(f"{DECLARATIONS}/{name}.toml") if name in self.sheet_names() else None
         if found is None:
-            return self.territory.sheet(name)  # raises: it is not declared, or under a name that is no text
+            return self.territory.sheet(name)  # raises: it is not declared, or its name is not text
         contracts = self.entry(_CONTRACTS)
         versions = (found.name, contracts and contracts.name)
         try:
@@ -148,7 +148,7 @@ class Snapshot:
 
     def renderer(self) -> Renderer:
         """
-        Return what renders records of the sheets.
+        Return the renderer of the sheets' records.
         """
         declared = self.entry(DECLARATIONS)
         name = declared.name if declared else ""
@@ -168,7 +168,7 @@ class Snapshot:
 
     def from_top(self, place: str) -> str:
         """
-        Return *place* as a path from the top of the tree.
+        Return *place* as a path from the root of the tree.
         """
         return place if self.root == "." else f"{self.root}/{place}".rstrip("/")
 
@@ -218,7 +218,7 @@ class Snapshot:
         """
         Return the names of a record's attachments, with the object names of their blobs.
 
-        Files in directories of their own, symbolic links and submodules are the record's, and are not shown.
+        Files in subdirectories, symbolic links and submodules belong to the record too, but are not shown.
         """
         return {
             owner.attachment: line.entry.name
@@ -231,7 +231,7 @@ class Snapshot:
 
     def leaves(self, directory: str) -> Iterator[tuple[str, Entry]]:
         """
-        Yield path, from the top, and entry of everything but directories below *directory*; "" is the top.
+        Yield path, from the root, and entry of everything but directories below *directory*; "" is the root.
         """
         found = self.entry(directory)
         if found and found.kind == "tree":
@@ -240,14 +240,14 @@ class Snapshot:
 
     def tree(self, sheet: Sheet) -> str | None:
         """
-        Return what names the sheet's files as they are: the same name, the same files.
+        Return the object name of the sheet's tree: the same name, the same files.
         """
         found = self.entry("" if sheet.root == "." else sheet.root)
         return found.name if found and found.kind == "tree" else None
 
     def files(self, sheet: Sheet) -> Iterator[Found]:
         """
-        Yield each record's file, in no order.
+        Yield each record's file, in any order.
         """
         tree = self.tree(sheet)
         waiting: list[tuple[tuple[str, ...], str]] = [((), tree)] if tree else []
@@ -275,13 +275,13 @@ class Snapshot:
 
 def fields_at(git_dir: str, entry: Entry, sheet: Sheet, content: bytes | None = None) -> Record:
     """
-    Return the fields of the record of *sheet* that *entry* is.
+    Return the fields of the record of *sheet* in the file *entry*.
 
     Args:
-        content: That of the file, where it has been read already.
+        content: The file's content, if it has been read already.
 
     Raises:
-        UnreadableRecordError: It is none.
+        UnreadableRecordError: The file is not a valid record.
     """
     if entry.kind == "link":
         raise UnreadableRecordError(IS_LINK)
@@ -295,8 +295,8 @@ def fields_at(git_dir: str, entry: Entry, sheet: Sheet, content: bytes | None = 
 
 def owns(territory: Territory, sheet: Sheet, path: str) -> bool:
     """
-    Whether *path* is that of a record of *sheet*, be there one or not.
+    Whether *path* belongs to a record of *sheet*, whether or not the record exists.
     """
-    # Which record a file is never depends on what else stands in the tree.
+    # Which record a file holds never depends on other files.
     owner = territory.owner(sheet.file(path), lambda place: False) if is_plain(path) else None
     return owner == Owner(sheet, path)

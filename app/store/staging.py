@@ -1,5 +1,5 @@
 """
-A commit's tree with changes on top: what stands where once they are committed, and who owns it.
+A commit's tree with staged changes: the entry at each path once they are committed, and its owner.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Staging:
 
     def entry(self, place: str) -> Entry | None:
         """
-        Return what stands at *place* with the changes so far, or None.
+        Return the entry at *place* with the changes so far, or None.
         """
         return self._changes[place] if place in self._changes else self._before.entry(place)
 
@@ -62,7 +62,7 @@ class Staging:
 
     def remove(self, places: Iterable[str]) -> None:
         """
-        Stage the removal of what stands at *places*.
+        Stage the removal of *places*.
         """
         self._changes |= dict.fromkeys(places)
 
@@ -71,7 +71,7 @@ class Staging:
         Stage the move of the attachments of the record *old* to the record *new*; *old*'s file is removed.
 
         Raises:
-            InvalidPathError: An attachment cannot stand there.
+            InvalidPathError: An attachment cannot have its new path.
         """
         belongings = self.belongings(sheet, old)
         self.remove([*belongings, sheet.file(old)])
@@ -107,7 +107,7 @@ class Staging:
             raise InvalidPathError(
                 f"{path!r} is the address of the history or the attachments of the record {other!r}."
             )
-        # Where the record would be the nearest one above these files, the other sheet would lose them.
+        # The other sheet would lose these files if the new record became the nearest one above them.
         file = sheet.file(path)
         for place in self._places_below(sheet.directory(path)):
             owner = self.owner(place)
@@ -136,7 +136,7 @@ class Staging:
         if found is None:
             raise InvalidPathError(
                 f"{place!r} is not a path of the sheet {owner.sheet.name!r}: its template "
-                f"{owner.sheet.path!r} does not make it, or what stands there belongs to no sheet."
+                f"{owner.sheet.path!r} does not make it, or the file there belongs to no sheet."
             )
         what = "" if found.attachment is None else f"the attachment {found.attachment!r} of "
         raise InvalidPathError(
@@ -148,7 +148,7 @@ class Staging:
         Write the trees with the changes so far; returns the object name of the root.
 
         Raises:
-            InvalidPathError: A file would stand where another stands already.
+            InvalidPathError: A file would have the path of another file or directory.
         """
         git_dir = self._before.git_dir
         changes = {self._before.from_top(place): entry for place, entry in self._changes.items()}

@@ -26,7 +26,7 @@ from ferry.worker.git.repository import Repository
 
 class Store:
     """
-    The data repository of one branch, read by anybody and written by one at a time.
+    The data repository of one branch: many readers, one writer at a time.
 
     Args:
         repository: The bare repository and its branch.
@@ -41,7 +41,7 @@ class Store:
         Return the repository as it is now.
 
         Args:
-            evaluations: What is known of what runs apart; default: nothing.
+            evaluations: Results from child processes; default: none.
         """
         return self._at(self._repository.head(), evaluations)
 
@@ -57,19 +57,20 @@ class Store:
         """
         Open a transaction; its changes become one durable commit when the block ends.
 
-        An exception in the block discards everything, and so does a block that
-        changes nothing: then the transaction's ``commit`` stays None.
+        An exception in the block discards everything. A block that changes nothing makes no commit: the
+        transaction's ``commit`` stays None.
 
         Args:
             message: The commit's message, without trailers.
             author: Name and e-mail address.
             trailers: Key and value of each trailer.
-            evaluations: What is known of what runs apart; default: it is looked for under the lock.
+            evaluations: Results from child processes; default: they are computed under the lock.
 
         Raises:
-            NotEvaluatedError: *evaluations* lacks something; see ``rehearsal``.
-            BusyError: Another writer kept the lock for half a minute, or a lock of git's is in the way.
-            DiskFullError: There is no room; nothing was written.
+            NotEvaluatedError: *evaluations* lacks a result; see ``rehearsal``.
+            BusyError: Another writer held the lock for half a minute, or one of git's lock files is in the
+                way.
+            DiskFullError: The disk is full; nothing was written.
         """
         with self._writers.turn() as group:
             before = self._at(group.tip, evaluations)
@@ -89,7 +90,7 @@ class Store:
     @contextlib.contextmanager
     def repeat(self, commit: str) -> Iterator[Transaction]:
         """
-        Open a transaction on what *commit* was made on, to find out what it did; nothing is committed.
+        Open a transaction on the parent of *commit*, to find out what it did. Commits nothing.
 
         Raises:
             RepositoryError: The commit cannot be read.
@@ -101,9 +102,9 @@ class Store:
     @contextlib.contextmanager
     def rehearsal(self, evaluations: Evaluations) -> Iterator[Transaction]:
         """
-        Open a transaction on the branch as it is, without the write lock; nothing is committed.
+        Open a transaction on the branch's tip without the write lock. Commits nothing.
 
-        What its records ask for is evaluated apart, and *evaluations* holds it afterwards.
+        Its records are evaluated in child processes, and *evaluations* then holds the results.
         """
         head = self._repository.head()
         if head is None:
@@ -112,14 +113,14 @@ class Store:
             yield Transaction(self._at(head, evaluations), head, head)
 
     def _nothing(self) -> SheetNotFoundError:
-        return SheetNotFoundError(f"The branch {self._repository.branch!r} has no commits, so no sheets.")
+        return SheetNotFoundError(f"The branch {self._repository.branch!r} has no commits, and so no sheets.")
 
     def _land(self, commit: str, parent: str | None) -> None:
         """
-        Put *commit* on the branch, so that no crash can take it off again.
+        Move the branch to *commit*, durably.
 
         Raises:
-            BusyError: Another program has moved the branch, or keeps it locked.
+            BusyError: Another program has moved the branch, or has it locked.
         """
         repository = self._repository
         with translated():
@@ -127,11 +128,11 @@ class Store:
                 move_ref(repository.path, repository.ref, new=commit, old=parent)
             except RefMovedError:
                 if repository.contains(commit, repository.head()):
-                    return  # a thread of ours moved it, and was ended before it could say so
+                    return  # a thread of this process moved it, and was ended before it could report it
                 raise
             try:
                 head = repository.head()
             except RepositoryError:
-                return  # the move is on the disk, whatever keeps the branch from being read now
-        if not repository.contains(commit, head):  # or others have gone on from it already
+                return  # the move is on the disk, although the branch cannot be read now
+        if not repository.contains(commit, head):  # others may have committed on top of it already
             raise BusyError(f"Another program has moved {repository.ref} away from the commit {commit}.")

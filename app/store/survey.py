@@ -1,5 +1,5 @@
 """
-Looking at each sheet: whether it opens, what it holds, and what stands in its way.
+Checking each sheet: whether it opens, what it holds, and what is wrong with it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _SHOWN = 3
 
 def survey(repository: Repository) -> Iterator[Finding]:
     """
-    Look at one sheet of the branch after another.
+    Check each sheet of the branch.
     """
     try:
         snapshot = Snapshot.of(repository, repository.head())
         yield from _sheets(snapshot, Listing(repository, most_bytes=sys.maxsize))
     except (gitsheets.GitsheetsError, RepositoryError) as exc:
-        yield Finding(name="sheets", state="failed", detail=str(exc), remedy="Look with: git fsck")
+        yield Finding(name="sheets", state="failed", detail=str(exc), remedy="Check with: git fsck")
 
 
 def read_all(repository: Repository) -> str:
     """
-    Read every record of every sheet of the branch; says how many there are.
+    Read every record of every sheet of the branch; returns a sentence with their number.
 
     Raises:
         RepositoryError: An object on the way is damaged.
@@ -52,7 +52,7 @@ def read_all(repository: Repository) -> str:
     records = sum(len(sheet.records) for sheet in sheets)
     unreadable = sum(len(sheet.unreadable) for sheet in sheets)
     said = f"{records} records in {len(sheets)} sheets can be read"
-    return f"{said}, {unreadable} cannot: ferry doctor names them" if unreadable else said
+    return f"{said}, {unreadable} cannot; ferry doctor names them" if unreadable else said
 
 
 def _sheets(snapshot: Snapshot, listing: Listing) -> Iterator[Finding]:
@@ -72,10 +72,10 @@ def _sheet(snapshot: Snapshot, listing: Listing, sheet: Sheet, meets: Sequence[s
     if listed.unreadable:
         named = "; ".join(f"{path!r} {detail}" for path, detail in listed.unreadable[:_SHOWN])
         details.append(f"{len(listed.unreadable)} cannot be read: {named}")
-        remedies.append("Correct or remove those files, with PUT, DELETE or git.")
+        remedies.append("Correct or remove these files with PUT, DELETE or git.")
     if strays:
         details.append(f"{_count(strays, 'file')} that its template does not make")
-        remedies.append("Move such files to where the template has them, or remove them, with git.")
+        remedies.append("Move these files to a path that the template makes, or remove them, with git.")
     if meets:
         details.append(f"shares paths with {', '.join(meets)}")
         remedies.append(f"{OVERLAP_HINT}.")
@@ -96,7 +96,7 @@ def _count(number: int, what: str) -> str:
 
 def _strays(snapshot: Snapshot) -> Counter[str]:
     """
-    Count the files of each sheet's kind below its root that belong to nobody.
+    Count, by sheet, the files below its root that have its extension and belong to no record.
     """
     found: Counter[str] = Counter()
     territory = snapshot.territory

@@ -1,19 +1,18 @@
 """
-Which sheet, if any, owns a path of the tree: the one place where that is decided.
+Which sheet, if any, owns a path of the tree. Only this module decides that.
 
-A path belongs to at most one sheet, and no request through another sheet reads,
-lists, changes or removes what stands there:
+A path belongs to at most one sheet. No request to another sheet reads, lists, changes or removes it:
 
 1. ``.gitsheets`` belongs to no sheet, at any depth and in any spelling.
-2. What stands below a sheet's root belongs to no sheet with a root further up.
-   A sheet's root itself, and the directories above it, are no file of any sheet.
-3. Among the sheets that share a root, a file is a record of the one with its
-   extension whose template can make its path. Where several can, it is the one whose
-   template gives more of the path itself, then one without ``**``, then by name.
-4. Every other file belongs to the nearest record above it: to ``a/b`` before ``a``.
-   Where records of several sheets have that path, the same order decides.
+2. A file below a sheet's root belongs to no sheet with a root further up. A sheet's root itself, and the
+   directories above it, are not files of any sheet.
+3. Among sheets that share a root, a file is a record of the sheet that has its extension and whose template
+   can make its path. If several can, the sheet whose template has more literal text wins, then one without
+   ``**``, then the first by name.
+4. Every other file belongs to the nearest record above it: to ``a/b`` before ``a``. If records of several
+   sheets have that path, the same order decides.
 
-A declaration that cannot be used keeps its root from the others all the same.
+A declaration that cannot be used still keeps its root from the other sheets.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ from ferry.app.store.trees import lines
 from ferry.worker.git.objects import ObjectTooLargeError
 
 OVERLAP_HINT = "each path belongs to one of them: see docs/explanation/whose-a-path-is.md"
-_KEPT_BYTES = 8 << 20  # of declarations that are kept; parsed they take some twenty times as much
+_KEPT_BYTES = 8 << 20  # of cached declarations; parsed they take about twenty times as much
 _EMPTY_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
     """
-    To whom a path belongs.
+    The owner of a path.
 
     Attributes:
         sheet: The sheet.
@@ -56,11 +55,11 @@ class Owner:
 
 class Territory:
     """
-    The sheets that one tree declares, and what each of them owns.
+    The sheets that one tree declares, and the paths that each of them owns.
 
     Args:
-        sheets: Every declared sheet by name, or what is wrong with its declaration.
-        broken_roots: Roots of those that cannot be used.
+        sheets: Every declared sheet by name, or the error in its declaration.
+        broken_roots: Roots of the sheets that cannot be used.
         size: Bytes of the declarations.
     """
 
@@ -93,7 +92,7 @@ class Territory:
 
     def declared(self, name: str) -> Sheet | None:
         """
-        Return the sheet *name*; None where its declaration cannot be read.
+        Return the sheet *name*, or None if its declaration cannot be used.
         """
         found = self._sheets.get(name)
         return found if isinstance(found, Sheet) else None
@@ -115,7 +114,7 @@ class Territory:
 
     def overlaps(self) -> dict[str, list[str]]:
         """
-        Return for each sheet the others that own some of what its own template reaches, or own it in turn.
+        Return, for each sheet, the other sheets whose templates can reach the same paths.
         """
         sheets = self.usable()
         found = {sheet.name: [other.name for other in sheets if _meet(sheet, other)] for sheet in sheets}
@@ -123,10 +122,10 @@ class Territory:
 
     def owner(self, place: str, stands: Callable[[str], bool]) -> Owner | None:
         """
-        Return to whom *place* belongs, a path from the top of the tree; None where it is nobody's.
+        Return the owner of *place*, a path from the root of the tree, or None.
 
         Args:
-            stands: Whether there is a file at a path, which decides to which record a file is attached.
+            stands: Whether there is a file at a path; decides which record a file is attached to.
         """
         *above, name = place.split("/")
         domain = self.domain(above) if is_plain(place) else None
@@ -140,7 +139,7 @@ class Territory:
 
     def domain(self, directory: Sequence[str]) -> Domain | None:
         """
-        Return what the files right in *directory*, given in parts, may belong to; None for nobody.
+        Return the domain of the files directly in *directory*, given in components, or None.
         """
         key = _key(directory)
         if any(is_declarations(part) for part in directory):
@@ -148,7 +147,7 @@ class Territory:
         depth = next((depth for depth in range(len(key), -1, -1) if key[:depth] in self._at), None)
         if depth is None:
             return None
-        # A root in another spelling is another directory to git, and the same one to some file systems.
+        # A root in another spelling is another directory to git, but the same directory to some file systems.
         root = "/".join(directory[:depth]) or "."
         sheets = [sheet for sheet in self._at[key[:depth]] if sheet.root == root]
         return Domain(sheets, tuple(directory[depth:])) if sheets else None
@@ -156,11 +155,11 @@ class Territory:
 
 class Domain:
     """
-    A directory and the sheets whose root it is, or stands below.
+    A directory, and the sheets whose root is this directory or contains it.
 
     Args:
-        sheets: The sheets, the first before the others where several could own a file.
-        below: The directory, in parts from their root.
+        sheets: The sheets; the first of them that can own a file owns it.
+        below: The directory, in components from their root.
     """
 
     def __init__(self, sheets: Sequence[Sheet], below: tuple[str, ...]) -> None:
@@ -172,19 +171,19 @@ class Domain:
 
     def made(self, name: str) -> tuple[Sheet, str] | None:
         """
-        Return which sheet's record the file *name* in the directory is, and the record's path.
+        Return the sheet and the path of the record in the file *name*, or None.
         """
-        for sheet, extension, pattern in self._makers:  # each file of a list comes here
+        for sheet, extension, pattern in self._makers:  # runs for each file of a list
             if name.endswith(extension):
                 stem = name[: -len(extension)]
-                # Of what stands in a tree, only names like these are none to us.
+                # Names in a tree may begin with a dot only if they are plain.
                 if stem and pattern.fullmatch(stem) and (stem[0] != "." or is_plain(stem)):
                     return sheet, self._prefix + stem
         return None
 
     def holder(self, name: str, stands: Callable[[str], bool]) -> Owner | None:
         """
-        Return to which record the file *name* in the directory is attached.
+        Return the record that the file *name* is attached to, or None.
         """
         for depth in range(len(self.below), 0, -1):
             path = "/".join(self.below[:depth])
@@ -196,7 +195,7 @@ class Domain:
 
 def _meet(sheet: Sheet, other: Sheet) -> bool:
     """
-    Whether records of *sheet*, or what is attached to them, could stand where those of *other* do.
+    Whether records or attachments of *sheet* could have the paths of those of *other*.
     """
     mine, theirs = _folded(sheet.root), _folded(other.root)
     if sheet is other or theirs[: len(mine)] != mine:
@@ -208,7 +207,7 @@ def _meet(sheet: Sheet, other: Sheet) -> bool:
 
 def territory_of(git_dir: str, declarations: str | None) -> Territory:
     """
-    Return the territory that the tree *declarations*, a commit's ``.gitsheets``, divides.
+    Return the territory of the tree *declarations*, a commit's ``.gitsheets``.
 
     Raises:
         gitsheets.GitsheetsError: An object is missing or damaged.
@@ -218,8 +217,8 @@ def territory_of(git_dir: str, declarations: str | None) -> Territory:
         found = _known.get(key)
     if found is None:
         found = _read(git_dir, declarations)
-        # Two threads may have read it; what is kept about one is not kept about the other.
-        with _lock, contextlib.suppress(ValueError):  # it is larger than all that may be kept
+        # Two threads may have read it; caches by identity need both to get the same object.
+        with _lock, contextlib.suppress(ValueError):  # it is larger than the cache
             found = _known.setdefault(key, found)
     return found
 

@@ -62,8 +62,8 @@ class Transaction:
 
     Attributes:
         parent: The commit that the changes are made on.
-        base: A commit before this one that is on the branch for certain; see ``group_commit``.
-        commit: This one, once it is on the branch; None where nothing changed.
+        base: An earlier commit that is certainly on the branch; see ``group_commit``.
+        commit: The commit, once it is on the branch; None if nothing changed.
     """
 
     def __init__(self, before: Snapshot, parent: str, base: str | None) -> None:
@@ -80,25 +80,25 @@ class Transaction:
         Stage a new record.
 
         Raises:
-            RecordExistsError: One stands at its path.
+            RecordExistsError: There is a record at its path.
             InvalidRecordError, InvalidPathError, SheetNotFoundError, SheetConfigError: As named.
         """
         return self._upsert(sheet_name, record, create_only=True)
 
     def put(self, sheet_name: str, path: str, record: Record) -> Written:
         """
-        Stage *record* in the place of the one at *path*; where the fields in its path differ, it moves there.
+        Stage *record* to replace the record at *path*; if the fields in its path differ, it moves.
 
         Raises:
-            RecordExistsError: It would move to where another one stands.
-            InvalidPathError: There is nothing at *path*, and the record's own path is another.
+            RecordExistsError: It would move to the path of another record.
+            InvalidPathError: There is no record at *path*, and the record's fields make another path.
             InvalidRecordError, SheetNotFoundError, SheetConfigError: As named.
         """
         return self._upsert(sheet_name, record, replaces=path)
 
     def upsert(self, sheet_name: str, record: Record) -> Written:
         """
-        Stage *record* at the path that its fields make, whether or not one stands there.
+        Stage *record* at the path that its fields make; replaces a record there.
 
         Raises:
             InvalidRecordError, InvalidPathError, SheetNotFoundError, SheetConfigError: As named.
@@ -110,7 +110,7 @@ class Transaction:
         Stage the record at *path* with a JSON merge patch (RFC 7396) applied.
 
         Raises:
-            RecordNotFoundError: There is none.
+            RecordNotFoundError: There is no such record.
             RecordExistsError, InvalidRecordError, InvalidPathError, SheetNotFoundError, SheetConfigError:
                 As for ``put``.
         """
@@ -120,7 +120,7 @@ class Transaction:
             raise _no_record(sheet_name, path)
         merged = merge_patch(before, patch, sheet.schema)
         if sheet.body_field in patch:
-            merged.setdefault(sheet.body_field, "")  # null empties a body; a record of its sheet has one
+            merged.setdefault(sheet.body_field, "")  # null empties the body; a record of this sheet has one
         return self._upsert(sheet_name, merged, replaces=path)
 
     def attach(self, sheet_name: str, path: str, name: str, content: bytes) -> tuple[str, bool]:
@@ -136,8 +136,8 @@ class Transaction:
             raise _no_record(sheet_name, path)
         if "/" in name or not is_plain(name) or name.endswith(sheet.extension):
             raise InvalidPathError(
-                f"An attachment cannot be named {name!r}: it is one name without a slash, none of "
-                f"git's own, and does not end in {sheet.extension}."
+                f"An attachment cannot be named {name!r}: the name has no slash, is not reserved by git, "
+                f"and does not end in {sheet.extension}."
             )
         place = f"{sheet.directory(path)}/{name}"
         self._staging.require_owner(place, Owner(sheet, path, name))
@@ -155,7 +155,7 @@ class Transaction:
 
         Raises:
             RecordNotFoundError: There is no such record.
-            AttachmentNotFoundError: It has none of that name.
+            AttachmentNotFoundError: It has no attachment of that name.
         """
         sheet = self._before.sheet(sheet_name)
         if self._staging.version(sheet, path) is None:
@@ -166,7 +166,7 @@ class Transaction:
 
     def delete(self, sheet_name: str, path: str) -> None:
         """
-        Stage the removal of the record at *path*, with all that is attached to it.
+        Stage the removal of the record at *path* and of its attachments.
 
         Raises:
             RecordNotFoundError, SheetNotFoundError, SheetConfigError: As named.
@@ -203,10 +203,10 @@ class Transaction:
         self, message: str, *, author: tuple[str, str], trailers: Sequence[tuple[str, str]]
     ) -> str | None:
         """
-        Write the commit's trees and the commit; returns its name, or None where nothing changed.
+        Write the commit and its trees; returns the commit's name, or None if nothing changed.
 
         Raises:
-            InvalidPathError: A file would stand where another stands already.
+            InvalidPathError: A file would have the path of another file or directory.
         """
         git_dir, tree = self._before.git_dir, self.tree()
         if tree == tree_of(git_dir, self.parent):
@@ -220,7 +220,7 @@ class Transaction:
         Write the trees with the changes so far; returns the object name of the root.
 
         Raises:
-            InvalidPathError: A file would stand where another stands already.
+            InvalidPathError: A file would have the path of another file or directory.
         """
         return self._staging.tree()
 
@@ -272,7 +272,7 @@ class Transaction:
 
     def _path(self, sheet: Sheet, record: Record) -> str | None:
         """
-        Return the path that the fields of *record* make; None where the write will say why they do not.
+        Return the path that the fields of *record* make; None if they make none: the write then reports why.
         """
         with contextlib.suppress(gitsheets.GitsheetsError, OverflowError, TypeError, ValueError):
             return self._renderer.path(sheet, narrowed(record))
@@ -280,7 +280,7 @@ class Transaction:
 
     def _with_dates_of(self, sheet: Sheet, replaced: str, text: str) -> str:
         """
-        Return *text* with the dates of the record at *replaced* as they are written there.
+        Return *text* with dates written as in the record at *replaced*.
         """
         version = str(self._staging.version(sheet, replaced))
         old = read(self._before.git_dir, version, most=MOST_RECORD_BYTES).decode("utf-8", "replace")
@@ -291,7 +291,7 @@ class Transaction:
 
     def _replaced(self, sheet: Sheet, path: str) -> Record | None:
         """
-        Return the fields that a new record at *path* takes the place of; None where none can be read.
+        Return the fields of the record at *path*; None if there is none or it cannot be read.
         """
         try:
             return self._record(sheet, path)
@@ -303,7 +303,7 @@ class Transaction:
         Return the record at *path* with the changes so far, or None.
 
         Raises:
-            UnreadableRecordError: The file is no record.
+            UnreadableRecordError: The file is not a valid record.
         """
         if self._staging.version(sheet, path) is None:
             return None

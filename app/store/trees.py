@@ -1,8 +1,8 @@
 """
-Trees: what stands where in a commit, and the tree that changes make of another.
+git trees: finding entries in a commit's trees, and writing changed trees.
 
-gitsheets takes a tree apart, which takes milliseconds for a sheet of ten thousand
-records. Here one entry is found in a tree by its bytes, and put in its place
+gitsheets parses the whole tree, which takes milliseconds for a sheet of ten thousand records. This module
+searches for one entry in the tree's bytes, and replaces it there
 (https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
 """
 
@@ -24,25 +24,26 @@ _LINES = re.compile(rb"[0-7]{5,6} [^\0]+\0.{20}", re.DOTALL)
 _PARTS = re.compile(rb"([0-7]{5,6}) ([^\0]+)\0(.{20})", re.DOTALL)
 _MODE_BYTES = (5, 6)
 _FORMAT_BITS, _EXECUTABLE = 0o170000, 0o100
-_KINDS = {0o40000: "tree", 0o100000: "blob", 0o120000: "link", 0o160000: "module"}  # which git goes by
+# By the bits of a mode that git compares.
+_KINDS = {0o40000: "tree", 0o100000: "blob", 0o120000: "link", 0o160000: "module"}
 _WRITTEN = {"tree": b"40000", "blob": b"100644", "link": b"120000", "module": b"160000"}
 _NAME_BYTES = 20  # of an object's name, in a tree
 
 
 class PathTakenError(Exception):
     """
-    A file would stand where a directory stands, or the other way round, or beside its twin.
+    A file would replace a directory or the reverse, or its name would differ only by case from another.
     """
 
 
 class Entry(NamedTuple):
     """
-    What stands at a path.
+    The entry at a path.
 
     Attributes:
-        kind: ``blob``, ``tree``, ``link`` (a symbolic one) or ``module`` (a submodule).
+        kind: ``blob``, ``tree``, ``link`` (symbolic link) or ``module`` (submodule).
         name: Full object name.
-        is_executable: Whether a checkout makes it a program.
+        is_executable: Whether a checkout makes it executable.
     """
 
     kind: str
@@ -52,7 +53,7 @@ class Entry(NamedTuple):
     @property
     def is_file(self) -> bool:
         """
-        Whether it is a file, be it a symbolic link.
+        Whether it is a file or a symbolic link.
         """
         return self.kind in ("blob", "link")
 
@@ -62,9 +63,9 @@ class Line(NamedTuple):
     One line of a tree.
 
     Attributes:
-        text: The name, in which bytes that are no UTF-8 are written as ``\\xNN``.
-        is_text: Whether the name is UTF-8, so that it can be asked for.
-        entry: What it names.
+        text: The name; bytes that are not UTF-8 are written as ``\\xNN``.
+        is_text: Whether the name is UTF-8, so that a request can name it.
+        entry: The entry of that name.
     """
 
     text: str
@@ -84,7 +85,7 @@ def tree_of(git_dir: str, commit: str) -> str:
 
 def find(git_dir: str, commit: str, path: str) -> Entry | None:
     """
-    Return what stands at *path* in the tree of *commit*, or None; "" is the tree itself.
+    Return the entry at *path* in the tree of *commit*, or None; "" is the tree itself.
 
     Raises:
         gitsheets.GitsheetsError: An object on the way is missing or damaged.
@@ -102,7 +103,7 @@ def find(git_dir: str, commit: str, path: str) -> Entry | None:
 
 def lines(tree: bytes) -> Iterator[Line]:
     """
-    Take the content of a tree apart; what is none of git's modes is left out.
+    Parse the content of a tree; skips entries with unknown modes.
     """
     for mode, name, blob in _PARTS.findall(tree):
         if entry := _meant(mode, blob):
@@ -114,7 +115,7 @@ def lines(tree: bytes) -> Iterator[Line]:
 
 def leaves(git_dir: str, tree: str) -> Iterator[tuple[str, Entry]]:
     """
-    Walk *tree*: yields path and entry of everything below it but directories; leaves out names not in UTF-8.
+    Yield path and entry of everything below *tree* but directories; skips names that are not UTF-8.
 
     Raises:
         gitsheets.GitsheetsError: A tree is missing or damaged.
@@ -131,15 +132,15 @@ def leaves(git_dir: str, tree: str) -> Iterator[tuple[str, Entry]]:
 
 def changed(git_dir: str, tree: str | None, changes: Mapping[str, Entry | None]) -> str | None:
     """
-    Write the tree that *changes* make of *tree*; returns its name, or None where nothing is left in it.
+    Apply *changes* to *tree* and write the result; returns its name, or None if it is empty.
 
     Args:
-        tree: Full object name; None for a tree with nothing in it.
-        changes: For each path what is to stand there, a directory aside, or None for nothing.
+        tree: Full object name; None for an empty tree.
+        changes: The new entry of each path, which is not a directory; None removes it.
 
     Raises:
-        PathTakenError: A file and a directory would have the same path, a submodule stands in the way, or
-            a new name differs from another only by case or Unicode form.
+        PathTakenError: A file and a directory would have the same path, a submodule is in the way, or a new
+            name differs from another only by case or Unicode form.
         gitsheets.GitsheetsError: A tree on the way is missing or damaged.
         OSError: The disk refused.
     """
@@ -203,22 +204,22 @@ def _put(tree: list[bytes], name: bytes, entry: Entry | None) -> None:
 
 def _refuse_twin(tree: Sequence[bytes], name: str) -> None:
     """
-    Refuse a new *name* in *tree* that some file systems would take for another one there.
+    Refuse a new *name* in *tree* that some file systems treat as equal to another name there.
 
     Raises:
-        PathTakenError: Naming the other.
+        PathTakenError: It names the other.
     """
     wanted = folded(name)
-    # One long text is folded a hundred times as fast as ten thousand names.
+    # Folding one long text is a hundred times as fast as folding ten thousand names.
     names = b"//".join(line[: -_NAME_BYTES - 1].partition(b" ")[2] for line in tree).decode(errors="replace")
     if f"/{folded(names)}/".count(f"/{wanted}/") > 1:
         twin = next(other for other in names.split("//") if other != name and folded(other) == wanted)
-        raise PathTakenError(f"{name!r} differs only by case or Unicode form from {twin!r}, which is there")
+        raise PathTakenError(f"{name!r} differs only by case or Unicode form from the existing {twin!r}")
 
 
 def _place(line: bytes) -> bytes:
     """
-    Return what git sorts the lines of a tree by: a directory's name with a slash behind it.
+    Return git's sort key for a line of a tree: the name, with a slash after a directory's.
     """
     mode, _, name = line[: -_NAME_BYTES - 1].partition(b" ")
     return name + b"/" if _kind(mode) == "tree" else name
@@ -227,14 +228,14 @@ def _place(line: bytes) -> bytes:
 @lru_cache
 def _kind(mode: bytes) -> str | None:
     """
-    Return what a line with *mode* is; old tools wrote ``040000`` and ``100640``.
+    Return the kind of a line with *mode*; old tools wrote ``040000`` and ``100640``.
     """
     return _KINDS.get(int(mode, 8) & _FORMAT_BITS)
 
 
 def entry_of(mode: str, name: str) -> Entry | None:
     """
-    Return what git writes as *mode* and full object name; None for what is not there.
+    Return the entry for git's *mode* and full object name; None if there is none.
     """
     return _meant(mode.encode(), bytes.fromhex(name))
 
@@ -262,7 +263,7 @@ def _entry(tree: bytes, name: bytes) -> Entry | None:
 
 def _locate(tree: bytes, name: bytes) -> tuple[bytes, int] | None:
     """
-    Find ``MODE NAME\\0OBJECT`` in *tree*; returns its mode, and where the object's name begins.
+    Find ``MODE NAME\\0OBJECT`` in *tree*; returns its mode, and the offset of the object's name.
     """
     space = tree.find(b" " + name + b"\0")
     while space >= 0:
@@ -270,7 +271,7 @@ def _locate(tree: bytes, name: bytes) -> tuple[bytes, int] | None:
         if begins:
             begin = begins[0]
             if len(begins) > 1 or _MODE.search(tree, tree.rfind(b"\0", 0, begin) + 1, begin):
-                return _walk(tree, name)  # that line may have begun before: its name holds a mode
+                return _walk(tree, name)  # the line may begin earlier: its name contains a mode
             return tree[begin:space], space + len(name) + 2
         space = tree.find(b" " + name + b"\0", space + 1)
     return None
@@ -278,7 +279,7 @@ def _locate(tree: bytes, name: bytes) -> tuple[bytes, int] | None:
 
 def _may_begin(tree: bytes, at: int) -> bool:
     """
-    Whether a line may begin there: with a mode, and where the object name of the one before ends.
+    Whether a line may begin at *at*: there is a mode, and the previous object name ends there.
     """
     follows = at == 0 or (at > _NAME_BYTES and tree[at - _NAME_BYTES - 1] == 0)
     return follows and _MODE.match(tree, at) is not None
