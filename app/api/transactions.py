@@ -1,5 +1,5 @@
 """
-Several changes of several sheets in one commit: all of them, or none.
+Several changes in several sheets in one commit, all or nothing.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def create() -> ResponseReturnValue:
     """
     Apply every operation in order, in one commit.
 
-    Takes ``{"message", "operations": [{"op", "sheet", "path", "record", "if_match"}]}``. A problem names the
-    operation that is wrong, counted from 0, as ``operation``; nothing is changed then.
+    Takes ``{"message", "operations": [{"op", "sheet", "path", "record", "if_match"}]}``. A problem gives the
+    number of the faulty operation, from 0, as ``operation``; nothing is changed then.
     """
-    writer()  # of no sheet in particular: nothing is read from a stranger
+    writer()  # for any sheet: a body is read only from a known writer
     message, operations = _read(record_sent())
     actor = writer(*(operation.sheet for operation in operations))
     if "If-Match" in request.headers:
-        raise PreconditionError("A transaction has no version; name one by if_match in an operation.")
+        raise PreconditionError("A transaction has no version; send if_match in an operation instead.")
     subjects = list(dict.fromkeys((operation.sheet, _subject(operation)) for operation in operations))
     about = provenance(actor, "transaction", subjects, summary=message)
 
@@ -61,60 +61,60 @@ def create() -> ResponseReturnValue:
     return write(actor, about, change)
 
 
-def _subject(wish: _Operation) -> str:
-    if wish.path is not None:
-        return wish.path
+def _subject(operation: _Operation) -> str:
+    if operation.path is not None:
+        return operation.path
     try:
-        return path_of(wish.sheet, wish.record or {})
+        return path_of(operation.sheet, operation.record or {})
     except StoreError:
-        return ""  # the operation itself says what is wrong
+        return ""  # applying the operation reports the error
 
 
-def _apply(transaction: Transaction, number: int, wish: _Operation) -> dict[str, Any]:
+def _apply(transaction: Transaction, number: int, operation: _Operation) -> dict[str, Any]:
     try:
-        if wish.if_match is not None and wish.path is not None:
-            version = transaction.record_version(wish.sheet, wish.path)
-            require_match(parse_etags(wish.if_match), version, f"The record {wish.path!r}")
-        if wish.kind == "delete":
-            transaction.delete(wish.sheet, wish.path or "")
-            return {"op": wish.kind, "sheet": wish.sheet, "path": wish.path, "record": None}
-        record = wish.record or {}
-        if wish.kind == "create":
-            written = transaction.create(wish.sheet, record)
-        elif wish.kind == "patch":
-            written = transaction.patch(wish.sheet, wish.path or "", record)
-        elif wish.path is None:
-            written = transaction.upsert(wish.sheet, record)
+        if operation.if_match is not None and operation.path is not None:
+            version = transaction.record_version(operation.sheet, operation.path)
+            require_match(parse_etags(operation.if_match), version, f"The record {operation.path!r}")
+        if operation.kind == "delete":
+            transaction.delete(operation.sheet, operation.path or "")
+            return {"op": operation.kind, "sheet": operation.sheet, "path": operation.path, "record": None}
+        record = operation.record or {}
+        if operation.kind == "create":
+            written = transaction.create(operation.sheet, record)
+        elif operation.kind == "patch":
+            written = transaction.patch(operation.sheet, operation.path or "", record)
+        elif operation.path is None:
+            written = transaction.upsert(operation.sheet, record)
         else:
-            written = transaction.put(wish.sheet, wish.path, record)
+            written = transaction.put(operation.sheet, operation.path, record)
     except StoreError as exc:
         raise store_problem(exc, operation=number) from exc
-    answer = changed(wish.sheet, written).body
-    return {"op": wish.kind, "sheet": wish.sheet, **answer, "etag": f'"{written.version}"'}
+    answer = changed(operation.sheet, written).body
+    return {"op": operation.kind, "sheet": operation.sheet, **answer, "etag": f'"{written.version}"'}
 
 
 def _read(body: dict[str, Any]) -> tuple[str, list[_Operation]]:
-    message, wishes = body.get("message", ""), body.get("operations")
+    message, operations = body.get("message", ""), body.get("operations")
     if not isinstance(message, str):
-        raise _invalid("message is not a text")
-    if not isinstance(wishes, list) or not 1 <= len(wishes) <= MAX_OPERATIONS:
+        raise _invalid("message is not a string")
+    if not isinstance(operations, list) or not 1 <= len(operations) <= MAX_OPERATIONS:
         raise _invalid(f"operations is not a list of 1 to {MAX_OPERATIONS} operations")
     unknown = sorted(set(body) - {"message", "operations"})
     if unknown:
-        raise _invalid(f"{unknown[0]!r} is neither message nor operations")
-    return message, [_operation(number, wish) for number, wish in enumerate(wishes)]
+        raise _invalid(f"unknown member {unknown[0]!r}; use message and operations")
+    return message, [_operation(number, operation) for number, operation in enumerate(operations)]
 
 
-def _operation(number: int, wish: Any) -> _Operation:
-    if not isinstance(wish, dict):
+def _operation(number: int, given: Any) -> _Operation:
+    if not isinstance(given, dict):
         raise _invalid("is not an object", number)
-    unknown = sorted(set(wish) - _MEMBERS)
+    unknown = sorted(set(given) - _MEMBERS)
     if unknown:
-        raise _invalid(f"{unknown[0]!r} is none of {', '.join(sorted(_MEMBERS))}", number)
-    kind, sheet, path = wish.get("op"), wish.get("sheet"), wish.get("path")
-    record, if_match = wish.get("record"), wish.get("if_match")
+        raise _invalid(f"unknown member {unknown[0]!r}; use {', '.join(sorted(_MEMBERS))}", number)
+    kind, sheet, path = given.get("op"), given.get("sheet"), given.get("path")
+    record, if_match = given.get("record"), given.get("if_match")
     if kind not in OPERATIONS:
-        raise _invalid(f"op is none of {', '.join(OPERATIONS)}", number)
+        raise _invalid(f"op is not one of {', '.join(OPERATIONS)}", number)
     if not isinstance(sheet, str):
         raise _invalid("sheet is not the name of a sheet", number)
     if not isinstance(path, str) and (path is not None or kind in ("patch", "delete")):

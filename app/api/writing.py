@@ -1,5 +1,6 @@
 """
-What every write has in common: one commit, an answer that can be repeated, and waiting where it is asked for.
+The common part of every write: one commit, an answer that can be repeated, and waiting for the remote on
+request.
 """
 
 from __future__ import annotations
@@ -38,20 +39,20 @@ from ferry.worker.pipeline import Pipeline
 from ferry.worker.settings import ORIGIN
 
 MAX_WAIT_S = 60.0
-_CURLS_OWN = "application/x-www-form-urlencoded"  # what `curl -d` names by itself says nothing
+_CURLS_OWN = "application/x-www-form-urlencoded"  # the default of `curl -d`, so it says nothing
 _ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """
-    What a write has done, but for its commit.
+    The result of a write, without its commit.
 
     Attributes:
         status: HTTP status.
-        body: What is answered beside ``commit``, as JSON.
+        body: The answer without ``commit``, as JSON.
         headers: Headers of the answer.
-        sheet: The sheet of the record in the body, where it has one.
+        sheet: The sheet of the record in the body, if it has one.
     """
 
     status: int = 200
@@ -62,16 +63,17 @@ class Change:
 
 def record_sent(*also: str) -> Record:
     """
-    Return the JSON object in the body of the request that is being handled.
+    Return the JSON object in the body of the current request.
 
     Args:
-        also: Other types that it may have, the one to use first. Without any, the type matters only where no
-            token is asked for: a browser sends text and forms for any page without asking.
+        also: Other media types that are accepted, the preferred one first. Without any, the type is checked
+            only where no token is needed: any web page can make a browser send text and forms.
 
     Raises:
-        Problem: 415 for a body of another type, 400 for one that is no JSON object.
+        Problem: 415 for a body of another type.
+        InvalidJsonError: It is not a JSON object.
     """
-    body = request.get_data()  # first, for one that is too large is refused as such
+    body = request.get_data()  # first, so that a body that is too large is refused as such
     types, is_open = [*also, "application/json"], services().open_access
     silent = ("",) if is_open else ("", _CURLS_OWN)
     if (also or is_open) and request.mimetype not in (*types, *silent):
@@ -89,28 +91,28 @@ def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]
     """
     Make *change* in one commit, and answer.
 
-    With an ``Idempotency-Key`` that was used before, answer as then and change nothing.
+    If the ``Idempotency-Key`` was used before, repeat that answer and change nothing.
 
     Args:
-        actor: Who writes.
-        about: What the commit says of itself.
-        change: Stages the changes; called under the write lock. Called again where its records have to be
-            evaluated apart, which takes too long for the lock.
+        actor: Name of the writer.
+        about: The description of the commit.
+        change: Stages the changes. Called under the write lock, and again outside of it if records must be
+            evaluated in a child process, which takes too long for the lock.
 
     Raises:
-        StoreError, Problem: As *change* does; nothing is changed then.
+        StoreError, Problem: As *change* does. Nothing is changed then.
     """
     for _ in range(_ROUNDS):
         try:
             return _write(actor, about, change)
         except NotEvaluatedError:
             _rehearse(change)
-    raise BusyError("Others have changed the record each time that its path was evaluated.")
+    raise BusyError("The record was changed each time while its path was evaluated.")
 
 
 def evaluations() -> Evaluations:
     """
-    Return what the request that is being handled has had evaluated apart.
+    Return the current request's results from child processes.
     """
     if "evaluations" not in g:
         g.evaluations = Evaluations(at_once=False)
@@ -124,7 +126,7 @@ def _rehearse(change: Callable[[Transaction], Change]) -> None:
     except BusyError:
         raise
     except (StoreError, Problem):
-        pass  # under the lock, where the branch may have gone on, it raises this again, or does not
+        pass  # under the lock, where the branch may have moved, it is raised again, or not
 
 
 def _write(actor: str, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
@@ -138,7 +140,7 @@ def _write(actor: str, about: Provenance, change: Callable[[Transaction], Change
         kept = store.recall(keyed, transaction.parent) if keyed else None
         if kept is None:
             done = change(transaction)
-            current_app.json.dumps(done.body)  # what could not be answered is refused before it is done
+            current_app.json.dumps(done.body)  # refuses what JSON cannot hold before the commit
             if keyed:
                 place = store.begin(keyed, _kept_of(done), base=transaction.base)
         else:
@@ -152,7 +154,7 @@ def _write(actor: str, about: Provenance, change: Callable[[Transaction], Change
 
 def _kept_of(done: Change) -> dict[str, Any]:
     """
-    Return what is kept of an answer: no record's content.
+    Return the part of an answer to store: everything but the content of records.
     """
     etag = done.headers.get("ETag", "").strip('"')
     return {**asdict(done), "body": without_records(to_json(done.body), etag)}
@@ -160,10 +162,10 @@ def _kept_of(done: Change) -> dict[str, Any]:
 
 def _repeated(kept: StoredAnswer, stands: str, change: Callable[[Transaction], Change]) -> Change:
     """
-    Return what was answered then, with the records that are in the repository.
+    Return the stored answer, with its records read from the repository.
 
     Args:
-        stands: A commit that has them, where the request made none.
+        stands: A commit to read them from, if the request made none.
     """
     if kept.answer is None:
         return _done_by(kept.commit, change)
@@ -177,7 +179,7 @@ def _repeated(kept: StoredAnswer, stands: str, change: Callable[[Transaction], C
     answer = Change(**kept.answer)
     try:
         return replace(answer, body=with_records(answer.body, answer.sheet, read))
-    except (StoreError, GitsheetsError):  # a sheet that is gone: the request itself tells once more
+    except (StoreError, GitsheetsError):  # the sheet is gone: run the request itself once more
         if kept.commit is None:
             raise
         return _done_by(kept.commit, change)
@@ -185,7 +187,7 @@ def _repeated(kept: StoredAnswer, stands: str, change: Callable[[Transaction], C
 
 def _done_by(commit: str | None, change: Callable[[Transaction], Change]) -> Change:
     """
-    Find out what the request was answered that made *commit*, where a power cut has taken the answer.
+    Return the answer of the request that made *commit*, after a power cut has lost the stored one.
 
     Raises:
         KeyReusedError: *change* is not what that commit did.
@@ -216,10 +218,10 @@ def _keyed_write(actor: str) -> KeyedWrite | None:
 
 def _answer(change: Change, commit: str | None, *, stands_in: str, replayed: bool = False) -> Response:
     """
-    Answer a write, after waiting for the remote where that is asked for.
+    Answer a write, after waiting for the remote if the request asks for it.
 
     Args:
-        stands_in: A commit that has what the write asks for, where it made none.
+        stands_in: A commit that contains the write's result, if it made none.
     """
     built, waits_s, where = services(), _wait_s(), commit or stands_in
     dumps = current_app.json.dumps
@@ -246,7 +248,7 @@ def _awaited(happened: Callable[[], bool], timeout_s: float) -> bool:
     try:
         return services().arrivals.wait(happened, timeout_s, is_gone=client_is_gone)
     except Exception as exc:  # noqa: BLE001
-        # As below: no memory and no thread to wait with are no reason for an error.
+        # As below: a lack of memory or threads to wait with must not become an error.
         log().warning("write.not_waited_for", error=str(exc))
         return False
 
@@ -255,14 +257,14 @@ def _states(pipeline: Pipeline, commit: str) -> dict[str, str]:
     try:
         return commit_states(pipeline, commit)
     except Exception as exc:  # noqa: BLE001
-        # Whatever it is: the commit is durable, and an error would invite a second write.
+        # The commit is durable, and an error would invite a second write.
         log().warning("write.state_unknown", commit=commit, error=str(exc))
         return dict.fromkeys(pipeline.settings.remotes, "pending")
 
 
 def _wait_s() -> float | None:
     """
-    Return how long this request is to wait for the remote, in seconds; None where it is not.
+    Return how long to wait for the remote, in seconds; None for not at all.
     """
     preferred, settings = _preferred(), services().pipeline.settings
     if preferred is not None:
@@ -272,7 +274,7 @@ def _wait_s() -> float | None:
 
 def _preferred() -> float | None:
     """
-    Return the seconds in ``Prefer: wait=N`` (RFC 7240), or None; the RFC ignores what is malformed.
+    Return the seconds in ``Prefer: wait=N`` (RFC 7240), or None; by the RFC, a malformed one is ignored.
     """
     for preference in request.headers.get("Prefer", "").split(","):
         name, _, value = preference.partition("=")
@@ -284,7 +286,7 @@ def _preferred() -> float | None:
 
 def _has_arrived(pipeline: Pipeline, commit: str) -> bool:
     """
-    Whether origin has *commit*, or every mirror where there is no origin.
+    Whether origin has *commit*, or every mirror if there is no origin.
     """
     remotes = pipeline.settings.remotes
     awaited = [ORIGIN] if ORIGIN in remotes else list(remotes)
@@ -294,11 +296,11 @@ def _has_arrived(pipeline: Pipeline, commit: str) -> bool:
 
 def client_is_gone() -> bool:
     """
-    Whether the client has closed the connection of the request that is being handled.
+    Whether the client has closed the connection of the current request.
     """
     connection = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
     if type(connection) is not socket.socket:
-        return False  # TLS, or a server that does not say
+        return False  # TLS, or a server that does not provide the socket
     try:
         readable, _, _ = select.select([connection], [], [], 0)
         return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""

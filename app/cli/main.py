@@ -57,8 +57,8 @@ def dev(repository: Path | None, remote: str | None, port: int, flower_port: int
     """
     Run everything on this machine, over the bare REPOSITORY or a sample.
 
-    Brings its own Valkey, listens on loopback alone, asks for no token, and
-    honours every other CFP_* variable. Ctrl-C ends all of it.
+    Starts its own Valkey, listens on loopback only, needs no token, and honours every
+    other CFP_* variable. Ctrl-C stops everything.
     """
     from ferry.app.dev.stack import DevError, run_dev
 
@@ -76,9 +76,9 @@ def demo() -> None:
     """
     Show the main job: commits made over HTTP arrive at a remote.
 
-    Makes a sample repository and a remote, starts everything on free ports,
-    writes records, provokes a non-fast-forward and shows the page. Ends by
-    itself; its status is 0 only if all of that happened.
+    Makes a sample repository and a remote, starts everything on free ports, writes records,
+    provokes a non-fast-forward and shows the page. Ends by itself. Exit status: 0 only if all
+    of that happened.
     """
     from ferry.app.dev.demo import DemoError, run_demo
     from ferry.app.dev.stack import DevError

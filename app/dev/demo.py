@@ -1,5 +1,5 @@
 """
-The main job, shown: what ``ferry demo`` does and says.
+``ferry demo``: shows the main job.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WRITES = 3
 
 class DemoError(Exception):
     """
-    Something that the demo shows did not happen.
+    A step of the demo did not happen.
     """
 
 
@@ -37,7 +37,7 @@ def run_demo() -> None:
     Show commits arriving, a divergence paging once, and pushing that resumes by itself.
 
     Raises:
-        DemoError: Something of it did not happen; the log's end is printed before.
+        DemoError: A step did not happen; prints the end of the log first.
     """
     directory = Path(tempfile.mkdtemp(prefix="ferry-demo-"))
     log_path = directory / "ferry.log"
@@ -70,10 +70,10 @@ def run_demo() -> None:
 
 def _stay_apart(home: Path) -> None:
     """
-    Take from this process, and so from those that it starts, what would lead the demo elsewhere.
+    Remove from this process's environment, and so from its children's, what would change the demo.
 
-    That is a real deployment's environment, and git's configuration: the user's may be broken, name hooks, or
-    forbid what a bare repository beside it needs.
+    That is a real deployment's settings and git's configuration: the user's may be broken, name hooks, or
+    forbid operations on a bare repository.
     """
     for name in [*os.environ]:
         if name.startswith(("CFP_", "SENTRY_", "GIT_")):
@@ -116,14 +116,14 @@ class _Demo:
         )
 
     def _show_divergence(self) -> None:
-        theirs = self._commit_by_a_stranger()
-        _say(f"Somebody else pushed {theirs[:7]} to the remote: the branches diverge.")
+        theirs = self._commit_by_another_user()
+        _say(f"Another user pushed {theirs[:7]} to the remote: the branches diverge.")
         ours = self._write({"slug": "latecomer", "name": "Late Comer"})
         also_ours = self._write({"slug": "latecomer-2", "name": "Even Later"})
         self._await("a blocked remote", lambda: self._status()["state"] == "blocked")
         self._await("the page", lambda: bool(self._sink.events))
         status = self._status()
-        _expect(self._tip() == theirs, "the stranger's commit was overwritten")
+        _expect(self._tip() == theirs, "the other user's commit was overwritten")
         _expect(status["last_error"]["reason"] == "non-fast-forward", f"the reason is {status['last_error']}")
         _say(
             f"  commits {ours[:7]} and {also_ours[:7]} were accepted and wait: "
@@ -136,7 +136,7 @@ class _Demo:
     def _show_recovery(self) -> None:
         parent = self._git("rev-parse", "main^")
         self._git("update-ref", "refs/heads/main", parent)
-        _say("An operator takes the stranger's commit off the remote; nobody tells Ferry.")
+        _say("An operator removes that commit from the remote, and does not tell Ferry.")
         self._await("the waiting commits on the remote", lambda: self._remote_has(self._commits[-1]))
         self._await("an idle remote", lambda: self._status()["state"] == "idle")
         _expect(len(self._sink.events) == 1, f"{len(self._sink.events)} pages were sent, not 1")
@@ -162,7 +162,7 @@ class _Demo:
         with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
             return json.load(response)
 
-    def _commit_by_a_stranger(self) -> str:
+    def _commit_by_another_user(self) -> str:
         name, email = AUTHOR
         identity = ["-c", f"user.name={name}", "-c", f"user.email={email}"]
         theirs = self._git(*identity, "commit-tree", "-p", "main", "-m", "From elsewhere", "main^{tree}")
@@ -173,7 +173,7 @@ class _Demo:
         return self._git("rev-parse", "main")
 
     def _remote_has(self, commit: str) -> bool:
-        # The demo's stand-in for a person who works on the remote itself.
+        # In the demo this stands for a person who works on the remote itself.
         known = self._git_on_remote.execute(
             ["git", "merge-base", "--is-ancestor", commit, "main"],
             with_extended_output=True,

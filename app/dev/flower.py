@@ -1,10 +1,10 @@
 """
-Flower as ``ferry dev`` starts it: its API answers without a password, and so not every page.
+Flower as ``ferry dev`` starts it: without a password, and so only for pages of this machine.
 
     python -m ferry.app.dev.flower -A ferry.worker flower --address=127.0.0.1
 
-Flower's own check of origins is off where it has no password, and its API then allows
-every origin. Here each request is asked what ``ferry.app.neighbours`` asks.
+Without a password Flower does not check origins, and its API allows every origin. This module checks each
+request by ``ferry.app.neighbours``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _Refused(tornado.web.RequestHandler):
 
     def check_xsrf_cookie(self) -> None:
         """
-        Say what is wrong rather than what else is missing.
+        Skip the check, so that the answer gives the reason of the refusal.
         """
 
     def prepare(self) -> None:

@@ -1,5 +1,5 @@
 """
-A made-up data repository: a small town's people, places and events.
+A sample data repository: the people, places and events of a small town.
 
 Three sheets show the three kinds of path templates: flat, nested, and by date.
 """

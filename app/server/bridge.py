@@ -1,10 +1,9 @@
 """
-Flask behind an event loop: a thread is taken for as long as Flask works, and for nothing else.
+Flask behind an event loop. A request takes a thread only while Flask works on it.
 
-The loop reads a request's body before a thread is taken, and sends the answer after it was
-given back; waiting for a push and streaming events are the loop's too, see ``later``. Each
-read and each write has a deadline. Requests take their turn by client, see ``turns``; health
-is answered whatever else waits.
+The loop reads a request's body before it takes a thread, and sends the answer after the thread is free again.
+The loop also waits for pushes and streams events, see ``later``. Each read and each write has a deadline.
+Clients take turns, see ``turns``. Health has threads of its own.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ T = TypeVar("T")
 _Ends = tuple[asyncio.Future[None], ...]
 
 MAX_WAITING_REQUESTS = 1000
-MAX_LATERS = 3072  # streams and waits; the other connections are for requests
+MAX_LATERS = 3072  # streams and waits; the remaining connections are for requests
 _LOOK_AGAIN_S = 1.0
 _HEALTH_THREADS = 2
 _HEALTH = ("/api/health", "/api/health/ready")
@@ -54,7 +53,7 @@ _HEALTH = ("/api/health", "/api/health/ready")
 
 class _Lane:
     """
-    A few threads, and the turns that clients take for them.
+    A few threads, and the clients' turns at them.
     """
 
     def __init__(self, name: str, threads: int) -> None:
@@ -67,7 +66,7 @@ class _Lane:
 
         Raises:
             ClientGoneError: The client has gone meanwhile.
-            TooManyWaitingError: It is not to wait.
+            TooManyWaitingError: Too many requests wait.
         """
         async with self._turns.turn(job.client, is_under_way=is_under_way):
             job.sender.check()
@@ -75,7 +74,7 @@ class _Lane:
 
     async def run_now(self, job: _Job, function: Callable[..., T], *given: Any) -> T:
         """
-        Return what *function* returns, in a thread that is free.
+        Return what *function* returns, in a free thread.
         """
         call = partial(job.context.run, function, *given)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
@@ -87,9 +86,10 @@ class _Job:
     A request that is being answered.
 
     Attributes:
-        client: Whose it is, as the limits count.
-        authorization: The header of that name.
-        context: What Flask and its extensions keep by thread, for all threads that work on it.
+        client: The client's key, as the limits count.
+        authorization: The request's header.
+        context: The context variables of Flask and its extensions, shared by all threads that work on the
+            request.
     """
 
     client: str
@@ -100,7 +100,7 @@ class _Job:
 
 class Bridge:
     """
-    An ASGI application (https://asgi.readthedocs.io/en/latest/specs/www.html) around a Flask app of Ferry's.
+    An ASGI application (https://asgi.readthedocs.io/en/latest/specs/www.html) around Ferry's Flask app.
 
     Args:
         app: The app.
@@ -122,7 +122,7 @@ class Bridge:
 
     def close(self) -> None:
         """
-        End what would go on: streams, and the waits for a push.
+        End the streams and the waits for a push.
         """
         self._is_closing = True
         if self._closed is not None and not self._closed.done():
@@ -145,7 +145,7 @@ class Bridge:
         except ClientGoneError:
             await sender.give_up()
         except Exception as exc:  # noqa: BLE001
-            # The process's edge: what Flask did not answer itself, such as what a stream cannot read.
+            # The process's edge: errors that Flask did not answer, such as a stream that cannot read.
             log().error("api.unanswered", path=scope["path"], error=f"{type(exc).__name__}: {exc}")
             with contextlib.suppress(ClientGoneError):
                 await sender.problem(_UNANSWERED)
@@ -159,7 +159,7 @@ class Bridge:
         except Problem as problem:
             await sender.problem(problem)
         except BodyTooSlowError:
-            await sender.problem(_TOO_SLOW, is_read=True)  # it is closed without waiting once more
+            await sender.problem(_TOO_SLOW, is_read=True)  # closes the connection at once
 
     async def _answer(self, scope: Message, receive: Receive, job: _Job) -> None:
         sender = job.sender
@@ -180,7 +180,7 @@ class Bridge:
 
     def _client_address(self, scope: Message) -> str:
         """
-        Return whom the request comes from, as werkzeug's ProxyFix will tell Flask.
+        Return the client's address, as werkzeug's ProxyFix determines it for Flask.
         """
         hops = self._services.pipeline.settings.api_trusted_proxies
         forwarded = [v.decode("latin-1") for n, v in scope["headers"] if n == b"x-forwarded-for"]
@@ -189,7 +189,7 @@ class Bridge:
 
     def _flask(self, scope: Message, body: bytes, is_read: bool) -> Answer:
         """
-        Have Flask answer; in a thread.
+        Let Flask answer; runs in a thread.
         """
         answer = Answer()
 
@@ -197,7 +197,7 @@ class Bridge:
             status: str, headers: list[tuple[str, str]], exc_info: object = None
         ) -> Callable[[bytes], None]:
             answer.status = int(status.split(" ", 1)[0])
-            # The server says the date itself.
+            # The server adds the date itself.
             pairs = ((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers)
             answer.headers = [pair for pair in pairs if pair[0] != b"date"]
             return lambda data: None
@@ -215,11 +215,11 @@ class Bridge:
             answer.rest, answer.close = rest, close
         return answer
 
-    # --- What goes out ---
+    # --- Sending ---
 
     async def _stream(self, answer: Answer, rest: Iterator[bytes], job: _Job, *, is_read: bool) -> None:
         """
-        Send a long answer; a thread is taken for each piece, and given back before the piece is sent.
+        Send a long answer. Takes a thread to read each piece, and frees it before sending the piece.
         """
         sender = job.sender
         if not is_read:
@@ -272,7 +272,7 @@ class Bridge:
 
     async def _go_on(self, answer: Answer, later: Streaming, ends: _Ends, sender: Sender) -> None:
         loop = asyncio.get_running_loop()
-        answer.headers = [pair for pair in answer.headers if pair[0] != b"content-length"]  # it has no end
+        answer.headers = [pair for pair in answer.headers if pair[0] != b"content-length"]  # not known
         await sender.begin(answer)
         await sender.piece(answer.body)
         sent_at = loop.time()
@@ -292,23 +292,23 @@ class Bridge:
 _BUSY = Problem(
     503,
     "too-busy",
-    "Too many requests wait for their turn.",
+    "Too many requests are waiting.",
     "Repeat the request.",
     headers={"Retry-After": "1"},
 )
-_UNANSWERED = Problem(500, "internal-error", "The server met an error of its own.", "Tell the operators.")
+_UNANSWERED = Problem(500, "internal-error", "An error occurred in the server.", "Tell the operators.")
 _TOO_MANY_STREAMS = Problem(
     503,
     "too-many-streams",
-    "This process serves no further event stream.",
-    "Come back later, or ask an operator for more API processes.",
+    "This process serves as many event streams as it can.",
+    "Try again later, or ask an operator for more API processes.",
     headers={"Retry-After": "5"},
 )
 _TOO_SLOW = Problem(
     408,
     "body-too-slow",
-    f"The body did not come within {BODY_S:g} s, or nothing of it for {BODY_PAUSE_S:g} s.",
-    "Send it again, over a faster connection.",
+    f"The body did not arrive within {BODY_S:g} s, or paused for {BODY_PAUSE_S:g} s.",
+    "Send it again over a faster connection.",
 )
 
 
@@ -337,7 +337,7 @@ def _environ(scope: Message, body: bytes, is_read: bool) -> dict[str, Any]:
     for name, value in scope["headers"]:
         key = name.decode("latin-1").upper().replace("-", "_")
         if "_" in name.decode("latin-1") or key == "TRANSFER_ENCODING":
-            continue  # X_Real_Name must not pass for X-Real-Name; the length is known by now
+            continue  # X_Real_Name must not become X-Real-Name; the length is known by now
         key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
         given = value.decode("latin-1")
         environ[key] = f"{environ[key]},{given}" if key in environ else given
@@ -352,13 +352,13 @@ def _address(scope: Message) -> str:
 
 def _first(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
     """
-    Return the first pieces as one, and whether there are no others.
+    Return the first pieces, joined, and whether they are all.
     """
     found, size = [], 0
     for piece in pieces:
         found.append(piece)
         size += len(piece)
-        if len(found) > 1 and (size >= PIECE_BYTES or not piece):  # an empty one says that more takes a while
+        if len(found) > 1 and (size >= PIECE_BYTES or not piece):  # b"": the next one takes a while
             return b"".join(found), False
     return b"".join(found), True
 

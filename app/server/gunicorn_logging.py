@@ -1,11 +1,11 @@
 """
-gunicorn's own lines in the form of all the others.
+gunicorn's log lines in Ferry's format.
 
 A configuration for gunicorn:
 
     gunicorn --config python:ferry.app.server.gunicorn_logging 'ferry.app:create_app()'
 
-Without it the main process writes its few lines in gunicorn's form; the workers' are ours either way.
+Without it the main process writes its few lines in gunicorn's format; the workers use Ferry's in any case.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOGGERS = ("gunicorn.error", "gunicorn.access", "uvicorn.error", "uvicorn.acces
 
 def take_over() -> None:
     """
-    Let gunicorn's loggers of this process write through the root logger.
+    Route this process's gunicorn loggers through the root logger.
     """
     for name in _LOGGERS:
         logger = logging.getLogger(name)
@@ -32,12 +32,12 @@ def take_over() -> None:
 
 class FerryLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types
     """
-    A logger for gunicorn that leaves the writing to the root logger.
+    A gunicorn logger that writes through the root logger.
     """
 
     def setup(self, cfg: Any) -> None:
         """
-        Set up logging, in every process of gunicorn's.
+        Set up logging in every gunicorn process.
         """
         super().setup(cfg)
         logs.configure()
@@ -45,4 +45,4 @@ class FerryLogger(Logger):  # type: ignore[misc]  # gunicorn ships no types
 
 
 logger_class = FerryLogger
-control_socket_disable = True  # one user's processes would share it, of whatever repository
+control_socket_disable = True  # all gunicorns of one user would share it, whatever their repository

@@ -1,8 +1,8 @@
 """
-What a view leaves to the server: to wait, or to go on sending, without a thread.
+Work that a view leaves to the server: waiting, or streaming, without a thread.
 
-A view puts one of these into the request's WSGI environment where ``LATER`` stands
-in it already, which says that the server can do so. Under another server it waits itself.
+A server that can do so puts the key ``LATER`` into the request's WSGI environment; the view sets its value.
+Under any other server the view waits itself.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ class Waiting:
     An answer that waits for something to happen.
 
     Attributes:
-        happened: Whether it has; called in one thread for all that wait, each time something has moved.
-        timeout_s: Seconds to wait at most.
+        happened: Whether it has happened. One thread calls it for all waiting requests, after each move of a
+            ref.
+        timeout_s: The most seconds to wait.
         finish: Returns status and body of the answer, given whether it happened.
     """
 
@@ -34,11 +35,11 @@ class Waiting:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streaming:
     """
-    An answer that goes on for as long as the client listens.
+    An answer that continues until the client closes the connection.
 
     Attributes:
-        look: Returns what is to be sent now, or b""; called like ``Waiting.happened``.
-        quiet: What is sent where there was nothing for ``quiet_s`` seconds.
+        look: Returns the bytes to send now, or b""; called like ``Waiting.happened``.
+        quiet: Bytes to send after ``quiet_s`` seconds without any.
     """
 
     look: Callable[[], bytes]
@@ -48,7 +49,7 @@ class Streaming:
 
 def leave(later: Waiting | Streaming) -> bool:
     """
-    Leave the rest of this request's answer to the server; returns whether it takes that.
+    Leave the rest of this request's answer to the server; returns whether the server can do it.
     """
     if LATER not in request.environ:
         return False

@@ -1,5 +1,6 @@
 """
-Looking what a moved branch or remote means to all who wait for one: in one thread, once for all of them.
+Checking, after the branch or a remote has moved, what that means for the waiting requests: in one thread for
+all.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ _Asked = list[tuple[Callable[[], Any], "asyncio.Future[Any]"]]
 
 class Moves:
     """
-    Tells an event loop when the branch or a remote has moved.
+    Notifies an event loop when the branch or a remote has moved.
 
     Args:
-        arrivals: What listens to the kernel.
+        arrivals: Notifies this object of the moves.
     """
 
     def __init__(self, arrivals: Arrivals) -> None:
@@ -31,7 +32,7 @@ class Moves:
 
     def next(self) -> asyncio.Future[None]:
         """
-        Return what is done at the next move.
+        Return a future that is done at the next move.
         """
         if self._next is None or self._next.done():
             loop = asyncio.get_running_loop()
@@ -41,7 +42,7 @@ class Moves:
 
     async def look(self, function: Callable[[], Any]) -> Any:
         """
-        Return what *function* returns; all that are asked for in one moment take the thread once.
+        Return what *function* returns. Calls made in the same round of the loop share one run of the thread.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
@@ -79,7 +80,7 @@ def _outcome(function: Callable[[], Any]) -> Any:
 
 def _tell(told: list[tuple[asyncio.Future[Any], Any]]) -> None:
     for answer, outcome in told:
-        if answer.done():  # whoever asked has gone
+        if answer.done():  # the request has ended
             continue
         if isinstance(outcome, Exception):
             answer.set_exception(outcome)

@@ -1,10 +1,9 @@
 """
-One connection of a client, with a deadline for its request's headers.
+A client's connection, with a deadline for the headers of a request.
 
-uvicorn parses HTTP and keeps a connection for as long as a client sends nothing more
-of a request that it has begun. Here such a connection is closed after ten seconds,
-and so is one that never begins; what a request's headers may hold is bounded, and so
-is what is sent ahead of its turn.
+uvicorn parses HTTP, and keeps a connection open while a client pauses within a request. This class closes a
+connection whose request does not begin, or whose headers are incomplete, after ten seconds. It also bounds
+the size of the headers and the number of pipelined requests.
 """
 
 from __future__ import annotations
@@ -22,31 +21,31 @@ from ferry.app.server.answers import WRITE_S
 HEADERS_S = 10.0
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 100
-MAX_AHEAD = 8  # requests that a client sends before it has the answer to the first
+MAX_AHEAD = 8  # pipelined requests of one connection
 MAX_CONNECTIONS = 4096
-# The kernel's own deadline for bytes that the client does not take (tcp(7)).
+# The kernel's deadline for bytes that the client does not acknowledge (tcp(7)).
 UNTAKEN_MS = 30_000
-_NOT_HTTP = Problem(400, "bad-request", "This is no HTTP/1.1 request.", "Correct the request.")
+_NOT_HTTP = Problem(400, "bad-request", "This is not an HTTP/1.1 request.", "Correct the request.")
 _TOO_LARGE = Problem(
     431,
     "headers-too-large",
-    f"The headers hold more than {MAX_HEADER_BYTES} bytes, or are more than {MAX_HEADERS}.",
-    "Send fewer and shorter ones.",
+    f"The headers have more than {MAX_HEADER_BYTES} bytes, or are more than {MAX_HEADERS}.",
+    "Send fewer or shorter headers.",
 )
 
 
 class _RefusedError(Exception):
     """
-    The parser is to stop: this request is not read further.
+    Stops the parser: the request is not read further.
     """
 
 
 class Connections:
     """
-    The connections of a process, by client, so that a new one is always let in.
+    The connections of a process, by client. A new connection is always accepted.
 
     Args:
-        most: How many are kept.
+        most: The most connections.
     """
 
     def __init__(self, most: int = MAX_CONNECTIONS) -> None:
@@ -56,11 +55,11 @@ class Connections:
 
     def add(self, connection: Protocol) -> None:
         """
-        Keep *connection*; where there are too many, end one of the client that has most of them.
+        Add *connection*. If there are too many, close one of the client that has the most.
         """
         if self._count >= self.most:
             greediest = max(self._of.values(), key=len)
-            # The one that has waited longest without a request, or else the oldest.
+            # The one that has been idle longest, or else the oldest.
             ended = next((each for each in greediest if each.is_silent), next(iter(greediest)))
             self.remove(ended)
             ended.transport.abort()
@@ -69,7 +68,7 @@ class Connections:
 
     def remove(self, connection: Protocol) -> None:
         """
-        Keep *connection* no longer.
+        Remove *connection*.
         """
         kept = self._of.get(connection.address, OrderedDict())
         if connection in kept:
@@ -84,7 +83,7 @@ CONNECTIONS = Connections()
 
 class Protocol(HttpToolsProtocol):
     """
-    uvicorn's HTTP/1.1 with bounds: for a request's headers, for those sent ahead, and for connections.
+    uvicorn's HTTP/1.1 with bounds for headers, pipelined requests and connections.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -93,14 +92,14 @@ class Protocol(HttpToolsProtocol):
         self.address = ""
         self._deadline: asyncio.TimerHandle | None = None
         self._header_bytes = 0
-        self._unread = 0  # bytes that the parser keeps, and has called nothing for
+        self._unread = 0  # bytes that the parser holds without having called a method
         self._too_large = False
         self._running: RequestResponseCycle | None = None
 
     @property
     def is_silent(self) -> bool:
         """
-        Whether it has not sent a request to its end, and none is being answered.
+        Whether no request is complete, and none is being answered.
         """
         return self._deadline is not None
 
@@ -108,7 +107,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """
-        Begin to wait for a request.
+        Start the deadline for the first request.
         """
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
@@ -120,13 +119,13 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """
-        Tell the request that is being answered; those that were sent ahead are not begun.
+        Notify the running request, and drop the pipelined ones.
         """
         CONNECTIONS.remove(self)
         self._stop_waiting()
         self.pipeline.clear()
         if self._running is not None and not self._running.response_complete:
-            # uvicorn tells the last request, and an earlier one may be running.
+            # uvicorn notifies the last request, but an earlier one may be running.
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
@@ -142,16 +141,16 @@ class Protocol(HttpToolsProtocol):
             self.send_400_response("")
         is_answering = self._running is not None and not self._running.response_complete
         if self.timeout_keep_alive_task is None and not is_answering and not self.transport.is_closing():
-            # What is no request, such as empty lines, does not keep a connection alive.
+            # Data that is not a request, such as empty lines, does not keep a connection alive.
             self._await_headers()
 
     def send_400_response(self, msg: str) -> None:
         """
-        Say that this is not HTTP, or too much of it, and close the connection.
+        Answer that this is not HTTP, or too large, and close the connection.
         """
         self._stop_waiting()
         if self._running is not None and not self._running.response_complete:
-            self.transport.abort()  # in the midst of another answer
+            self.transport.abort()  # another answer is incomplete
         else:
             self.transport.write(_written(_TOO_LARGE if self._too_large else _NOT_HTTP))
             self.transport.close()
@@ -159,7 +158,7 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """
-        End event streams and waits of the application too.
+        Also end the application's event streams and waits.
         """
         self.config.loaded_app.close()
         super().shutdown()
@@ -168,12 +167,12 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """
-        Begin to wait for the headers of a request.
+        Start the deadline for the headers of a request.
         """
         if len(self.pipeline) >= MAX_AHEAD:
             raise _RefusedError
         super().on_message_begin()
-        # The application may give up on a client that takes nothing.
+        # The application may abort a client that does not read.
         self.scope["extensions"] = {
             "ferry.connection": {"abort": self.transport.abort, "is_gone": self.transport.is_closing}
         }
@@ -182,21 +181,21 @@ class Protocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """
-        Take a part of the address.
+        Count a part of the address.
         """
         self._count_header(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """
-        Take a header, or what follows a body in its place.
+        Count a header or a trailer.
         """
         self._count_header(len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """
-        Hand the request to the application.
+        Stop the deadline, and pass the request to the application.
         """
         self._unread = 0
         self._stop_waiting()
@@ -204,28 +203,28 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """
-        Take a part of a body.
+        Note a part of a body.
         """
         self._unread = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """
-        Take the end of a request.
+        Note the end of a request.
         """
         self._unread = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """
-        Go on with the next request, or see that the last answer is taken.
+        Continue with the next request, or set a deadline for the last answer.
         """
         super().on_response_complete()
         self._end_soon()
 
     def timeout_keep_alive_handler(self) -> None:
         """
-        Close a connection that has had no request for a while.
+        Close an idle connection.
         """
         super().timeout_keep_alive_handler()
         self._end_soon()
@@ -245,7 +244,7 @@ class Protocol(HttpToolsProtocol):
 
     def _end_soon(self) -> None:
         """
-        Give the client of a connection that is closed as long for the rest as for any other piece.
+        Set the usual deadline for the rest of the answer on a closing connection.
         """
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self.loop.call_later(WRITE_S, self.transport.abort)
@@ -262,7 +261,7 @@ class Protocol(HttpToolsProtocol):
 
 def _written(problem: Problem) -> bytes:
     """
-    Write an answer that is the last of its connection.
+    Return an answer that closes the connection.
     """
     response = problem.response()
     lines = [f"HTTP/1.1 {response.status}", *(f"{name}: {value}" for name, value in response.headers)]

@@ -1,5 +1,5 @@
 """
-Who has a request thread next: clients in turn, however many requests each has sent.
+The order in which requests get threads: clients take turns, however many requests each has sent.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from contextlib import asynccontextmanager
 
 class TooManyWaitingError(Exception):
     """
-    So many requests wait for a thread that one more would only wait.
+    Too many requests wait for a thread.
     """
 
 
 class Turns:
     """
-    Hands out *places* to clients, one each in turn; used in one event loop.
+    Gives *places* to clients in turn. Used in one event loop.
 
     Args:
-        places: How many may be held at once.
-        most_waiting: How many requests may wait for one.
+        places: The most that are held at once.
+        most_waiting: The most requests that may wait.
     """
 
     def __init__(self, places: int, most_waiting: int) -> None:
         self._free = places
-        # So that two slow requests of one client leave a place to the others.
+        # One client leaves two places to the others.
         self._most_of_one = max(1, places - 2)
         self._most_waiting = most_waiting
         self._waiting = 0
@@ -40,10 +40,10 @@ class Turns:
         Hold a place for the block, once it is *client*'s turn.
 
         Args:
-            is_under_way: It goes on with what has begun, and is not refused.
+            is_under_way: Whether the request has begun already; then it is not refused.
 
         Raises:
-            TooManyWaitingError: Too many wait, and no client has more of them than this one.
+            TooManyWaitingError: Too many requests wait, and no client has more of them than this one.
         """
         if not is_under_way and self._waiting >= self._most_waiting:
             self._refuse_one(client)
@@ -69,7 +69,8 @@ class Turns:
 
     def _refuse_one(self, client: str) -> None:
         """
-        Refuse the last request of whoever has the most that wait: no client fills the queue for the others.
+        Refuse the last request of the client with the most waiting requests, so that no client fills the
+        queue.
         """
         greediest = max(self._queues, key=lambda each: len(self._queues[each]), default=client)
         if len(self._queues.get(greediest, ())) <= len(self._queues.get(client, ())) + 1:
@@ -89,7 +90,7 @@ class Turns:
         while self._free and (client := self._next()) is not None:
             queue = self._queues[client]
             mine = queue.popleft()
-            # Its next request comes after the other clients'.
+            # The client's next request comes after those of the other clients.
             self._queues.move_to_end(client)
             if not queue:
                 del self._queues[client]

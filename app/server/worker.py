@@ -1,10 +1,10 @@
 """
-The process in which gunicorn runs the API.
+gunicorn's worker class for the API.
 
     gunicorn --config python:ferry.app.production 'ferry.app:create_app()'
 
-gunicorn starts, watches and stops the processes; in each, uvicorn reads and writes the
-connections in one event loop, and the bridge has Flask answer in ``--threads`` threads.
+gunicorn starts, watches and stops the processes. In each, uvicorn reads and writes the connections in one
+event loop, and the bridge lets Flask answer in ``--threads`` threads.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ferry.app.server.bridge import Bridge
 from ferry.app.server.protocol import CONNECTIONS, MAX_CONNECTIONS, Protocol
 
 _SWITCH_S = 0.001
-_OTHER_FILES = 512  # of git, the broker, the logs
+_OTHER_FILES = 512  # for git, the broker and the logs
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
     """
-    A gunicorn worker that serves a Flask app of Ferry's without a thread for each connection.
+    A gunicorn worker that serves Ferry's Flask app without a thread per connection.
     """
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
@@ -43,28 +43,29 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
 
     def init_signals(self) -> None:
         """
-        Set up signals; until uvicorn handles them, SIGTERM is gunicorn's, by which a worker is known as one.
+        Set up signals. Until uvicorn handles them, SIGTERM has gunicorn's handler, by which ``gunicorn_main``
+        recognises a worker.
         """
         super().init_signals()
         signal.signal(signal.SIGTERM, self.handle_exit)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """
-        End: called before uvicorn serves, when nothing is to be finished, and by uvicorn at its end.
+        End the process: called before uvicorn serves, when no request is running, and by uvicorn at its end.
         """
         sys.exit(0)
 
     def load_wsgi(self) -> None:
         """
-        Build the app, in this process, and put the bridge before it.
+        Build the app in this process, and put the bridge in front of it.
         """
         super().load_wsgi()
         app: Flask = self.wsgi
         self.wsgi: Any = Bridge(app, threads=self.cfg.threads)
-        # Health takes the interpreter some twenty times, each time after every thread that works.
+        # A health request takes the interpreter lock some twenty times, each time after every working thread.
         sys.setswitchinterval(_SWITCH_S)
         self.config.access_log = bool(self.cfg.accesslog)
-        # Before gunicorn's main process ends us by force.
+        # Shorter than the time after which gunicorn's main process kills this one.
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - 2)
         CONNECTIONS.most = max(
             1, min(MAX_CONNECTIONS, _allow_files(MAX_CONNECTIONS + _OTHER_FILES) - _OTHER_FILES)
@@ -73,7 +74,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
 
 def _allow_files(wanted: int) -> int:
     """
-    Let this process have *wanted* open files, as far as the system lets it; returns how many it may have.
+    Raise this process's limit of open files to *wanted*, as far as the system allows; returns the limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,7 +1,7 @@
 """
 Pages for people: the operators' status page.
 
-Read ``status`` first, which has the addresses; ``facts`` is what it shows,
-``sessions`` who may see it, ``charts`` and ``words`` how it is said. Each page is
-complete as the server sends it; ``static/status.js`` only keeps it fresh.
+Read ``status`` first, which has the endpoints. ``facts`` reads what the page shows, ``sessions`` controls who
+may see it, ``charts`` and ``words`` draw and word it. Each page is complete as the server sends it;
+``static/status.js`` only refreshes it.
 """

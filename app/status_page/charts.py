@@ -1,5 +1,5 @@
 """
-Lag and pushes over the last hours, as the lines and bars of two small pictures.
+Two small charts: lag and pushes of the last hours.
 
 Pure: landings in, coordinates out; the template writes the SVG.
 """
@@ -19,9 +19,9 @@ HOURS = 6
 WIDTH, HEIGHT = 360, 96
 _BUCKET_S = 600
 _LEFT, _RIGHT, _TOP, _FOOT = 44, 4, 8, 78
-_LAST_LABEL = WIDTH - 15  # half of one, or it would be cut off
+_LAST_LABEL = WIDTH - 15  # half a label from the edge
 _SHORTEST_S = 0.1
-# A lag is a blink or a night: on a straight scale the one would hide the other.
+# Logarithmic: lags range from milliseconds to a night.
 _GRID = ((0.1, "0.1 s"), (1, "1 s"), (10, "10 s"), (60, "1 min"), (600, "10 min"), (3600, "1 h"),
          (36000, "10 h"), (345600, "4 d"), (3456000, "40 d"))  # fmt: skip
 
@@ -39,7 +39,7 @@ class Mark:
 @dataclass(frozen=True, slots=True)
 class Bar:
     """
-    A bar that stands on the foot of its chart.
+    A bar of a chart.
     """
 
     x: float
@@ -51,13 +51,13 @@ class Bar:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charts:
     """
-    Both pictures of one remote.
+    Both charts of one remote.
 
     Attributes:
-        lag_says: What the first shows, in a sentence.
+        lag_says: The first chart in a sentence.
         dots: The path of its dots, one per push.
         lag_lines: Its horizontal lines.
-        pushes_say: What the second shows, in a sentence.
+        pushes_say: The second chart in a sentence.
         bars: Its bars, one per ten minutes.
         most: Its highest line.
         hours: The vertical lines of both.
@@ -74,7 +74,7 @@ class Charts:
 
 def draw(landings: Sequence[Landing], now: float) -> Charts | None:
     """
-    Draw what landed in the last hours before *now*; None where nothing did.
+    Draw the pushes that landed in the hours before *now*; None if none did.
     """
     begin = now - HOURS * 3600
     shown = [landing for landing in landings if begin <= landing.at <= now]
@@ -85,7 +85,7 @@ def draw(landings: Sequence[Landing], now: float) -> Charts | None:
     counts = [0] * (HOURS * 3600 // _BUCKET_S)
     for landing in shown:
         counts[min(len(counts) - 1, int((landing.at - begin) / _BUCKET_S))] += 1
-    # Before the oldest that is kept there were others.
+    # The ledger keeps no older ones.
     since = f", since {_hour(shown[0].at)} UTC" if len(shown) == KEPT else f" in the last {HOURS} hours"
     commits = sum(landing.commits for landing in shown)
     return Charts(

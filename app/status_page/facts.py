@@ -1,5 +1,5 @@
 """
-What the status page shows, read from git and the ledger at the time of asking.
+The facts of the status page, read from git and the ledger at each request.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Card:
 
     Attributes:
         name: Its name.
-        status: Where it stands.
-        words: How its state is shown.
-        commands: What to type after its last failure.
-        charts: What landed in the last hours; None where nothing did.
+        status: Its status.
+        words: Its state in words.
+        commands: The commands that help after its last failure.
+        charts: The pushes of the last hours; None if there were none.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Line:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """
-    When a sweep last took place, and whether one should have since.
+    The time of the last sweep, and whether the next one is overdue.
     """
 
     last_at: float | None
@@ -70,15 +70,15 @@ class Sweep:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """
-    All that one look at a deployment finds.
+    All facts of one request.
 
     Attributes:
         now: When it was taken, in seconds since the epoch.
         branch: The branch's short name.
         cards: The remotes, ``origin`` first.
         commits: The branch's latest.
-        workers: Who answers.
-        sweep: Whether beat does its work.
+        workers: The workers that answer.
+        sweep: Whether sweeps take place.
         size: The repository's objects, see ``Repository.size``.
         packed_at: When the repository was last packed.
     """
@@ -95,7 +95,7 @@ class Facts:
     @property
     def headline(self) -> str:
         """
-        The whole of it in one sentence.
+        The state of the deployment in one sentence.
         """
         in_state = {
             state: [card.name for card in self.cards if card.status.state == state] for state in words.STATES
@@ -106,7 +106,7 @@ class Facts:
         if in_state["disabled"]:
             return "No remote is configured."
         if in_state["retrying"]:
-            return f"{', '.join(in_state['retrying'])}: pushing fails, and is tried again."
+            return f"{', '.join(in_state['retrying'])}: pushes fail and are retried."
         if self.workers.state == "none":
             return f"No worker answers; {words.many(waiting, 'commit')} pending."
         if self.sweep.is_late:
@@ -118,7 +118,7 @@ class Facts:
 
 def look(services: Services) -> Facts:
     """
-    Read everything; a broker that hangs delays it by less than a second.
+    Read all facts. A broker that hangs delays this by less than a second.
 
     Raises:
         RepositoryError: The data repository cannot be read.

@@ -1,5 +1,5 @@
 """
-The runbook, at hand where it is needed: on the machine that has the trouble.
+The runbook, for the status page.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-# In a wheel beside this module, in a checkout where it was written.
+# In a wheel beside this module, in a checkout among the docs.
 _PLACES = (
     Path(__file__).with_name("runbook.md"),
     Path(__file__).resolve().parents[2] / "docs" / "operations" / "runbook.md",
@@ -19,7 +19,7 @@ _PLACES = (
 @dataclass(frozen=True, slots=True)
 class Section:
     """
-    One of its sections, as Markdown.
+    A section of the runbook, as Markdown.
     """
 
     name: str

@@ -1,10 +1,9 @@
 """
-Who looks at a page, by a signed cookie; and that a form was sent from a page of ours.
+Sessions of browsers, by a signed cookie; and tokens that prove that a form came from our page.
 
-Every API process reads what any of them signed: the key lies in a file that they share,
-and is random, so that a cookie says nothing of the admin token. Whoever signs in is
-signed in for one admin token; a new one signs everybody out. Signing out is remembered
-for as long as the cookie would have been good.
+All API processes share one random key, in a file, so that each accepts the others' cookies, and a cookie
+reveals nothing of the admin token. A session belongs to one admin token: a new token signs every browser out.
+A sign-out is remembered until the cookie expires.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Session:
     One browser.
 
     Attributes:
-        name: What tells it from others; random.
+        name: Random; identifies the session.
         signed_in: Whether the admin token was given.
     """
 
@@ -50,8 +49,8 @@ class Sessions:
     Signs and reads sessions and form tokens.
 
     Args:
-        directory: Where the key lies, and who has signed out.
-        admin_token: What those who are signed in have given.
+        directory: Directory of the key and of the sign-outs.
+        admin_token: The token that signs browsers in.
     """
 
     def __init__(self, directory: Path, admin_token: str | None) -> None:
@@ -84,7 +83,7 @@ class Sessions:
         Refuse the cookie of *session* from now on, in every process.
 
         Raises:
-            OSError: It cannot be remembered; the disk is full.
+            OSError: The sign-out cannot be stored; the disk is full.
         """
         self._signed_out.mkdir(exist_ok=True)
         for left_over in self._signed_out.iterdir():
@@ -95,27 +94,27 @@ class Sessions:
 
     def form_token(self, session: Session) -> str:
         """
-        Return what every form of *session* carries.
+        Return the form token of *session*.
         """
         return str(self._forms.dumps(session.name))
 
     def is_form_token(self, session: Session, given: str) -> bool:
         """
-        Whether *given* is what the forms of *session* carry.
+        Whether *given* is the form token of *session*.
         """
         return hmac.compare_digest(self.form_token(session).encode(), given.encode())
 
 
 def _key(directory: Path) -> bytes:
     """
-    Return the key that all processes share; the first one makes it.
+    Return the key that all processes share; the first process creates it.
     """
     path, draft = directory / "sessions.key", directory / f"sessions.key.{secrets.token_hex(8)}"
     try:
         with contextlib.suppress(FileNotFoundError):
             if len(key := path.read_bytes()) == _KEY_BYTES:
                 return key
-            path.unlink()  # cut off by a full disk or a power cut
+            path.unlink()  # truncated by a full disk or a power cut
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, secrets.token_bytes(_KEY_BYTES))
@@ -134,7 +133,7 @@ def _key(directory: Path) -> bytes:
 
 def register(app: Flask, directory: Path, admin_token: str | None) -> None:
     """
-    Make *app* know its sessions.
+    Add sessions to *app*.
     """
     app.extensions[_EXTENSION] = Sessions(directory, admin_token)
 
@@ -148,7 +147,7 @@ def sessions() -> Sessions:
 
 def current_session() -> Session:
     """
-    Return the session of this request; a new one, not signed in, where it came without.
+    Return the session of this request, or a new one that is not signed in.
     """
     if "session" not in g:
         g.session = sessions().read(request.cookies.get(COOKIE, "")) or begin(signed_in=False)
@@ -157,7 +156,7 @@ def current_session() -> Session:
 
 def begin(*, signed_in: bool) -> Session:
     """
-    Give this request's browser a new session, so that none from before is signed in by it.
+    Start a new session for this browser, so that signing in does not sign in an older cookie.
     """
     g.session = Session(name=secrets.token_urlsafe(16), signed_in=signed_in)
     g.session_is_new = True
@@ -166,11 +165,11 @@ def begin(*, signed_in: bool) -> Session:
 
 def keep(response: Response) -> None:
     """
-    Set the cookie, where the session is new.
+    Set the cookie if the session is new.
     """
     if not g.get("session_is_new"):
         return
-    # Behind a proxy that ends TLS, the header is all that tells; to claim it falsely harms only oneself.
+    # Behind a proxy that terminates TLS only the header shows it; a false header harms only its sender.
     secure = request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
     response.set_cookie(
         COOKIE,

@@ -1,8 +1,8 @@
 """
-``/status``: where the pushes stand and the two things to do about it, for operators with a browser.
+``/status``: the state of the pushes, and the buttons to act on it, for operators with a browser.
 
-Works without JavaScript, with forms that lead back to the page. With it, the page
-listens to the event stream and fetches its changing part anew.
+Works without JavaScript, by forms that redirect to the page. With JavaScript, the page listens to the event
+stream and refetches the part that changes.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_PAUSE_TIMEOUT_S = 10.0  # a push that runs is waited for; a browser does not wait for long
+_PAUSE_TIMEOUT_S = 10.0  # to wait for a running push; a browser does not wait for long
 _ASSETS = "status.static"
 _STRATEGIES: tuple[Strategy, ...] = ("merge", "rebase", "preserve")
-# What the page says after a form, by the word in its address.
+# The notice after a form, by the word in the page's address.
 _DONE = {
     "queued": ("good", "The push is queued."),
-    "resumed": ("good", "Resumed; what waits is pushed."),
+    "resumed": ("good", "Resumed; the waiting commits are pushed."),
     "nothing": ("busy", "There is nothing to push."),
-    "paused": ("warn", "It is paused: commits wait until somebody resumes it."),
-    "no-broker": ("bad", "The broker did not take the push. Check Redis (CFP_REDIS_URL) and the worker."),
+    "paused": ("warn", "It is paused: commits wait until an operator resumes it."),
+    "no-broker": ("bad", "The broker did not accept the push. Check Redis (CFP_REDIS_URL) and the worker."),
 }
 
 
@@ -67,7 +67,7 @@ def _let_in() -> ResponseReturnValue | None:
             403,
             "form-expired",
             "The form was not sent from this page, or the page is too old.",
-            "Open /status anew and repeat it.",
+            "Reload /status and repeat it.",
         )
     if request.endpoint == "status.sign_in" or _may_enter():
         return None
@@ -75,7 +75,7 @@ def _let_in() -> ResponseReturnValue | None:
 
 
 def _is_from_our_page() -> bool:
-    # The cookie is for this site alone, and a form carries a token of ours; this is a third wall.
+    # A third check, beside the cookie, which is for this site only, and the form token.
     if not is_own_site(request.headers.get("Sec-Fetch-Site")):
         return False
     return sessions().is_form_token(current_session(), request.form.get("form_token", ""))
@@ -101,7 +101,7 @@ def _finish(response: Response) -> Response:
 @bp.get("")
 def show() -> ResponseReturnValue:
     """
-    Show the page, or the form that asks for the admin token.
+    Show the page, or the sign-in form.
     """
     settings = services().pipeline.settings
     is_public = settings.api_read == "open" or services().open_access
@@ -124,7 +124,7 @@ def live() -> ResponseReturnValue:
 @bp.get("/events")
 def stream() -> Response:
     """
-    Stream ``/api/events`` to a browser that is signed in; it cannot send a bearer token there.
+    Stream ``/api/events`` to a signed-in browser, which cannot send a bearer token there.
     """
     return events.stream()
 
@@ -132,7 +132,7 @@ def stream() -> Response:
 @bp.get("/runbook")
 def show_runbook() -> ResponseReturnValue:
     """
-    Show what to do, reason by reason.
+    Show the runbook, by reason.
     """
     return _page("runbook", sections=runbook.sections())
 
@@ -140,9 +140,9 @@ def show_runbook() -> ResponseReturnValue:
 @bp.post("/sign-in")
 def sign_in() -> ResponseReturnValue:
     """
-    Take the admin token, and remember for some hours that it was given.
+    Check the admin token, and sign this browser in for some hours.
     """
-    # Under open access nobody was asked, and there may be no token.
+    # Under open access no token is needed, and there may be none.
     if not services().open_access:
         if not access.is_admin_token(request.form.get("token", "").strip()):
             log().warning("status.sign_in_refused", address=request.remote_addr)
@@ -155,7 +155,7 @@ def sign_in() -> ResponseReturnValue:
 @bp.post("/sign-out")
 def sign_out() -> ResponseReturnValue:
     """
-    Forget this browser, and whoever has a copy of its cookie.
+    Sign this browser out, and every copy of its cookie.
     """
     if current_session().signed_in:
         sessions().sign_out(current_session())
@@ -166,7 +166,7 @@ def sign_out() -> ResponseReturnValue:
 @bp.post("/push")
 def push() -> ResponseReturnValue:
     """
-    Queue a push to the remote that the form names, or to all, ahead of any retry that is scheduled.
+    Queue a push to the form's remote, or to all, without waiting for a scheduled retry.
     """
     only = _remote() if request.form.get("remote") else None
     pipeline = services().pipeline
@@ -182,7 +182,7 @@ def push() -> ResponseReturnValue:
 @bp.post("/pause")
 def pause() -> ResponseReturnValue:
     """
-    Stop the pushes to the remote that the form names, or let them be made again.
+    Pause or resume the pushes to the form's remote.
     """
     remote, resume = _remote(), request.form.get("resume") == "yes"
     pipeline = services().pipeline
@@ -199,7 +199,7 @@ def pause() -> ResponseReturnValue:
 @bp.post("/reconcile")
 def reconcile() -> ResponseReturnValue:
     """
-    Say what joining both sides would come to; done only where that was shown before, and is still so.
+    Show what reconciling would do; do it only if that was shown before and still holds.
     """
     remote, strategy = _remote(), _strategy()
     pipeline = services().pipeline
@@ -227,7 +227,7 @@ def reconcile() -> ResponseReturnValue:
 
 
 def _plan(outcome: Outcome) -> str:
-    # Our own head is no part of it: writers go on, and what they add is joined as well.
+    # Without our own tip: writers go on, and their commits are joined as well.
     return f"{outcome.state} {outcome.remote_head}"
 
 
@@ -238,7 +238,7 @@ def _is_worth_doing(outcome: Outcome) -> bool:
 def _remote() -> str:
     remote = request.form.get("remote", "")
     if remote not in services().pipeline.settings.remotes:
-        raise Problem(404, "remote-not-found", "No such remote is configured.", "Open /status anew.")
+        raise Problem(404, "remote-not-found", "No such remote is configured.", "Reload /status.")
     return remote
 
 

@@ -1,5 +1,5 @@
 """
-States, times and sizes as people read them.
+States, times and sizes in words.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Words:
     How a state is shown.
 
     Attributes:
-        tone: ``good``, ``busy``, ``warn``, ``bad`` or ``off``: its colour.
-        mark: A sign for it, so that no colour is needed to tell.
+        tone: Its colour: ``good``, ``busy``, ``warn``, ``bad`` or ``off``.
+        mark: A sign for it, for those who do not see the colour.
         meaning: One sentence.
     """
 
@@ -31,20 +31,20 @@ class Words:
 STATES: Mapping[str, Words] = MappingProxyType({
     "disabled": Words("off", "–", "No remote is configured: commits stay on this machine."),
     "idle": Words("good", "✓", "The remote has everything."),
-    "queued": Words("busy", "…", "Commits wait for a push, which a task or the next sweep begins."),
-    "pushing": Words("busy", "↑", "A push runs."),
-    "retrying": Words("warn", "↻", "The last attempt failed; the next one has a time."),
+    "queued": Words("busy", "…", "Commits wait for a push, which a task or the next sweep starts."),
+    "pushing": Words("busy", "↑", "A push is running."),
+    "retrying": Words("warn", "↻", "The last attempt failed; the next one is scheduled."),
     "blocked": Words("bad", "!", "A person is needed; commits are kept and wait."),
 })  # fmt: skip
 
 JOINED: Mapping[Joined, str] = MappingProxyType({
     "in-sync": "Both sides hold the same commits.",
-    "ahead": "The remote holds nothing that we lack; there is nothing to join.",
-    "fast-forwarded": "Our branch is brought forward to the remote's.",
+    "ahead": "The remote has no commits that the branch lacks; there is nothing to join.",
+    "fast-forwarded": "The branch is fast-forwarded to the remote's.",
     "merged": "One merge commit holds both sides.",
-    "rebased": "Our commits are made anew on top of the remote's.",
+    "rebased": "Our commits are repeated on top of the remote's.",
     "conflict": "Both sides changed the same thing.",
-    "fetch-failed": "The remote could not be asked.",
+    "fetch-failed": "The remote could not be fetched.",
 })  # fmt: skip
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -52,7 +52,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 def unknown(state: str) -> Words:
     """
-    Return how a state is shown that this page does not know.
+    Return the words for a state that this page does not know.
     """
     return Words("warn", "?", f"{state}: see the documentation.")
 

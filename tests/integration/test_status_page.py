@@ -78,10 +78,10 @@ def test_queued(browser):
     Without a worker the commits wait, and the page says who is missing.
     """
     _write(browser)
-    page = _shows(browser, "none answers Start one with: celery -A ferry.worker worker")
+    page = _shows(browser, "none answers Start a worker with: celery -A ferry.worker worker")
     assert "origin … queued" in page.text
     assert "Waiting 3 commits, the oldest for" in page.text
-    assert "! late Beat, Redis or every worker is away." in page.text
+    assert "! late Beat, Redis or every worker is down." in page.text
     assert "origin: … pending" in page.text
     assert "Last push none yet" in page.text
 
@@ -105,7 +105,7 @@ def test_pushing(browser, worker, remote):
     worker()
     _write(browser)
     try:
-        assert "A push runs." in _shows(browser, "origin ↑ pushing").text
+        assert "A push is running." in _shows(browser, "origin ↑ pushing").text
     finally:
         (remote.path / "go").touch()
     _shows(browser, "origin ✓ idle")
@@ -122,7 +122,7 @@ def test_retrying(browser, worker, env, remote, tmp_path):
     page = _shows(browser, "origin ↻ retrying")
     assert re.search(r"Next attempt in \d+ s ?, attempt 2", page.text)
     assert "Last error: not-found" in page.text
-    assert "origin: pushing fails, and is tried again." in page.text
+    assert "origin: pushes fail and are retried." in page.text
     assert any("data-until" in attributes for _, attributes in page.tags)
 
 
@@ -162,7 +162,7 @@ def test_a_remote_is_paused_and_resumed(browser, worker, remote):
     commit = _write(browser)
     page = _shows(browser, "blocked")
     assert remote.head() == there
-    assert "Resumed; what waits is pushed." in browser.press(page, "Resume").text
+    assert "Resumed; the waiting commits are pushed." in browser.press(page, "Resume").text
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
 
 
@@ -207,7 +207,7 @@ def test_a_broker_that_is_away_is_said(env):
     browser = Browser(create_app(env, open_access=True).test_client())
     page = browser.open()
     assert "unknown Redis did not answer in time." in page.text
-    assert "The broker did not take the push." in browser.press(page, "Push now").text
+    assert "The broker did not accept the push." in browser.press(page, "Push now").text
 
 
 @pytest.fixture

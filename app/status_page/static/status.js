@@ -1,11 +1,11 @@
-// Keeps the status page fresh. Without it the page is complete, and loads itself anew.
+// Refreshes the status page. Without it the page is complete, and reloads itself.
 "use strict";
 
 (() => {
   const live = document.getElementById("live");
   const headline = document.getElementById("headline");
   const connection = document.getElementById("connection");
-  const LOOK_S = 15; // what no event tells of: attempts, sweeps, workers
+  const LOOK_S = 15; // for what has no event: attempts, sweeps, workers
   const PAUSE_MS = 300; // a burst of events leads to few look-ups
   let source = null, fetching = false, wanted = false, pressed = false, ahead = 0, takenAt = 0;
 
@@ -39,7 +39,7 @@
 
   function readClock() {
     const taken = document.getElementById("taken");
-    ahead = Number(taken.dataset.now) - Date.now() / 1000; // the server's clock counts
+    ahead = Number(taken.dataset.now) - Date.now() / 1000; // the server's clock decides
     takenAt = Date.now();
     if (headline.textContent !== taken.dataset.headline) {
       headline.textContent = taken.dataset.headline;
@@ -61,7 +61,7 @@
     tick();
   }
 
-  // Neither the text that somebody is about to copy nor the button under a finger may be swapped away.
+  // Do not replace text that is selected, or a button that is pressed.
   function isInUse() {
     const selection = getSelection();
     return pressed || (selection && !selection.isCollapsed && live.contains(selection.anchorNode));
@@ -79,9 +79,9 @@
       const text = await answer.text();
       if (isInUse()) return void (wanted = true);
       swap(text);
-      say(source && source.readyState === EventSource.OPEN ? "Live." : "Read anew every " + LOOK_S + " s.");
+      say(source && source.readyState === EventSource.OPEN ? "Live." : "Refreshed every " + LOOK_S + " s.");
     } catch {
-      say("The server does not answer; what is shown is as of " + duration((Date.now() - takenAt) / 1000) + " ago.");
+      say("The server does not answer; this is the state of " + duration((Date.now() - takenAt) / 1000) + " ago.");
     } finally {
       setTimeout(() => {
         fetching = false;
@@ -97,7 +97,7 @@
     source.addEventListener("open", refresh);
   }
 
-  // A stream takes a thread of the server's; a page that nobody sees needs none.
+  // A hidden page needs no stream.
   function follow() {
     if (document.hidden) {
       if (source) source.close();
@@ -120,7 +120,7 @@
   }
   setInterval(() => {
     if (document.hidden) return;
-    listen(); // a server that had no thread left may have one now
+    listen(); // a server that refused the stream may accept it now
     refresh();
   }, LOOK_S * 1000);
 })();
