@@ -78,7 +78,7 @@ def test_every_line_from_the_start_to_the_end_is_json(role):
         process.wait(90)
 
     said = {name: [line["event"] for line in lines(process)] for name, process in running.items()}
-    assert any("was there" in event for event in said["api"])  # what `ferry init` prints
+    assert any(" exists; " in event for event in said["api"])  # what `ferry init` prints
     assert any("Shutting down" in event for event in said["api"])
     assert "worker.stopping" in said["worker"]
 

@@ -93,7 +93,7 @@ def test_four_at_once_make_one(env, data, origin, tmp_path):
     for each in running:
         each.spawn()
     assert [each.wait(60) for each in running] == [0] * 4, [each.text() for each in running]
-    assert sum("was made" in each.text() for each in running) == 1
+    assert sum("was cloned" in each.text() for each in running) == 1
     assert data.head() == origin.head()
 
 
