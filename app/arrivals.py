@@ -1,10 +1,9 @@
 """
-Waiting for commits to come and to arrive, without asking again and again.
+Waiting until the branch or a remote moves, without polling.
 
-Whoever pushes, in whichever process, writes the ledger afterwards, and whoever
-commits moves the branch: both are a file that is renamed into its directory, and
-the kernel says so (inotify). One thread per process listens, for as long as
-somebody waits.
+After each push the worker writes the ledger, and each commit moves the branch. Both rename a file into its
+directory, of which the kernel notifies this process (inotify). One thread per process listens, as long as a
+request waits.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from inotify_simple import INotify, flags
 from ferry.worker.git.prepare import remotes_directory
 from ferry.worker.git.repository import Repository
 
-# Another host's changes on a shared volume wake nobody here; and a client that went away is seen so.
+# Finds changes that another host makes on a shared volume, and clients that have gone.
 _LOOK_AGAIN_S = 1.0
 T = TypeVar("T")
 
 
 class Arrivals:
     """
-    Wakes whoever waits when the branch or a remote has moved.
+    Wakes the waiting requests when the branch or a remote has moved.
 
     Args:
         repository: The data repository.
@@ -42,10 +41,10 @@ class Arrivals:
             (repository.path / repository.ref).parent,
         ]
         self._closing = False
-        self._start_afresh()
-        os.register_at_fork(after_in_child=self._start_afresh)  # threads do not survive a fork
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)  # threads do not survive a fork
 
-    def _start_afresh(self) -> None:
+    def _reset(self) -> None:
         self._moved = threading.Condition()
         self._wake_ups = 0
         self._waiting = 0

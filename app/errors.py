@@ -23,7 +23,7 @@ class StoreError(Exception):
     Attributes:
         code: Stable name, part of the HTTP contract.
         hint: What the caller does next.
-        retry_after_s: Seconds after which the same request may succeed; None where it will not by itself.
+        retry_after_s: Seconds after which the same request may succeed; None if it will not.
     """
 
     code = "store-error"

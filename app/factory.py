@@ -200,7 +200,7 @@ def _finish(response: Response) -> Response:
 
 def _count() -> None:
     """
-    Count the request against its sender's limit, also where it asks for an unknown address.
+    Count the request against its sender's limit, even if there is nothing at its address.
     """
     if request.blueprint not in _UNCOUNTED:
         client = client_of(

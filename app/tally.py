@@ -1,16 +1,14 @@
 """
-Sums that the API's processes count, each for itself, and that any of them adds up.
+Sums that each API process counts for itself, and that any of them can add up.
 
-Each process keeps its rows in memory, and a copy of them in a file of its own in a
-directory that the processes of one API share. The file is written by ``pwrite``, never
-mapped: a full disk is then an error that is caught, and not a signal that ends the
-process. What cannot be written stays in memory, and goes to the file with the row's
-next change.
+Each process keeps its rows in memory, and a copy in its own file, in a directory that the processes of one
+API share. The file is written by ``pwrite``, not mapped, so that a full disk is an error and not a signal
+that ends the process. A row that cannot be written stays in memory, and goes to the file with its next
+change.
 
-Who holds what is a question to the kernel. A process holds a lock on its file and a
-shared one on the directory for as long as it lives, whatever it is called in whichever
-pid namespace. A process takes over the file of one that has ended, with its sums; so a
-sum never falls, and there are no more files than there were processes at a time.
+Locks show which files are in use, in every pid namespace: a process holds a lock on its file, and a shared
+lock on the directory, as long as it lives. A process takes over the file of one that has ended, with its
+sums. So a sum never decreases, and there are at most as many files as there were processes at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from pathlib import Path
 
 from ferry.worker.observe.logs import log
 
-Key = tuple[str, ...]  # a metric's name, and its labels' values
+Key = tuple[str, ...]  # a metric's name, and the values of its labels
 
 _HEADER = struct.Struct("=II")  # length of the row's key, and how many doubles follow it
 _ALIGNED = 8  # so that a reader never sees half a double
@@ -51,10 +49,10 @@ class _Row:
 
 class Tally:
     """
-    Rows of sums. Counting never fails; where the file cannot be written, that is logged once.
+    Rows of sums. Counting never fails; a file that cannot be written is logged once.
 
     Args:
-        directory: Where the processes that count together keep their files; None: nowhere.
+        directory: Directory of the files of the processes that count together; None: no files.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -64,9 +62,9 @@ class Tally:
         self._directory_fd: int | None = None
         self._fd: int | None = None
         self._end = 0  # of the file
-        self._open_at = 0.0  # monotonic seconds, before which it is not tried
+        self._open_at = 0.0  # monotonic seconds; no try before that
         self._is_told = False
-        os.register_at_fork(after_in_child=self._start_afresh)
+        os.register_at_fork(after_in_child=self._reset)
 
     def add(self, key: Key, amounts: Sequence[float]) -> None:
         """
@@ -111,11 +109,11 @@ class Tally:
             return []
 
     def _is_open(self) -> bool:
-        return self._fd is not None and os.fstat(self._fd).st_nlink > 0  # else somebody has removed it
+        return self._fd is not None and os.fstat(self._fd).st_nlink > 0  # else it was removed
 
     def _open(self) -> bool:
         """
-        Take a file and put every row into it; returns whether it was tried.
+        Take a file and write every row to it; returns whether this was tried.
         """
         if self._directory is None or time.monotonic() < self._open_at:
             return False
@@ -123,7 +121,7 @@ class Tally:
         self._close()
         self._directory_fd = _hold(self._directory)
         self._fd = self._take_file()
-        self._adopt()
+        self._load_rows()
         for row in self._rows.values():
             self._write(row)
         return True
@@ -144,9 +142,9 @@ class Tally:
             except FileExistsError:
                 number += 1
 
-    def _adopt(self) -> None:
+    def _load_rows(self) -> None:
         """
-        Add what the file has to the rows, and note where in it each row is.
+        Add the sums in the file to the rows, and note each row's offset.
         """
         assert self._fd is not None  # noqa: S101 - only after _take_file
         self._end = 0
@@ -154,11 +152,11 @@ class Tally:
             row.offset = None
         for key, values, offset in _read(os.pread(self._fd, os.fstat(self._fd).st_size, 0)):
             row = self._rows.setdefault(key, _Row(key, len(values)))
-            if len(row.values) == len(values):  # else another release has counted it otherwise
+            if len(row.values) == len(values):  # another release may have other sums
                 row.values = [one + other for one, other in zip(row.values, values, strict=True)]
                 row.offset = offset
             self._end = offset + 8 * len(values)
-        os.ftruncate(self._fd, self._end)  # what follows is a part of a row
+        os.ftruncate(self._fd, self._end)  # cuts off an incomplete row
 
     def _write(self, row: _Row) -> None:
         assert self._fd is not None  # noqa: S101 - only after _open
@@ -167,7 +165,7 @@ class Tally:
             return
         whole = row.head + row.packed()
         if os.pwrite(self._fd, whole, self._end) < len(whole):
-            raise OSError("the disk has taken a part of a row")
+            raise OSError("only a part of a row was written")
         row.offset, self._end = self._end + len(row.head), self._end + len(whole)
 
     def _close(self) -> None:
@@ -176,9 +174,9 @@ class Tally:
                 os.close(fd)
         self._fd = self._directory_fd = None
 
-    def _start_afresh(self) -> None:
+    def _reset(self) -> None:
         """
-        Count from nothing in a process that was forked: what was counted before is its parent's.
+        Count from zero in a forked process: the sums so far are its parent's.
         """
         self._mutex = threading.Lock()
         self._rows, self._open_at = {}, 0.0
@@ -207,7 +205,7 @@ def remove_left_over(directories: Iterator[Path]) -> None:
 
 def _hold(directory: Path) -> int:
     """
-    Make *directory* and keep others from removing it, for as long as the returned file descriptor is open.
+    Make *directory*, and keep others from removing it while the returned file descriptor is open.
     """
     directory.mkdir(mode=0o700, exist_ok=True)
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -215,9 +213,9 @@ def _hold(directory: Path) -> int:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         found = os.fstat(fd)
         if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o022:
-            raise PermissionError(f"{directory} is not ours alone to write to")
+            raise PermissionError(f"{directory} belongs to another user, or others can write to it")
         if not os.path.samestat(found, directory.stat()):
-            raise FileNotFoundError(f"{directory} was removed at this moment")
+            raise FileNotFoundError(f"{directory} was removed meanwhile")
     except BaseException:
         os.close(fd)
         raise
@@ -240,7 +238,7 @@ def _locked(fd: int) -> int:
 
 def _read(content: bytes) -> Iterator[tuple[Key, list[float], int]]:
     """
-    Yield key, sums and the sums' offset of the rows of a file, as far as they are whole.
+    Yield key, sums and the sums' offset of each complete row of a file.
     """
     position = 0
     while position + _HEADER.size <= len(content):

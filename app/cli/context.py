@@ -55,9 +55,9 @@ def enqueue(pipeline: Pipeline, remotes: Sequence[str] | None = None, *, out_of_
 
 def configured(pipeline: Pipeline, remote: str | None) -> list[str]:
     """
-    Return the remotes that a command is for: *remote*, or all of them where it is None.
+    Return the remotes that a command is for: *remote*, or all of them if it is None.
 
-    Ends the command where no such remote is configured.
+    Ends the command if no such remote is configured.
     """
     if remote is None:
         return list(pipeline.settings.remotes)

@@ -69,9 +69,9 @@ def _apart(text: str) -> tuple[str, str]:
     return "".join(printed), "".join(line for line in lines if not _PORCELAIN.match(line))
 
 
-def _likely_status(printed: str, said: str) -> int:
-    if re.search(r"^!\t|^ ! \[|^error:", printed + said, re.MULTILINE):
+def _likely_status(stdout: str, stderr: str) -> int:
+    if re.search(r"^!\t|^ ! \[|^error:", stdout + stderr, re.MULTILINE):
         return 1
-    if re.search(r"^(?:fatal|ssh|ERROR|remote: ERROR):|Permission denied", said, re.MULTILINE):
+    if re.search(r"^(?:fatal|ssh|ERROR|remote: ERROR):|Permission denied", stderr, re.MULTILINE):
         return 128
-    return 0 if re.search(r"^[ +*=-]\t|->|^Everything up-to-date", printed + said, re.MULTILINE) else 1
+    return 0 if re.search(r"^[ +*=-]\t|->|^Everything up-to-date", stdout + stderr, re.MULTILINE) else 1

@@ -63,7 +63,7 @@ class Moves:
 
 def _look_for(asked: _Asked, loop: asyncio.AbstractEventLoop) -> None:
     found = [_outcome(function) for function, _ in asked]
-    _call(loop, _tell, [(answer, each) for (_, answer), each in zip(asked, found, strict=True)])
+    _call(loop, _resolve, [(answer, each) for (_, answer), each in zip(asked, found, strict=True)])
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *given: Any) -> None:
@@ -74,12 +74,12 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *giv
 def _outcome(function: Callable[[], Any]) -> Any:
     try:
         return function()
-    except Exception as exc:  # noqa: BLE001 - raised again where it was asked for
+    except Exception as exc:  # noqa: BLE001 - look() raises it again
         return exc
 
 
-def _tell(told: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    for answer, outcome in told:
+def _resolve(outcomes: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for answer, outcome in outcomes:
         if answer.done():  # the request has ended
             continue
         if isinstance(outcome, Exception):

@@ -46,7 +46,7 @@ def check(
 
     Args:
         commit: Full object name of a commit that declares the sheet.
-        place: Where the declaration stands in the commit's tree.
+        place: Path of the declaration in the commit's tree.
         root: The directory of the tree that the declaration's paths begin in.
         versions: Object names of the declaration and of the contracts that it may name.
         apart: The evaluations to open it in; None for a cheap declaration without code.

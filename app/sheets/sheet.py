@@ -71,7 +71,7 @@ class Sheet:
     @property
     def config_path(self) -> str:
         """
-        Where the declaration stands in the tree.
+        Path of the declaration in the tree.
         """
         return f".gitsheets/{self.name}.toml"
 
@@ -126,7 +126,7 @@ class Sheet:
 
     def file(self, path: str) -> str:
         """
-        Return where the record *path* stands in the tree.
+        Return the path of the record's file in the tree.
         """
         return self.directory(path) + self.extension
 

@@ -93,10 +93,10 @@ class GroupCommit:
         self._lock = lock
         self._head = head
         self._land = land
-        self._start_afresh()
-        os.register_at_fork(after_in_child=self._start_afresh)  # the threads do not exist in the child
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)  # the threads do not exist in the child
 
-    def _start_afresh(self) -> None:
+    def _reset(self) -> None:
         self._mutex = threading.Lock()
         self._queue: deque[_Place] = deque()  # its head has the turn
         self._group: Group | None = None

@@ -1,7 +1,7 @@
 """
 A cache of whole sheets' parsed records: the same bytes are the same record.
 
-Which files a sheet holds is read from each commit's tree anew. Only the parsed records are cached, by the
+Which files a sheet holds is read from each commit's tree. Only the parsed records are cached, by the
 names of their blobs, so a commit's list does not depend on what was listed before.
 """
 

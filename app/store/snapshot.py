@@ -50,7 +50,7 @@ class Found(NamedTuple):
 
     Attributes:
         path: The record's path within the sheet.
-        entry: What stands there.
+        entry: Its entry in the tree.
         is_text: Whether the path is UTF-8, so that a request can name it.
     """
 
@@ -174,7 +174,7 @@ class Snapshot:
 
     def entry(self, place: str) -> Entry | None:
         """
-        Return what stands at *place* in the tree, or None.
+        Return the entry at *place* in the tree, or None.
         """
         if place not in self._entries:
             found = find(self.git_dir, self.commit, self.from_top(place)) if self.commit else None
@@ -193,7 +193,7 @@ class Snapshot:
         Return the record at *path*.
 
         Raises:
-            RecordNotFoundError: There is none.
+            RecordNotFoundError: There is no such record.
             UnreadableRecordError: The file is no record.
         """
         entry = self.entry(sheet.file(path)) if self.version(sheet, path) else None
@@ -207,7 +207,7 @@ class Snapshot:
 
     def version(self, sheet: Sheet, path: str) -> str | None:
         """
-        Return the version of the record at *path*, or None where there is none.
+        Return the version of the record at *path*, or None.
         """
         if not owns(self.territory, sheet, path):
             return None
