@@ -214,7 +214,7 @@ def _refuse_twin(tree: Sequence[bytes], name: str) -> None:
     names = b"//".join(line[: -_NAME_BYTES - 1].partition(b" ")[2] for line in tree).decode(errors="replace")
     if f"/{folded(names)}/".count(f"/{wanted}/") > 1:
         twin = next(other for other in names.split("//") if other != name and folded(other) == wanted)
-        raise PathTakenError(f"{name!r} differs only by case or Unicode form from the existing {twin!r}")
+        raise PathTakenError(f"{name!r} differs only by case or Unicode form from {twin!r}, which exists")
 
 
 def _place(line: bytes) -> bytes:
