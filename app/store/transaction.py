@@ -179,9 +179,6 @@ class Transaction:
     def record_version(self, sheet_name: str, path: str) -> str | None:
         """
         Return the version of the record at *path* with the changes so far, or None.
-
-        Raises:
-            SheetNotFoundError: The sheet is not declared.
         """
         return self._staging.version(self._before.sheet(sheet_name), path)
 
@@ -217,10 +214,7 @@ class Transaction:
 
     def tree(self) -> str:
         """
-        Write the trees with the changes so far; returns the object name of the root.
-
-        Raises:
-            InvalidPathError: A file would have the path of another file or directory.
+        Write the trees with the changes so far, as ``Staging.tree`` does; returns the root's object name.
         """
         return self._staging.tree()
 
@@ -293,10 +287,9 @@ class Transaction:
         """
         Return the fields of the record at *path*; None if there is none or it cannot be read.
         """
-        try:
+        with contextlib.suppress(UnreadableRecordError):
             return self._record(sheet, path)
-        except UnreadableRecordError:
-            return None
+        return None
 
     def _record(self, sheet: Sheet, path: str) -> Record | None:
         """
