@@ -192,9 +192,9 @@ def worker(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Worker
     """
     started: list[Worker] = []
 
-    def start(*, alone: bool = True, **extra_env: str) -> Worker:
+    def start(**extra_env: str) -> Worker:
         log_path = tmp_path / f"worker-{len(started)}.log"
-        started.append(Worker.start({**env, **extra_env}, log_path, alone=alone))
+        started.append(Worker.start({**env, **extra_env}, log_path))
         return started[-1]
 
     yield start

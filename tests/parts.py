@@ -244,10 +244,8 @@ class Worker(Process):
     """
 
     @classmethod
-    def start(cls, env: dict[str, str], log_path: Path, *options: str, alone: bool = True) -> Worker:
-        # To ask for neighbours costs a start one second. The storm's workers and `ferry dev`'s do.
-        quietly = ["--without-gossip", "--without-mingle"] if alone else []
-        worker = cls([*CELERY, "worker", "-l", "INFO", *quietly, *options], env, log_path)
+    def start(cls, env: dict[str, str], log_path: Path, *options: str) -> Worker:
+        worker = cls([*CELERY, "worker", "-l", "INFO", *options], env, log_path)
         worker.spawn()
         worker.await_ready()
         return worker

@@ -124,8 +124,8 @@ def test_what_is_broadcast_to_workers_and_to_flower_is_survived_too(
     Commands that are none, events that tell of nothing: the worker answers, and the dashboard goes on.
     """
     dashboard, url = flower
-    running, api = worker(alone=False), client()
-    wait_until(lambda: len(_listeners(broker)) == 2, what="the worker and Flower listening for events")
+    running, api = worker(), client()
+    wait_until(lambda: _listeners(broker), what="Flower listening for events")
     for each in [*no_messages(message), *(with_body(message, each) for each in _NO_COMMANDS)]:
         broker.publish("/0.celery.pidbox", each)
         for listener in _listeners(broker):
@@ -143,3 +143,16 @@ def test_what_is_broadcast_to_workers_and_to_flower_is_survived_too(
     assert not running.logged("Trying to re-establish the connection"), running.text()
     assert not running.ended()
     assert not dashboard.ended()
+
+
+def test_a_worker_asks_no_neighbours_at_its_start_nor_on_a_new_connection(worker, broker):
+    """
+    To ask takes a second, in which no task runs.
+    """
+    running = worker()
+    broker.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    wait_until(lambda: running.text().count("Connected to") == 2, what="a new connection")
+
+    assert not running.logged("mingle")
+    assert not running.logged("Gossip")
+    assert _listeners(broker) == []
