@@ -40,7 +40,7 @@ _MOST_WAIT = 64
 _FEW_WAIT = 2  # where calls have run out of their limit lately
 _LATELY_S = 60.0
 _GRACE_S = 2.0  # beyond the wall clock's limit, which the kernel keeps in the child
-_NICE = 5  # children leave the processor to those who answer requests
+_NICE = 5  # most leave the processor to those who answer requests
 _LENGTH = struct.Struct("!Q")
 _READY = b"!"
 # Others send these to end a child that has done nothing wrong; it is called once more.
@@ -93,10 +93,12 @@ class Pool:
 
     Args:
         children: How many at most.
+        nice: How far they give way to others (nice(1)).
     """
 
-    def __init__(self, children: int = CHILDREN) -> None:
+    def __init__(self, children: int = CHILDREN, *, nice: int = _NICE) -> None:
         self._children = children
+        self._nice = nice
         self._start_afresh()
         os.register_at_fork(after_in_child=self._start_afresh)
 
@@ -169,7 +171,7 @@ class Pool:
         for attempt in range(2):
             with self._mutex:
                 child = self._idle.pop() if self._idle else None
-            child = child or _Child.start()
+            child = child or _Child.start(self._nice)
             try:
                 answer = child.ask(request, limit)
             except _EndedError as exc:
@@ -210,7 +212,7 @@ class _Child:
         self._process, self._line = process, line
 
     @classmethod
-    def start(cls) -> _Child:
+    def start(cls, nice: int) -> _Child:
         """
         Start a child; returns once it can be called.
 
@@ -219,7 +221,7 @@ class _Child:
         """
         ours, theirs = socket.socketpair()
         begin = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _serve"
-        command = f"{begin}; _serve({theirs.fileno()})"
+        command = f"{begin}; _serve({theirs.fileno()}, {nice})"
         try:
             with theirs:
                 process = subprocess.Popen(
@@ -327,11 +329,11 @@ def _raised(answer: dict[str, Any]) -> Exception:
 # --- What follows runs in the child ---
 
 
-def _serve(descriptor: int) -> None:
+def _serve(descriptor: int, nice: int) -> None:
     """
     Run the calls that come, until the parent has ended.
     """
-    os.nice(_NICE)
+    os.nice(nice)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in (signal.SIGALRM, signal.SIGPROF, signal.SIGXCPU):
         signal.signal(number, signal.SIG_DFL)  # the kernel ends the process, whatever code it is in

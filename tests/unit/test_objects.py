@@ -123,6 +123,7 @@ def test_what_is_a_commit_and_what_came_between_two_is_as_git_says(data: Bare, p
 
     assert lineage(path, line[0], line[4], longest=9) == line[:0:-1]
     assert lineage(path, line[0], line[4], longest=4) == line[:0:-1]
+    assert lineage(path, line[0], line[4], longest=9, packed=False) == ([] if packed else line[:0:-1])
     assert lineage(path, line[0], line[4], longest=3) == [], "further than asked for"
     assert lineage(path, line[4], line[0], longest=9) == [], "the wrong way round"
     assert lineage(path, line[0], line[0], longest=9) == []

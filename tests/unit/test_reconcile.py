@@ -4,6 +4,7 @@ Joining two histories: nothing is lost, nothing is forced, and what conflicts is
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from ferry.app.store.store import Store
 from ferry.worker.errors import ReconcileError, RemoteBusyError
 from ferry.worker.git.prepare import write_lock
+from ferry.worker.repair import reconcile
 from ferry.worker.repair.reconcile import Conflict, Outcome, Reconciler
 from tests.parts import Bare
 from tests.unit.conftest import Deployment
@@ -110,6 +112,30 @@ def test_a_merge_keeps_every_commit_of_both(two: Two):
     assert outcome.divergence is not None
     assert (outcome.divergence.ours.count, outcome.divergence.theirs.count) == (1, 1)
     assert two.data.git("fsck", "--strict") == ""
+
+
+def test_what_people_read_of_a_divergence_is_gathered_once_nothing_waits_for_it(two: Two, monkeypatch):
+    """
+    It takes several git commands that give way to others, which on a busy machine lasts seconds.
+    """
+    two.ours("jane"), two.theirs("joe")
+    held = []
+
+    def surveyed(repository, ours, theirs):
+        held.append((two.deployment.ledger.is_claimed("origin"), write_lock(two.data.path).is_held()))
+
+    monkeypatch.setattr(reconcile, "survey", surveyed)
+
+    assert two.reconcile("merge").state == "merged"
+    assert held == [(False, False)]
+
+
+def test_a_merge_gives_way_to_nothing():
+    """
+    Writers and pushes wait for it.
+    """
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert reconcile._mergers.call(os.getpriority, os.PRIO_PROCESS, 0) == ours
 
 
 def test_a_merge_joins_two_fields_of_one_record(two: Two):

@@ -14,6 +14,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import BinaryIO
 
 import gitsheets
@@ -200,21 +201,28 @@ def _fault(path: str, name: str) -> str | None:
     return None
 
 
-def lineage(git_dir: str, old: str, new: str, *, longest: int) -> list[str]:
+def lineage(git_dir: str, old: str, new: str, *, longest: int, packed: bool = True) -> list[str]:
     """
     Return the commits from *new* to before *old*, newest first, where each has one parent; else none.
 
     Args:
         longest: How many commits to look at.
+        packed: Whether to read commits that are in a pack, which takes some ten times as long.
     """
     found: list[str] = []
     try:
         while new != old:
-            parents = _PARENT.findall(read(git_dir, new).partition(b"\n\n")[0])
+            parents = _parents(git_dir, new, packed)
             found.append(new)
             if len(parents) != 1 or len(found) > longest:
                 return []
-            new = parents[0].decode("ascii")
-    except gitsheets.GitsheetsError:
+            new = parents[0]
+    except (gitsheets.GitsheetsError, OSError, zlib.error):
         return []
     return found
+
+
+@lru_cache(maxsize=4096)
+def _parents(git_dir: str, commit: str, packed: bool) -> tuple[str, ...]:
+    content = read(git_dir, commit) if packed else read_loose(git_dir, commit)
+    return tuple(name.decode("ascii") for name in _PARENT.findall(content.partition(b"\n\n")[0]))

@@ -42,7 +42,7 @@ _BATCHED = re.compile(rb"([0-9a-f]+) (?:missing|[a-z]+ ([0-9]+))\n")
 # The writers and the pushes have the other cores.
 _ONE_THREAD = ("-c", "pack.threads=1")
 _A_FEW_COMMITS = 100  # read in this process; git takes 3 ms for any number
-_NEIGHBOURS = 4
+_NEIGHBOURS = 100  # a burst
 _LARGE_INDEX_BYTES = 256 * 1024  # of some 9,000 objects
 _WALK_TIMEOUT_S = 300.0  # for those that read a whole history
 _HANG_UP_TIMEOUT_S = 5.0
@@ -821,7 +821,7 @@ class Repository:
 @lru_cache(maxsize=256)
 def _are_neighbours(git_dir: str, old: str, new: str) -> bool:
     # Asked several times for each push. Commits say it for ever, but for one that is missing and comes back.
-    return bool(lineage(git_dir, old, new, longest=_NEIGHBOURS))
+    return bool(lineage(git_dir, old, new, longest=_NEIGHBOURS, packed=False))
 
 
 def _is_ancestor(git_dir: str, commit: str, tip: str) -> bool:

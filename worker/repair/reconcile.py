@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn
 
 import gitsheets
 
-from ferry.worker.apart import ApartError, CrowdedError, Limit, OverrunError, pool
+from ferry.worker.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
 from ferry.worker.errors import ReconcileError, RepositoryError, WorkerError
 from ferry.worker.files.locks import FileLock, LockTimeoutError
 from ferry.worker.files.sharing import adopt
@@ -30,6 +30,7 @@ from ferry.worker.git.refs import RefError, move_ref
 from ferry.worker.git.repository import Repository, ended_within_s
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
+from ferry.worker.repair.merging import merged
 from ferry.worker.settings import ORIGIN, Settings
 
 State = Literal["in-sync", "fast-forwarded", "ahead", "rebased", "merged", "conflict", "fetch-failed"]
@@ -41,6 +42,8 @@ _WRITE_LOCK_TIMEOUT_S = 30.0
 # A writer waits half a minute for the lock; what is done under it must take less.
 _PRESERVE_TIMEOUT_S = 20.0
 _MERGE = Limit(cpu_s=20.0, wall_s=25.0, memory_bytes=1 << 30)
+# Writers and pushes wait for a merge, so its process gives way to nothing.
+_mergers = Pool(1, nice=0)
 # What joining takes at the most, beside two visits to the remote.
 JOIN_S = 4 * _WRITE_LOCK_TIMEOUT_S
 
@@ -167,9 +170,12 @@ class Reconciler:
                 put on the remote first. Nothing was changed.
             RepositoryError: git could not.
         """
-        with self._ledger.claim_within(remote, self._timeout_s) as claim:
-            claim.begin(JOIN_S + 2 * ended_within_s(self._timeout_s))
-            return self.join(remote, strategy, dry_run=dry_run)
+        outcome = self._claim_and_join(remote, strategy, dry_run=dry_run)
+        ours, theirs = outcome.before, outcome.remote_head
+        if ours is None or theirs is None or not self._is_apart(ours, theirs):
+            return outcome
+        # For people, and read once nothing waits for us: neither a writer nor a push.
+        return replace(outcome, divergence=survey(self._repository, ours, theirs))
 
     def at_start(self) -> None:
         """
@@ -178,13 +184,18 @@ class Reconciler:
         if self._settings.data_reconcile == "manual" or ORIGIN not in self._settings.remotes:
             return
         try:
-            self.reconcile(ORIGIN, "merge")
+            self._claim_and_join(ORIGIN, "merge", dry_run=False)
         except WorkerError as exc:
             log().warning("reconcile.failed", remote=ORIGIN, error=str(exc))
 
+    def _claim_and_join(self, remote: str, strategy: Strategy, *, dry_run: bool) -> Outcome:
+        with self._ledger.claim_within(remote, self._timeout_s) as claim:
+            claim.begin(JOIN_S + 2 * ended_within_s(self._timeout_s))
+            return self.join(remote, strategy, dry_run=dry_run)
+
     def join(self, remote: str, strategy: Strategy, *, dry_run: bool = False) -> Outcome:
         """
-        Do what ``reconcile`` does, for whoever holds the claim on *remote*.
+        Do what ``reconcile`` does, for whoever holds the claim on *remote*; without the ``divergence``.
         """
         outcome = Outcome(state="ahead", remote=remote, branch=self._repository.branch)
         try:
@@ -222,10 +233,12 @@ class Reconciler:
         """
         if strategy == "fast-forward" or ours is None or theirs is None:
             return ""
+        tried = self._try_merge(ours, theirs, message="") if self._is_apart(ours, theirs) else None
+        return tried.detail if tried and tried.ran_out else ""
+
+    def _is_apart(self, ours: str, theirs: str) -> bool:
         contains = self._repository.contains
-        is_apart = not contains(theirs, ours) and not contains(ours, theirs)
-        merged = self._try_merge(ours, theirs, message="") if is_apart else None
-        return merged.detail if merged and merged.ran_out else ""
+        return not contains(theirs, ours) and not contains(ours, theirs)
 
     def _join(
         self, outcome: Outcome, ours: str | None, theirs: str | None, strategy: Strategy, *, dry_run: bool
@@ -235,7 +248,6 @@ class Reconciler:
             return replace(outcome, state="in-sync" if ours == theirs else "ahead")
         if ours is None or contains(ours, theirs):
             return self._moved(replace(outcome, state="fast-forwarded", after=theirs), dry_run=dry_run)
-        outcome = replace(outcome, divergence=survey(self._repository, ours, theirs))
         if strategy == "fast-forward":
             return replace(outcome, state="conflict", detail="both sides have commits that the other lacks")
         if strategy == "merge":
@@ -244,15 +256,15 @@ class Reconciler:
 
     def _merge(self, outcome: Outcome, ours: str, theirs: str, *, dry_run: bool) -> Outcome:
         message = f"Merge {self._repository.branch} of {outcome.remote}"
-        merged = self._try_merge(ours, theirs, message=message)
-        if merged.conflicts or merged.detail:
+        found = self._try_merge(ours, theirs, message=message)
+        if found.conflicts or found.detail:
             return replace(
                 outcome,
                 state="conflict",
-                conflicts=merged.conflicts,
-                detail=merged.detail or "records conflict",
+                conflicts=found.conflicts,
+                detail=found.detail or "records conflict",
             )
-        return self._moved(replace(outcome, state="merged", after=merged.commit), dry_run=dry_run)
+        return self._moved(replace(outcome, state="merged", after=found.commit), dry_run=dry_run)
 
     def _rebase(self, outcome: Outcome, ours: str, theirs: str, *, dry_run: bool, preserve: bool) -> Outcome:
         rebased = self._try_rebase(ours, theirs)
@@ -275,7 +287,9 @@ class Reconciler:
         """
         place = str(self._repository.path), self._repository.root
         try:
-            found = pool.call(_merged, *place, ours, theirs, int(self._clock()), message, limit=_MERGE)
+            found = _mergers.call(
+                merged, *place, ours, theirs, int(self._clock()), message, COMMITTER, limit=_MERGE
+            )
         except gitsheets.GitsheetsError as exc:  # no common history
             return _Merged(commit=None, conflicts=(), detail=str(exc))
         except OverrunError as exc:
@@ -374,14 +388,6 @@ class _Merged:
     conflicts: tuple[Conflict, ...]
     detail: str
     ran_out: bool = False
-
-
-def _merged(git_dir: str, root: str, ours: str, theirs: str, seconds: int, message: str) -> dict[str, Any]:
-    found = gitsheets.merge_sheets(
-        git_dir, ours, theirs, seconds, open_root=root, commit=bool(message), message=message or None,
-        author=COMMITTER, committer=COMMITTER,
-    )  # fmt: skip
-    return {"commit": found["commit"], "conflicts": found["conflicts"]}
 
 
 def _fail(exc: Exception) -> NoReturn:
