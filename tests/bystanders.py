@@ -21,6 +21,9 @@ from tests.parts import Bare
 _GIT_TIMEOUT_S = 120.0
 _REQUEST_TIMEOUT_S = 10.0
 _JUMPING = Path(__file__).with_name("jumping_clock.c")
+# Programs that read without a pause take all processors that there are, whatever a deployment does.
+# These are people, who look at a page for a moment.
+_READ_EVERY_S = 0.5
 _STEPS_S = (-172_800, -3600, -60, 60, 3600, 172_800)
 _ADDRESSES = (
     "/api/sheets/people/records/w0-1/history",
@@ -93,7 +96,7 @@ class Readers:
                 thread.join(2 * _REQUEST_TIMEOUT_S)
 
     def _read(self, number: int) -> None:
-        while not self._stopped.wait(0.05):
+        while not self._stopped.wait(_READ_EVERY_S):
             number += 1
             with contextlib.suppress(OSError, urllib.error.HTTPError):
                 address = self._url + _ADDRESSES[number % len(_ADDRESSES)]

@@ -29,7 +29,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,13 +40,16 @@ from ferry.app.dev.stack import free_port
 from tests.parts import CELERY, Bare, Process, wait_until
 from tests.valkey_server import ValkeyServer
 
-# The least that each can be made in.
-_SIZES = {"ext4": "96M", "xfs": "320M"}
+# For XFS the least that it can be made in; neither is to become full, however long a run lasts.
+_SIZES = {"ext4": "256M", "xfs": "320M"}
 KINDS = tuple(_SIZES)
+_GUNICORN = [sys.executable, "-m", "gunicorn", "--config", "python:ferry.app.production"]
 _WRITERS = 3
 _REQUEST_TIMEOUT_S = 10.0
 _STILL_TIMEOUT_S = 60.0
 _MOST_REPEATS = 5
+_SAID = 4000  # characters of the log of a part that has ended
+_STATUS = "status "
 
 
 def why_not(kind: str) -> str | None:
@@ -146,6 +149,14 @@ class Report:
     acknowledged: int = 0
     wrong: list[str] = field(default_factory=list)
 
+    def note(self, wrong: Iterable[str]) -> None:
+        """
+        Keep what is wrong, and print it at once: what comes later may end the run.
+        """
+        for problem in wrong:
+            self.wrong.append(problem)
+            print(problem, flush=True)  # noqa: T201 - a program's own output
+
 
 class Deployment:
     """
@@ -154,14 +165,20 @@ class Deployment:
     Args:
         directory: Where everything lies.
         redis_url: A server whose databases 1 and up are free; 0 is the deployment's.
+        has_beat: Whether sweeps take place, and with them packing, which keeps the disk from becoming full.
+
+    Attributes:
+        refused: What writers were answered that is neither a commit nor worth another try.
     """
 
-    def __init__(self, directory: Path, *, kind: str, redis_url: str, seed: int) -> None:
+    def __init__(self, directory: Path, *, kind: str, redis_url: str, seed: int, has_beat: bool) -> None:
         self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
         self._directory = directory
         self._redis_url = redis_url
         self._disk = directory / "disk"
         self._told: dict[str, tuple[str, str]] = {}
+        self._has_beat = has_beat
+        self.refused: list[str] = []
         self._stop = threading.Event()
         self._writers: list[threading.Thread] = []
         self._numbers = itertools.count(1)
@@ -175,15 +192,17 @@ class Deployment:
             place = opened.enter_context(mounted(self._disk, self._directory / "mounted"))
             make_sample_repository(place / "data.git")
             env = self._environment(place / "data.git", self.remote, 0)
-            api = "--bind", f"127.0.0.1:{self._port}", "--workers", "2", "--threads", "4"
+            api = [*_GUNICORN, "--bind", f"127.0.0.1:{self._port}", "--workers", "2"]
             self._parts = [
                 Process(
-                    [sys.executable, "-m", "gunicorn", *api, "ferry.app:create_app(open_access=True)"],
+                    [*api, "ferry.app:create_app(open_access=True)"],
                     env,
                     self._directory / "api.log",
                 ),
                 Process([*CELERY, "worker", "-l", "INFO"], env, self._directory / "worker.log"),
             ]
+            if self._has_beat:
+                self._parts.append(Process([*CELERY, "beat"], env, self._directory / "beat.log"))
             for part in self._parts:
                 opened.callback(part.kill)
                 part.spawn()
@@ -217,6 +236,7 @@ class Deployment:
         """
         number = next(self._numbers)
         file, remote = self._directory / f"image-{number}", self._directory / f"remote-{number}.git"
+        self._check_parts()
         stopped = self._signal(signal.SIGSTOP)
         try:
             copy_still(self._disk, file)
@@ -257,7 +277,10 @@ class Deployment:
                 wrong.append(f"{name}: {exc}")
             finally:
                 worker.kill()
-        image.file.unlink()
+        if not wrong:
+            image.file.unlink()
+            shutil.rmtree(image.remote.path)
+            log.unlink()
         return wrong
 
     def _lost(self, image: Image, data: Bare) -> Iterator[str]:
@@ -281,8 +304,8 @@ class Deployment:
         Repeat the last writes with their keys: each has the answer that it had.
         """
         port = free_port()
-        command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}"]
-        api = Process([*command, "ferry.app:create_app(open_access=True)"], env, log)
+        command = [*_GUNICORN, "--bind", f"127.0.0.1:{port}", "ferry.app:create_app(open_access=True)"]
+        api = Process(command, env, log)
         api.spawn()
         try:
             for key, (slug, commit) in list(image.told.items())[-_MOST_REPEATS:]:
@@ -295,6 +318,15 @@ class Deployment:
             yield str(exc)
         finally:
             api.kill()
+
+    def _check_parts(self) -> None:
+        """
+        Raise AssertionError, with the end of its log, where a part has ended by itself.
+        """
+        for part in self._parts:
+            if part.ended():
+                said = part.text()[-_SAID:]
+                raise AssertionError(f"{part.log_path.name}: ended by itself, status {part.wait()}:\n{said}")
 
     def _signal(self, number: signal.Signals) -> list[psutil.Process]:
         """
@@ -320,6 +352,7 @@ class Deployment:
             "CFP_REDIS_URL": f"{self._redis_url}/{database}",
             "CFP_PUSH_BACKOFF_BASE": "0.2",
             "CFP_PUSH_BACKOFF_CAP": "1",
+            "CFP_PUSH_SWEEP_INTERVAL": "2",
         }
 
     def _write(self, writer: int) -> None:
@@ -329,8 +362,11 @@ class Deployment:
             while True:
                 if self._stop.is_set():
                     return
-                if commit := _post(self._port, key, slug):
+                if (commit := _post(self._port, key, slug)) and not commit.startswith(_STATUS):
                     self._told[key] = slug, commit
+                    break
+                if commit:
+                    self.refused.append(f"{key} was answered {commit}")
                     break
                 self._stop.wait(0.05)
 
@@ -353,7 +389,7 @@ def _post(port: int, key: str, slug: str) -> str | None:
         with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S) as response:
             return str(json.load(response)["commit"]["hash"])
     except urllib.error.HTTPError as exc:
-        return None if exc.code >= 500 else f"status {exc.code}"
+        return None if exc.code >= 500 else f"{_STATUS}{exc.code}: {exc.read(_SAID).decode()}"
     except (OSError, ValueError, http.client.HTTPException):
         return None
 
@@ -361,21 +397,29 @@ def _post(port: int, key: str, slug: str) -> str | None:
 def run(directory: Path, *, kind: str, redis_url: str, seed: int, seconds: float, images: int = 0) -> Report:
     """
     Take and boot images of a deployment for *seconds*, or a number of *images*.
+
+    Where something is wrong, the image and the logs stay in *directory*.
     """
     report, until = Report(), time.monotonic() + seconds
-    with Deployment(directory, kind=kind, redis_url=redis_url, seed=seed) as deployment:
-        taken = []
-        while len(taken) < images if images else time.monotonic() < until:
-            if len(taken) % 2:
-                deployment.kill_an_api_process()
-            deployment.pause(0.0, 1.5)
-            taken.append(deployment.image())
-            if not images:
-                report.wrong += deployment.boot(taken[-1], with_worker=True)
-        if images:
-            for image in taken:
-                report.wrong += deployment.boot(image, with_worker=image is taken[-1])
-        report.images, report.acknowledged = len(taken), len(taken[-1].told)
+    taken: list[Image] = []
+    try:
+        with Deployment(
+            directory, kind=kind, redis_url=redis_url, seed=seed, has_beat=not images
+        ) as deployment:
+            while len(taken) < images if images else time.monotonic() < until:
+                if len(taken) % 2:
+                    deployment.kill_an_api_process()
+                deployment.pause(0.0, 1.5)
+                taken.append(deployment.image())
+                if not images:
+                    report.note(deployment.boot(taken[-1], with_worker=True))
+            if images:
+                for image in taken:
+                    report.note(deployment.boot(image, with_worker=image is taken[-1]))
+            report.note(deployment.refused)
+    except (AssertionError, OSError, subprocess.SubprocessError) as exc:
+        report.note([f"the deployment: {exc}"])
+    report.images, report.acknowledged = len(taken), len(taken[-1].told) if taken else 0
     return report
 
 
@@ -388,17 +432,20 @@ def main() -> int:
     )
     arguments.add_argument("--seconds", type=float, default=600.0, help="how long, for all kinds together")
     arguments.add_argument("--seed", type=int, default=None)
+    arguments.add_argument("--kind", choices=KINDS, default=None, help="that file system alone")
     given = arguments.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or the disks would stay mounted
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
-    possible = [kind for kind in KINDS if why_not(kind) is None]
-    for kind in set(KINDS) - set(possible):
+    wanted = [given.kind] if given.kind else list(KINDS)
+    possible = [kind for kind in wanted if why_not(kind) is None]
+    for kind in set(wanted) - set(possible):
         sys.stdout.write(f"no crash images of {kind}: {why_not(kind)}\n")
     wrong = []
     for kind in possible:
-        with tempfile.TemporaryDirectory(prefix="ferry-images-") as directory, ValkeyServer() as redis:
+        directory = Path(tempfile.mkdtemp(prefix=f"ferry-images-{kind}-"))
+        with ValkeyServer() as redis:
             report = run(
-                Path(directory), kind=kind, redis_url=f"redis://127.0.0.1:{redis.port}", seed=seed,
+                directory, kind=kind, redis_url=f"redis://127.0.0.1:{redis.port}", seed=seed,
                 seconds=given.seconds / len(possible),
             )  # fmt: skip
         wrong += report.wrong
@@ -406,7 +453,11 @@ def main() -> int:
             f"seed {seed}: {report.images} crash images of {kind}, {report.acknowledged} writes "
             f"acknowledged, {len(report.wrong)} things wrong\n"
         )
-    sys.stdout.write("".join(f"{line}\n" for line in wrong))
+        if report.wrong:
+            sys.stdout.write(f"the images that were wrong and the logs are kept in {directory}\n")
+        else:
+            shutil.rmtree(directory)
+        sys.stdout.flush()
     return 1 if wrong else 0
 
 

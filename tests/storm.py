@@ -42,7 +42,11 @@ from tests.bystanders import Clock, Readers, push_as_a_stranger, run_foreign_git
 from tests.parts import CELERY, Bare, Process, clean_environment, wait_until
 from tests.valkey_server import ValkeyServer
 
+_APP = "ferry.app:create_app(open_access=True)"
 _WRITERS = 4
+# Four writers without a pause fill both processors of a small machine, and then what is waited for is a
+# processor. Some thirty writes a second are more than a data repository of people ever sees.
+_REST_S = 0.1
 _BETWEEN_S = (0.5, 3.0)  # from one fault to the next
 _LASTING_S = (0.3, 1.5)  # for as long as a fault lasts
 _SETTLE_S = 90.0
@@ -81,7 +85,7 @@ class Report:
     longest_gap: tuple[float, float] = (0.0, 0.0)  # from the commit to its arrival
     late: list[tuple[float, str]] = field(default_factory=list)  # seconds in which it could have arrived
     late_beside: Counter[str] = field(default_factory=Counter)  # what went on while those waited
-    median_s: float = 0.0  # from commits to their arrival: how fast this machine is just now
+    median_s: float = 0.0  # from when commits could have arrived to when they did
     latest: tuple[float, float, float] = (0.0, 0.0, 0.0)  # its commit, and when it could have arrived
     wedged: list[str] = field(default_factory=list)
     pages: Counter[str] = field(default_factory=Counter)
@@ -122,7 +126,7 @@ class Report:
             ("wedged", "; ".join(self.wedged) or 0),
             ("pages", ", ".join(f"{count} {reason}" for reason, count in self.pages.items()) or 0),
             ("false pages", "; ".join(self.false_pages) or 0),
-            ("half arrived within", f"{self.median_s:.2f} s"),
+            ("half arrived, since they could", f"{self.median_s:.2f} s"),
             (f"later than {_LATE_S:g} s", len(self.late)),
             *((f"  beside {name}", count) for name, count in self.late_beside.most_common()),
             ("latest after it could have arrived", f"{self.latest_s:.2f} s"),
@@ -174,10 +178,10 @@ class Storm:
             "SENTRY_DSN": self._sentry.dsn,
             **self._clock.env,
         }
-        gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2"]
+        gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:ferry.app.production"]
         self.parts = {
             "api": Process(
-                [*gunicorn, "--threads", "4", "ferry.app:create_app(open_access=True)"],
+                [*gunicorn, "--bind", f"127.0.0.1:{port}", "--workers", "2", _APP],
                 env,
                 directory / "api.log",
             ),
@@ -269,7 +273,8 @@ class Storm:
             fault = self._random.choice(faults if self._random.random() < 0.5 else beside)
             name = fault.__name__.strip("_").replace("_", " ")
             begun = time.monotonic()
-            self._is_obstructed = fault in faults
+            # An operator's reconcile holds the remote, and no push can begin before it has ended.
+            self._is_obstructed = fault in (*faults, self._reconcile)
             fault()
             self._is_obstructed = False
             self.report.faults[name] += 1
@@ -414,6 +419,7 @@ class Storm:
             # answered changes nothing the second time.
             while not self._put(writer, slug, body) and not self._stop_writing.is_set():
                 self._stop_writing.wait(0.05)
+            self._stop_writing.wait(_REST_S)
 
     def _put(self, writer: int, slug: str, body: bytes) -> bool:
         request = urllib.request.Request(
@@ -534,8 +540,8 @@ class Storm:
             at = arrived.get(commit, told_at)
             if at - told_at > report.longest_gap[1] - report.longest_gap[0]:
                 report.longest_gap = (told_at, at)
-            took.append(at - told_at)
             since, until = self._free(told_at, at)
+            took.append(until - since)
             if until - since > report.latest_s:
                 report.latest = (told_at, since, until)
             if until - since > _LATE_S:
