@@ -247,7 +247,7 @@ _MAY_RUN_CODE = {
     "CoreTransaction": {"app/sheets/renderer.py"},
     "core_check_validators": set(),
     "merge_record_texts": set(),
-    "merge_sheets": {"worker/repair/reconcile.py"},
+    "merge_sheets": {"worker/repair/merging.py"},
     "record_index_multi": set(),
     "record_index_unique": set(),
     "record_query": set(),

@@ -43,7 +43,7 @@ _WRITE_LOCK_TIMEOUT_S = 30.0
 _PRESERVE_TIMEOUT_S = 20.0
 _MERGE = Limit(cpu_s=20.0, wall_s=25.0, memory_bytes=1 << 30)
 # Writers and pushes wait for a merge, so its process gives way to nothing.
-_mergers = Pool(1, nice=0)
+_mergers = Pool(nice=0)
 # What joining takes at the most, beside two visits to the remote.
 JOIN_S = 4 * _WRITE_LOCK_TIMEOUT_S
 
