@@ -37,6 +37,7 @@ import psutil
 
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.stack import free_port
+from ferry.worker.git.command import QUERY_TIMEOUT_S
 from tests.parts import CELERY, Bare, Process, wait_until
 from tests.valkey_server import ValkeyServer
 
@@ -178,6 +179,7 @@ class Deployment:
         self._disk = directory / "disk"
         self._told: dict[str, tuple[str, str]] = {}
         self._has_beat = has_beat
+        self._stopped_for_s = 0.0
         self.refused: list[str] = []
         self._stop = threading.Event()
         self._writers: list[threading.Thread] = []
@@ -236,7 +238,8 @@ class Deployment:
         """
         number = next(self._numbers)
         file, remote = self._directory / f"image-{number}", self._directory / f"remote-{number}.git"
-        self._check_parts()
+        self._supervise()
+        begun = time.monotonic()
         stopped = self._signal(signal.SIGSTOP)
         try:
             copy_still(self._disk, file)
@@ -246,7 +249,8 @@ class Deployment:
             # Whoever was told by now was told before everything stopped.
             told = dict(self._told)
         finally:
-            for process in stopped:
+            self._stopped_for_s = time.monotonic() - begun
+            for process in reversed(stopped):  # or gunicorn would end children that have been silent for long
                 with contextlib.suppress(psutil.Error):
                     process.resume()
         return Image(number=number, file=file, remote=Bare(remote), told=told)
@@ -319,14 +323,22 @@ class Deployment:
         finally:
             api.kill()
 
-    def _check_parts(self) -> None:
+    def _supervise(self) -> None:
         """
-        Raise AssertionError, with the end of its log, where a part has ended by itself.
+        Look whether each part still runs.
+
+        One that was stopped for longer than a command of git's may take, as on a busy machine, is started again
+        where that has ended it: gunicorn ends when a process of its own that has just been started does.
+
+        Raises:
+            AssertionError: One has ended by itself; with the end of its log.
         """
         for part in self._parts:
             if part.ended():
-                said = part.text()[-_SAID:]
-                raise AssertionError(f"{part.log_path.name}: ended by itself, status {part.wait()}:\n{said}")
+                if self._stopped_for_s < QUERY_TIMEOUT_S / 2:
+                    said = part.text()[-_SAID:]
+                    raise AssertionError(f"{part.log_path.name}: it ended, status {part.wait()}:\n{said}")
+                part.spawn()
 
     def _signal(self, number: signal.Signals) -> list[psutil.Process]:
         """
