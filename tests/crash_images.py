@@ -328,7 +328,7 @@ class Deployment:
         Look whether each part still runs.
 
         One that was stopped for longer than a command of git's may take, as on a busy machine, is started
-        again where that has ended it: gunicorn ends when a process of its own that has just been started does.
+        again where that has ended it: gunicorn ends when one of its processes does before it has started.
 
         Raises:
             AssertionError: One has ended by itself; with the end of its log.
