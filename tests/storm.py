@@ -38,6 +38,9 @@ import redis
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.sentry_sink import SentrySink
 from ferry.app.dev.stack import free_port
+from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.settings import ORIGIN
 from tests.bystanders import Clock, Readers, push_as_a_stranger, run_foreign_git
 from tests.parts import CELERY, Bare, Process, clean_environment, wait_until
 from tests.valkey_server import ValkeyServer
@@ -194,6 +197,8 @@ class Storm:
         self._acknowledged = [0] * _WRITERS
         self._seen_at: list[tuple[float, str]] = []
         self._is_obstructed, self._is_connected = False, True
+        self._reconciler: int | None = None
+        self._ledger = Ledger(remotes_directory(self.data.path))
         self._worker_seen = (0, 0, False)  # its pid, where its log stood, whether it said that it is ready
         self._ways: list[tuple[float, bool]] = [(time.monotonic(), False)]  # since when a push could arrive
         self._strangers = itertools.count(1)
@@ -273,8 +278,7 @@ class Storm:
             fault = self._random.choice(faults if self._random.random() < 0.5 else beside)
             name = fault.__name__.strip("_").replace("_", " ")
             begun = time.monotonic()
-            # An operator's reconcile holds the remote, and no push can begin before it has ended.
-            self._is_obstructed = fault in (*faults, self._reconcile)
+            self._is_obstructed = fault in faults
             fault()
             self._is_obstructed = False
             self.report.faults[name] += 1
@@ -383,11 +387,15 @@ class Storm:
     def _reconcile(self) -> None:
         ferry = str(Path(sys.executable).with_name("ferry"))
         environment = {**clean_environment(), **self._env}
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            subprocess.run(
-                [ferry, "reconcile", "--remote", "origin"],
-                check=False, capture_output=True, env=environment, timeout=60,
-            )  # fmt: skip
+        command = [ferry, "reconcile", "--remote", "origin"]
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet) as process:
+            self._reconciler = process.pid
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            self._reconciler = None
 
     def _run_foreign_git(self) -> None:
         run_foreign_git(self.data, self._random)
@@ -452,8 +460,17 @@ class Storm:
                     last = head
             self._paged_at += [now] * (len(self._sentry.events) - len(self._paged_at))
             is_free = not self._is_obstructed and self._worker_is_ready() and self._worker_is_connected()
+            is_free = is_free and not self._is_reconciled()
             if is_free != self._ways[-1][1]:
                 self._ways.append((now, is_free))
+
+    def _is_reconciled(self) -> bool:
+        """
+        Whether an operator's reconcile holds the remote: no push can begin before it has let go.
+        """
+        step = self._ledger.step(ORIGIN) if self._reconciler else None
+        is_its = step is not None and step.holder.startswith(f"process {self._reconciler} ")
+        return is_its and self._ledger.is_claimed(ORIGIN)
 
     def _worker_is_connected(self) -> bool:
         """
@@ -541,7 +558,8 @@ class Storm:
             if at - told_at > report.longest_gap[1] - report.longest_gap[0]:
                 report.longest_gap = (told_at, at)
             since, until = self._free(told_at, at)
-            took.append(until - since)
+            if until > since:
+                took.append(until - since)
             if until - since > report.latest_s:
                 report.latest = (told_at, since, until)
             if until - since > _LATE_S:
