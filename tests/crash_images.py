@@ -187,6 +187,9 @@ class Deployment:
         self._open = contextlib.ExitStack()
         make_disk(kind, self._disk)
         self.remote = Bare.init(directory / "remote.git")
+        # After some thousand objects git would pack it in a process that is no child of ours: not stopped
+        # with the others, it moves objects while they are copied, and the copy lacks some.
+        self.remote.git("config", "receive.autogc", "false")
         self._port = free_port()
 
     def __enter__(self) -> Deployment:
@@ -430,7 +433,7 @@ def run(directory: Path, *, kind: str, redis_url: str, seed: int, seconds: float
                     report.note(deployment.boot(image, with_worker=image is taken[-1]))
             report.note(deployment.refused)
     except (AssertionError, OSError, subprocess.SubprocessError) as exc:
-        report.note([f"the deployment: {exc}"])
+        report.note([f"the deployment: {str(exc)[-2 * _SAID :]}"])
     report.images, report.acknowledged = len(taken), len(taken[-1].told) if taken else 0
     return report
 
