@@ -13,6 +13,7 @@ LOCK_ARGS ?=
 SOAK_ARGS ?= --seconds 600
 MODEL_ARGS ?=
 BENCH_ARGS ?=
+ONE_COMMIT := tests/integration/test_push_pipeline.py::test_a_commit_made_over_http_reaches_the_remote
 
 # A run of the tests starts some hundred processes, which would compile the same modules each time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -30,7 +31,7 @@ REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE = $(or $(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'),unknown)
 CREATED = $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo unknown)
 
-.PHONY: image version matrix release docs docs-check licences audit sbom help demo test image-test soak model siege fuzz bench lint format types lock clean
+.PHONY: image version matrix release docs docs-check licences audit sbom help demo test test-quick image-test soak model siege fuzz bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +42,9 @@ demo: $(READY) ## Show the main job: commits made over HTTP arrive at a remote
 test: lint types $(READY) ## Run all that CI runs: lint, types, then pytest (PYTEST_ARGS="-x -k push")
 	@# Three on two processors: the tests wait for half of their time.
 	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal $(PYTEST_ARGS)
+
+test-quick: $(READY) ## Run the unit tests and one commit's way through real processes, in a minute
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(PYTEST_ARGS) tests/unit $(ONE_COMMIT)
 
 image: ## Build the image ferry:local, labelled with version, revision, source and time (IMAGE=registry/ferry:0.1.0)
 	docker build $(DOCKER_BUILD_ARGS) --tag $(IMAGE) \
@@ -126,7 +130,9 @@ $(PINS): requirements/dev.txt
 	@$(PYTHON) -c "$$NEEDS"
 	@echo "Installing the pinned packages into $(VENV); a minute or so, once."
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python $(PIP_INSTALL) --require-hashes --requirement requirements/dev.txt
+	@# All are pinned, with what they need. pip compiles one file after the other; this uses all processors.
+	$(BIN)/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes --requirement requirements/dev.txt
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # some packages carry files for other Pythons
 	@touch $@
 
 $(READY): $(PINS) pyproject.toml

@@ -31,8 +31,11 @@ from ferry.worker.git.process import Finished
 from ferry.worker.watchdog import Watchdog
 from tests import nursery
 from tests.git_http import GitHttpServer, git_http_server
+from tests.line import deploy, deployment, line, line_with
 from tests.parts import Bare, Process, Worker, clean_environment, start_beat
 from tests.valkey_server import ValkeyServer
+
+__all__ = ["deploy", "deployment", "line", "line_with"]  # fixtures
 
 # The git configuration of the person who runs the tests is none of theirs; that of pip is, for its mirror.
 _home = tempfile.TemporaryDirectory(prefix="home-")
@@ -44,8 +47,10 @@ os.environ["LC_ALL"] = "C.UTF-8"  # Valkey does not start where it names a local
 
 
 # The same examples at each run: what stands on main passes or fails by itself. To look for more:
-# PYTEST_ARGS="--hypothesis-profile=default".
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+# PYTEST_ARGS="--hypothesis-profile=searching". Examples start git or touch the disk; on a busy machine a slow
+# one is no failure.
+hypothesis.settings.register_profile("repeatable", derandomize=True, max_examples=50, deadline=None)
+hypothesis.settings.register_profile("searching", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 
 
@@ -67,6 +72,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in _LONGEST)
 
 
+def pytest_collection_finish() -> None:
+    """
+    Leave modules and tests out of every later search for garbage: there are a million objects of them.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _connections_of_past_apps() -> Iterator[None]:
     """
@@ -74,7 +87,8 @@ def _connections_of_past_apps() -> Iterator[None]:
     """
     yield
     kombu.pools.reset()
-    gc.collect()
+    if len(os.listdir("/proc/self/fd")) > 100:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -99,11 +99,11 @@ def test_a_name_that_does_not_resolve_costs_no_more(env, monkeypatch):
     """
     A look-up in the DNS has no timeout of its own that we could set.
     """
-    looked_up = socket.getaddrinfo
+    looked_up, answers = socket.getaddrinfo, threading.Event()
 
     def slow(host, *args, **kwargs):
         if host == "redis.invalid":
-            time.sleep(2)  # a resolver that does not answer
+            answers.wait(60)
         return looked_up(host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
@@ -111,7 +111,10 @@ def test_a_name_that_does_not_resolve_costs_no_more(env, monkeypatch):
         {**env, "CFP_REDIS_URL": "redis://redis.invalid:6379/0"}, open_access=True
     ).test_client()
 
-    assert _write_takes(client) < BUDGET_S + _SLACK_S
+    try:
+        assert _write_takes(client) < BUDGET_S + _SLACK_S
+    finally:
+        answers.set()
 
 
 def _is_sent_in_time(client, slug):

@@ -1,41 +1,18 @@
 """
-One repository and what the push pipeline keeps beside it, without a broker or a worker process.
+A broker inside the tests' process, in place of a server.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import hypothesis
 import pytest
 
-from ferry.worker import paging
 from ferry.worker.broker import celery_app
-from ferry.worker.errors import PushFailed
-from ferry.worker.git.credentials import Credentials
-from ferry.worker.git.prepare import prepare, remotes_directory, state_directory, write_lock
-from ferry.worker.git.repository import Repository
-from ferry.worker.ledger.entry import Entry
-from ferry.worker.ledger.ledger import Ledger
-from ferry.worker.push import Pusher, Request
-from ferry.worker.repair.reconcile import Reconciler
-from ferry.worker.settings import Settings
-from ferry.worker.sweep import Sweeper
-from tests.parts import Bare
 
 if TYPE_CHECKING:
     from tests.fake_broker import FakeBroker
-
-JITTER = 0.5
-
-# Examples start git or touch the disk; on a busy machine a slow one is no failure.
-_profile = hypothesis.settings.get_profile(hypothesis.settings.get_current_profile_name())
-hypothesis.settings.register_profile("ferry", _profile, deadline=None)
-hypothesis.settings.load_profile("ferry")
 
 
 @pytest.fixture(scope="session")
@@ -72,132 +49,3 @@ def valkey_port(broker: FakeBroker) -> int:
     Where ``env`` says that the broker is.
     """
     return broker.port
-
-
-class Clock:
-    """
-    A clock that is wound by hand.
-    """
-
-    def __init__(self) -> None:
-        self.now = time.time()
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wind(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """
-    The parts that ``ferry.worker.bootstrap`` would put together, but for Celery.
-    """
-
-    settings: Settings
-    repository: Repository
-    ledger: Ledger
-
-
-@pytest.fixture
-def deploy(data: Bare, remote: Bare) -> Callable[..., Deployment]:
-    """
-    Prepare ``data`` for pushes to ``remote``, with further variables as keywords.
-    """
-
-    def deployed(**env: str) -> Deployment:
-        settings = Settings.from_env(
-            {
-                "CFP_DATA_REPO_PATH": str(data.path),
-                "CFP_DATA_REMOTE": str(remote.path),
-                "CFP_REDIS_URL": "redis://redis.invalid",
-                **env,
-            }
-        )
-        prepare(settings)
-        return Deployment(
-            settings=settings,
-            repository=Repository(
-                settings.data_repo_path,
-                branch=settings.data_branch,
-                credentials=Credentials.from_settings(settings, os.environ),
-            ),
-            ledger=Ledger(remotes_directory(settings.data_repo_path)),
-        )
-
-    return deployed
-
-
-@pytest.fixture
-def deployment(deploy: Callable[..., Deployment]) -> Deployment:
-    return deploy()
-
-
-@dataclass
-class Line:
-    """
-    The way from a repository to its remote, with what a worker and a sweep do to it.
-    """
-
-    settings: Settings
-    repository: Repository
-    ledger: Ledger
-    clock: Clock = field(default_factory=Clock)
-
-    @property
-    def entry(self) -> Entry:
-        return self.ledger.read("origin")
-
-    def push(self, chain: str = "first", **request: Any) -> str:
-        """
-        Do what a task with the id *chain* does.
-        """
-        lock = write_lock(self.settings.data_repo_path)
-        reconciler = Reconciler(self.settings, self.repository, self.ledger, lock, clock=self.clock)
-        pusher = Pusher(
-            self.settings, self.repository, self.ledger, reconciler, clock=self.clock, jitter=lambda: JITTER
-        )
-        try:
-            return pusher.push(Request(**{"remote": "origin", "chain": chain, **request}))
-        finally:
-            paging.flush(5)
-
-    def fail(self, chain: str = "first", **request: Any) -> PushFailed:
-        """
-        The same, where it is to fail and be retried.
-        """
-        with pytest.raises(PushFailed) as failed:
-            self.push(chain, **request)
-        return failed.value
-
-    @property
-    def sweeper(self) -> Sweeper:
-        directory = state_directory(self.settings.data_repo_path)
-        return Sweeper(self.settings, self.repository, self.ledger, directory, clock=self.clock)
-
-    def wanting(self, **options: bool) -> dict[str, str | None]:
-        return self.sweeper.wanting(**options)
-
-    def attempts(self) -> int:
-        return sum(self.entry.outcomes.values())
-
-
-@pytest.fixture
-def line_with(deploy: Callable[..., Deployment], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Line]:
-    # On a busy machine one push may take as long as a turn, and the next would be put off.
-    monkeypatch.setattr("ferry.worker.push._TURN_S", 60.0)
-
-    def line(**env: str) -> Line:
-        deployed = deploy(**{"CFP_PUSH_BACKOFF_BASE": "100", "CFP_PUSH_BACKOFF_CAP": "1000", **env})
-        return Line(deployed.settings, deployed.repository, deployed.ledger)
-
-    return line
-
-
-@pytest.fixture
-def line(line_with: Callable[..., Line]) -> Line:
-    """
-    The first wait is 75 s, the sweep comes every 15 s.
-    """
-    return line_with()

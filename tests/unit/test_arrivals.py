@@ -8,7 +8,6 @@ import errno
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -186,7 +185,7 @@ def test_a_forked_process_waits_for_itself(waiting, pool):
                 os._exit(0 if told else 1)
             finally:
                 os._exit(2)
-        deadline = time.monotonic() + 40
-        while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert ended == (child, 0)
+        wait_until(
+            lambda: (ended := os.waitpid(child, os.WNOHANG))[0] and ended == (child, 0),
+            timeout_s=40, what="the child",
+        )  # fmt: skip

@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -111,7 +110,8 @@ def test_one_writer_alone_waits_for_nobody(branch):
     assert not branch.lock.is_held()
 
 
-def test_who_waits_together_lands_together_in_the_order_of_coming(branch, pool):
+def test_who_waits_together_lands_together_in_the_order_of_coming(branch, pool, monkeypatch):
+    monkeypatch.setattr(group_commit, "_PATIENCE_S", 10.0)  # on a busy machine a thread comes late
     writing = _together(branch, pool, *"abcdefgh")
 
     assert [each.result(10) for each in writing] == ["0abcdefgh"] * 8
@@ -392,34 +392,3 @@ def test_a_forked_process_has_turns_of_its_own(branch):
         wait_until(
             lambda: (ended := os.waitpid(child, os.WNOHANG))[0] and ended == (child, 0), what="the child"
         )
-
-
-_HAMMER = """
-import sys, threading, time
-from pathlib import Path
-from ferry.app.store.group_commit import GroupCommit
-from ferry.worker.files import locks
-from ferry.worker.files.locks import FileLock
-writers = GroupCommit(FileLock(Path(sys.argv[1])), head=lambda: "0", land=lambda new, old: time.sleep(0.0005))
-turns, until = [], time.monotonic() + 2
-def write():
-    while time.monotonic() < until:
-        with writers.turn() as group:
-            time.sleep(0.0005)
-            group.tip += "x"
-        turns.append(1)
-print("ready", flush=True)
-threads = [threading.Thread(target=write) for _ in range(12)]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-print(len(turns), flush=True)
-"""
-
-
-def test_a_busy_process_does_not_keep_another_from_writing(tmp_path: Path):
-    command = [sys.executable, "-c", _HAMMER, str(tmp_path / "lock")]
-    hammering = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-
-    turns = [int(process.communicate(timeout=60)[0].split()[-1]) for process in hammering]
-
-    assert min(turns) > 0.15 * max(turns)

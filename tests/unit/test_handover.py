@@ -15,8 +15,8 @@ from ferry.worker.errors import NonFastForward, PushRefused
 from ferry.worker.handover import Handover
 from ferry.worker.push import HANDED_OVER, UNREADABLE
 from ferry.worker.repair import verify
+from tests.line import Line
 from tests.parts import Bare
-from tests.unit.conftest import Line
 
 
 @pytest.fixture

@@ -9,10 +9,7 @@ import json
 import os
 import resource
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
@@ -28,7 +25,6 @@ from structlog.testing import capture_logs
 from ferry.worker.errors import LedgerError
 from ferry.worker.ledger.entry import Entry, Failure, Running, from_json
 from ferry.worker.ledger.ledger import Ledger
-from tests.parts import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 FULL = Entry(
@@ -45,15 +41,6 @@ FULL = Entry(
     gave_up=True,
     outcomes={"network": 3, "pushed": 12},
 )
-
-_CLAIM = """
-import sys
-from pathlib import Path
-from ferry.worker.ledger.ledger import Ledger
-with Ledger(Path(sys.argv[1])).claim("origin") as claim:
-    print("claimed" if claim else "handed over", flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -217,7 +204,7 @@ def test_a_reader_sees_the_old_entry_or_the_new_one(ledger: Ledger):
     _write(ledger, entries[0])
 
     with ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(lambda: [_write(ledger, entries[n % 2]) for n in range(200)])
+        writing = pool.submit(lambda: [_write(ledger, entries[n % 2]) for n in range(60)])
         seen = []
         while not writing.done():
             seen.append(ledger.read("origin"))
@@ -371,29 +358,6 @@ def test_a_pause_and_a_page_survive_a_power_cut(
 # --- One claim ---
 
 
-@pytest.fixture
-def claimant(directory: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[str], str]]]:
-    """
-    Start another process that claims origin; returns it and what it says of that.
-    """
-    started: list[subprocess.Popen[str]] = []
-
-    def start() -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-c", _CLAIM, str(directory)]
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        started.append(process)
-        assert process.stdout
-        return process, process.stdout.readline().strip()
-
-    yield start
-    for process in started:
-        process.kill()
-        with process:
-            process.wait(10)
-
-
 def test_a_remote_is_claimed_once(ledger: Ledger):
     with ledger.claim("origin") as first, ledger.claim("origin") as second:
         assert first
@@ -408,93 +372,10 @@ def test_each_remote_has_a_claim_of_its_own(ledger: Ledger):
         assert backup
 
 
-def test_a_claim_holds_against_other_processes(ledger: Ledger, claimant):
-    _, said = claimant()
-    assert said == "claimed"
-
-    assert ledger.is_claimed("origin")
-    with ledger.claim("origin") as claim:
-        assert claim is None
-
-
-def test_other_processes_respect_our_claim(ledger: Ledger, claimant):
-    with ledger.claim("origin"):
-        assert claimant()[1] == "handed over"
-
-
-def test_a_claim_ends_with_the_life_of_its_holder(ledger: Ledger, claimant):
-    process, _ = claimant()
-
-    process.kill()
-    wait_until(lambda: not ledger.is_claimed("origin"), what="a free claim")
-
-    with ledger.claim("origin") as claim:
-        assert claim
-
-
 def test_a_claim_begins_with_what_the_last_holder_wrote(ledger: Ledger, stored: Path):
     with ledger.claim("origin") as claim:
         assert claim
         assert claim.entry == FULL
-
-
-# --- The push that runs ---
-
-
-@pytest.fixture
-def sleeper(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """
-    A process whose name holds what also separates the fields of /proc/PID/stat.
-    """
-    program = directory / ") R 1 (a b"
-    program.symlink_to("/bin/sleep")
-    process = subprocess.Popen([str(program), "60"], start_new_session=True)
-    yield process
-    process.kill()
-    process.wait()
-
-
-def test_a_push_that_runs_is_known_to_run(ledger: Ledger, sleeper: subprocess.Popen[bytes]):
-    """
-    Also by whoever only reads of it later.
-    """
-    _write(ledger, Entry(running=Running.here(sleeper.pid)))
-
-    running = ledger.read("origin").running
-    assert running
-    assert (running.group, running.host) == (sleeper.pid, socket.gethostname())
-    assert running.is_alive_here()
-
-
-def test_a_push_that_has_ended_is_known_to_have_ended(sleeper: subprocess.Popen[bytes]):
-    running = Running.here(sleeper.pid)
-    sleeper.kill()
-    sleeper.wait()
-
-    assert not running.is_alive_here()
-
-
-def test_a_stranger_with_the_same_number_is_not_the_push(sleeper: subprocess.Popen[bytes]):
-    """
-    The number was given away again after a restart of the machine, or a long time: it must not be ended.
-    """
-    running = Running.here(sleeper.pid)
-    assert not replace(running, born=str(int(running.born) - 1)).is_alive_here()
-
-
-def test_a_push_on_another_machine_is_none_of_ours(sleeper: subprocess.Popen[bytes]):
-    assert not replace(Running.here(sleeper.pid), host="elsewhere").is_alive_here()
-
-
-def test_a_push_that_ended_before_it_could_be_described_is_not_alive():
-    """
-    There is no start time to know it by, and a stranger may have its number by now.
-    """
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-
-    assert not Running.here(ended.pid).is_alive_here()
-    assert not replace(Running.here(os.getpid()), born="").is_alive_here()
 
 
 # --- Waiting ---

@@ -21,7 +21,7 @@ def git_dir(tmp_path_factory):
     return str(Bare.init(tmp_path_factory.mktemp("markdown") / "r.git").path)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.lists(PIECES, max_size=9).map("".join))
 def test_a_file_is_read_as_gitsheets_reads_it(git_dir, text):
     blob = write(git_dir, "blob", text.encode())

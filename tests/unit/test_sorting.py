@@ -46,7 +46,7 @@ def core(tmp_path_factory):
     core.discard()
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(number=st.integers(0, len(SORTS) - 1), items=ITEMS | WORDS)
 def test_a_list_is_in_the_order_that_gitsheets_gives_it(core, number, items):
     """

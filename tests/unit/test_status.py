@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from ferry.worker.failures import POLICIES, Reason
 from ferry.worker.ledger.entry import Entry, Failure
 from ferry.worker.status import STATES, RemoteStatus, remote_statuses, state, timestamp
+from tests.line import Deployment
 from tests.parts import Bare
-from tests.unit.conftest import Deployment
 
 RETRIED = [reason for reason, policy in POLICIES.items() if policy.retried]
 NOT_RETRIED = [reason for reason, policy in POLICIES.items() if not policy.retried]

@@ -10,8 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from ferry.worker.files import moments
+from tests.line import Line
 from tests.parts import Bare
-from tests.unit.conftest import Line
 
 
 @pytest.fixture

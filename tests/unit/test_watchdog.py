@@ -18,8 +18,8 @@ from ferry.worker.git.prepare import remotes_directory
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.watchdog import Watchdog
+from tests.line import Clock, Deployment
 from tests.parts import Bare
-from tests.unit.conftest import Clock, Deployment
 
 
 @pytest.fixture

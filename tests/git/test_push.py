@@ -32,8 +32,8 @@ from ferry.worker.errors import NonFastForward, PushDeferred, PushError, PushFai
 from ferry.worker.ledger.entry import Running
 from ferry.worker.push import ALREADY_THERE, BACKING_OFF, HANDED_OVER, NO_SUCH_REMOTE, OUTDATED, SUPERSEDED
 from ferry.worker.settings import Settings
+from tests.line import JITTER, Line
 from tests.parts import Bare, wait_until
-from tests.unit.conftest import JITTER, Line
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,8 +16,8 @@ from ferry.worker.errors import ReconcileError, RemoteBusyError
 from ferry.worker.git.prepare import write_lock
 from ferry.worker.repair import reconcile
 from ferry.worker.repair.reconcile import Conflict, Outcome, Reconciler
+from tests.line import Deployment
 from tests.parts import Bare
-from tests.unit.conftest import Deployment
 
 AT = 1_790_000_000.0
 KEPT_AS = "conflicts/20260921T141320Z"

@@ -17,9 +17,15 @@ from typing import Any
 
 import pytest
 
+from tests import nursery
+
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "s3cr3t-w0rd"
 URL = f"https://ana:{SECRET}@host/data.git"
+_STRICTLY = """
+import warnings
+warnings.simplefilter("error")
+"""
 _BEGIN = """
 import logging
 from pathlib import Path
@@ -32,13 +38,8 @@ def _lines(script: str) -> list[dict[str, Any]]:
     """
     Return what a process that runs *script* after ``configure()`` logs, one object for each line.
     """
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", _BEGIN + script],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ran = nursery.run([sys.executable, "-c", _STRICTLY + _BEGIN + script], env=os.environ, timeout=60)
+    assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "", "the log goes to standard error and to nowhere else"
     return [json.loads(line) for line in ran.stderr.splitlines()]
 

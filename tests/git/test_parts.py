@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from ferry.worker.errors import PushDeferred, PushFailed
 from ferry.worker.failures import Verdict
 from ferry.worker.parts import Part, Parts
+from tests.line import Line
 from tests.parts import Bare
-from tests.unit.conftest import Line
 
 
 def _verdict(reason: str) -> Verdict:

@@ -12,8 +12,8 @@ from ferry.worker.git.prepare import remotes_directory
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.repair.poison import Found, PoisonError, find
+from tests.line import Deployment
 from tests.parts import Bare
-from tests.unit.conftest import Deployment
 
 # Refuses every push that brings a commit whose message holds POISON, as a push rule does.
 _RULE = """

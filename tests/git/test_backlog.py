@@ -12,8 +12,8 @@ import pytest
 from ferry.worker.errors import RepositoryError
 from ferry.worker.git import backlog
 from ferry.worker.git.repository import Repository
+from tests.line import Deployment
 from tests.parts import Bare
-from tests.unit.conftest import Deployment
 
 Asked = list[tuple[str, ...]]
 

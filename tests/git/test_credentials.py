@@ -19,9 +19,9 @@ from ferry.worker.git import credentials as credentials_module
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.repository import Repository
 from tests.git_http import GitHttpServer
+from tests.line import Deployment
 from tests.needs import need
 from tests.parts import Bare
-from tests.unit.conftest import Deployment
 
 URL = "ssh://git@git.town.example/data.git"
 

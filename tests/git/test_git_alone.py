@@ -18,8 +18,8 @@ from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.prepare import prepare
 from ferry.worker.git.repository import Repository
 from tests.git_http import GitHttpServer
+from tests.line import Deployment
 from tests.parts import Bare, wait_until
-from tests.unit.conftest import Deployment
 
 # What somebody may have configured, for good reasons elsewhere. {elsewhere} is another bare repository.
 HOSTILE = [
@@ -424,7 +424,7 @@ def test_every_variable_that_names_a_repository_is_known_here():
 def test_a_hook_that_prints_without_end_costs_no_memory_and_holds_nobody(
     deployment: Deployment, data: Bare, remote: Bare
 ):
-    remote.hook("pre-receive", "echo first; yes 'a line' | head -c 20000000; echo; echo last; exit 1")
+    remote.hook("pre-receive", "echo first; yes 'a line' | head -c 12000000; echo; echo last; exit 1")
     tracemalloc.start()
     try:
         pushed = deployment.repository.push("origin", data.head() or "", timeout_s=60)

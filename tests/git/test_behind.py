@@ -15,8 +15,8 @@ from ferry.worker.errors import NonFastForward
 from ferry.worker.push import ALREADY_THERE
 from ferry.worker.repair import verify
 from ferry.worker.status import remote_statuses
+from tests.line import Line
 from tests.parts import Bare
-from tests.unit.conftest import Line
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from ferry.worker.failures import POLICIES
 from ferry.worker.git.process import Finished, end_group, give_way
 from ferry.worker.git.repository import Repository, _why
 from tests.git_http import GitHttpServer
+from tests.line import Deployment
 from tests.parts import Bare, wait_until
-from tests.unit.conftest import Deployment
 
 SECRET = "s3cr3t-w0rd"
 
