@@ -31,7 +31,7 @@ REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE = $(or $(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'),unknown)
 CREATED = $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo unknown)
 
-.PHONY: image version matrix release docs docs-check licences audit sbom help demo test test-quick image-test soak model siege fuzz bench lint format types lock clean
+.PHONY: image version matrix release docs docs-check licences audit sbom help demo test pytest test-quick image-test soak model siege fuzz bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -39,7 +39,11 @@ help: ## List the targets
 demo: $(READY) ## Show the main job: commits made over HTTP arrive at a remote
 	$(BIN)/ferry demo
 
-test: lint types $(READY) ## Run all that CI runs: lint, types, then pytest (PYTEST_ARGS="-x -k push")
+test: lint $(READY) ## Run all that CI runs: lint, types and pytest (PYTEST_ARGS="-x -k push")
+	@# mypy has work for one processor only, and the tests begin meanwhile.
+	@$(MAKE) --no-print-directory --jobs=2 types pytest
+
+pytest: $(READY)
 	@# Three on two processors: the tests wait for half of their time.
 	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal $(PYTEST_ARGS)
 

@@ -75,9 +75,7 @@ class Bare:
 
     @classmethod
     def init(cls, path: Path) -> Bare:
-        options = ["--quiet", "--bare", "--template=", "-b", "main"]
-        subprocess.run(["git", "init", *options, str(path)], check=True)
-        return cls(path)
+        return cls.copy(_empty(), path)
 
     @classmethod
     def copy(cls, source: Path, path: Path) -> Bare:
@@ -268,6 +266,14 @@ def clean_environment() -> dict[str, str]:
     ours = ("CFP_", "SENTRY_", "GIT_", "PROMETHEUS_", "OTEL_")
     theirs = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**theirs, "TMPDIR": _left_overs().name}
+
+
+@cache
+def _empty() -> Path:
+    path = Path(_left_overs().name) / "empty.git"
+    options = ["--quiet", "--bare", "--template=", "-b", "main"]
+    subprocess.run(["git", "init", *options, str(path)], check=True)
+    return path
 
 
 @cache

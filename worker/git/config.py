@@ -156,8 +156,12 @@ def _changed(git_dir: Path, config: Path, wanted: Mapping[Key, Sequence[str]]) -
     copy = git_dir / STATE_DIRECTORY / "drafts" / "config"
     shutil.copyfile(config, copy)
     try:
+        there = run_git(git_dir, "config", "--file", str(copy), "-z", "--name-only", "--list")
+        present = there.stdout.lower().split("\0") if there.exit_status == 0 else None
         for section, option in wanted:
             name = f"{section.replace(' ', '.', 1).replace(chr(34), '')}.{option}"
+            if present is not None and name.lower() not in present:
+                continue  # most are missing at a first start, and each costs a process
             done = run_git(git_dir, "config", "--file", str(copy), "--unset-all", name)
             if done.exit_status not in (0, _NOTHING_TO_UNSET):
                 raise RepositoryError(f"cannot change {name} in {config}: {redact(done.stderr.strip())}")
