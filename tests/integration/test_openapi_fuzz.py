@@ -59,7 +59,7 @@ def _try(cases):
 
     @hypothesis.given(case=cases)
     @hypothesis.settings(
-        max_examples=15,
+        max_examples=10,
         derandomize=True,
         database=None,
         deadline=None,

@@ -78,7 +78,8 @@ def test_workers_that_take_from_our_queue_are_ours_and_others_are_not(celery, br
         _worker(broker, celery, "celery@amy", "push.another", ours),
         _worker(broker, celery, "celery@ben", "push.another"),
     ):
-        assert Liveness(celery).look() == Workers(state="alive", names=("celery@amy", "celery@zoe"))
+        both = Workers(state="alive", names=("celery@amy", "celery@zoe"))
+        wait_until(lambda: Liveness(celery).look() == both, what="the answers of both")
     assert Liveness(celery).look() == Workers(state="none")
 
 
@@ -91,15 +92,19 @@ def test_many_lookers_ask_the_workers_once(celery, broker):
             each.start()
         for each in looking:
             each.join(30)
-        assert known.look().state == "alive"
+        wait_until(lambda: asked, what="the question")
     assert len(asked) == 1
 
 
 @pytest.mark.usefixtures("hurried")
 def test_a_stale_answer_is_given_at_once_and_renewed_beside(celery, broker, monkeypatch):
-    known = Liveness(celery)
+
+    def alive() -> Liveness | None:
+        known = Liveness(celery)
+        return known if known.look().state == "alive" else None
+
     with _worker(broker, celery, "celery@amy", celery.conf.task_default_queue):
-        assert known.look().state == "alive"
+        known = wait_until(alive, what="an answer")
     monkeypatch.setattr(liveness, "_FRESH_S", 0.0)
     assert known.look().state == "alive"
     wait_until(lambda: known.look().state == "none", what="the renewed answer")
