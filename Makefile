@@ -43,7 +43,7 @@ test: lint $(READY) ## Run all that CI runs: lint, types and pytest (PYTEST_ARGS
 	@# mypy has work for one processor only, and the tests begin meanwhile.
 	@$(MAKE) --no-print-directory --jobs=2 types pytest
 
-pytest: $(READY)
+pytest: $(READY) ## Run the tests alone (PYTEST_ARGS="-x -k push")
 	@# Three on two processors: the tests wait for half of their time.
 	$(BIN)/python -m pytest --numprocesses=3 --dist=worksteal $(PYTEST_ARGS)
 
