@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.errors import RecordExistsError
 from ferry.app.records.codec import Record
-from ferry.app.store import store as store_module
+from ferry.app.store import transaction as transaction_module
 from ferry.app.store.store import Store
 from ferry.app.store.transaction import Transaction
 from ferry.worker.git.prepare import state_directory
@@ -97,7 +97,7 @@ def _theirs(bare: Bare) -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module.time, "time", lambda: NOW)
+    monkeypatch.setattr(transaction_module.time, "time", lambda: NOW)
 
 
 @pytest.mark.parametrize("sheet", SHEETS)
