@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,7 +181,26 @@ def test_deployments_run_the_versions_that_were_tested():
     assert run.items() | build.items() <= dev.items()
 
 
-@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0"])
+PYTHONS = ["3.11.0", "3.12.0", "3.13.0", "3.14.0"]
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_each_pin_admits_every_python(python: str):
+    """
+    pip-compile asks for the Python that it runs on, and a distribution's may be an older 3.11.
+    """
+    refused = {
+        f"{package} needs Python {needed}"
+        for package in _pins("dev")
+        if _is_installed(package)
+        and (needed := distribution(package).metadata["Requires-Python"])
+        and python not in SpecifierSet(needed)
+    }
+
+    assert refused == set()
+
+
+@pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("pins", ["run", "dev"])
 def test_the_pins_are_complete_on_every_python(python: str, pins: str):
     """
