@@ -23,6 +23,7 @@ from ferry.worker.push import Pusher, Request
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import Settings
 from ferry.worker.sweep import Sweeper
+from ferry.worker.turn import Occasion
 from tests.parts import Bare
 
 JITTER = 0.5
@@ -112,6 +113,8 @@ class Line:
         pusher = Pusher(
             self.settings, self.repository, self.ledger, reconciler, clock=self.clock, jitter=lambda: JITTER
         )
+        if request.get("retries"):
+            request["occasion"] = "retry"
         try:
             return pusher.push(Request(**{"remote": "origin", "chain": chain, **request}))
         finally:
@@ -130,8 +133,8 @@ class Line:
         directory = state_directory(self.settings.data_repo_path)
         return Sweeper(self.settings, self.repository, self.ledger, directory, clock=self.clock)
 
-    def wanting(self, **options: bool) -> dict[str, str | None]:
-        return self.sweeper.wanting(**options)
+    def wanting(self, occasion: Occasion = "sweep") -> dict[str, str | None]:
+        return self.sweeper.wanting(occasion)
 
     def attempts(self) -> int:
         return sum(self.entry.outcomes.values())

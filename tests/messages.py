@@ -40,7 +40,8 @@ def no_messages(message: dict[str, Any]) -> list[str | bytes]:
     bodies = [
         "x", [], [1], 7, None, {}, {"args": []}, {"task": "push"}, [1, 2, 3], [[], [], {}], [[], {}, []],
         [["origin"], {}, {}], [[*args, 1, 2, 3, 4], {}, {}], [args, {"x": 1}, {}], [["origin", args], {}, {}],
-        [[7, "abc"], {}, {}], [args, {"out_of_turn": "x"}, {}], [args, {}, {"callbacks": [{"task": "push"}]}],
+        [[7, "abc"], {}, {}], [args, {"out_of_turn": "x"}, {}], [args, {"occasion": 1}, {}],
+        [args, {}, {"callbacks": [{"task": "push"}]}],
         b"not JSON", b"\xff\xfe",
     ]  # fmt: skip
     changes = [

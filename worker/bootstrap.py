@@ -195,7 +195,7 @@ def push_backlog(pipeline: Pipeline, **_: object) -> None:
             hint = "CFP_DATA_REMOTE is not set: commits stay on this machine"
             logs.log().warning("push.disabled", hint=hint)
     pipeline.celery.send_task(
-        "sweep", kwargs={"out_of_turn": True, "start": time.time()}, queue=pipeline.queue
+        "sweep", kwargs={"occasion": "start", "start": time.time()}, queue=pipeline.queue
     )
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 from ferry.worker.errors import PushError, RepositoryError
-from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.failures import POLICIES, Reason, Verdict
 from ferry.worker.git.divergence import survey
+from ferry.worker.git.process import Finished
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.observe.logs import log
@@ -44,6 +45,15 @@ def dossier(
         "way_out": error.hint,
         "commands": commands(error.reason, repository, error.remote),
     }
+
+
+def in_one_line(finished: Finished, verdict: Verdict) -> str:
+    """
+    Return why a push failed, in one line.
+    """
+    if finished.exit_status is None:
+        return f"ended after {finished.duration_s:.0f} s without an answer"
+    return verdict.evidence or f"git push ended with status {finished.exit_status} and said nothing"
 
 
 def commands(reason: str, repository: Repository, remote: str) -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from celery import Celery
 
 from ferry.worker.observe.logs import log, traced
+from ferry.worker.turn import Occasion
 
 BUDGET_S = 0.25
 # The task pushes the branch as it stands then; the commit is for whoever reads the task list.
@@ -53,13 +54,13 @@ class PushQueue:
         # Neither threads nor a connection survive a fork (gunicorn --preload).
         os.register_at_fork(after_in_child=self._start_afresh)
 
-    def enqueue_push(self, commit: str, *, out_of_turn: bool = False, only: str | None = None) -> bool:
+    def enqueue_push(self, commit: str, occasion: Occasion = "commit", *, only: str | None = None) -> bool:
         """
         Queue a push of *commit* to every remote. Never raises, never waits longer than the budget.
 
         Args:
             commit: Full object name of a commit that is on the branch.
-            out_of_turn: Whether to try now although a retry is scheduled for later.
+            occasion: Why; an ``operator`` does not wait for a retry that is scheduled for later.
             only: The one remote to push to; None: all.
 
         Returns:
@@ -67,14 +68,14 @@ class PushQueue:
         """
         deadline = time.monotonic() + self._budget_s
         remotes = self._remotes if only is None else (only,)
-        sent = [self._enqueue(remote, commit, out_of_turn, deadline) for remote in remotes]
+        sent = [self._enqueue(remote, commit, occasion, deadline) for remote in remotes]
         return all(sent)
 
-    def _enqueue(self, remote: str, commit: str, out_of_turn: bool, deadline: float) -> bool:
+    def _enqueue(self, remote: str, commit: str, occasion: Occasion, deadline: float) -> bool:
         # The request's id and trace go along: the thread that sends has a context of its own.
         context = contextvars.copy_context()
         try:
-            sending = self._senders.submit(context.run, self._send, remote, commit, out_of_turn)
+            sending = self._senders.submit(context.run, self._send, remote, commit, occasion)
             try:
                 sending.result(timeout=max(0.0, deadline - time.monotonic()))
             except TimeoutError:
@@ -92,8 +93,8 @@ class PushQueue:
         self._senders = _senders()
         self._celery._after_fork()
 
-    def _send(self, remote: str, commit: str, out_of_turn: bool) -> None:
-        send_push(self._celery, remote, commit, out_of_turn=out_of_turn)
+    def _send(self, remote: str, commit: str, occasion: Occasion) -> None:
+        send_push(self._celery, remote, commit, occasion)
 
     def _report(self, remote: str, commit: str, error: str) -> None:
         self._on_failure(remote)
@@ -101,22 +102,21 @@ class PushQueue:
 
 
 def send_push(
-    celery: Celery, remote: str, commit: str, *, out_of_turn: bool = False, queue: str | None = None
+    celery: Celery, remote: str, commit: str, occasion: Occasion = "commit", *, queue: str | None = None
 ) -> None:
     """
     Send one push task; raises whatever the broker's library does.
 
     Args:
         commit: Full object name of a commit that is on the branch.
-        out_of_turn: Whether a person asks: the remote is asked first where it stands, and the push is tried
-            although a retry is scheduled for later.
+        occasion: Why; Flower shows it.
         queue: The repository's queue; None: the app's only one.
     """
     celery.send_task(
         "push",
         args=(remote, commit[:SHOWN_CHARACTERS]),
         headers=traced(),
-        kwargs={"out_of_turn": True, "look_afresh": True} if out_of_turn else {},
+        kwargs={"occasion": occasion},
         **({"queue": queue} if queue else {}),
         retry=False,
         ignore_result=True,

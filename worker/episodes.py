@@ -3,7 +3,7 @@ What a failure leaves behind, for attempts and the watchdog alike: ledger, log, 
 
 An episode begins with the first failure at a remote and ends with the next push
 that lands there. It counts once, by the reason that began it, and each reason pages
-once in it. ``Episodes`` is the only place that records a failure or sends a page.
+once in it. ``Episodes`` is the only place that records a failure, ends an episode or sends a page.
 """
 
 from __future__ import annotations
@@ -92,6 +92,37 @@ class Episodes:
             outcomes=claim.count(error.reason),
             **changes,
         )
+
+    def end(self, claim: Claim, **changes: Any) -> None:
+        """
+        Forget the failures that a success ends, and log how long they lasted.
+
+        Args:
+            changes: Further fields of the entry, for the same write.
+        """
+        entry = claim.entry
+        claim.write(
+            attempt=0,
+            chain=None,
+            next_attempt_at=None,
+            backoff_s=None,
+            last_failure=None,
+            failing_since=None,
+            failing_s=0.0,
+            paged=(),
+            gave_up=False,
+            rescue=None,
+            rescued=None,
+            tried=None,
+            **changes,
+        )
+        if entry.last_failure and entry.failing_since is not None:
+            log().info(
+                "push.recovered",
+                remote=claim.remote,
+                reason=entry.last_failure.reason,
+                episode_seconds=round(entry.failing_for_s(self._clock()), 3),
+            )
 
     def tell(self, claim: Claim, error: PushError, told: Told) -> None:
         """

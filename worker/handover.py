@@ -14,6 +14,7 @@ from collections.abc import Callable
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
+from ferry.worker.turn import Facts, Turn, whose_turn
 
 _DUE_S = 1.0  # a retry that is due this soon is about to come
 
@@ -50,8 +51,9 @@ class Handover:
         if head is None or self._repository.is_pushed(remote, head):
             return None
         entry = self._ledger.read(remote)
-        is_seen_to = (
-            entry.tried == head or entry.paused_at is not None or entry.waits(time.time(), grace_s=_DUE_S)
+        # Another holder looks again itself.
+        facts = Facts(
+            pending=True, claimed=self._ledger.is_claimed(remote), occasion="commit", grace_s=_DUE_S
         )
-        # Another holder looks again in its turn.
-        return None if is_seen_to or self._ledger.is_claimed(remote) else head
+        is_free = whose_turn(entry, facts, time.time()) is Turn.FREE
+        return head if is_free and entry.tried != head else None

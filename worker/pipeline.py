@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from celery import Celery
 
@@ -62,18 +63,16 @@ def assemble(
     Put the parts together over a repository that is prepared.
 
     Args:
-        env: Environment variables, for what concerns git.
+        env: Environment variables, for git.
         name: What the repository is called where a worker serves several; else "".
-        packing: What is held for one packing at a time, likewise; else None.
+        packing: The lock for one packing at a time, likewise; else None.
     """
     path = settings.data_repo_path
     credentials = Credentials.from_settings(settings, env)
     repository = Repository.of(settings, credentials, name)
     outbox_of(repository).reserve()
     ledger = Ledger(remotes_directory(path), released=lambda remote: handover.look_again(remote))
-    handover = Handover(
-        repository, ledger, lambda remote, commit: send_push(celery, remote, commit, queue=queue)
-    )
+    handover = Handover(repository, ledger, partial(send_push, celery, occasion="commit", queue=queue))
     for remote in settings.remotes:
         ledger.make(remote)
     lock = write_lock(path)

@@ -23,6 +23,8 @@ from ferry.worker.ledger.ledger import Claim, Ledger
 from ferry.worker.observe.logs import log
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import Settings
+from ferry.worker.sweep import may_lack_commits
+from ferry.worker.turn import AHEAD_OF_RETRY, Facts, Occasion, Turn, is_look_due, whose_turn
 
 # A worker that is to stop waits for its tasks: under steady load one would never end.
 _TURN_S = 2.0
@@ -34,12 +36,7 @@ _LOOK_EVERY_S = 0.005
 _LOOK_TIMEOUT_S = 30.0
 _IN_THE_WAY_S = 1.0
 
-ALREADY_THERE = "already there"
-HANDED_OVER = "handed over to the push that runs"
-BACKING_OFF = "left to the retry that is scheduled"
-SUPERSEDED = "another retry took over"
 UNREADABLE = "left to the next sweep: the ledger cannot be read"
-PAUSED = "an operator has paused this remote"
 OUTDATED = "left to a worker that knows the remote's new address; restart this one"
 NO_SUCH_REMOTE = "no such remote is configured"
 
@@ -52,39 +49,30 @@ class Request:
     Attributes:
         remote: Name of the remote.
         chain: The task's id; a retry keeps the id of the task that it retries.
-        retries: Which retry of it this is, from 1; 0 for the task itself.
-        look_first: Whether nothing new is known, as at a sweep: a divergence is
-            then looked at before it is pushed at.
-        look_afresh: Whether to ask the remote first where its branch stands, instead of
-            believing what the last push left there.
+        occasion: Why it asks.
+        retries: Which retry of the task this is, from 1; 0 for the task itself.
         may_be_early: Whether a retry may come before its time, because the broker keeps no message that long.
-        out_of_turn: Whether to try at once although a retry is scheduled for
-            later: an operator asked, or a worker has just started.
         has_answered: Whether the remote has just answered a look that no person asked for.
     """
 
     remote: str
     chain: str
+    occasion: Occasion = "commit"
     retries: int = 0
-    look_first: bool = False
-    out_of_turn: bool = False
-    look_afresh: bool = False
     may_be_early: bool = False
     has_answered: bool = False
 
-    @property
-    def is_retry(self) -> bool:
+    def facts(self, *, pending: bool) -> Facts:
         """
-        Whether this is a retry of an earlier attempt.
+        Return what ``whose_turn`` is to know of this request.
         """
-        return self.retries > 0
-
-    @property
-    def passes(self) -> bool:
-        """
-        Whether to try although a retry is scheduled for later.
-        """
-        return self.out_of_turn or self.has_answered
+        return Facts(
+            pending=pending,
+            occasion=self.occasion,
+            task=self.chain,
+            retries=self.retries,
+            has_answered=self.has_answered,
+        )
 
 
 class Pusher:
@@ -134,36 +122,45 @@ class Pusher:
         if request.remote not in self._settings.remotes:
             return NO_SUCH_REMOTE
         try:
-            if request.look_afresh and not request.is_retry:
+            if self._looks(request):
                 # If it answers it is worth a try; and tasks that met our claim have handed over to us.
-                request = replace(request, has_answered=self._look_afresh(request))
+                request = replace(request, has_answered=self._look(request))
             return self._push(request)
         except LedgerError as exc:
             # It may hold a pause, so nothing is pushed; the next sweep tries again.
             log().error("ledger.unreadable", remote=request.remote, error=str(exc))
             return UNREADABLE
 
-    def _look_afresh(self, request: Request) -> bool:
+    def _looks(self, request: Request) -> bool:
         """
-        See whether the remote still stands where we remember it: it may have been made anew, or restored.
+        Whether to ask the remote first where its branch stands, instead of believing what the last push left.
+        """
+        if request.occasion == "sweep":
+            return is_look_due(self._ledger.read(request.remote), self._clock())
+        return request.occasion in AHEAD_OF_RETRY
+
+    def _look(self, request: Request) -> bool:
+        """
+        See whether the remote still stands where we remember it: it may have been replaced, or restored.
 
         Returns:
             Whether it answered.
         """
         remote = request.remote
-        with self._ledger.claim(remote, looks_again=True) as claim:
-            if claim is None or claim.entry.paused_at is not None:
+        with self._ledger.claim(remote) as claim:
+            if claim is None:
                 return False
-            if not request.out_of_turn and self._was_told_to_wait(claim.entry):
+            claim.looks_again = True
+            if claim.entry.paused_at is not None:
+                return False
+            if request.occasion == "sweep" and self._was_told_to_wait(claim.entry):
                 return False
             claim.write(looked_at=self._clock())
             timeout_s = min(self._settings.push_timeout_s, _LOOK_TIMEOUT_S)
             claim.begin(2 * ended_within_s(timeout_s))
             try:
-                known, tip = (
-                    self._repository.remote_head(remote),
-                    self._repository.ask(remote, timeout_s=timeout_s),
-                )
+                known = self._repository.remote_head(remote)
+                tip = self._repository.ask(remote, timeout_s=timeout_s)
                 if tip == known:
                     return True
                 if tip is None:
@@ -179,52 +176,63 @@ class Pusher:
         return True
 
     def _push(self, request: Request) -> str:
-        outcome, is_retry, turn_ends = ALREADY_THERE, request.is_retry, time.monotonic() + _TURN_S
-        next_at = 0.0
-        if not is_retry and self._ledger.is_claimed(request.remote):
-            return HANDED_OVER  # as below, for a fifth of the price: in a burst most tasks end here
-        while self._has_work(request.remote):
+        outcome, turn_ends, burst_ends = "", time.monotonic() + _TURN_S, 0.0
+        if request.occasion != "retry" and self._ledger.is_claimed(request.remote):
+            return Turn.PUSHING.sentence  # as below, for a fifth of the price: in a burst most tasks end here
+        while (turn := self._turn(request)) is Turn.FREE:
             if not self._repository.is_current(request.remote):
                 return OUTDATED
-            if declined := self._declines(self._ledger.read(request.remote), request, is_retry=is_retry):
-                return declined
-            with self._ledger.claim(request.remote, looks_again=True) as claim:
+            with self._ledger.claim(request.remote) as claim:
                 if claim is None:
-                    if is_retry and self._ledger.read(request.remote).chain == request.chain:
-                        # Who holds the claim out of turn leaves the next attempt to this retry.
-                        raise PushDeferred(_IN_THE_WAY_S)
-                    return HANDED_OVER
-                if claim.entry.paused_at is not None:
-                    return PAUSED
-                if self._declines(claim.entry, request, is_retry=is_retry):
-                    # Somebody was quicker. Look again without the claim: whoever met it
+                    return self._meets_a_claim(request)
+                turn = whose_turn(claim.entry, request.facts(pending=True), self._clock())
+                claim.looks_again = True
+                if turn is not Turn.FREE:
+                    # Another task was quicker. Look again without the claim: a task that met it
                     # meanwhile has handed over to us.
                     continue
-                waits = claim.entry.waits(self._clock())
                 self._put_off(claim, request, turn_is_over=time.monotonic() > turn_ends)
-                self._gather(next_at)
-                begun = time.monotonic()
-                attempt = Attempt(
-                    claim,
-                    self._settings,
-                    self._repository,
-                    self._reconciler,
-                    self._episodes,
-                    chain=None if request.passes and waits else request.chain,
-                    retry=request.retries + 1,
-                    look_first=request.look_first,
-                    clock=self._clock,
-                    jitter=self._jitter,
-                )
+                self._gather(burst_ends)
+                begun, attempt = time.monotonic(), self._attempt(claim, request)
                 outcome = attempt.make()
-                next_at = begun + _GATHER_S if attempt.is_in_burst else 0.0
+                burst_ends = begun + _GATHER_S if attempt.is_in_burst else 0.0
+                # What arrived during a mere look was handed over to us, and a push of it is to say so.
+                claim.looks_again = outcome != STILL_DIVERGED
             if outcome == STILL_DIVERGED:
-                # What arrived meanwhile was handed over to us, and a push of it is to say so.
-                self._ledger.released(request.remote)
                 return outcome
-            # What arrives from now on was handed over to us, and is nobody's wish in particular.
-            is_retry, request = False, replace(request, out_of_turn=False, has_answered=False)
-        return outcome
+            # What arrives from now on was handed over to us.
+            request = replace(request, occasion="commit", has_answered=False)
+        return outcome if outcome and turn is Turn.DONE else turn.sentence
+
+    def _turn(self, request: Request) -> Turn:
+        facts = request.facts(pending=may_lack_commits(self._repository, request.remote))
+        return whose_turn(self._ledger.read(request.remote), facts, self._clock())
+
+    def _meets_a_claim(self, request: Request) -> str:
+        """
+        Hand over to the holder of the claim; but it leaves the next attempt to the retry that is scheduled.
+
+        Raises:
+            PushDeferred: This is that retry.
+        """
+        if request.occasion == "retry" and self._ledger.read(request.remote).chain == request.chain:
+            raise PushDeferred(_IN_THE_WAY_S)
+        return Turn.PUSHING.sentence
+
+    def _attempt(self, claim: Claim, request: Request) -> Attempt:
+        is_ahead = request.facts(pending=True).is_ahead_of_retry and claim.entry.waits(self._clock())
+        return Attempt(
+            claim,
+            self._settings,
+            self._repository,
+            self._reconciler,
+            self._episodes,
+            chain=None if is_ahead else request.chain,
+            retry=request.retries + 1,
+            occasion=request.occasion,
+            clock=self._clock,
+            jitter=self._jitter,
+        )
 
     def _gather(self, until: float) -> None:
         """
@@ -240,18 +248,6 @@ class Pusher:
             if now != head:
                 head, came_at = now, time.monotonic()
 
-    def _declines(self, entry: Entry, request: Request, *, is_retry: bool) -> str | None:
-        """
-        Return why it is not this task's turn, in a few words; None if it is.
-        """
-        if entry.paused_at is not None:
-            return PAUSED
-        if is_retry and entry.is_superseded(request.chain, request.retries):
-            return SUPERSEDED
-        if not is_retry and not request.passes and entry.waits(self._clock()):
-            return BACKING_OFF
-        return None
-
     def _put_off(self, claim: Claim, request: Request, *, turn_is_over: bool) -> None:
         """
         Leave the attempt to the one retry that is scheduled, while the last attempt is too recent.
@@ -261,10 +257,10 @@ class Pusher:
         """
         last, now = claim.entry.last_attempt_at, self._clock()
         due = claim.entry.next_attempt_at
-        if request.may_be_early and request.is_retry and due is not None and claim.entry.waits(now):
+        if request.may_be_early and request.retries and due is not None and claim.entry.waits(now):
             claim.write(retry=request.retries + 1)
             raise PushDeferred(due - now)
-        if last is None or last > now or request.out_of_turn:
+        if last is None or last > now or request.occasion in AHEAD_OF_RETRY:
             return
         due = last + self._settings.push_min_interval_s
         if now < due or turn_is_over:
@@ -274,13 +270,3 @@ class Pusher:
     def _was_told_to_wait(self, entry: Entry) -> bool:
         failure = entry.last_failure
         return failure is not None and failure.reason == "rate-limited" and entry.waits(self._clock())
-
-    def _has_work(self, remote: str) -> bool:
-        """
-        Whether *remote* lacks commits, or has them all and a failure is still on record.
-        """
-        try:
-            pending = not self._repository.is_pushed(remote)
-        except RepositoryError:
-            return True  # an attempt will meet the same error, and report it
-        return pending or self._ledger.read(remote).last_failure is not None

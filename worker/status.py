@@ -10,18 +10,15 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
-from ferry.worker.failures import POLICIES, Reason
 from ferry.worker.git.backlog import Backlog
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.repair import verify
 from ferry.worker.settings import ORIGIN, Settings
-
-State = Literal["disabled", "idle", "queued", "pushing", "retrying", "blocked"]
-STATES: tuple[State, ...] = get_args(State)
+from ferry.worker.turn import Facts, State, Turn, whose_turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +27,7 @@ class RemoteStatus:
     One remote at one moment.
 
     Attributes:
-        state: In the one vocabulary of API, logs, metrics, page and docs.
+        turn: Who acts next for it.
         branch: The branch's short name.
         local_head: Where the branch stands here.
         remote_head: Where it was last seen on the remote.
@@ -39,13 +36,20 @@ class RemoteStatus:
         verified_at: When ``ferry verify`` last found that the remote's branch is ours.
     """
 
-    state: State
+    turn: Turn
     branch: str
     local_head: str | None
     remote_head: str | None
     pending: Backlog
     entry: Entry
     verified_at: float | None = None
+
+    @property
+    def state(self) -> State:
+        """
+        Its state, in the one vocabulary of API, logs, metrics, page and docs.
+        """
+        return self.turn.state
 
     @property
     def oldest_pending_at(self) -> float | None:
@@ -69,6 +73,7 @@ class RemoteStatus:
         return {
             "running": self.state != "disabled",
             "state": self.state,
+            "turn": self.turn.sentence,
             "branch": self.branch,
             "local_head": self.local_head,
             "remote_head": self.remote_head,
@@ -108,10 +113,10 @@ def remote_statuses(settings: Settings, repository: Repository, ledger: Ledger) 
 
 def _status(remote: str, repository: Repository, ledger: Ledger) -> RemoteStatus:
     # The claim is looked at first: a push that ends meanwhile shows in what follows.
-    pushing, entry = ledger.is_claimed(remote), ledger.read(remote)
+    claimed, entry = ledger.is_claimed(remote), ledger.read(remote)
     pending = repository.backlog(remote)
     return RemoteStatus(
-        state=state(entry, pending=bool(pending), pushing=pushing),
+        turn=whose_turn(entry, Facts(pending=bool(pending), claimed=claimed), time.time()),
         branch=repository.branch,
         local_head=pending.head,
         remote_head=pending.seen,
@@ -124,32 +129,13 @@ def _status(remote: str, repository: Repository, ledger: Ledger) -> RemoteStatus
 def _disabled(repository: Repository) -> RemoteStatus:
     head = repository.head()
     return RemoteStatus(
-        state="disabled",
+        turn=Turn.DISABLED,
         branch=repository.branch,
         local_head=head,
         remote_head=None,
         pending=Backlog(log=repository, head=head),
         entry=Entry(),
     )
-
-
-def state(entry: Entry, *, pending: bool, pushing: bool) -> State:
-    """
-    Name the state of a remote that is configured.
-    """
-    if not pending:
-        return "idle"
-    if pushing:
-        return "pushing"
-    if entry.paused_at is not None:
-        return "blocked"
-    failure = entry.last_failure
-    if failure is None:
-        return "queued"
-    if entry.next_attempt_at is not None:
-        return "retrying"
-    policy = POLICIES.get(cast(Reason, failure.reason))  # None: another version's reason
-    return "blocked" if entry.gave_up or (policy and not policy.retried) else "queued"
 
 
 def timestamp(seconds: float | None) -> str | None:

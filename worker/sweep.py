@@ -20,10 +20,9 @@ from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings
+from ferry.worker.turn import Facts, Occasion, Turn, is_look_due, whose_turn
 
 _LATE_AFTER_SWEEPS = 3
-# A remote that was made anew lacks what we remember it to have; this is how long that may go unseen.
-_LOOK_EVERY_S = 600.0
 
 
 class Sweeper:
@@ -53,7 +52,7 @@ class Sweeper:
         self._record = directory / "sweep.json"
         self._clock = clock
 
-    def sweep(self, *, out_of_turn: bool = False) -> dict[str, str | None]:
+    def sweep(self, occasion: Occasion = "sweep") -> dict[str, str | None]:
         """
         Do what ``wanting`` says, and remember that a sweep took place.
         """
@@ -61,35 +60,31 @@ class Sweeper:
             write_json(self._record, Moment.now(self._clock).as_json())
         except OSError as exc:
             log().warning("sweep.not_recorded", error=str(exc))
-        return self.wanting(out_of_turn=out_of_turn)
+        return self.wanting(occasion)
 
-    def wanting(self, *, out_of_turn: bool = False) -> dict[str, str | None]:
+    def wanting(self, occasion: Occasion = "sweep") -> dict[str, str | None]:
         """
-        Return the remotes that lack commits and that nobody sees to, with the commit they lack.
+        Return the remotes that need a push task, each with the commit that it lacks.
 
         A retry is given one interval beyond its time before it counts as lost
         with its message.
 
         Args:
-            out_of_turn: Leave out of account that a retry is due later.
+            occasion: ``start`` where a worker has just started: it waits for no retry that is due later.
         """
         try:
             head = self._repository.head()
         except RepositoryError as exc:
             log().error("sweep.failed", error=str(exc))
             head = None  # an attempt will meet the same error, and page for it
-        return {
-            remote: head for remote in self._settings.remotes if self._wants(remote, out_of_turn=out_of_turn)
-        }
+        return {remote: head for remote in self._settings.remotes if self._wants(remote, occasion)}
 
     def unseen(self, *, start: float = 0.0) -> list[str]:
         """
-        Return the remotes that nobody has asked for a while where they stand.
-
-        Not those that were given up: it takes more than time to begin again.
+        Return the remotes whose tip was not checked lately.
 
         Args:
-            start: When a worker has started, in seconds since the epoch; all that nobody has asked since.
+            start: When a worker has started, in seconds since the epoch; finds what was not checked since.
         """
         return [remote for remote in self._settings.remotes if self._is_unseen(remote, start)]
 
@@ -109,24 +104,29 @@ class Sweeper:
 
     def _is_unseen(self, remote: str, start: float) -> bool:
         try:
-            entry = self._ledger.read(remote)
+            return is_look_due(self._ledger.read(remote), self._clock(), start=start)
         except LedgerError:
             return False  # the sweep has told of it
-        looked_at = entry.looked_at or 0.0
-        return looked_at < start or not (entry.gave_up or 0 <= self._clock() - looked_at < _LOOK_EVERY_S)
 
-    def _wants(self, remote: str, *, out_of_turn: bool) -> bool:
+    def _wants(self, remote: str, occasion: Occasion) -> bool:
         try:
             entry = self._ledger.read(remote)
         except LedgerError:
             return True  # a task will meet the same error, and tell of it
-        waits = entry.waits(self._clock(), grace_s=self._settings.push_sweep_interval_s)
-        if entry.paused_at is not None or (not out_of_turn and (entry.gave_up or waits)):
-            return False
-        if self._ledger.is_claimed(remote):
-            return False
-        try:
-            # A failure that outlives what was pending: somebody else has pushed.
-            return not self._repository.is_pushed(remote) or entry.last_failure is not None
-        except RepositoryError:
-            return True
+        facts = Facts(
+            pending=may_lack_commits(self._repository, remote),
+            claimed=self._ledger.is_claimed(remote),
+            occasion=occasion,
+            grace_s=self._settings.push_sweep_interval_s,
+        )
+        return whose_turn(entry, facts, self._clock()) is Turn.FREE
+
+
+def may_lack_commits(repository: Repository, remote: str) -> bool:
+    """
+    Whether *remote* lacks commits, or git cannot tell: an attempt will meet the same error, and report it.
+    """
+    try:
+        return not repository.is_pushed(remote)
+    except RepositoryError:
+        return True

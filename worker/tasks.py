@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 from celery import Celery, Task
@@ -17,17 +18,85 @@ from ferry.worker.errors import PushDeferred, PushError, PushFailed, PushRefused
 from ferry.worker.observe.logs import NOTHING_TO_DO, TRACED, bound
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.push import Request
+from ferry.worker.turn import OCCASIONS, Occasion
 
 
-class PushTask(Task):  # type: ignore[misc]  # Celery ships no types
+class _FerryTask(Task):  # type: ignore[misc]  # Celery ships no types
     """
-    A task whose retry waits as long as the failed attempt says.
+    A task over the pipelines of this process.
 
-    Celery's own ``retry_backoff`` counts one task's retries in whole seconds;
-    the backoff here is the remote's, across tasks, workers and restarts.
+    A message is a repository's by the queue that it was in; it says no more of it.
+
+    Attributes:
+        pipelines: Those that this process serves, by their queues.
     """
 
-    abstract = True
+    pipelines: Mapping[str, Pipeline] = MappingProxyType({})
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """
+        The pipeline of the repository whose message runs now.
+        """
+        return self.pipelines[self.request.delivery_info["routing_key"]]
+
+    def logged(self) -> AbstractContextManager[None]:
+        """
+        Have each line that is logged in the block say which task it is, and which repository's.
+        """
+        traces = {name: self.request.get(name) for name in TRACED}
+        return bound(task=self.request.id, repository=self.pipeline.repository.name or None, **traces)
+
+
+class PushTask(_FerryTask):
+    """
+    Brings a remote up to date with the branch.
+
+    Its retry waits as long as the failed attempt says. Celery's own ``retry_backoff``
+    counts one task's retries in whole seconds; the backoff here is the remote's, across
+    tasks, workers and restarts.
+    """
+
+    name = "push"
+    autoretry_for = (PushFailed, PushDeferred)  # transient: wait and try again
+    dont_autoretry_for = (PushRefused,)  # a person is needed: fail, visibly
+    max_retries = None  # commits are not droppable; a limit that is set counts attempts, in the ledger
+    # Expected, so neither Celery nor Sentry adds a traceback and an event of
+    # its own; Flower shows the task as failed all the same.
+    throws = (PushError,)
+
+    def run(
+        self,
+        remote: str,
+        commit: str,
+        *,
+        occasion: str = "commit",
+        out_of_turn: bool = False,
+        look_first: bool = False,
+        look_afresh: bool = False,
+    ) -> str:
+        """
+        Bring *remote* up to date, and with it *commit*.
+
+        Args:
+            occasion: One of ``OCCASIONS``; a later release's word counts as a commit.
+            out_of_turn, look_first, look_afresh: What 0.1.0 said instead.
+
+        Raises:
+            PushFailed: Retried with exponential backoff.
+            PushRefused: Not retried; paged once, shown as failed in Flower.
+        """
+        if out_of_turn or look_first or look_afresh:
+            occasion = "operator" if out_of_turn else "sweep"
+        request = Request(
+            remote=remote,
+            chain=self.request.id,
+            occasion="retry" if self.request.retries else _known(occasion),
+            retries=self.request.retries,
+            may_be_early=longest_countdown_s(self.app) < math.inf,
+        )
+        with self.logged():
+            return self.pipeline.pusher.push(request)
 
     def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> Any:
         """
@@ -41,109 +110,72 @@ class PushTask(Task):  # type: ignore[misc]  # Celery ships no types
                 raise exc
             # A message that comes before its time is put off by the pusher for what is left.
             options["countdown"] = min(exc.retry_in_s, longest_countdown_s(self.app))
-        return super().retry(*args, exc=exc, **options)
+        return super().retry(*args, exc=exc, **{"kwargs": {"occasion": "retry"}, **options})
 
 
-def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
+class SweepTask(_FerryTask):
     """
-    Register the tasks ``push``, ``sweep`` and ``maintain`` with *app*.
-
-    A message is a repository's by the queue that it was in; it says no more of it.
-
-    Args:
-        pipelines: Those that this process serves, by their queues.
+    Queues a push for each remote that lacks commits while no push runs and no retry is due.
     """
 
-    def _pipeline(task: Task) -> Pipeline:
-        return pipelines[task.request.delivery_info["routing_key"]]
+    name = "sweep"
 
-    @app.task(  # type: ignore[untyped-decorator]
-        bind=True,
-        base=PushTask,
-        name="push",
-        shared=False,  # another app of this process serves other repositories
-        autoretry_for=(PushFailed, PushDeferred),  # transient: wait and try again
-        dont_autoretry_for=(PushRefused,),  # a person is needed: fail, visibly
-        max_retries=None,  # commits are not droppable; a limit that is set counts attempts, in the ledger
-        # Expected, so neither Celery nor Sentry adds a traceback and an event of
-        # its own; Flower shows the task as failed all the same.
-        throws=(PushError,),
-    )
-    def push(
-        self: Task,
-        remote: str,
-        commit: str,
-        out_of_turn: bool = False,
-        look_first: bool = False,
-        look_afresh: bool = False,
-    ) -> str:
+    def run(self, *, occasion: str = "sweep", start: float = 0.0, out_of_turn: bool = False) -> str:
         """
-        Bring *remote* up to date with the branch, and with it *commit*.
-
-        Raises:
-            PushFailed: Retried with exponential backoff.
-            PushRefused: Not retried; paged once, shown as failed in Flower.
-        """
-        pipeline = _pipeline(self)
-        request = Request(
-            remote=remote,
-            chain=self.request.id,
-            retries=self.request.retries,
-            out_of_turn=out_of_turn,
-            look_first=look_first,
-            look_afresh=look_afresh,
-            may_be_early=longest_countdown_s(self.app) < math.inf,
-        )
-        with _logged_as(self, pipeline):
-            return pipeline.pusher.push(request)
-
-    @app.task(bind=True, name="sweep", shared=False)  # type: ignore[untyped-decorator]
-    def sweep(self: Task, out_of_turn: bool = False, start: float = 0.0) -> str:
-        """
-        Queue a push for each remote that lacks commits and that nobody sees to.
+        Sweep once, and queue the packing where it is due.
 
         Args:
-            out_of_turn: Queue one also where a retry is scheduled for later.
+            occasion: ``sweep``; or ``start``, which also queues a push where a retry is scheduled for later.
             start: When the worker that asks has started, in seconds since the epoch; 0.0: some time ago.
+            out_of_turn: What 0.1.0 said at a start.
         """
-        pipeline = _pipeline(self)
-        with _logged_as(self, pipeline):
+        pipeline = self.pipeline
+        why: Occasion = "start" if out_of_turn or occasion == "start" else "sweep"
+        with self.logged():
             if start:
                 pipeline.reconciler.at_start()
-            wanting = pipeline.sweeper.sweep(out_of_turn=out_of_turn)
+            wanting = pipeline.sweeper.sweep(why)
             unseen = pipeline.sweeper.unseen(start=start)
             for remote in {**wanting, **dict.fromkeys(unseen)}:
-                push.apply_async(
+                self.app.tasks[PushTask.name].apply_async(
                     (remote, (wanting.get(remote) or "")[:SHOWN_CHARACTERS]),
-                    {
-                        "out_of_turn": out_of_turn,
-                        "look_first": not out_of_turn,
-                        "look_afresh": remote in unseen,
-                    },
+                    {"occasion": why},
                     queue=pipeline.queue,
                 )
             pipeline.monitor.check_in()
             pipeline.watchdog.check()
         if pipeline.maintenance.is_due():
-            maintain.apply_async(queue=pipeline.queue)
+            self.app.tasks[MaintainTask.name].apply_async(queue=pipeline.queue)
         return f"queued {', '.join(wanting)}" if wanting else NOTHING_TO_DO
 
-    @app.task(bind=True, name="maintain", shared=False)  # type: ignore[untyped-decorator]
-    def maintain(self: Task) -> str:
+
+class MaintainTask(_FerryTask):
+    """
+    Packs the repository's loose objects.
+    """
+
+    name = "maintain"
+
+    def run(self) -> str:
         """
-        Pack the repository's loose objects.
+        Pack once.
 
         Raises:
             RepositoryError: git could not; the next sweep asks again.
         """
-        pipeline = _pipeline(self)
-        with _logged_as(self, pipeline):
-            return pipeline.maintenance.run()
+        with self.logged():
+            return self.pipeline.maintenance.run()
 
 
-def _logged_as(task: Task, pipeline: Pipeline) -> AbstractContextManager[None]:
+def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
     """
-    Have each line that is logged in the block say which task it is, and which repository's.
+    Register the tasks with *app*, which serves *pipelines*, by their queues.
     """
-    traces = {name: task.request.get(name) for name in TRACED}
-    return bound(task=task.request.id, repository=pipeline.repository.name or None, **traces)
+    for kind in (PushTask, SweepTask, MaintainTask):
+        # Celery keeps the app on the class, and another app of this process may serve other repositories.
+        own = type(kind.__name__, (kind,), {"__module__": kind.__module__, "pipelines": pipelines})
+        app.register_task(own())
+
+
+def _known(occasion: str) -> Occasion:
+    return next((each for each in OCCASIONS if each == occasion), "commit")

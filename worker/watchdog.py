@@ -26,6 +26,7 @@ from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Ledger, Step
 from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings
+from ferry.worker.turn import Facts, Turn, whose_turn
 
 _REASON: Reason = "stalled"
 _SWEEPS = 2
@@ -139,14 +140,10 @@ class Watchdog:
             return None
         if self._is_known(entry) or now - seen.since <= self._patience_s + (step.takes_s if step else 0):
             return None
-        return seen if is_claimed or not self._is_meant(entry) else None
-
-    def _is_meant(self, entry: Entry) -> bool:
-        """
-        Whether nothing is to be tried now: a retry is due later, or a person has the next word.
-        """
-        is_waiting = entry.waits(self._clock(), grace_s=self._patience_s)
-        return is_waiting or entry.gave_up or entry.paused_at is not None
+        facts = Facts(pending=True, claimed=is_claimed, occasion="sweep", grace_s=self._patience_s)
+        # Otherwise a retry is due later, or a person has the next word.
+        stalls = whose_turn(entry, facts, self._clock()) in (Turn.FREE, Turn.PUSHING)
+        return seen if stalls else None
 
     def _report(self, remote: str, stillness: _Stillness) -> bool:
         with self._ledger.sighting(remote) as sighting:

@@ -25,7 +25,8 @@ from ferry.app.services import services
 from ferry.app.version import this_build
 from ferry.worker.ledger.histogram import Histogram
 from ferry.worker.pipeline import Pipeline
-from ferry.worker.status import STATES, RemoteStatus, remote_statuses
+from ferry.worker.status import RemoteStatus, remote_statuses
+from ferry.worker.turn import STATES
 
 bp = Blueprint("metrics", __name__)
 

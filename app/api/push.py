@@ -42,7 +42,7 @@ def push_now() -> ResponseReturnValue:
         Problem: 503 if the broker does not accept it.
     """
     head = services().pipeline.repository.head()
-    if head and not services().push_queue.enqueue_push(head, out_of_turn=True):
+    if head and not services().push_queue.enqueue_push(head, "operator"):
         raise Problem(
             503,
             "broker-unavailable",

@@ -61,10 +61,9 @@ def reload_data() -> ResponseReturnValue:
         raise Problem(
             503, "repository-busy", str(exc), "Repeat the request.", headers={"Retry-After": "5"}
         ) from exc
-    finally:
-        # The mirrors lack what was fetched, and origin a merge. Who committed meanwhile found origin claimed.
-        if head := repository.head():
-            services().push_queue.enqueue_push(head)
+    # The mirrors lack what was fetched, and origin a merge.
+    if head := repository.head():
+        services().push_queue.enqueue_push(head)
     if not outcome.is_joined:
         raise _problem(outcome)
     return _answer(outcome.state, asked.branch)

@@ -16,6 +16,7 @@ from ferry.worker.errors import WorkerError
 from ferry.worker.files.ownership import refused
 from ferry.worker.observe import logs
 from ferry.worker.pipeline import Pipeline
+from ferry.worker.turn import Occasion
 
 _ENQUEUE_BUDGET_S = 5.0  # no request waits for a command
 
@@ -43,14 +44,16 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(f"ferry: {refused(exc, Path(os.environ.get('CFP_DATA_REPO_PATH', '/')))}")
 
 
-def enqueue(pipeline: Pipeline, remotes: Sequence[str] | None = None, *, out_of_turn: bool = False) -> bool:
+def enqueue(
+    pipeline: Pipeline, remotes: Sequence[str] | None = None, occasion: Occasion = "operator"
+) -> bool:
     """
     Queue a push of the branch's tip to *remotes*, or to all; returns whether the broker accepted it.
     """
     head = pipeline.repository.head()
     names = pipeline.settings.remotes if remotes is None else remotes
     queue = PushQueue(pipeline.celery, list(names), budget_s=_ENQUEUE_BUDGET_S)
-    return head is None or queue.enqueue_push(head, out_of_turn=out_of_turn)
+    return head is None or queue.enqueue_push(head, occasion)
 
 
 def configured(pipeline: Pipeline, remote: str | None) -> list[str]:

@@ -55,7 +55,7 @@ def _set_paused(remote: str | None, paused_at: float | None) -> None:
             pipeline.ledger.set_paused(name, paused_at, timeout_s=pipeline.settings.push_timeout_s)
             click.echo(f"{name}: {'resumed' if paused_at is None else 'paused'}")
         if paused_at is None:
-            enqueue(pipeline, remotes, out_of_turn=True)
+            enqueue(pipeline, remotes)
 
 
 @push.command("status")
@@ -91,6 +91,7 @@ def _print_statuses(statuses: Mapping[str, RemoteStatus], *, as_json: bool) -> N
 def _print_status(name: str, status: RemoteStatus) -> None:
     facts = status.as_json()
     click.echo(f"{name}: {facts['state']}")
+    click.echo(f"  {facts['turn']}")
     click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote at {facts['remote_head']}")
     if facts["pending_commits"]:
         click.echo(f"  {facts['pending_commits']} pending, the oldest since {facts['oldest_pending_at']}")
@@ -119,7 +120,7 @@ def push_now(remote: str | None) -> None:
     if not head or not remotes:
         click.echo("nothing to push" if remotes else "no remote is configured: set CFP_DATA_REMOTE")
         return
-    if not enqueue(pipeline, remotes, out_of_turn=True):
+    if not enqueue(pipeline, remotes):
         sys.exit("ferry: the broker did not accept the push; check Redis (CFP_REDIS_URL)")
     click.echo(f"queued a push to {', '.join(remotes)}; see: ferry push status")
 

@@ -52,7 +52,7 @@ def init() -> None:
     click.echo(f"{path} {state}; {settings.data_branch} is at {head}")
     waiting = [remote for remote in settings.remotes if head and not pipeline.repository.is_pushed(remote)]
     if waiting and head:
-        enqueue(pipeline, waiting)
+        enqueue(pipeline, waiting, "commit")
         click.echo(f"commits wait for {', '.join(waiting)}; a worker pushes them when it starts")
 
 
@@ -141,7 +141,7 @@ def reconcile(remote: str, strategy: Strategy, dry_run: bool, as_json: bool) -> 
         [name] = configured(pipeline, remote)
         outcome = pipeline.reconciler.reconcile(name, strategy, dry_run=dry_run)
         if not dry_run and outcome.state != "fetch-failed":
-            enqueue(pipeline, out_of_turn=True)
+            enqueue(pipeline)
         if as_json:
             click.echo(json.dumps({**outcome.as_json(), "dry_run": dry_run}))
         else:

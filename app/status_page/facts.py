@@ -143,7 +143,7 @@ def _card(pipeline: Pipeline, name: str, status: RemoteStatus, now: float) -> Ca
     return Card(
         name=name,
         status=status,
-        words=words.STATES.get(status.state) or words.unknown(status.state),
+        words=words.STATES[status.state],
         commands=commands(failure.reason, pipeline.repository, name) if failure and known else [],
         charts=draw(pipeline.ledger.history(name), now),
     )

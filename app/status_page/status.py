@@ -175,7 +175,7 @@ def push() -> ResponseReturnValue:
         return _back("nothing")
     if all(pipeline.ledger.read(remote).paused_at is not None for remote in remotes):
         return _back("paused")
-    taken = services().push_queue.enqueue_push(head, out_of_turn=True, only=only)
+    taken = services().push_queue.enqueue_push(head, "operator", only=only)
     return _back("queued" if taken else "no-broker")
 
 
@@ -192,7 +192,7 @@ def pause() -> ResponseReturnValue:
         return _message(HTTPStatus.SERVICE_UNAVAILABLE, f"Not paused: {remote}", str(exc))
     head = pipeline.repository.head()
     if resume and head:
-        services().push_queue.enqueue_push(head, out_of_turn=True, only=remote)
+        services().push_queue.enqueue_push(head, "operator", only=remote)
     return _back("resumed" if resume else "paused")
 
 
@@ -210,7 +210,7 @@ def reconcile() -> ResponseReturnValue:
         if is_done:
             outcome = pipeline.reconciler.reconcile(remote, strategy)
             if outcome.state != "fetch-failed" and (head := pipeline.repository.head()):
-                services().push_queue.enqueue_push(head, out_of_turn=True)
+                services().push_queue.enqueue_push(head, "operator")
     except WorkerError as exc:
         return _message(HTTPStatus.SERVICE_UNAVAILABLE, f"Not reconciled with {remote}", str(exc))
     return _page(

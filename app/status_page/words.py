@@ -20,21 +20,19 @@ class Words:
     Attributes:
         tone: Its colour: ``good``, ``busy``, ``warn``, ``bad`` or ``off``.
         mark: A sign for it, for those who do not see the colour.
-        meaning: One sentence.
     """
 
     tone: str
     mark: str
-    meaning: str
 
 
 STATES: Mapping[str, Words] = MappingProxyType({
-    "disabled": Words("off", "–", "No remote is configured: commits stay on this machine."),
-    "idle": Words("good", "✓", "The remote has everything."),
-    "queued": Words("busy", "…", "Commits wait for a push, which a task or the next sweep starts."),
-    "pushing": Words("busy", "↑", "A push is running."),
-    "retrying": Words("warn", "↻", "The last attempt failed; the next one is scheduled."),
-    "blocked": Words("bad", "!", "A person is needed; commits are kept and wait."),
+    "disabled": Words("off", "–"),
+    "idle": Words("good", "✓"),
+    "queued": Words("busy", "…"),
+    "pushing": Words("busy", "↑"),
+    "retrying": Words("warn", "↻"),
+    "blocked": Words("bad", "!"),
 })  # fmt: skip
 
 JOINED: Mapping[Joined, str] = MappingProxyType({
@@ -48,13 +46,6 @@ JOINED: Mapping[Joined, str] = MappingProxyType({
 })  # fmt: skip
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-
-
-def unknown(state: str) -> Words:
-    """
-    Return the words for a state that this page does not know.
-    """
-    return Words("warn", "?", f"{state}: see the documentation.")
 
 
 def duration(seconds: float) -> str:

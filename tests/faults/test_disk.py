@@ -14,8 +14,8 @@ from celery import Celery
 
 from ferry.worker.git.prepare import prepare
 from ferry.worker.pipeline import assemble
-from ferry.worker.push import BACKING_OFF
 from ferry.worker.settings import Settings
+from ferry.worker.turn import Turn
 from tests.parts import Bare, clean_environment, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,6 +123,7 @@ from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.git.prepare import remotes_directory, write_lock
 from ferry.worker.push import Pusher, Request
+from ferry.worker.turn import Turn
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker import paging
 from ferry.worker.errors import PushError
@@ -171,5 +172,5 @@ def test_a_full_disk_here_is_one_retry_and_one_page_for_every_process(
 
     said = [line for each in done for line in each.stdout.splitlines()]
     assert [line.partition(" s, ")[2] for line in said if "retried" in line] == ["paged: True"], done
-    assert said.count(BACKING_OFF) == 5
+    assert said.count(Turn.RETRYING.sentence) == 5
     assert len(sentry.events) == 1

@@ -12,9 +12,9 @@ from ferry.app.dev.sentry_sink import SentrySink
 from ferry.worker import paging
 from ferry.worker.attempt import BEHIND
 from ferry.worker.errors import NonFastForward
-from ferry.worker.push import ALREADY_THERE
 from ferry.worker.repair import verify
 from ferry.worker.status import remote_statuses
+from ferry.worker.turn import Turn
 from tests.line import Line
 from tests.parts import Bare
 
@@ -52,7 +52,7 @@ def _known_divergence(line: Line, data: Bare, remote: Bare) -> None:
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
-@pytest.mark.parametrize("request_", [{}, {"look_first": True}, {"out_of_turn": True, "look_afresh": True}])
+@pytest.mark.parametrize("request_", [{}, {"occasion": "sweep"}, {"occasion": "operator"}])
 @pytest.mark.parametrize("before", [_fresh_clone, _pushed_before])
 def test_a_clone_that_is_behind_is_idle(paging_line: Line, data, remote, sentry, before, request_, ahead):
     """
@@ -62,7 +62,7 @@ def test_a_clone_that_is_behind_is_idle(paging_line: Line, data, remote, sentry,
     before(line, data, remote)
     theirs = [remote.commit(f"theirs {number}") for number in range(ahead)][-1]
 
-    assert line.push("first", **request_) in (BEHIND, ALREADY_THERE)
+    assert line.push("first", **request_) in (BEHIND, Turn.DONE.sentence)
 
     assert sentry.events == []
     assert remote.git("for-each-ref", "--format=%(refname)") == "refs/heads/main"
@@ -78,7 +78,7 @@ def test_a_divergence_that_became_a_lag_is_over(paging_line: Line, data: Bare, r
     _known_divergence(line, data, remote)
     assert len(sentry.events) == 1
 
-    line.push("sweep", look_first=True)
+    line.push("sweep", occasion="sweep")
 
     assert line.entry.last_failure is None
     assert line.wanting() == {}
@@ -115,9 +115,9 @@ def test_an_operator_who_asks_for_a_push_has_the_remote_asked(line: Line, data, 
     """
     line.push()
     lose(data, remote)
-    assert line.push("sweep") == ALREADY_THERE
+    assert line.push("sweep") == Turn.DONE.sentence
 
-    line.push("operator", out_of_turn=True, look_afresh=True)
+    line.push("operator", occasion="operator")
 
     assert remote.head() == data.head()
 
@@ -127,7 +127,7 @@ def test_an_operator_has_a_remote_asked_that_named_a_wait(line: Line, data: Bare
     line.fail("first")
     remote.hook("pre-receive", "exit 0")
 
-    line.push("operator", out_of_turn=True, look_afresh=True)
+    line.push("operator", occasion="operator")
 
     assert remote.head() == data.head()
     assert line.entry.looked_at == line.clock.now

@@ -30,8 +30,9 @@ from ferry.worker.backoff import delay_s
 from ferry.worker.episodes import outbox_of
 from ferry.worker.errors import NonFastForward, PushDeferred, PushError, PushFailed, PushRefused
 from ferry.worker.ledger.entry import Running
-from ferry.worker.push import ALREADY_THERE, BACKING_OFF, HANDED_OVER, NO_SUCH_REMOTE, OUTDATED, SUPERSEDED
+from ferry.worker.push import NO_SUCH_REMOTE, OUTDATED
 from ferry.worker.settings import Settings
+from ferry.worker.turn import Turn
 from tests.line import JITTER, Line
 from tests.parts import Bare, wait_until
 
@@ -43,6 +44,7 @@ from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.git.prepare import remotes_directory, write_lock
 from ferry.worker.push import Pusher, Request
+from ferry.worker.turn import Turn
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import Settings
 settings = Settings.from_env(dict(word.split("=", 1) for word in sys.argv[1:]))
@@ -104,8 +106,8 @@ def test_what_is_there_already_costs_no_process(line: Line, monkeypatch: pytest.
     line.push()
     monkeypatch.setenv("PATH", "")
 
-    assert line.push("second") == ALREADY_THERE
-    assert line.push("second", out_of_turn=True) == ALREADY_THERE
+    assert line.push("second") == Turn.DONE.sentence
+    assert line.push("second", occasion="operator") == Turn.DONE.sentence
     assert line.attempts() == 1
 
 
@@ -202,8 +204,8 @@ def test_a_turn_has_an_end_and_its_retry_takes_over(line, data, remote, tmp_path
 def test_a_task_hands_over_to_the_push_that_runs(line: Line, remote: Bare):
     with line.ledger.claim("origin"):
         before = line.entry
-        assert line.push("second") == HANDED_OVER
-        assert line.push("second", out_of_turn=True) == HANDED_OVER
+        assert line.push("second") == Turn.PUSHING.sentence
+        assert line.push("second", occasion="operator") == Turn.PUSHING.sentence
         assert line.entry == before
 
     assert remote.head() is None
@@ -219,7 +221,7 @@ def test_a_task_leaves_its_commit_to_the_retry_that_is_scheduled(line: Line, dat
 
     for number in range(3):
         data.commit(f"later {number}")
-        assert line.push(f"later-{number}") == BACKING_OFF
+        assert line.push(f"later-{number}") == Turn.RETRYING.sentence
 
     assert line.entry == before
     assert remote.head() is None
@@ -242,7 +244,7 @@ def test_a_retry_that_meets_a_push_out_of_turn_is_not_lost(line: Line, data: Bar
     """
     with _away(remote):
         failed = line.fail("first")
-        line.fail("out of turn", out_of_turn=True)
+        line.fail("out of turn", occasion="operator")
         line.clock.wind(failed.retry_in_s)
         with line.ledger.claim("origin"), pytest.raises(PushDeferred) as deferred:
             line.push("first", retries=1)
@@ -274,7 +276,7 @@ def test_a_retry_that_another_has_replaced_does_nothing(line: Line, remote: Bare
     before = line.entry
     assert before.chain == "second"
 
-    assert line.push("first", retries=1) == SUPERSEDED
+    assert line.push("first", retries=1) == Turn.SUPERSEDED.sentence
 
     assert line.entry == before
     assert remote.head() is None
@@ -289,13 +291,13 @@ def test_a_retry_that_is_delivered_twice_goes_on_once(line: Line, data: Bare, re
         line.clock.wind(line.fail("first", retries=1).retry_in_s / 2)
         before = line.entry
 
-        assert line.push("first", retries=1) == SUPERSEDED
+        assert line.push("first", retries=1) == Turn.SUPERSEDED.sentence
         assert line.entry == before
 
         line.clock.wind(before.backoff_s)
         line.fail("first", retries=2)
-        assert line.push("first", retries=1) == SUPERSEDED
-        assert line.push("first", retries=2) == SUPERSEDED
+        assert line.push("first", retries=1) == Turn.SUPERSEDED.sentence
+        assert line.push("first", retries=2) == Turn.SUPERSEDED.sentence
     assert line.attempts() == 3
 
 
@@ -308,7 +310,7 @@ def test_a_put_off_push_that_is_delivered_twice_goes_on_once(line_with, data: Ba
     line.clock.wind(10)
     with _away(remote):
         line.fail("second", retries=1)
-        assert line.push("second", retries=1) == SUPERSEDED
+        assert line.push("second", retries=1) == Turn.SUPERSEDED.sentence
 
 
 def test_a_retry_that_nobody_has_replaced_is_made_although_its_chain_was_broken_off(
@@ -333,7 +335,7 @@ def test_a_retry_whose_place_is_being_taken_leaves_it_to_the_push_that_runs(line
         line.fail("first")
     with line.ledger.claim("origin") as claim:
         claim.write(chain=None, next_attempt_at=None)
-        assert line.push("first", retries=1) == HANDED_OVER
+        assert line.push("first", retries=1) == Turn.PUSHING.sentence
 
 
 def test_a_retry_does_not_look_afresh(line: Line, data: Bare, remote: Bare):
@@ -341,10 +343,10 @@ def test_a_retry_does_not_look_afresh(line: Line, data: Bare, remote: Bare):
     A look may take half a minute under the claim, and comes before every attempt then.
     """
     with _away(remote):
-        failed = line.fail("first", look_first=True, look_afresh=True)
+        failed = line.fail("first", occasion="sweep")
         looked_at = line.entry.looked_at
         line.clock.wind(failed.retry_in_s)
-        line.fail("first", look_first=True, look_afresh=True, retries=1)
+        line.fail("first", occasion="sweep", retries=1)
 
     assert line.entry.looked_at == looked_at is not None
 
@@ -362,7 +364,7 @@ def test_a_failure_between_a_look_and_the_claim_is_waited_for(line: Line, remote
 
     monkeypatch.setattr(line.ledger, "claim", claim_after_another)
     with _away(remote):
-        assert line.push("second") == BACKING_OFF
+        assert line.push("second") == Turn.RETRYING.sentence
     assert (line.entry.chain, line.attempts()) == ("first", 1)
 
 
@@ -382,7 +384,7 @@ def test_a_retry_that_is_replaced_between_a_look_and_the_claim_does_nothing(
     with _away(remote):
         line.clock.wind(line.fail("first").retry_in_s)
         monkeypatch.setattr(line.ledger, "claim", claim_after_another)
-        assert line.push("first", retries=1) == SUPERSEDED
+        assert line.push("first", retries=1) == Turn.SUPERSEDED.sentence
     assert (line.entry.chain, line.attempts()) == ("second", 2)
 
 
@@ -397,7 +399,7 @@ def test_a_look_at_a_divergence_is_remembered_as_an_attempt(line: Line, data: Ba
         line.push("second")
     line.clock.wind(50)
 
-    assert line.push("sweep", look_first=True) == STILL_DIVERGED
+    assert line.push("sweep", occasion="sweep") == STILL_DIVERGED
     assert line.entry.last_attempt_at == line.clock.now
 
 
@@ -494,11 +496,11 @@ def test_an_operator_does_not_have_to_wait(line: Line, data: Bare, remote: Bare)
     with _away(remote):
         line.fail("first")
 
-    line.push("operator", out_of_turn=True)
+    line.push("operator", occasion="operator")
 
     assert remote.head() == data.head()
     assert line.entry.next_attempt_at is None
-    assert line.push("first", retries=1) == ALREADY_THERE
+    assert line.push("first", retries=1) == Turn.DONE.sentence
 
 
 def test_an_attempt_out_of_turn_that_fails_neither_schedules_nor_counts(line: Line, remote: Bare):
@@ -510,7 +512,7 @@ def test_an_attempt_out_of_turn_that_fails_neither_schedules_nor_counts(line: Li
         before = line.entry
         line.clock.wind(10)
 
-        failed = line.fail("operator", out_of_turn=True)
+        failed = line.fail("operator", occasion="operator")
 
         after = line.entry
         assert failed.retry_in_s is None
@@ -527,7 +529,7 @@ def test_an_attempt_out_of_turn_that_fails_neither_schedules_nor_counts(line: Li
 
 def test_out_of_turn_where_nothing_is_scheduled_is_an_attempt_like_any_other(line: Line, remote: Bare):
     with _away(remote):
-        assert line.fail("operator", out_of_turn=True).retry_in_s == 75
+        assert line.fail("operator", occasion="operator").retry_in_s == 75
     assert (line.entry.chain, line.entry.attempt) == ("operator", 1)
 
 
@@ -537,7 +539,7 @@ def test_an_attempt_out_of_turn_uses_up_no_retry(line_with: Callable[..., Line],
         line.fail("first")
 
         with pytest.raises(PushFailed):
-            line.push("operator", out_of_turn=True)
+            line.push("operator", occasion="operator")
 
         assert not line.entry.gave_up
         line.clock.wind(75)
@@ -598,7 +600,7 @@ def test_retries_end_where_the_settings_say_and_begin_anew_with_the_next_commit(
         assert line.entry.next_attempt_at is None
         line.clock.wind(10 * 86400)
         assert line.wanting() == {}, "the sweep leaves alone what was given up"
-        assert line.wanting(out_of_turn=True), "but not a worker that has just started"
+        assert line.wanting("start"), "but not a worker that has just started"
 
         with pytest.raises(PushError) as afresh:
             line.push("second")
@@ -622,7 +624,7 @@ def test_the_sweep_wants_what_is_pending(line: Line, data: Bare):
 def test_the_sweep_leaves_a_push_that_runs_alone(line: Line):
     with line.ledger.claim("origin"):
         assert line.wanting() == {}
-        assert line.wanting(out_of_turn=True) == {}
+        assert line.wanting("start") == {}
 
 
 def test_a_retry_that_is_overdue_by_more_than_a_sweep_counts_as_lost(line: Line, data: Bare, remote: Bare):
@@ -654,7 +656,7 @@ def test_a_start_does_not_wait_for_a_retry(line: Line, data: Bare, remote: Bare)
     line.clock.wind(20)
 
     assert line.wanting() == {}
-    assert line.wanting(out_of_turn=True) == {"origin": data.head()}
+    assert line.wanting("start") == {"origin": data.head()}
 
 
 def test_the_sweep_tries_a_blocked_remote_each_time(line: Line, data: Bare, remote: Bare):
@@ -681,7 +683,7 @@ def test_the_sweep_does_not_look_at_a_remote_that_was_given_up(line: Line, data:
 
 
 def test_workers_that_start_together_look_once(line: Line, data: Bare, remote: Bare):
-    line.push(look_afresh=True)
+    line.push(occasion="operator")
     looked_at = line.ledger.read("origin").looked_at
     assert looked_at
 
@@ -715,7 +717,7 @@ def test_pushes_keep_their_distance(line_with: Callable[..., Line], data: Bare, 
         line.push("second")
     assert deferred.value.retry_in_s == pytest.approx(7)
     latest = data.commit("sooner")
-    assert line.push("third") == BACKING_OFF
+    assert line.push("third") == Turn.DEFERRED.sentence
     assert line.attempts() == 1
 
     line.clock.wind(7)
@@ -732,7 +734,7 @@ def test_an_operator_passes_the_distance_over(line_with: Callable[..., Line], da
     line = line_with(CFP_PUSH_MIN_INTERVAL="10")
     line.push("first")
     soon = data.commit("soon")
-    line.push("operator", out_of_turn=True)
+    line.push("operator", occasion="operator")
     assert remote.head() == soon
 
 
@@ -746,7 +748,7 @@ def test_a_wish_to_pass_the_distance_over_holds_for_one_push(line_with, data: Ba
     remote.hook("post-receive", move)
 
     with pytest.raises(PushDeferred) as deferred:
-        line.push("operator", out_of_turn=True)
+        line.push("operator", occasion="operator")
 
     assert deferred.value.retry_in_s == pytest.approx(10)
     assert line.attempts() == 1
@@ -758,7 +760,7 @@ def test_a_look_at_the_remote_keeps_the_distance(line_with, data: Bare, remote: 
     data.commit("soon")
 
     with pytest.raises(PushDeferred) as deferred:
-        line.push("look", look_first=True, look_afresh=True)
+        line.push("look", occasion="sweep")
 
     assert deferred.value.retry_in_s == pytest.approx(10)
 
@@ -768,7 +770,7 @@ def test_a_look_leaves_a_remote_alone_that_has_named_a_wait(line: Line, remote: 
     failed = line.fail("first")
     assert failed.reason == "rate-limited"
 
-    assert line.push("look", look_first=True, look_afresh=True) == BACKING_OFF
+    assert line.push("look", occasion="sweep") == Turn.RETRYING.sentence
     assert (line.entry.looked_at, line.attempts()) == (None, 1)
 
 
@@ -996,7 +998,7 @@ def test_a_retry_that_comes_before_its_time_waits_for_what_is_left(line: Line, d
         with pytest.raises(PushDeferred) as deferred:
             line.push("first", retries=retries, may_be_early=True)
         assert deferred.value.retry_in_s == pytest.approx(left_s)
-    assert line.push("first", retries=1) == SUPERSEDED
+    assert line.push("first", retries=1) == Turn.SUPERSEDED.sentence
     assert line.attempts() == 1
     remote.hook("pre-receive", "exit 0")
     line.clock.wind(left_s)

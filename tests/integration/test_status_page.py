@@ -197,7 +197,7 @@ def test_two_remotes_are_pushed_together_or_one_by_one(env, worker, remote, tmp_
     page = browser.open()
     assert "mirror … queued" in page.text
     browser.press(page, "Push now", carrying={"remote": "mirror"})
-    assert sent == [("push", "mirror", {"out_of_turn": True, "look_afresh": True})]
+    assert sent == [("push", "mirror", {"occasion": "operator"})]
     browser.press(page, "Push all now")
     assert [remote for _, remote, _ in sent[1:]] == ["origin", "mirror"]
 

@@ -41,7 +41,9 @@ def test_on_rabbitmq_no_countdown_comes_near_its_consumer_timeout(
 
     task.retry(exc=failed)
 
-    assert [options["countdown"] for options in asked] == [countdown_s]
+    assert [(options["countdown"], options["kwargs"]) for options in asked] == [
+        (countdown_s, {"occasion": "retry"})
+    ]
 
 
 @pytest.mark.parametrize("broker", ["redis://127.0.0.1:1", "amqp://127.0.0.1:1", "sentinel://127.0.0.1:1#m"])

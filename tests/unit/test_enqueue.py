@@ -57,7 +57,9 @@ def test_a_commit_becomes_one_task_per_remote_in_the_repositorys_queue(pipeline,
     The task pushes the branch as it stands then; the shortened commit is there for people.
     """
     assert _queue(pipeline, "origin", "backup").enqueue_push(COMMIT)
-    assert taken() == [("push", [remote, COMMIT[:12]], {}) for remote in ("origin", "backup")]
+    assert taken() == [
+        ("push", [remote, COMMIT[:12]], {"occasion": "commit"}) for remote in ("origin", "backup")
+    ]
 
 
 def test_a_push_for_one_remote_goes_to_no_other(pipeline, taken):
@@ -66,8 +68,8 @@ def test_a_push_for_one_remote_goes_to_no_other(pipeline, taken):
 
 
 def test_what_a_person_asks_for_is_tried_at_once_after_a_look_at_the_remote(pipeline, taken):
-    assert _queue(pipeline, "origin").enqueue_push(COMMIT, out_of_turn=True)
-    assert [keywords for _, _, keywords in taken()] == [{"out_of_turn": True, "look_afresh": True}]
+    assert _queue(pipeline, "origin").enqueue_push(COMMIT, "operator")
+    assert [keywords for _, _, keywords in taken()] == [{"occasion": "operator"}]
 
 
 def test_a_task_can_be_sent_to_another_repositorys_queue(pipeline, taken, broker):

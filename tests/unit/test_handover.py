@@ -6,6 +6,7 @@ Each test commits at a moment when a task would find the remote claimed, and han
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -13,8 +14,9 @@ import pytest
 from ferry.worker.attempt import STILL_DIVERGED
 from ferry.worker.errors import NonFastForward, PushRefused
 from ferry.worker.handover import Handover
-from ferry.worker.push import HANDED_OVER, UNREADABLE
+from ferry.worker.push import UNREADABLE
 from ferry.worker.repair import verify
+from ferry.worker.turn import Turn
 from tests.line import Line
 from tests.parts import Bare
 
@@ -79,11 +81,11 @@ def test_a_commit_during_a_look_at_a_divergence(line: Line, data: Bare, remote: 
 
     def commit_and_fetch(*arguments, **options):
         data.commit("later")
-        assert line.push("later") == HANDED_OVER
+        assert line.push("later") == Turn.PUSHING.sentence
         return fetch(*arguments, **options)
 
     monkeypatch.setattr(line.repository, "fetch", commit_and_fetch)
-    assert line.push("sweep", look_first=True) == STILL_DIVERGED
+    assert line.push("sweep", occasion="sweep") == STILL_DIVERGED
 
     assert sent == [("origin", data.head())]
 
@@ -99,13 +101,14 @@ def test_a_commit_while_the_claim_is_held_for_anything(line: Line, data: Bare, s
     line.push()
     with hold(line):
         later = data.commit("later")
-        assert line.push("later") == HANDED_OVER
+        assert line.push("later") == Turn.PUSHING.sentence
 
     assert sent == [("origin", later)]
 
 
 def test_a_commit_while_the_claim_is_held_by_what_fails(line: Line, data: Bare, sent):
-    with pytest.raises(ZeroDivisionError), line.ledger.claim("origin", looks_again=True):
+    with contextlib.suppress(ZeroDivisionError), line.ledger.claim("origin") as claim:
+        claim.looks_again = True
         raise ZeroDivisionError
     assert sent == [("origin", data.head())]
 
@@ -154,7 +157,7 @@ def test_a_ledger_that_cannot_be_read_pushes_nothing_and_is_swept_again(
     ledger.mkdir()  # EISDIR, for root too
 
     assert line.push() == UNREADABLE
-    assert line.push("operator", out_of_turn=True, look_afresh=True) == UNREADABLE
+    assert line.push("operator", occasion="operator") == UNREADABLE
     assert line.wanting() == {"origin": data.head()}
     assert line.sweeper.unseen() == []
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from ferry.worker.failures import POLICIES, Reason
 from ferry.worker.ledger.entry import Entry, Failure
-from ferry.worker.status import STATES, RemoteStatus, remote_statuses, state, timestamp
+from ferry.worker.status import RemoteStatus, remote_statuses, timestamp
+from ferry.worker.turn import STATES, Facts, State, whose_turn
 from tests.line import Deployment
 from tests.parts import Bare
 
@@ -28,7 +29,11 @@ def _failed(reason: str, **fields: object) -> Entry:
     return replace(Entry(attempt=2, last_failure=failure, failing_since=1_799_999_000.0), **fields)
 
 
-# --- state() ---
+# --- The state of a remote at which a person looks ---
+
+
+def state(entry: Entry, *, pending: bool, pushing: bool) -> State:
+    return whose_turn(entry, Facts(pending=pending, claimed=pushing), 1_800_000_001.0).state
 
 
 def test_where_nothing_is_pending_a_remote_is_idle():

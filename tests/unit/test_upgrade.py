@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ferry.worker.bootstrap import build
+from ferry.worker.broker.messages import _bind
 from ferry.worker.episodes import outbox_of
 from ferry.worker.git.prepare import remotes_directory
 from ferry.worker.ledger.entry import Entry, as_json, from_json
@@ -91,3 +92,37 @@ def test_the_release_before_reads_what_this_one_writes():
     before = json.loads(LEDGER)
     after = json.loads(as_json(from_json(Entry, LEDGER)))
     assert {name: _kinds(after[name]) for name in before} == _kinds(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs"),
+    [
+        ("push", ["origin", "41bdd9b608f2"], {"out_of_turn": True, "look_afresh": True}),
+        (
+            "push",
+            ["origin", "41bdd9b608f2"],
+            {"out_of_turn": False, "look_first": True, "look_afresh": False},
+        ),
+        ("sweep", [], {"out_of_turn": True, "start": 1.0}),
+    ],
+)
+def test_the_flags_that_the_release_before_sent_are_understood(env, data, remote, name, args, kwargs):
+    """
+    As the occasion that they meant.
+    """
+    pipeline = build(env, publisher=True)
+    task = pipeline.celery.tasks[name]
+    _bind(task, args, kwargs)
+    if name == "push":
+        done = task.apply(args, kwargs, routing_key=pipeline.queue)
+        assert done.state == "SUCCESS", done.traceback
+        assert remote.head() == data.head()
+
+
+def test_a_word_that_only_a_later_release_knows_is_a_push_all_the_same(env, data, remote):
+    pipeline = build(env, publisher=True)
+    done = pipeline.celery.tasks["push"].apply(
+        ["origin", "41bdd9b608f2"], {"occasion": "whim"}, routing_key=pipeline.queue
+    )
+    assert done.state == "SUCCESS", done.traceback
+    assert remote.head() == data.head()

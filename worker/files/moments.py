@@ -73,3 +73,10 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         return ""
+
+
+def compact_utc(seconds: float) -> str:
+    """
+    Write *seconds* since the epoch in UTC as part of a branch's name, such as ``20261123T091234Z``.
+    """
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))

@@ -62,10 +62,14 @@ class Step:
 class Claim:
     """
     The right to push to one remote, held for a block; the only way to write its ledger.
+
+    Attributes:
+        looks_again: Whether the holder looks at the branch itself after a block that no error ends.
     """
 
     ledger: Ledger
     remote: str
+    looks_again: bool = field(default=False, init=False)
     entry: Entry = field(init=False)
     _stall: Stall | None = field(init=False)
 
@@ -181,23 +185,23 @@ class Ledger:
         return recall(self._history(remote))
 
     @contextmanager
-    def claim(self, remote: str, *, looks_again: bool = False) -> Iterator[Claim | None]:
+    def claim(self, remote: str) -> Iterator[Claim | None]:
         """
         Claim *remote* for the block, or yield None at once if another holds it.
 
-        Args:
-            looks_again: Whether the holder looks at the branch itself after a block that no error ends.
+        After the block, what tasks have handed over to the holder is queued, unless ``Claim.looks_again``.
 
         Raises:
             LedgerError: What is known of the remote cannot be read.
         """
-        held = ended = False
+        held, looks_again = False, False
         try:
             with self._lock(remote).try_hold() as held:
-                yield Claim(self, remote) if held else None
-            ended = True
+                claim = Claim(self, remote) if held else None
+                yield claim
+            looks_again = claim is not None and claim.looks_again
         finally:
-            if held and not (ended and looks_again):
+            if held and not looks_again:
                 self.released(remote)
 
     @contextmanager
@@ -260,9 +264,9 @@ class Ledger:
         """
         if self._path(remote).exists():
             return
-        # What waits at a start, the worker's start finds.
-        with self.claim(remote, looks_again=True) as claim:
+        with self.claim(remote) as claim:
             if claim is not None:
+                claim.looks_again = True  # what waits at a start, the worker's start finds
                 claim.write()
 
     def _lock(self, remote: str) -> FileLock:

@@ -23,6 +23,7 @@ import gitsheets
 from ferry.worker.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
 from ferry.worker.errors import ReconcileError, RepositoryError, WorkerError
 from ferry.worker.files.locks import FileLock, LockTimeoutError
+from ferry.worker.files.moments import compact_utc
 from ferry.worker.files.sharing import adopt
 from ferry.worker.git.divergence import Divergence, survey
 from ferry.worker.git.prepare import COMMITTER, state_directory
@@ -345,7 +346,7 @@ class Reconciler:
         """
         Put *commit* on a branch of its own, there and here; returns the branch's name.
         """
-        name = f"conflicts/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self._clock()))}"
+        name = f"conflicts/{compact_utc(self._clock())}"
         if dry_run:
             return name
         finished = self._repository.push(

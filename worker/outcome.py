@@ -1,0 +1,188 @@
+"""
+What an attempt leaves behind: in the ledger, the log and the landings; and the exception that Celery gets.
+
+``attempt`` finds out what came of a push. Here that is remembered, the retry is scheduled,
+and ``episodes`` is told of a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from ferry.worker.backoff import delay_s
+from ferry.worker.episodes import Episodes, Told
+from ferry.worker.errors import NonFastForward, PushError, PushFailed, PushRefused
+from ferry.worker.failures import POLICIES, Reason, Verdict
+from ferry.worker.git.process import Finished
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.landings import Landing
+from ferry.worker.ledger.ledger import Claim
+from ferry.worker.observe.logs import log
+from ferry.worker.parts import Part
+from ferry.worker.rescue import rescue
+from ferry.worker.settings import Settings
+
+# The rule of a verdict that the remote itself gave, after a push of which git knew nothing certain.
+ASKED = "asked-the-remote"
+
+
+class Outcomes:
+    """
+    Remembers what comes of one attempt.
+
+    Args:
+        claim: The claim under which it is made.
+        chain: Task that will retry if it fails; None where the retry that is scheduled stays the only one.
+        retry: Which retry of that task that will be.
+        clock: Seconds since the epoch.
+        jitter: A number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        settings: Settings,
+        repository: Repository,
+        episodes: Episodes,
+        *,
+        chain: str | None,
+        retry: int,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+    ) -> None:
+        self._claim = claim
+        self._remote = claim.remote
+        self._settings = settings
+        self._repository = repository
+        self._episodes = episodes
+        self._chain = chain
+        self._retry = retry
+        self._clock = clock
+        self._jitter = jitter
+        self._number = 1 if claim.entry.gave_up else claim.entry.attempt + 1
+
+    def landed(
+        self, seen: str | None, part: Part, finished: Finished, verdict: Verdict, *, is_all: bool
+    ) -> str:
+        """
+        Remember that *part* is on the remote; returns it in a few words.
+
+        Args:
+            seen: Where the remote stood before.
+            is_all: Whether that is all of the branch.
+        """
+        head, now, duration_s, entry = part.commit, self._clock(), finished.duration_s, self._claim.entry
+        outcome = "landed_but_reported_failed" if verdict.rule == ASKED else verdict.reason
+        # Without a remote-tracking ref it only seemed that the remote lacked everything.
+        pushed = [] if verdict.reason == "up-to-date" else self._repository.commits_between(seen, head)
+        lag_s = max(0.0, now - self._repository.commit_time(pushed[-1] if seen and pushed else head))
+        log().info(
+            "push.done",
+            remote=self._remote,
+            branch=self._repository.branch,
+            commit=head,
+            commits=len(pushed),
+            duration_ms=round(duration_s * 1000),
+            outcome=outcome,
+            lag_ms=round(lag_s * 1000),
+            attempt=self._number,
+        )
+        if pushed:
+            at, lag, took = (round(each, 3) for each in (now, lag_s, duration_s))
+            self._claim.landed(Landing(at=at, lag_s=lag, duration_s=took, commits=len(pushed)))
+        self._episodes.end(
+            self._claim,
+            part=None if is_all else part.next_size(duration_s),
+            last_push_at=now,
+            lag_s=entry.lag_s.observe(lag_s),
+            push_s=entry.push_s.observe(duration_s),
+            commits_pushed=entry.commits_pushed + len(pushed),
+            outcomes=self._claim.count(outcome),
+        )
+        noun = "commit" if len(pushed) == 1 else "commits"
+        return f"pushed {len(pushed)} {noun} in {duration_s * 1000:.0f} ms"
+
+    def failed(
+        self,
+        head: str | None,
+        verdict: Verdict,
+        detail: str,
+        *,
+        said: str = "",
+        cut_short: Part | None = None,
+    ) -> PushError:
+        """
+        Record a failure, tell of it and schedule the retry; returns the exception to raise.
+
+        Args:
+            head: The commit that did not arrive; None where the branch cannot be read.
+            verdict: Why.
+            detail: The same in one line.
+            said: All that git printed, redacted.
+            cut_short: The part that did not go in time; the next one is half of it.
+        """
+        policy = POLICIES[cast(Reason, verdict.reason)]
+        # 0: a single commit, which is tried again as it is.
+        half = (cut_short.commits or 1) // 2 if cut_short else None
+        gave_up = policy.retried and self._is_last() and not half
+        error = self._error(verdict, detail, is_retried=policy.retried and not gave_up)
+        failing_s = self._claim.entry.failing_for_s(self._clock())
+        scheduled = self._schedule(error, verdict.retry_after_s) if isinstance(error, PushFailed) else {}
+        parts = {} if half is None else {"part": half or 1}
+        # Out of turn, an attempt is no step of the backoff.
+        step = {} if self._chain is None else {"attempt": self._number}
+        self._episodes.record(
+            self._claim, error, number=self._number, gave_up=gave_up, tried=head, **parts, **step, **scheduled
+        )
+        if isinstance(error, NonFastForward) and head is not None:
+            rescue(self._claim, self._settings, self._repository, head, self._clock())
+        pages = policy.page == "at-once" or gave_up or failing_s >= self._settings.push_page_after_s
+        is_blocked = not isinstance(error, PushFailed)
+        told = Told(head=head, attempt=self._number, is_blocked=is_blocked, pages=pages, said=said)
+        self._episodes.tell(self._claim, error, told)
+        self._log_what_follows(error, head, half, scheduled.get("backoff_s"))
+        return error
+
+    def _is_last(self) -> bool:
+        limit = self._settings.push_max_retries
+        return limit is not None and self._number > limit and self._chain is not None
+
+    def _error(self, verdict: Verdict, detail: str, *, is_retried: bool) -> PushError:
+        reason = cast(Reason, verdict.reason)
+        refused = NonFastForward if reason == "non-fast-forward" else PushRefused
+        kind: type[PushError] = PushFailed if is_retried else refused
+        return kind(self._remote, reason, detail, POLICIES[reason].hint)
+
+    def _log_what_follows(
+        self, error: PushError, head: str | None, commits: int | None, wait_s: float | None
+    ) -> None:
+        about = {"remote": self._remote, "commit": head, "reason": error.reason}
+        if commits:
+            log().info("push.in_parts", **about, commits=commits)
+        if wait_s is not None:
+            log().info(
+                "push.retry_scheduled", **about, attempt=self._number, next_delay_ms=round(wait_s * 1000)
+            )
+
+    def _schedule(self, error: PushFailed, stated_wait_s: float | None) -> dict[str, Any]:
+        """
+        Say in *error* when it is retried; returns what the ledger is to know of that.
+        """
+        if self._chain is None:
+            return {}
+        backoff_s = delay_s(
+            self._number,
+            base_s=self._settings.push_backoff_base_s,
+            cap_s=self._settings.push_backoff_cap_s,
+            jitter=self._jitter(),
+        )
+        wait_s = max(backoff_s, stated_wait_s or 0.0, self._settings.push_min_interval_s)
+        wait_s = min(wait_s, self._settings.push_longest_wait_s)
+        error.retry_in_s = wait_s
+        return {
+            "chain": self._chain,
+            "retry": self._retry,
+            "next_attempt_at": self._clock() + wait_s,
+            "backoff_s": wait_s,
+        }

@@ -1,0 +1,134 @@
+"""
+Whose turn it is at a remote: one decision for tasks, sweeps, watchdogs, the API, the page and the commands.
+
+Pure: a caller reads the facts, ``whose_turn`` names the turn, and everything that
+people read of it is that turn's sentence. The table in
+``docs/explanation/claim-chain-page-and-turn.md`` is its test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, cast, get_args
+
+from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.ledger.entry import Entry
+
+# Why a push is asked for: a commit was made, a scheduled retry is due, a sweep found commits that wait,
+# a worker has started, an operator asks.
+Occasion = Literal["commit", "retry", "sweep", "start", "operator"]
+OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
+
+# A person or a start does not wait for a retry that is scheduled for later.
+AHEAD_OF_RETRY: frozenset[Occasion] = frozenset({"start", "operator"})
+
+State = Literal["disabled", "idle", "queued", "pushing", "retrying", "blocked"]
+STATES: tuple[State, ...] = get_args(State)
+
+# A remote that was set back or replaced lacks commits that it had; for this long that may go unnoticed.
+_LOOK_EVERY_S = 600.0
+_WAITS = "A person is needed; commits are kept and wait."
+
+
+class Turn(Enum):
+    """
+    Who acts next for a remote.
+
+    Attributes:
+        state: The remote's state, in the one vocabulary of API, logs, metrics, page and docs.
+        sentence: What a task returns, and what status, page and commands print.
+    """
+
+    DISABLED = "disabled", "No remote is configured: commits stay on this machine."
+    DONE = "idle", "Every commit is already there."
+    PUSHING = "pushing", "A push is running. Every commit is handed over to it."
+    PAUSED = "blocked", "Commits wait: an operator has paused this remote."
+    SUPERSEDED = "retrying", "Another retry took over."
+    DEFERRED = "queued", "The next push is scheduled."
+    RETRYING = "retrying", "The last attempt failed; a retry is scheduled."
+    GAVE_UP = "blocked", f"{_WAITS} The retries are used up; the next commit tries again."
+    REFUSED = "blocked", f"{_WAITS} The next sweep or commit tries again."
+    FREE = "queued", "Commits wait for a push, which a task or the next sweep begins."
+
+    def __init__(self, state: State, sentence: str) -> None:
+        self.state = state
+        self.sentence = sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """
+    What the ledger's entry does not tell.
+
+    Attributes:
+        pending: Whether the remote lacks commits, or git could not tell.
+        claimed: Whether a process holds the remote's claim.
+        occasion: Why a push is asked for; None where a person only looks.
+        task: Id of the task that asks; a retry has the id of the task that it retries.
+        retries: Which retry of that task it is, from 1; 0 for the task itself.
+        has_answered: Whether the remote has just answered a look: an attempt need not wait for the retry.
+        grace_s: Seconds beyond its time after which a retry counts as lost.
+    """
+
+    pending: bool
+    claimed: bool = False
+    occasion: Occasion | None = None
+    task: str = ""
+    retries: int = 0
+    has_answered: bool = False
+    grace_s: float = 0.0
+
+    @property
+    def is_ahead_of_retry(self) -> bool:
+        """
+        Whether an attempt is made although a retry is scheduled for later.
+        """
+        return self.has_answered or self.occasion in AHEAD_OF_RETRY
+
+
+def whose_turn(entry: Entry, facts: Facts, now: float) -> Turn:
+    """
+    Return who acts next for the remote of *entry*; ``Turn.FREE`` lets the one that asks push.
+
+    Args:
+        entry: What the ledger knows of the remote.
+        facts: What git and the locks know, and who asks.
+        now: Seconds since the epoch.
+    """
+    looks = facts.occasion is None
+    if not facts.pending and (looks or entry.last_failure is None):
+        return Turn.DONE  # with a failure on record, a task has its episode to end
+    if facts.claimed:
+        return Turn.PUSHING
+    if entry.paused_at is not None:
+        return Turn.PAUSED
+    if facts.occasion == "retry":
+        return Turn.SUPERSEDED if entry.is_superseded(facts.task, facts.retries) else Turn.FREE
+    # People see a retry until it has begun, however late it is.
+    waits = entry.next_attempt_at is not None if looks else entry.waits(now, grace_s=facts.grace_s)
+    if waits and not facts.is_ahead_of_retry:
+        return Turn.RETRYING if entry.last_failure else Turn.DEFERRED
+    if entry.gave_up and (looks or facts.occasion == "sweep"):
+        return Turn.GAVE_UP
+    return Turn.REFUSED if looks and _needs_person(entry) else Turn.FREE
+
+
+def is_look_due(entry: Entry, now: float, *, start: float = 0.0) -> bool:
+    """
+    Whether to ask the remote where its branch stands, instead of believing what the last push left there.
+
+    A remote that was given up is asked by the start of a worker alone, and by an operator.
+
+    Args:
+        start: When the worker that asks has started, in seconds since the epoch; 0.0: some time ago.
+    """
+    looked_at = entry.looked_at or 0.0
+    return looked_at < start or not (entry.gave_up or 0 <= now - looked_at < _LOOK_EVERY_S)
+
+
+def _needs_person(entry: Entry) -> bool:
+    if entry.last_failure is None:
+        return False
+    policy = POLICIES.get(cast(Reason, entry.last_failure.reason))  # None: another version's reason
+    return policy is not None and not policy.retried
