@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 
 from inotify_simple import INotify, flags
 
-from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.files.places import remotes_directory
 from ferry.worker.git.repository import Repository
 
 # Finds changes that another host makes on a shared volume, and clients that have gone.

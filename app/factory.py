@@ -47,7 +47,7 @@ from ferry.app.store.snapshot import Snapshot
 from ferry.app.store.territory import OVERLAP_HINT
 from ferry.app.version import this_build
 from ferry.worker import paging
-from ferry.worker.git.prepare import state_directory
+from ferry.worker.files.places import state_directory
 from ferry.worker.observe import logs, tracing
 from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings

@@ -27,8 +27,11 @@ from pathlib import Path
 
 from ferry.app.dev.stack import make_sample
 from ferry.app.store.store import Store
+from ferry.worker.files.places import state_directory, write_lock
 from ferry.worker.git.packing import Maintenance
-from ferry.worker.git.prepare import prepare, state_directory, write_lock
+from ferry.worker.git.packs import Packs
+from ferry.worker.git.prepare import prepare
+from ferry.worker.git.remote import Remote
 from ferry.worker.git.repository import Repository
 from ferry.worker.settings import Settings
 
@@ -74,7 +77,7 @@ class _Bench:
 
     def push(self) -> None:
         head = str(self.repository.head())
-        self.repository.push("origin", head, timeout_s=600, started=lambda group: None)
+        Remote(self.repository, "origin", timeout_s=600).push(head, started=lambda group: None)
 
 
 def _timed_ms(work: Callable[[], None]) -> float:
@@ -110,7 +113,7 @@ def main() -> int:
             for bench, column in ((new, 0), (old, 1)):
                 figures["write"][column].append(_timed_ms(bench.write))
                 figures["push of one commit"][column].append(_timed_ms(bench.push))
-        size = old.repository.size()
+        size = Packs(old.repository.git).size()
     sys.stdout.write(f"{'median, ms':<24}{'new':>10}{f'after {commits}':>14}{'ratio':>8}\n")
     for name, (before, after) in figures.items():
         floor, figure = statistics.median(before), statistics.median(after)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from benchmarks.ground import Ground, git, path_of
 from benchmarks.table import Figure, samples_ms
+from ferry.worker.git.packs import Packs
 
 _FEW, _MANY = 1_000, 50_000
 _TURNS = 20
@@ -43,7 +44,7 @@ def _works(ground: Ground, commits: int) -> dict[str, Callable[[], object]]:
     site = ground.site(f"history-{commits}", commits=commits)
     git(site.data, "push", "--quiet", "origin", "main")
     site = ground.over(site.data, site.remote, CFP_DATA_MIRRORS="mirror=/nowhere/mirror.git")
-    site.pipeline.repository.write_commit_graph(timeout_s=600)
+    Packs(site.pipeline.repository.git).write_commit_graph(timeout_s=600)
     client = ground.client(site)
     records = "/api/sheets/people/records"
     numbers = iter(range(10**9))

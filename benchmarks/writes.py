@@ -55,12 +55,12 @@ def _without_disk(ground: Ground) -> Figure:
     """
     What is left of the first figure without the flushes: gitsheets makes none.
     """
-    sync, fsync = refs._sync_file_system, refs._fsync_directory
-    refs._sync_file_system, refs._fsync_directory = lambda fd, path: None, lambda path: None
+    sync, fsync = refs.flush_file_system, refs.flush_directory
+    refs.flush_file_system, refs.flush_directory = lambda fd, path: None, lambda path: None
     try:
         return _by_transact(ground, 1_000, what=", not durable")
     finally:
-        refs._sync_file_system, refs._fsync_directory = sync, fsync
+        refs.flush_file_system, refs.flush_directory = sync, fsync
 
 
 def over_http(ground: Ground) -> list[Figure]:

@@ -26,7 +26,8 @@ from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.sentry_sink import SentrySink, sentry_sink
 from ferry.app.sheets import evaluation
 from ferry.worker import apart
-from ferry.worker.git import repository
+from ferry.worker.git import command, history
+from ferry.worker.git import remote as remote_module
 from ferry.worker.git.process import Finished
 from ferry.worker.watchdog import Watchdog
 from tests import nursery
@@ -181,13 +182,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     The git commands that a repository has run.
     """
     commands: list[tuple[str, ...]] = []
-    run_git = repository.run_git
+    run_git = command.run_git
 
-    def run(path: Path, *command: str, **options: Any) -> Finished:
-        commands.append(command)
-        return run_git(path, *command, **options)
+    def run(path: Path, *arguments: str, **options: Any) -> Finished:
+        commands.append(arguments)
+        return run_git(path, *arguments, **options)
 
-    monkeypatch.setattr(repository, "run_git", run)
+    for module in (command, history, remote_module):
+        monkeypatch.setattr(module, "run_git", run)
     return commands
 
 

@@ -27,8 +27,9 @@ from ferry.app.dev.sentry_sink import Event, sentry_sink
 from ferry.app.store.store import Store
 from ferry.worker import paging
 from ferry.worker.errors import PushError
+from ferry.worker.files.places import remotes_directory, write_lock
 from ferry.worker.git.credentials import Credentials
-from ferry.worker.git.prepare import prepare, remotes_directory, write_lock
+from ferry.worker.git.prepare import prepare
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.push import Pusher, Request

@@ -29,8 +29,7 @@ from werkzeug.wrappers import Response
 
 from ferry.app import create_app
 from ferry.app.dev.sample import make_sample_repository
-from ferry.app.store.objects import write
-from ferry.worker.git.objects import read
+from ferry.worker.git.objects import Objects
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTED = set(
@@ -66,7 +65,7 @@ class Hostile:
         """
         Store an object as it is, and return its name.
         """
-        return write(str(self.path), kind, content)
+        return Objects(self.path).write(kind, content)
 
     def tree(self, entries: dict[bytes, Thing]) -> str:
         """
@@ -80,7 +79,7 @@ class Hostile:
         """
         Return the entries of *tree*, by name.
         """
-        content = read(str(self.path), tree)
+        content = Objects(self.path).read(tree)
         found = re.findall(rb"([0-7]+) ([^\0]+)\0(.{20})", content, re.DOTALL)
         return {name: (mode.decode(), of.hex()) for mode, name, of in found}
 
@@ -89,7 +88,7 @@ class Hostile:
         Return the branch's commit and its tree.
         """
         commit = self._branch.read_text().strip()
-        return commit, read(str(self.path), commit)[5:45].decode()
+        return commit, Objects(self.path).read(commit)[5:45].decode()
 
     def commit(self, tree: str, rest: bytes, parents: list[str]) -> None:
         """

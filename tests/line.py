@@ -14,8 +14,9 @@ import pytest
 
 from ferry.worker import paging
 from ferry.worker.errors import PushFailed
+from ferry.worker.files.places import remotes_directory, state_directory, write_lock
 from ferry.worker.git.credentials import Credentials
-from ferry.worker.git.prepare import prepare, remotes_directory, state_directory, write_lock
+from ferry.worker.git.prepare import prepare
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Ledger

@@ -31,7 +31,7 @@ import psutil
 
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.stack import accepts, free_port
-from ferry.app.store.objects import write
+from ferry.worker.git.objects import Objects
 from tests.parts import Bare, Process, wait_until
 from tests.valkey_server import ValkeyServer
 
@@ -277,7 +277,7 @@ def _plant(data: Bare) -> None:
     Put a history and a file into the repository that would be dear if they were read whole.
     """
     data.grow(_HISTORY, files=2)
-    bomb = write(str(data.path), "blob", b'slug = "bomb"\nname = "' + bytes(_BOMB_BYTES))
+    bomb = Objects(data.path).write("blob", b'slug = "bomb"\nname = "' + bytes(_BOMB_BYTES))
     data.git("read-tree", "main")
     data.git("update-index", "--add", "--cacheinfo", f"100644,{bomb},people/bomb.toml")
     commit = data.git("commit-tree", "-p", "main", "-m", "a bomb", data.git("write-tree"))

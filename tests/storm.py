@@ -38,7 +38,7 @@ import redis
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.sentry_sink import SentrySink
 from ferry.app.dev.stack import free_port
-from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.files.places import remotes_directory
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.settings import ORIGIN
 from tests.bystanders import Clock, Readers, push_as_a_stranger, run_foreign_git

@@ -3,7 +3,7 @@ Getting commits from the data repository to its remotes.
 
 Read the modules in the order a commit meets them: ``enqueue`` is the only door
 the API uses, ``tasks`` is what Celery runs, ``push`` decides whether and what
-to push, ``git.repository`` runs the one command that leaves the machine, ``failures``
+to push, ``git.remote`` runs the one command that leaves the machine, ``failures``
 names what went wrong, ``ledger`` remembers it for people, and ``paging`` wakes
 them.
 

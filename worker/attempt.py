@@ -13,7 +13,8 @@ from ferry.worker.episodes import Episodes
 from ferry.worker.errors import RepositoryError, WorkerError
 from ferry.worker.failures import Verdict
 from ferry.worker.git.process import Finished, end_group
-from ferry.worker.git.repository import Repository, ended_within_s
+from ferry.worker.git.remote import Remote, ended_within_s
+from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Running
 from ferry.worker.ledger.ledger import Claim
 from ferry.worker.observe.logs import log
@@ -165,7 +166,7 @@ class Attempt:
         Fetch the branch, and tell whether all that it holds is in ours.
         """
         try:
-            tip = self._repository.fetch(self._remote, timeout_s=self._settings.push_timeout_s)
+            tip = Remote(self._repository, self._remote, timeout_s=self._settings.push_timeout_s).fetch()
         except RepositoryError:
             return True  # gone, or out of reach: a push will say which
         return tip is None or self._repository.contains(tip, head)
@@ -187,11 +188,8 @@ class Attempt:
         try:
             self._begin(part.timeout_s)
             with span("git push", **{"ferry.remote": self._remote, "ferry.commit": part.commit}):
-                finished = self._repository.push(
-                    self._remote,
-                    part.commit,
-                    timeout_s=part.timeout_s,
-                    noted=lambda group: self._claim.write(running=Running.here(group)),
+                finished = Remote(self._repository, self._remote, timeout_s=part.timeout_s).push(
+                    part.commit, noted=lambda group: self._claim.write(running=Running.here(group))
                 )
         finally:
             self._claim.note(running=None)
@@ -209,11 +207,11 @@ class Attempt:
         repository, timeout_s = self._repository, min(self._settings.push_timeout_s, _ASK_TIMEOUT_S)
         self._begin(2 * timeout_s)
         try:
-            tip = repository.ask(self._remote, timeout_s=timeout_s)
+            tip = Remote(repository, self._remote, timeout_s=timeout_s).ask()
             if tip is None:
                 return doubtful
             if not repository.contains(tip, head):
-                repository.fetch(self._remote, timeout_s=timeout_s)
+                Remote(repository, self._remote, timeout_s=timeout_s).fetch()
         except RepositoryError:
             return doubtful
         asked = Verdict(reason="pushed", rule=ASKED, evidence=f"{self._remote} is at {tip}", ambiguous=False)
@@ -227,7 +225,7 @@ class Attempt:
         """
         self._begin(self._settings.push_timeout_s)
         try:
-            self._repository.fetch(self._remote, timeout_s=self._settings.push_timeout_s)
+            Remote(self._repository, self._remote, timeout_s=self._settings.push_timeout_s).fetch()
         except RepositoryError as exc:
             log().warning("push.divergence_unknown", remote=self._remote, error=str(exc))
 

@@ -24,15 +24,15 @@ from celery.signals import (
 from sentry_sdk.integrations.celery import CeleryIntegration
 
 from ferry.worker import paging
-from ferry.worker.broker import redis_transport
 from ferry.worker.broker.celery_app import build_celery, queue_of
 from ferry.worker.broker.shutdown import end_beat_at_once, finish_tasks_first
 from ferry.worker.episodes import outbox_of
 from ferry.worker.errors import RepositoryError
-from ferry.worker.files.locks import FileLock
+from ferry.worker.files.places import packing_lock
 from ferry.worker.fleet import Environments, environments, settings_of, told_of
-from ferry.worker.git.command import stay_here
-from ferry.worker.git.prepare import known_or_prepared, prepare, state_directory
+from ferry.worker.git import remote
+from ferry.worker.git.environment import stay_here
+from ferry.worker.git.prepare import known_or_prepared, prepare
 from ferry.worker.observe import logs, tracing
 from ferry.worker.pipeline import Pipeline, assemble
 from ferry.worker.settings import Settings
@@ -86,12 +86,12 @@ def build_all(environments: Environments, *, publisher: bool = False) -> list[Pi
     Raises:
         SettingsError, RepositoryError: As above; or two of them are one repository.
     """
-    _mend_surroundings()
+    _ignore_git_variables()
     found = settings_of(environments)
     names = _queues(found, prepare)
     celery = build_celery({queue: found[name] for queue, name in names.items()}, publisher=publisher)
     first = next(iter(found.values()))
-    packing = FileLock(state_directory(first.data_repo_path) / "packing.lock") if len(found) > 1 else None
+    packing = packing_lock(first.data_repo_path) if len(found) > 1 else None
     pipelines = [
         assemble(found[name], environments[name], celery, queue=queue, name=name, packing=packing)
         for queue, name in names.items()
@@ -113,7 +113,7 @@ def build_beside(command: str, environments: Environments) -> Celery:
     Raises:
         SettingsError, RepositoryError: As above.
     """
-    _mend_surroundings()
+    _ignore_git_variables()
     found = settings_of(environments)
     paging.configure(next(iter(found.values())), CeleryIntegration())
     if command == "flower":
@@ -123,10 +123,9 @@ def build_beside(command: str, environments: Environments) -> Celery:
     return build_celery({queue: found[name] for queue, name in queues.items()}, publisher=False)
 
 
-def _mend_surroundings() -> None:
+def _ignore_git_variables() -> None:
     if ignored := stay_here(os.environ):
         logs.log().warning("environment.ignored", variables=ignored)
-    redis_transport.mend()
 
 
 def _queues(found: Mapping[str, Settings], identify: Callable[[Settings], str]) -> dict[str, str]:
@@ -215,7 +214,7 @@ def _freeze(**_: object) -> None:
 
 
 def _hang_up(pipeline: Pipeline, **_: object) -> None:
-    pipeline.repository.hang_up()
+    remote.hang_up(pipeline.repository)
 
 
 def _configure_logging(loglevel: int | None = None, **_: object) -> None:

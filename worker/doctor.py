@@ -25,7 +25,9 @@ from ferry.worker.broker.celery_app import longest_countdown_s
 from ferry.worker.errors import RepositoryError
 from ferry.worker.failures import POLICIES, Reason
 from ferry.worker.git import clone, packing
+from ferry.worker.git.packs import Packs
 from ferry.worker.git.prepare import old_locks
+from ferry.worker.git.remote import Remote, ssh_programs
 from ferry.worker.pipeline import Pipeline
 
 _SOON_S = 14 * 24 * 3600.0
@@ -83,7 +85,7 @@ def _ok(name: str, detail: str) -> Finding:
 
 
 def _git(pipeline: Pipeline) -> Finding:
-    version = pipeline.repository.git_version()
+    version = pipeline.repository.git.version()
     numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
     if numbers < _OLDEST_GIT:
         wanted = ".".join(map(str, _OLDEST_GIT))
@@ -95,7 +97,7 @@ def _repository(pipeline: Pipeline) -> Iterator[Finding]:
     repository = pipeline.repository
     try:
         warnings = clone.check(pipeline.settings, repository)
-        head, size = repository.head(), repository.size()
+        head, size = repository.head(), Packs(repository.git).size()
     except RepositoryError as exc:
         yield Finding(name="repository", state="failed", detail=str(exc), remedy=POLICIES["local"].hint)
         return
@@ -157,7 +159,7 @@ def _ssh(pipeline: Pipeline) -> Iterator[Finding]:
     """
     Look for the program that some remotes need, and for the user without whom it does not start.
     """
-    needed = pipeline.repository.ssh_programs()
+    needed = ssh_programs(pipeline.repository)
     for program, remotes in needed.items():
         names = ", ".join(remotes)
         if shutil.which(program) is None:
@@ -188,7 +190,9 @@ def _remote(pipeline: Pipeline, remote: str) -> Finding:
         head = repository.head()
         if head is None:
             return Finding(name=name, state="warning", detail="there is no commit to push yet")
-        finished = repository.push(remote, head, timeout_s=pipeline.settings.push_timeout_s, dry_run=True)
+        finished = Remote(repository, remote, timeout_s=pipeline.settings.push_timeout_s).push(
+            head, dry_run=True
+        )
     except RepositoryError as exc:
         return Finding(name=name, state="failed", detail=f"local: {exc}", remedy=POLICIES["local"].hint)
     verdict = finished.verdict()

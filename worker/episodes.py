@@ -15,7 +15,7 @@ from typing import Any
 from ferry.worker.dossier import dossier
 from ferry.worker.errors import PushError
 from ferry.worker.failures import Reason
-from ferry.worker.git.prepare import state_directory
+from ferry.worker.files.places import pages_directory
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry, Failure
 from ferry.worker.ledger.ledger import Claim
@@ -53,7 +53,7 @@ def outbox_of(repository: Repository) -> Outbox:
     """
     Return where the pages of *repository* wait until Sentry has taken them.
     """
-    return Outbox(state_directory(repository.path) / "pages")
+    return Outbox(pages_directory(repository.path))
 
 
 class Episodes:

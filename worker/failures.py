@@ -9,7 +9,7 @@ the specific stands above the general.
 Who speaks matters as much as what is said: a ``remote:`` line is the remote's, an unprefixed one is
 our git's, ssh's or libcurl's. "No space left on device" is a different failure from each.
 
-Pure: texts in, a value out. ``git.repository`` runs git and redacts, ``attempt`` acts.
+Pure: texts in, a value out. ``git.remote`` runs git and redacts, ``attempt`` acts.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.failures import Verdict
+from ferry.worker.git.inventory import bytes_between
 from ferry.worker.git.repository import Repository
 
 _SLOWEST_BYTES_PER_S = 4096  # 32 kbit/s; over a slower link a large commit needs a longer CFP_PUSH_TIMEOUT
@@ -107,7 +108,7 @@ class Parts:
 
     def _slowest_s(self, seen: str | None, commit: str) -> float:
         try:
-            size_bytes = self._repository.bytes_between(seen, commit)
+            size_bytes = bytes_between(self._repository.git, seen, commit)
         except RepositoryError:
             return self._timeout_s
         return min(size_bytes / _SLOWEST_BYTES_PER_S, _LONGEST_S)

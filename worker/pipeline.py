@@ -13,9 +13,9 @@ from celery import Celery
 from ferry.worker.enqueue import send_push
 from ferry.worker.episodes import outbox_of
 from ferry.worker.files.locks import FileLock
+from ferry.worker.files.places import remotes_directory, state_directory, write_lock
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.packing import Maintenance
-from ferry.worker.git.prepare import remotes_directory, state_directory, write_lock
 from ferry.worker.git.repository import Repository
 from ferry.worker.handover import Handover
 from ferry.worker.ledger.ledger import Ledger

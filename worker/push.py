@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from ferry.worker.attempt import STILL_DIVERGED, Attempt
 from ferry.worker.episodes import Episodes
 from ferry.worker.errors import LedgerError, PushDeferred, RepositoryError
-from ferry.worker.git.repository import Repository, ended_within_s
+from ferry.worker.git.remote import Remote, ended_within_s
+from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Claim, Ledger
 from ferry.worker.observe.logs import log
@@ -160,13 +161,13 @@ class Pusher:
             claim.begin(2 * ended_within_s(timeout_s))
             try:
                 known = self._repository.remote_head(remote)
-                tip = self._repository.ask(remote, timeout_s=timeout_s)
+                tip = Remote(self._repository, remote, timeout_s=timeout_s).ask()
                 if tip == known:
                     return True
                 if tip is None:
                     self._repository.forget(remote)
                 else:
-                    self._repository.fetch(remote, timeout_s=timeout_s)
+                    Remote(self._repository, remote, timeout_s=timeout_s).fetch()
             except RepositoryError as exc:
                 # Nothing may be pending: that it does not answer matters when something is.
                 log().info("remote.not_seen", remote=remote, error=str(exc))

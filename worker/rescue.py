@@ -10,7 +10,8 @@ from __future__ import annotations
 from ferry.worker.dossier import in_one_line
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.moments import compact_utc
-from ferry.worker.git.repository import Repository, ended_within_s
+from ferry.worker.git.remote import Remote, ended_within_s
+from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Claim
 from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings
@@ -29,7 +30,7 @@ def rescue(claim: Claim, settings: Settings, repository: Repository, head: str, 
     claim.begin(ended_within_s(settings.push_timeout_s))
     name = entry.rescue or f"rescue/{repository.branch}-{compact_utc(now)}"
     try:
-        finished = repository.push(remote, head, branch=name, timeout_s=settings.push_timeout_s)
+        finished = Remote(repository, remote, timeout_s=settings.push_timeout_s).push(head, branch=name)
         verdict = finished.verdict()
         landed, detail = verdict.landed, in_one_line(finished, verdict)
     except RepositoryError as exc:

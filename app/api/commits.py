@@ -15,7 +15,7 @@ from ferry.app.api.cursors import page_of
 from ferry.app.api.push import branch_states, commit_states
 from ferry.app.errors import CommitNotFoundError
 from ferry.app.services import services
-from ferry.worker.git.repository import Commit
+from ferry.worker.git.history import Commit
 from ferry.worker.pipeline import Pipeline
 
 bp = Blueprint("commits", __name__, url_prefix="/api/commits")

@@ -22,7 +22,8 @@ from ferry.app.api.writing import client_is_gone
 from ferry.app.problems import Problem
 from ferry.app.server.later import Streaming, leave
 from ferry.app.services import Services, services
-from ferry.worker.git.repository import Commit, Repository
+from ferry.worker.git.history import Commit
+from ferry.worker.git.repository import Repository
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.status import remote_statuses
 

@@ -23,6 +23,7 @@ from ferry.app import metering
 from ferry.app.metering import Buckets
 from ferry.app.services import services
 from ferry.app.version import this_build
+from ferry.worker.git.packs import Packs
 from ferry.worker.ledger.histogram import Histogram
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.status import RemoteStatus, remote_statuses
@@ -72,7 +73,7 @@ class Scrape:
         """
         The size of the repository.
         """
-        return self.pipeline.repository.size()
+        return Packs(self.pipeline.repository.git).size()
 
     @cached_property
     def counted(self) -> Mapping[str, Mapping[Labels, float | Buckets]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ferry.app.errors import AttachmentUnreadableError
 from ferry.worker.git.blobs import Blob
-from ferry.worker.git.objects import MOST_BYTES
+from ferry.worker.git.loose import MOST_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ from flask.typing import ResponseReturnValue
 from ferry.app.access import operator
 from ferry.app.problems import Problem
 from ferry.app.services import services
-from ferry.worker.git.repository import Commit, Repository
+from ferry.worker.git.history import Commit
+from ferry.worker.git.packs import Packs
+from ferry.worker.git.repository import Repository
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.status import remote_statuses, timestamp
 
@@ -60,7 +62,7 @@ def _document() -> dict[str, Any]:
         "sweep": {"last_at": timestamp(pipeline.sweeper.last_at()), "late": pipeline.sweeper.is_late()},
         "repository": {
             "last_maintenance_at": timestamp(pipeline.maintenance.last().get("at")),
-            **pipeline.repository.size(),
+            **Packs(pipeline.repository.git).size(),
         },
     }
 

@@ -15,6 +15,7 @@ from ferry.app.access import RELOAD_PATH, reloader
 from ferry.app.problems import Problem
 from ferry.app.services import services
 from ferry.worker.errors import ReconcileError, RemoteBusyError
+from ferry.worker.git import inventory
 from ferry.worker.git.repository import Repository
 from ferry.worker.repair.reconcile import Outcome, Strategy
 from ferry.worker.settings import ORIGIN
@@ -76,7 +77,7 @@ def _is_here(repository: Repository, commit: str) -> bool:
     if len(commit) < _UNIQUE:
         return False
     head = repository.head()
-    full = [commit] if len(commit) == _FULL else repository.objects_named(commit)
+    full = [commit] if len(commit) == _FULL else inventory.named(repository.git, commit)
     return any(repository.contains(each, head) for each in full)
 
 

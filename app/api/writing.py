@@ -174,7 +174,7 @@ def _repeated(kept: StoredAnswer, stands: str, change: Callable[[Transaction], C
 
     def read(sheet: str, version: str) -> dict[str, Any]:
         entry = Entry("blob", version)
-        return cast(dict[str, Any], to_json(fields_at(snapshot.git_dir, entry, snapshot.sheet(sheet))))
+        return cast(dict[str, Any], to_json(fields_at(snapshot.objects, entry, snapshot.sheet(sheet))))
 
     answer = Change(**kept.answer)
     try:
@@ -196,7 +196,7 @@ def _done_by(commit: str | None, change: Callable[[Transaction], Change]) -> Cha
     try:
         with store.repeat(str(commit)) as transaction:
             done = change(transaction)
-            if transaction.tree() == tree_of(str(services().pipeline.repository.path), str(commit)):
+            if transaction.tree() == tree_of(services().pipeline.repository.objects, str(commit)):
                 return done
     except (StoreError, Problem) as exc:
         raise KeyReusedError from exc

@@ -19,7 +19,7 @@ from ferry.worker.bootstrap import build
 from ferry.worker.git import clone
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.divergence import Divergence
-from ferry.worker.git.repository import Commit
+from ferry.worker.git.history import Commit
 from ferry.worker.observe import logs
 from ferry.worker.repair.reconcile import Outcome, Strategy
 from ferry.worker.settings import ORIGIN, Settings

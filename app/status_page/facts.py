@@ -14,7 +14,8 @@ from ferry.app.status_page import words
 from ferry.app.status_page.charts import Charts, draw
 from ferry.worker.dossier import commands
 from ferry.worker.failures import POLICIES
-from ferry.worker.git.repository import Commit
+from ferry.worker.git.history import Commit
+from ferry.worker.git.packs import Packs
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.status import RemoteStatus, remote_statuses
 
@@ -132,7 +133,7 @@ def look(services: Services) -> Facts:
         commits=_commits(pipeline, statuses),
         workers=services.liveness.look(),
         sweep=Sweep(last_at=pipeline.sweeper.last_at(), is_late=pipeline.sweeper.is_late()),
-        size=pipeline.repository.size(),
+        size=Packs(pipeline.repository.git).size(),
         packed_at=pipeline.maintenance.last().get("at"),
     )
 

@@ -18,7 +18,9 @@ from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.snapshot import Snapshot, fields_at
 from ferry.app.store.trees import Entry, entry_of
 from ferry.worker.errors import RepositoryError
-from ferry.worker.git.repository import Commit, Repository
+from ferry.worker.git import inventory
+from ferry.worker.git.history import Commit
+from ferry.worker.git.repository import Repository
 
 _AT_ONCE = 100  # commits
 _BATCH_BYTES = 16 << 20
@@ -68,15 +70,15 @@ def _contents(repository: Repository, blobs: Sequence[str]) -> Mapping[str, byte
     Return the contents of the blobs; none if they are too large to be in memory at once.
     """
     names = list(dict.fromkeys(blobs))
-    sizes = repository.sizes(names)
-    return repository.contents(names) if sum(sizes.values()) <= _BATCH_BYTES else {}
+    sizes = inventory.sizes(repository.git, names)
+    return inventory.contents(repository.git, names) if sum(sizes.values()) <= _BATCH_BYTES else {}
 
 
 def _read(repository: Repository, sheet: Sheet, entry: Entry | None, contents: Mapping[str, bytes]) -> _Side:
     if entry is None or not entry.is_file:
         return None, ""
     try:
-        return to_json(fields_at(str(repository.path), entry, sheet, contents.get(entry.name))), ""
+        return to_json(fields_at(repository.objects, entry, sheet, contents.get(entry.name))), ""
     except UnreadableRecordError as exc:
         return None, str(exc)
 

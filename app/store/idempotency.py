@@ -24,9 +24,10 @@ from typing import Any
 
 from ferry.app.errors import BusyError, DiskFullError, InvalidKeyError, KeyReusedError, KeysExhaustedError
 from ferry.worker.errors import RepositoryError
+from ferry.worker.files.atomic_json import replace_file
+from ferry.worker.files.flushing import flush
+from ferry.worker.files.places import idempotency_directory
 from ferry.worker.files.sharing import inherit, make_directories
-from ferry.worker.git.prepare import state_directory
-from ferry.worker.git.refs import flush
 from ferry.worker.git.repository import Repository
 
 TRAILER = "Idempotency-Key"
@@ -125,7 +126,7 @@ class IdempotencyStore:
 
     def __init__(self, repository: Repository, *, clock: Callable[[], float] = time.time) -> None:
         self._repository = repository
-        self._directory = state_directory(repository.path) / "idempotency"
+        self._directory = idempotency_directory(repository.path)
         self._clock = clock
 
     def recall(self, write: KeyedWrite, head: str | None) -> StoredAnswer | None:
@@ -172,7 +173,7 @@ class IdempotencyStore:
             # A file that exists belongs to a commit that was never made. Only a flushed file may replace it.
             before = self._find(write)
             path = before or self._place_of(write)
-            _write(path, json.dumps(record), is_flushed=before is not None)
+            replace_file(path, json.dumps(record).encode(), durably=before is not None)
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFullError("The data repository's disk is full; nothing was written.") from exc
@@ -185,7 +186,7 @@ class IdempotencyStore:
         Note the name of the commit for the answer at *place*; None if nothing was committed.
         """
         with contextlib.suppress(OSError):  # the commit's trailer has it too
-            _write(place.commit, f"{place.id} {commit or _UNCHANGED}\n")
+            replace_file(place.commit, f"{place.id} {commit or _UNCHANGED}\n".encode(), durably=False)
             if commit is None:
                 flush(place.record.parent)  # no commit has flushed the answer
 
@@ -318,22 +319,3 @@ def _commit(place: Place) -> str | None:
         return None
     found = re.fullmatch(rf"{place.id} ([0-9a-f]{{40}}|{_UNCHANGED})\n", text) if place.id else None
     return found[1] if found else None
-
-
-def _write(path: Path, content: str, *, is_flushed: bool = False) -> None:
-    """
-    Write a file atomically; replaces one that exists.
-    """
-    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    try:
-        with fresh.open("x") as file:
-            file.write(content)
-            inherit(fresh, path.parent)
-            if is_flushed:
-                file.flush()
-                os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise

@@ -20,7 +20,8 @@ from ferry.app.records.weight import weight_of
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.snapshot import IS_LINK, Found, Snapshot
 from ferry.app.store.territory import Territory
-from ferry.worker.git.objects import ObjectTooLargeError, read
+from ferry.worker.git import inventory
+from ferry.worker.git.loose import ObjectTooLargeError
 from ferry.worker.git.repository import Repository
 
 Records = Sequence[tuple[str, Record]]
@@ -175,15 +176,15 @@ class Listing:
         Yield the content of each readable blob, or why it is too large; a few MiB at a time.
         """
         left = dict.fromkeys(blobs)
-        sizes = self._repository.sizes(blobs) if len(blobs) > _FEW else {}
+        sizes = inventory.sizes(self._repository.git, blobs) if len(blobs) > _FEW else {}
         for batch in _batches(sizes):
-            contents = self._repository.contents(batch)
+            contents = inventory.contents(self._repository.git, batch)
             for blob in contents:
                 del left[blob]
             yield contents
         for blob in left:
             try:
-                yield {blob: read(str(self._repository.path), blob, most=MOST_RECORD_BYTES)}
+                yield {blob: self._repository.objects.read(blob, most=MOST_RECORD_BYTES)}
             except ObjectTooLargeError as exc:
                 yield {blob: str(exc)}
             except gitsheets.GitsheetsError:

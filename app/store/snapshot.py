@@ -7,7 +7,6 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ferry.app.errors import RecordNotFoundError, UnreadableRecordError
@@ -17,10 +16,10 @@ from ferry.app.sheets.evaluation import Evaluations
 from ferry.app.sheets.renderer import Renderer
 from ferry.app.sheets.sheet import MOST_DECLARATION_BYTES, Sheet
 from ferry.app.store.names import is_plain
-from ferry.app.store.objects import kept
 from ferry.app.store.territory import Owner, Territory, territory_of
 from ferry.app.store.trees import Entry, Line, find, leaves, lines
-from ferry.worker.git.objects import ObjectTooLargeError, read
+from ferry.worker.git.loose import ObjectTooLargeError
+from ferry.worker.git.objects import Objects
 from ferry.worker.git.repository import Repository
 
 DECLARATIONS = ".gitsheets"
@@ -64,7 +63,7 @@ class Snapshot:
     The repository as one commit has it, which never changes.
 
     Args:
-        git_dir: The bare repository.
+        objects: The repository's objects.
         commit: Full object name, or None for a branch without commits.
         root: Directory in the tree that holds ``.gitsheets`` and the sheets; ``.`` is the root. Every path
             here is relative to it.
@@ -74,14 +73,15 @@ class Snapshot:
 
     def __init__(
         self,
-        git_dir: Path,
+        objects: Objects,
         commit: str | None,
         root: str = ".",
         *,
         expressions: bool = True,
         evaluations: Evaluations | None = None,
     ) -> None:
-        self.git_dir = str(git_dir)
+        self.objects = objects
+        self.git_dir = objects.git_dir
         self.commit = commit
         self.root = root
         self.evaluations = evaluations or Evaluations()
@@ -97,7 +97,7 @@ class Snapshot:
         Return *repository* as *commit* has it.
         """
         return cls(
-            repository.path,
+            repository.objects,
             commit,
             repository.root,
             expressions=repository.expressions,
@@ -112,7 +112,7 @@ class Snapshot:
         if self._territory is None:
             declared = self.entry(DECLARATIONS)
             is_there = declared is not None and declared.kind == "tree"
-            self._territory = territory_of(self.git_dir, declared.name if declared and is_there else None)
+            self._territory = territory_of(self.objects, declared.name if declared and is_there else None)
         return self._territory
 
     def sheet_names(self) -> list[str]:
@@ -135,7 +135,7 @@ class Snapshot:
         contracts = self.entry(_CONTRACTS)
         versions = (found.name, contracts and contracts.name)
         try:
-            kept(self.git_dir, found.name, most=MOST_DECLARATION_BYTES)
+            self.objects.kept(found.name, most=MOST_DECLARATION_BYTES)
         except ObjectTooLargeError as exc:
             raise declarations.unusable(name, exc) from exc
         place = self.from_top(f"{DECLARATIONS}/{name}.toml")
@@ -160,7 +160,7 @@ class Snapshot:
         """
         return {
             name: tomllib.loads(
-                read(self.git_dir, found.name, most=MOST_DECLARATION_BYTES).decode("utf-8-sig")
+                self.objects.read(found.name, most=MOST_DECLARATION_BYTES).decode("utf-8-sig")
             )
             for name in sheet.config.get("implements", ())
             if (found := self.entry(f"{_CONTRACTS}/{name}.toml"))
@@ -177,7 +177,7 @@ class Snapshot:
         Return the entry at *place* in the tree, or None.
         """
         if place not in self._entries:
-            found = find(self.git_dir, self.commit, self.from_top(place)) if self.commit else None
+            found = find(self.objects, self.commit, self.from_top(place)) if self.commit else None
             self._entries[place] = found
         return self._entries[place]
 
@@ -200,7 +200,7 @@ class Snapshot:
         if entry is None:
             raise RecordNotFoundError(f"The sheet {sheet.name!r} has no record {path!r}.")
         try:
-            fields = fields_at(self.git_dir, entry, sheet)
+            fields = fields_at(self.objects, entry, sheet)
         except UnreadableRecordError as exc:
             raise UnreadableRecordError(f"The file {sheet.file(path)!r} cannot be read: {exc}") from exc
         return StoredRecord(path=path, record=fields, version=entry.name)
@@ -235,7 +235,7 @@ class Snapshot:
         """
         found = self.entry(directory)
         if found and found.kind == "tree":
-            for place, entry in leaves(self.git_dir, found.name):
+            for place, entry in leaves(self.objects, found.name):
                 yield f"{directory}/{place}" if directory else place, entry
 
     def tree(self, sheet: Sheet) -> str | None:
@@ -257,7 +257,7 @@ class Snapshot:
             domain = self.territory.domain([*root, *below])
             if domain is None or sheet not in domain.sheets:
                 continue
-            for line in lines(kept(self.git_dir, name)):
+            for line in lines(self.objects.kept(name)):
                 if line.entry.kind == "tree":
                     if sheet.template.leads_below(inner := (*below, line.text)):
                         waiting.append((inner, line.entry.name))
@@ -269,11 +269,11 @@ class Snapshot:
     def _lines(self, directory: str) -> Iterator[tuple[str, Line]]:
         found = self.entry(directory)
         if found and found.kind == "tree":
-            for line in lines(kept(self.git_dir, found.name)):
+            for line in lines(self.objects.kept(found.name)):
                 yield f"{directory}/{line.text}", line
 
 
-def fields_at(git_dir: str, entry: Entry, sheet: Sheet, content: bytes | None = None) -> Record:
+def fields_at(objects: Objects, entry: Entry, sheet: Sheet, content: bytes | None = None) -> Record:
     """
     Return the fields of the record of *sheet* in the file *entry*.
 
@@ -287,7 +287,7 @@ def fields_at(git_dir: str, entry: Entry, sheet: Sheet, content: bytes | None = 
         raise UnreadableRecordError(IS_LINK)
     try:
         if content is None:
-            content = read(git_dir, entry.name, most=MOST_RECORD_BYTES)
+            content = objects.read(entry.name, most=MOST_RECORD_BYTES)
     except ObjectTooLargeError as exc:
         raise UnreadableRecordError(str(exc)) from exc
     return fields_of(content, sheet.body_field)

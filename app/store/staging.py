@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from ferry.app.errors import InvalidPathError
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.names import check_new
-from ferry.app.store.objects import name_of, write
 from ferry.app.store.snapshot import Snapshot, owns
 from ferry.app.store.territory import Owner
 from ferry.app.store.trees import Entry, PathTakenError, changed, tree_of
+from ferry.worker.git.objects import name_of
 
 
 class Staging:
@@ -57,7 +57,7 @@ class Staging:
         """
         blob, stands = name_of("blob", content), self.entry(place)
         if stands is None or stands.kind != "blob" or blob != stands.name:
-            self._changes[place] = Entry("blob", write(self._before.git_dir, "blob", content))
+            self._changes[place] = Entry("blob", self._before.objects.write("blob", content))
         return blob
 
     def remove(self, places: Iterable[str]) -> None:
@@ -150,10 +150,10 @@ class Staging:
         Raises:
             InvalidPathError: A file would have the path of another file or directory.
         """
-        git_dir = self._before.git_dir
+        objects = self._before.objects
         changes = {self._before.from_top(place): entry for place, entry in self._changes.items()}
         try:
-            return changed(git_dir, tree_of(git_dir, self._parent), changes) or write(git_dir, "tree", b"")
+            return changed(objects, tree_of(objects, self._parent), changes) or objects.write("tree", b"")
         except PathTakenError as exc:
             raise InvalidPathError(f"The change cannot be stored: {exc}.") from exc
 

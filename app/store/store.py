@@ -19,7 +19,7 @@ from ferry.app.store.snapshot import Snapshot
 from ferry.app.store.transaction import Transaction
 from ferry.app.store.translation import translated
 from ferry.worker.errors import RepositoryError
-from ferry.worker.git.prepare import write_lock
+from ferry.worker.files.places import write_lock
 from ferry.worker.git.refs import RefMovedError, move_ref
 from ferry.worker.git.repository import Repository
 

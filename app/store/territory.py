@@ -28,9 +28,9 @@ from ferry.app.errors import SheetConfigError, SheetNotFoundError
 from ferry.app.sheets.declarations import unusable
 from ferry.app.sheets.sheet import MOST_DECLARATION_BYTES, Sheet, parse_sheet, root_of_broken
 from ferry.app.store.names import folded, is_declarations, is_plain
-from ferry.app.store.objects import kept
 from ferry.app.store.trees import lines
-from ferry.worker.git.objects import ObjectTooLargeError
+from ferry.worker.git.loose import ObjectTooLargeError
+from ferry.worker.git.objects import Objects
 
 OVERLAP_HINT = "each path belongs to one of them: see docs/explanation/whose-a-path-is.md"
 _KEPT_BYTES = 8 << 20  # of cached declarations; parsed they take about twenty times as much
@@ -205,32 +205,32 @@ def _meet(sheet: Sheet, other: Sheet) -> bool:
     return sheet.template.reaches(other.root.split("/")[len(mine) :])
 
 
-def territory_of(git_dir: str, declarations: str | None) -> Territory:
+def territory_of(objects: Objects, declarations: str | None) -> Territory:
     """
     Return the territory of the tree *declarations*, a commit's ``.gitsheets``.
 
     Raises:
         gitsheets.GitsheetsError: An object is missing or damaged.
     """
-    key = (git_dir, declarations)
+    key = (objects.git_dir, declarations)
     with _lock:
         found = _known.get(key)
     if found is None:
-        found = _read(git_dir, declarations)
+        found = _read(objects, declarations)
         # Two threads may have read it; caches by identity need both to get the same object.
         with _lock, contextlib.suppress(ValueError):  # it is larger than the cache
             found = _known.setdefault(key, found)
     return found
 
 
-def _read(git_dir: str, declarations: str | None) -> Territory:
+def _read(objects: Objects, declarations: str | None) -> Territory:
     sheets: dict[str, Sheet | SheetConfigError] = {}
     broken: list[str] = []
     size = 0
-    for name, is_text, blob in _declared(git_dir, declarations):
+    for name, is_text, blob in _declared(objects, declarations):
         content = b""
         try:
-            content = kept(git_dir, blob, most=MOST_DECLARATION_BYTES)
+            content = objects.kept(blob, most=MOST_DECLARATION_BYTES)
             if not is_text:
                 raise unusable(name, f".gitsheets/{name}.toml: its name is not UTF-8")
             sheets[name] = parse_sheet(name, content)
@@ -244,10 +244,10 @@ def _read(git_dir: str, declarations: str | None) -> Territory:
     return Territory(sheets, broken, size)
 
 
-def _declared(git_dir: str, declarations: str | None) -> Iterator[tuple[str, bool, str]]:
+def _declared(objects: Objects, declarations: str | None) -> Iterator[tuple[str, bool, str]]:
     if declarations is None:
         return
-    for line in lines(kept(git_dir, declarations)):
+    for line in lines(objects.kept(declarations)):
         name = line.text.removesuffix(".toml")
         if line.entry.kind == "blob" and name and name != line.text:
             yield name, line.is_text, line.entry.name

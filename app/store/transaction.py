@@ -27,13 +27,11 @@ from ferry.app.records.date_literals import keep_dates
 from ferry.app.records.toml_types import coerce, merge_patch, narrowed, unstorable
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.names import check_new, is_plain
-from ferry.app.store.objects import write_commit
 from ferry.app.store.snapshot import Snapshot
 from ferry.app.store.staging import Staging
 from ferry.app.store.territory import Owner
 from ferry.app.store.translation import translated
 from ferry.app.store.trees import tree_of
-from ferry.worker.git.objects import read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,11 +203,11 @@ class Transaction:
         Raises:
             InvalidPathError: A file would have the path of another file or directory.
         """
-        git_dir, tree = self._before.git_dir, self.tree()
-        if tree == tree_of(git_dir, self.parent):
+        objects, tree = self._before.objects, self.tree()
+        if tree == tree_of(objects, self.parent):
             return None
-        return write_commit(
-            git_dir, tree, self.parent, message, author=author, seconds=int(time.time()), trailers=trailers
+        return objects.write_commit(
+            tree, self.parent, message, author=author, seconds=int(time.time()), trailers=trailers
         )
 
     def tree(self) -> str:
@@ -277,7 +275,7 @@ class Transaction:
         Return *text* with dates written as in the record at *replaced*.
         """
         version = str(self._staging.version(sheet, replaced))
-        old = read(self._before.git_dir, version, most=MOST_RECORD_BYTES).decode("utf-8", "replace")
+        old = self._before.objects.read(version, most=MOST_RECORD_BYTES).decode("utf-8", "replace")
         if not sheet.body_field:
             return keep_dates(old, text)
         front, _ = markdown.split(text)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import gitsheets
 
 from ferry.app.store.names import folded
-from ferry.app.store.objects import kept, write
+from ferry.worker.git.objects import Objects
 
 _MODE = re.compile(rb"[0-7]{5,6} ")
 _LINES = re.compile(rb"[0-7]{5,6} [^\0]+\0.{20}", re.DOTALL)
@@ -73,28 +73,28 @@ class Line(NamedTuple):
     entry: Entry
 
 
-def tree_of(git_dir: str, commit: str) -> str:
+def tree_of(objects: Objects, commit: str) -> str:
     """
     Return the full object name of the tree of *commit*.
 
     Raises:
         gitsheets.GitsheetsError: The commit is missing or damaged.
     """
-    return kept(git_dir, commit).partition(b"\n")[0].removeprefix(b"tree ").decode("ascii")
+    return objects.kept(commit).partition(b"\n")[0].removeprefix(b"tree ").decode("ascii")
 
 
-def find(git_dir: str, commit: str, path: str) -> Entry | None:
+def find(objects: Objects, commit: str, path: str) -> Entry | None:
     """
     Return the entry at *path* in the tree of *commit*, or None; "" is the tree itself.
 
     Raises:
         gitsheets.GitsheetsError: An object on the way is missing or damaged.
     """
-    found = Entry("tree", tree_of(git_dir, commit))
+    found = Entry("tree", tree_of(objects, commit))
     for part in path.split("/") if path else ():
         if found.kind != "tree":
             return None
-        below = _entry(kept(git_dir, found.name), part.encode())
+        below = _entry(objects.kept(found.name), part.encode())
         if below is None:
             return None
         found = below
@@ -113,7 +113,7 @@ def lines(tree: bytes) -> Iterator[Line]:
                 yield Line(name.decode("utf-8", "backslashreplace"), False, entry)
 
 
-def leaves(git_dir: str, tree: str) -> Iterator[tuple[str, Entry]]:
+def leaves(objects: Objects, tree: str) -> Iterator[tuple[str, Entry]]:
     """
     Yield path and entry of everything below *tree* but directories; skips names that are not UTF-8.
 
@@ -123,14 +123,14 @@ def leaves(git_dir: str, tree: str) -> Iterator[tuple[str, Entry]]:
     waiting = [("", tree)]
     while waiting:
         above, name = waiting.pop()
-        for line in lines(kept(git_dir, name)):
+        for line in lines(objects.kept(name)):
             if line.entry.kind == "tree":
                 waiting.append((f"{above}{line.text}/", line.entry.name))
             elif line.is_text:
                 yield f"{above}{line.text}", line.entry
 
 
-def changed(git_dir: str, tree: str | None, changes: Mapping[str, Entry | None]) -> str | None:
+def changed(objects: Objects, tree: str | None, changes: Mapping[str, Entry | None]) -> str | None:
     """
     Apply *changes* to *tree* and write the result; returns its name, or None if it is empty.
 
@@ -152,7 +152,7 @@ def changed(git_dir: str, tree: str | None, changes: Mapping[str, Entry | None])
             below.setdefault(name, {})[rest] = entry
         else:
             files[name] = entry
-    content = kept(git_dir, tree) if tree else b""
+    content = objects.kept(tree) if tree else b""
     edits: dict[bytes, tuple[Entry | None, Entry | None]] = {}
     for name in files | below:
         before = _entry(content, name.encode())
@@ -162,14 +162,14 @@ def changed(git_dir: str, tree: str | None, changes: Mapping[str, Entry | None])
             raise PathTakenError(f"{name!r} is a submodule")
         directory = before.name if before and is_directory else None
         if name in below:
-            directory = changed(git_dir, directory, below[name])
+            directory = changed(objects, directory, below[name])
         if file and directory:
             raise PathTakenError(f"{name!r} would be both a file and a directory")
         edits[name.encode()] = before, file or (Entry("tree", directory) if directory else None)
     edited = _edited(content, {name: edit for name, edit in edits.items() if edit[0] != edit[1]})
     if tree is not None and edited == content:
         return tree
-    return write(git_dir, "tree", edited) if edited else None
+    return objects.write("tree", edited) if edited else None
 
 
 def _edited(tree: bytes, edits: Mapping[bytes, tuple[Entry | None, Entry | None]]) -> bytes:

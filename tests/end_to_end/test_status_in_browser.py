@@ -33,7 +33,7 @@ from werkzeug.serving import make_server
 from ferry.app import create_app
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.stack import Stack, free_port
-from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.files.places import remotes_directory
 from ferry.worker.ledger.landings import Landing, remember
 from tests.parts import Bare, clean_environment, wait_until
 from tests.png import smaller

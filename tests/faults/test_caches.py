@@ -9,8 +9,10 @@ import shutil
 import pytest
 from structlog.testing import capture_logs
 
-from ferry.worker.git import objects
 from ferry.worker.git.caches import mend
+from ferry.worker.git.objects import Objects
+from ferry.worker.git.packs import Packs
+from ferry.worker.git.remote import Remote
 from ferry.worker.git.repository import Repository
 from tests.parts import Bare
 
@@ -73,13 +75,13 @@ def test_a_damaged_derived_file_stops_nothing(packed, tmp_path, pattern, damage)
         path.write_bytes(damage(path.read_bytes()))
     repository = Repository(data.path, branch="main")
 
-    assert objects.read(str(data.path), head).startswith(b"tree ")
+    assert Objects(data.path).read(head).startswith(b"tree ")
     assert len(repository.log(head, file="file-3")) == 9
-    assert repository.push("origin", head, timeout_s=60).verdict().reason == "pushed"
+    assert Remote(repository, "origin", timeout_s=60).push(head).verdict().reason == "pushed"
     assert repository.count_between(first, head) == 59
     assert repository.contains(first, head)
-    assert repository.ask("origin", timeout_s=60) == head
-    repository.write_commit_graph(timeout_s=60)
+    assert Remote(repository, "origin", timeout_s=60).ask() == head
+    Packs(repository.git).write_commit_graph(timeout_s=60)
     assert remote.head() == head
     # What is not read by any of these commands is found when it is looked for.
     mend(data.path)

@@ -43,7 +43,7 @@ _DIES = """
     from ferry.app import create_app
     from ferry.worker.git import refs
 
-    refs._fsync_directory = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+    refs.flush_directory = lambda path: os.kill(os.getpid(), signal.SIGKILL)
     client = create_app(open_access=True).test_client()
     client.post(
         "/api/sheets/people/records",
@@ -98,7 +98,7 @@ def test_a_commit_whose_last_flush_fails_is_told_to_nobody_until_one_succeeds(en
     jane = {"slug": "jane", "name": "Jane"}
     headers = {"Idempotency-Key": "jane-1"}
     with monkeypatch.context() as bad:
-        bad.setattr(refs, "_fsync_directory", broken)
+        bad.setattr(refs, "flush_directory", broken)
         assert api.post("/api/sheets/people/records", json=jane, headers=headers).status_code == 503
         assert data.head() != before
         for answer in (

@@ -121,7 +121,7 @@ _ATTEMPTS = """
 import os
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
-from ferry.worker.git.prepare import remotes_directory, write_lock
+from ferry.worker.files.places import remotes_directory, write_lock
 from ferry.worker.push import Pusher, Request
 from ferry.worker.turn import Turn
 from ferry.worker.repair.reconcile import Reconciler

@@ -19,8 +19,10 @@ from structlog.testing import capture_logs
 
 from ferry.app.store.store import Store
 from ferry.worker.files.locks import FileLock
+from ferry.worker.files.places import state_directory, write_lock
 from ferry.worker.git.packing import Maintenance
-from ferry.worker.git.prepare import prepare, state_directory, write_lock
+from ferry.worker.git.packs import Packs
+from ferry.worker.git.prepare import prepare
 from ferry.worker.git.repository import Repository
 from ferry.worker.settings import Settings
 from tests import nursery
@@ -112,7 +114,7 @@ def test_packing_takes_turns_with_a_writer(data, repository, tmp_path):
     assert data.git("rev-list", "--reverse", f"{before}..main").split() == told
     data.git("fsck", "--strict")
     maintenance.run()
-    size = repository.size()
+    size = Packs(repository.git).size()
     assert size["loose_objects"] == 0
     assert size["packs"] <= 8
 
@@ -163,20 +165,20 @@ def test_a_copy_of_a_repository_merges_its_own_packs(data, repository, tmp_path)
     store = Store(repository)
     for number in range(6):
         _commit(store, number)
-        repository.pack_loose_objects(timeout_s=60)
-    repository.merge_packs(timeout_s=60)
-    assert repository.packs() <= 2
+        Packs(repository.git).pack_loose_objects(timeout_s=60)
+    Packs(repository.git).merge(timeout_s=60)
+    assert Packs(repository.git).count() <= 2
     _commit(store, 7)
-    repository.pack_loose_objects(timeout_s=60)
-    packs = repository.packs()
+    Packs(repository.git).pack_loose_objects(timeout_s=60)
+    packs = Packs(repository.git).count()
 
     copy = Bare(Path(shutil.copytree(data.path, tmp_path / "copy.git", symlinks=True)))
     (copy.path / "ferry" / "packs.git" / "HEAD").write_bytes(b"")  # as after a power cut
     other = Repository(copy.path, branch="main")
-    other.merge_packs(timeout_s=60)
+    Packs(other.git).merge(timeout_s=60)
 
-    assert repository.packs() == packs
-    assert other.packs() <= packs
+    assert Packs(repository.git).count() == packs
+    assert Packs(other.git).count() <= packs
     for each in (data, copy):
         each.git("fsck", "--strict")
 
@@ -229,7 +231,7 @@ def test_what_does_not_unpack_keeps_nothing_else_from_being_packed(data, reposit
     assert data.git("cat-file", "-t", commit) == "commit"
     loose = {str(path.relative_to(data.path)) for path in data.path.glob("objects/[0-9a-f][0-9a-f]/*")}
     assert loose == expected.keys()
-    assert repository.packs() >= 1
+    assert Packs(repository.git).count() >= 1
 
     for path in expected:
         (data.path / path).unlink()
@@ -300,7 +302,7 @@ def test_packs_that_fetches_leave_are_merged_though_nothing_is_loose(data, repos
     Each fetch leaves one. Where they cannot be merged, that is tried once an hour.
     """
     data.git("repack", "-a", "-d", "-q")
-    repository.write_commit_graph(timeout_s=60)
+    Packs(repository.git).write_commit_graph(timeout_s=60)
     maintenance = _maintenance(repository)
     assert not maintenance.is_due()
     [pack] = (data.path / "objects" / "pack").glob("*.pack")

@@ -22,7 +22,7 @@ from ferry.app.records.codec import Record
 from ferry.app.store import transaction as transaction_module
 from ferry.app.store.store import Store
 from ferry.app.store.transaction import Transaction
-from ferry.worker.git.prepare import state_directory
+from ferry.worker.files.places import state_directory
 from ferry.worker.git.refs import read_ref
 from ferry.worker.git.repository import Repository
 from tests.parts import Bare

@@ -15,10 +15,10 @@ from pathlib import Path
 import gitsheets
 import pytest
 
-from ferry.app.store.objects import write
 from ferry.worker.errors import RepositoryError
 from ferry.worker.git import blobs
-from ferry.worker.git.objects import ObjectTooLargeError, loose, read, read_loose
+from ferry.worker.git.loose import ObjectTooLargeError, read_loose, survey
+from ferry.worker.git.objects import Objects
 from ferry.worker.git.repository import Repository
 from tests.parts import Bare
 
@@ -41,7 +41,7 @@ def _differing(bare: Bare, content: bytes) -> None:
     Pack it beside one that it hardly differs from.
     """
     for other in (content + b"!", b"?" + content):
-        write(str(bare.path), "blob", other)
+        Objects(bare.path).write("blob", other)
     names = "\n".join(
         hashlib.sha1(b"blob %d\0%s" % (len(each), each), usedforsecurity=False).hexdigest()
         for each in (content, content + b"!", b"?" + content)
@@ -57,8 +57,8 @@ def test_a_part_of_a_blob_is_what_git_has_there(
 ):
     monkeypatch.setattr(blobs, "_SKIPPED_BYTES", 1 << 20)
     bare = Bare.init(tmp_path / "bare.git")
-    name = write(str(bare.path), "blob", CONTENT)
-    small = write(str(bare.path), "blob", b"small")
+    name = Objects(bare.path).write("blob", CONTENT)
+    small = Objects(bare.path).write("blob", b"small")
     bare.feed(
         "update-ref", "--stdin", content=f"create refs/tags/a {name}\ncreate refs/tags/b {small}\n".encode()
     )
@@ -79,12 +79,12 @@ def test_a_part_of_a_blob_is_what_git_has_there(
 
 def test_a_blob_that_a_pack_has_as_a_difference_is_read_whole(tmp_path: Path):
     bare = Bare.init(tmp_path / "bare.git")
-    name = write(str(bare.path), "blob", CONTENT)
+    name = Objects(bare.path).write("blob", CONTENT)
     _differing(bare, CONTENT)
     kinds = [blobs.find(str(bare.path), each).is_whole for each in bare.git(
         "cat-file", "--batch-all-objects", "--batch-check=%(objectname)").split()]  # fmt: skip
     assert sorted(kinds) == [False, True, True]
-    assert read(str(bare.path), name) == CONTENT
+    assert Objects(bare.path).read(name) == CONTENT
 
 
 @pytest.mark.parametrize("name", ["1" * 40, "0" * 40, "f" * 40])
@@ -157,7 +157,7 @@ def test_an_object_that_inflates_to_more_than_it_says_costs_no_more(tmp_path: Pa
     found = blobs.find(str(bare.path), name)
     with contextlib.suppress(zlib.error):
         assert sum(map(len, found.pieces(0, found.size))) == says
-    assert list(loose(str(bare.path))[1].values()) == ["is not an object of git's"]
+    assert list(survey(str(bare.path))[1].values()) == ["is not an object of git's"]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -166,14 +166,14 @@ def test_an_object_that_inflates_to_more_than_it_says_costs_no_more(tmp_path: Pa
 
 def test_an_object_in_a_pack_is_refused_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bare = Bare.init(tmp_path / "bare.git")
-    name = write(str(bare.path), "blob", bytes(LARGE))
+    name = Objects(bare.path).write("blob", bytes(LARGE))
     bare.git("update-ref", "refs/tags/bomb", name)
     bare.git("repack", "-a", "-d", "-q")
     assert sum(file.stat().st_size for file in (bare.path / "objects/pack").iterdir()) < 100_000
     monkeypatch.setattr(gitsheets, "blob_read", lambda *_: pytest.fail("it was read"))
 
     with pytest.raises(ObjectTooLargeError, match=str(LARGE)):
-        read(str(bare.path), name, most=LARGE - 1)
+        Objects(bare.path).read(name, most=LARGE - 1)
 
 
 def test_small_objects_are_read_at_their_very_ends(tmp_path: Path):
@@ -182,13 +182,13 @@ def test_small_objects_are_read_at_their_very_ends(tmp_path: Path):
     """
     bare = Bare.init(tmp_path / "bare.git")
     for size in (0, 1, 4000, 65_000, (1 << 20) - 8, 1 << 20, (1 << 20) + 1):
-        name = write(str(bare.path), "blob", content := os.urandom(size))
-        assert read(str(bare.path), name, most=size) == content
+        name = Objects(bare.path).write("blob", content := os.urandom(size))
+        assert Objects(bare.path).read(name, most=size) == content
         assert b"".join(blobs.find(str(bare.path), name).pieces(0, size)) == content
         if size:
             with pytest.raises(ObjectTooLargeError):
-                read(str(bare.path), name, most=size - 1)
-    assert loose(str(bare.path))[1] == {}
+                Objects(bare.path).read(name, most=size - 1)
+    assert survey(str(bare.path))[1] == {}
 
 
 def test_git_that_prints_without_end_is_ended(data: Bare, monkeypatch: pytest.MonkeyPatch):

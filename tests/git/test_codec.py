@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ferry.app.errors import UnreadableRecordError
 from ferry.app.records.codec import fields_of
-from ferry.app.store.objects import write
+from ferry.worker.git.objects import Objects
 from tests.parts import Bare
 
 # Whatever stands where a markdown record's fields begin and end, and what only looks like it.
@@ -43,7 +43,7 @@ def test_fields_are_those_that_gitsheets_reads(bare, extension):
     @given(contents=st.lists(FILES, min_size=1, max_size=20))
     def check(contents: list[bytes]) -> None:
         listing = "".join(
-            f"100644 blob {write(str(bare.path), 'blob', content)}\t{number}{extension}\n"
+            f"100644 blob {Objects(bare.path).write('blob', content)}\t{number}{extension}\n"
             for number, content in enumerate(contents)
         )
         tree = subprocess.run(

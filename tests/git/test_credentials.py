@@ -17,6 +17,7 @@ import pytest
 from ferry.worker.errors import RepositoryError, SettingsError
 from ferry.worker.git import credentials as credentials_module
 from ferry.worker.git.credentials import Credentials
+from ferry.worker.git.remote import Remote, hang_up
 from ferry.worker.git.repository import Repository
 from tests.git_http import GitHttpServer
 from tests.line import Deployment
@@ -143,11 +144,11 @@ def test_a_private_directory_that_is_not_ours_alone_is_refused(tmp_path: Path, p
 def test_hanging_up_with_nobody_there_is_nothing(deploy):
     deployed: Deployment = deploy(CFP_DATA_REMOTE=URL)
     repository = _repository(deployed)
-    repository.hang_up()
+    hang_up(repository)
     path = Path(_effective(_ssh_command())["controlpath"][0])
     with socket.socket(socket.AF_UNIX) as gone:  # its listener died
         gone.bind(str(path))
-    repository.hang_up("origin")
+    hang_up(repository, "origin")
 
 
 def test_git_uses_the_ssh_command_it_was_given(data: Bare, deploy, tmp_path: Path):
@@ -159,7 +160,7 @@ def test_git_uses_the_ssh_command_it_was_given(data: Bare, deploy, tmp_path: Pat
     environ = {"GIT_SSH_COMMAND": f"{fake} -o Marker=yes"}
     repository = _repository(deployed, environ)
 
-    finished = repository.push("origin", repository.head() or "", timeout_s=20)
+    finished = Remote(repository, "origin", timeout_s=20).push(repository.head() or "")
 
     assert finished.exit_status == 128
     assert re.search(r"Marker=yes.*git@127\.0\.0\.1 git-receive-pack '/data\.git'", called.read_text())
@@ -192,16 +193,16 @@ def test_a_token_is_read_from_its_file_at_each_push(guarded, data: Bare, content
     """
     repository, token = guarded
     token.write_text("expired\n")
-    assert repository.push("origin", data.head(), timeout_s=20).exit_status == 128
+    assert Remote(repository, "origin", timeout_s=20).push(data.head()).exit_status == 128
     token.write_text(content)
-    finished = repository.push("origin", data.head(), timeout_s=20)
+    finished = Remote(repository, "origin", timeout_s=20).push(data.head())
     assert finished.exit_status == 0, finished.stderr
     assert "t0ken" not in finished.stdout + finished.stderr
 
 
 def test_a_token_file_that_is_missing_is_named(guarded, data: Bare):
     repository, token = guarded
-    finished = repository.push("origin", data.head(), timeout_s=20)
+    finished = Remote(repository, "origin", timeout_s=20).push(data.head())
     assert finished.exit_status == 128
     assert str(token) in finished.stderr
 

@@ -18,8 +18,10 @@ import pytest
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.failures import POLICIES
+from ferry.worker.git.packs import Packs
 from ferry.worker.git.process import Finished, end_group, give_way
-from ferry.worker.git.repository import Repository, _why
+from ferry.worker.git.remote import Remote, _why
+from ferry.worker.git.repository import Repository
 from tests.git_http import GitHttpServer
 from tests.line import Deployment
 from tests.parts import Bare, wait_until
@@ -37,7 +39,7 @@ def repository(deployment: Deployment) -> Repository:
 
 def _push(repository: Repository, commit: str | None = None, *, timeout_s: float = 20.0) -> Finished:
     head = repository.head() if commit is None else commit
-    return repository.push("origin", head or "", timeout_s=timeout_s, started=lambda group: None)
+    return Remote(repository, "origin", timeout_s=timeout_s).push(head or "", started=lambda group: None)
 
 
 # --- Pushing ---
@@ -95,7 +97,7 @@ def test_an_empty_commit_does_not_delete_the_remotes_branch(repository: Reposito
     before = remote.head()
 
     with pytest.raises(RepositoryError, match="is not a commit"):
-        repository.push("origin", "", timeout_s=20, started=lambda group: None)
+        Remote(repository, "origin", timeout_s=20).push("", started=lambda group: None)
 
     assert remote.head() == before
 
@@ -116,10 +118,8 @@ def test_only_full_object_names_are_pushed(repository: Repository, remote: Bare,
 
 def test_who_pushes_learns_the_process_group_while_it_runs(repository: Repository):
     groups = []
-    repository.push(
-        "origin",
+    Remote(repository, "origin", timeout_s=20).push(
         repository.head() or "",
-        timeout_s=20,
         started=lambda group: groups.append((group, os.getpgid(group), os.getsid(group))),
     )
 
@@ -170,7 +170,7 @@ def test_a_push_that_hangs_is_ended_with_every_process_it_started(
         wait_until(started.exists, what="the hook")
         seen.extend(_group(group))
 
-    finished = repository.push("origin", repository.head() or "", timeout_s=0.3, started=watch)
+    finished = Remote(repository, "origin", timeout_s=0.3).push(repository.head() or "", started=watch)
 
     assert finished.exit_status is None
     assert 0.3 <= finished.duration_s < 6
@@ -221,7 +221,7 @@ def test_a_push_that_is_interrupted_leaves_nothing_running(repository, remote: B
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     try:
         with pytest.raises(Interrupted):
-            repository.push("origin", repository.head() or "", timeout_s=20, started=groups.append)
+            Remote(repository, "origin", timeout_s=20).push(repository.head() or "", started=groups.append)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -247,12 +247,12 @@ def test_a_group_that_is_not_ours_can_be_ended_too(tmp_path: Path):
 
 
 def test_a_remote_says_where_its_branch_stands(repository: Repository, remote: Bare):
-    assert repository.ask("origin", timeout_s=20) is None
+    assert Remote(repository, "origin", timeout_s=20).ask() is None
 
     _push(repository)
     theirs = remote.commit("theirs")
 
-    assert repository.ask("origin", timeout_s=20) == theirs
+    assert Remote(repository, "origin", timeout_s=20).ask() == theirs
     assert repository.remote_head("origin") != theirs, "asking is not fetching"
 
 
@@ -264,16 +264,16 @@ def test_a_branch_of_a_similar_name_is_not_the_branch(repository: Repository, da
     for ref in ("refs/x/refs/heads/main", "refs/heads/refs/heads/main", "refs/heads/main2"):
         data.git("push", "--quiet", str(remote.path), f"{head}:{ref}")
 
-    assert repository.ask("origin", timeout_s=20) is None
+    assert Remote(repository, "origin", timeout_s=20).ask() is None
 
 
 def test_a_remote_that_does_not_answer_is_an_error(repository: Repository, remote: Bare, tmp_path: Path):
     remote.path.rename(tmp_path / "away.git")
 
     with pytest.raises(RepositoryError, match="origin did not say where main stands: "):
-        repository.ask("origin", timeout_s=20)
+        Remote(repository, "origin", timeout_s=20).ask()
     with pytest.raises(RepositoryError, match="cannot fetch main from origin: "):
-        repository.fetch("origin", timeout_s=20)
+        Remote(repository, "origin", timeout_s=20).fetch()
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,9 @@ def test_fetching_shows_what_each_side_has_alone(repository: Repository, data: B
     theirs = [remote.commit(f"theirs {n}") for n in range(3)]
     ours = [data.commit(f"ours {n}") for n in range(2)]
 
-    assert repository.fetch("origin", timeout_s=20) == theirs[-1] == repository.remote_head("origin")
+    assert (
+        Remote(repository, "origin", timeout_s=20).fetch() == theirs[-1] == repository.remote_head("origin")
+    )
 
     assert repository.merge_base(ours[-1], theirs[-1]) == base
     assert repository.count_between(theirs[-1], ours[-1]) == 2
@@ -323,14 +325,14 @@ def test_a_remote_that_was_rewritten_can_still_be_fetched(repository: Repository
     orphan = remote.git("commit-tree", "-m", "a new beginning", "main^{tree}")
     remote.git("update-ref", "refs/heads/main", orphan)
 
-    assert repository.fetch("origin", timeout_s=20) == orphan
+    assert Remote(repository, "origin", timeout_s=20).fetch() == orphan
 
 
 def test_a_directory_in_the_place_of_what_is_fetched_stops_nothing(repository: Repository, remote: Bare):
     _push(repository)
     (repository.path / "refs/ferry/fetched/origin/x").mkdir(parents=True)
     theirs = remote.commit("theirs")
-    assert repository.fetch("origin", timeout_s=20) == theirs == repository.remote_head("origin")
+    assert Remote(repository, "origin", timeout_s=20).fetch() == theirs == repository.remote_head("origin")
 
 
 def test_what_is_not_known_here_cannot_be_compared(repository: Repository):
@@ -592,7 +594,7 @@ def test_a_remote_that_cannot_be_reached_gives_no_secret_away(
     assert ("trace:" in finished.stderr) is trace
     assert SECRET not in _said(finished)
     with pytest.raises(RepositoryError) as failed:
-        repository.ask("origin", timeout_s=20)
+        Remote(repository, "origin", timeout_s=20).ask()
     assert SECRET not in str(failed.value)
 
 
@@ -667,7 +669,7 @@ def test_what_people_look_at_gives_way_to_pushes(repository: Repository, monkeyp
     monkeypatch.setattr("ferry.worker.git.process.give_way", note)
     head = repository.head() or ""
     repository.log(head, limit=1)
-    repository.write_commit_graph(timeout_s=20)
+    Packs(repository.git).write_commit_graph(timeout_s=20)
     assert given == [10, 10]
     _push(repository)
     repository.contains(head, head)

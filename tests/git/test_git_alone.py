@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from ferry.worker.errors import RepositoryError
-from ferry.worker.git.command import environment, stay_here
 from ferry.worker.git.credentials import Credentials
+from ferry.worker.git.environment import environment, stay_here
+from ferry.worker.git.packs import Packs
 from ferry.worker.git.prepare import prepare
+from ferry.worker.git.remote import Remote
 from ferry.worker.git.repository import Repository
 from tests.git_http import GitHttpServer
 from tests.line import Deployment
@@ -105,20 +107,20 @@ def _prove(repository: Repository, data: Path, remote: Path, elsewhere: Path, ra
     _git(data, "update-ref", "refs/heads/main", ahead)
     _git(data, *identity, "tag", "-m", "annotated, as followTags wants it", "v1", ours)
 
-    pushed = repository.push("origin", ours, timeout_s=20)
+    pushed = Remote(repository, "origin", timeout_s=20).push(ours)
 
     assert pushed.exit_status == 0, pushed
     assert pushed.verdict().landed
     assert _git(remote, "for-each-ref", "--format=%(refname) %(objectname)") == f"refs/heads/main {ours}"
     assert repository.head() == ahead, "pushing moves no branch of ours"
-    assert repository.remote_head("origin") == ours == repository.ask("origin", timeout_s=20)
+    assert repository.remote_head("origin") == ours == Remote(repository, "origin", timeout_s=20).ask()
     [commit] = repository.log(ours, limit=1)
     assert (commit.hash, commit.message, commit.trailers) == (ours, message, {"Sheet": "people"})
 
     theirs = _git(remote, *identity, "commit-tree", "-p", ours, "-m", "theirs", tree)
     _git(remote, "update-ref", "refs/heads/main", theirs)
     stay_here(os.environ)  # as each process does at its start: a fetch leaves a pack, which gitsheets reads
-    assert repository.fetch("origin", timeout_s=20) == theirs == repository.remote_head("origin")
+    assert Remote(repository, "origin", timeout_s=20).fetch() == theirs == repository.remote_head("origin")
     assert _git(data, "rev-parse", "refs/heads/main", "refs/remotes/origin/main") == f"{ahead}\n{theirs}"
     assert _git(elsewhere, "for-each-ref") == ""
     assert not ran.exists()
@@ -227,7 +229,7 @@ def test_replaced_and_grafted_commits_are_pushed_as_they_are(
     (data.path / "info").mkdir(exist_ok=True)
     (data.path / "info" / "grafts").write_text(f"{tip}\n")
 
-    assert deployment.repository.push("origin", tip, timeout_s=20).verdict().landed
+    assert Remote(deployment.repository, "origin", timeout_s=20).push(tip).verdict().landed
 
     (data.path / "info" / "grafts").unlink()
     count = _git(data.path, "--no-replace-objects", "rev-list", "--count", tip)
@@ -242,13 +244,13 @@ def test_a_tracking_ref_that_is_another_name_of_the_branch_does_not_move_it(
     git follows a symbolic ref: a push, a fetch or a removal would be one of the branch.
     """
     repository, tip = deployment.repository, data.head() or ""
-    repository.push("origin", tip, timeout_s=20)
+    Remote(repository, "origin", timeout_s=20).push(tip)
     theirs, ours = remote.commit("theirs"), data.commit("ours")
     for ref in ("refs/remotes/origin/main", "refs/ferry/fetched/origin"):
         data.git("symbolic-ref", ref, "refs/heads/main")
 
     assert repository.remote_head("origin") is None
-    assert repository.fetch("origin", timeout_s=20) == theirs == repository.remote_head("origin")
+    assert Remote(repository, "origin", timeout_s=20).fetch() == theirs == repository.remote_head("origin")
     assert repository.head() == ours
 
     data.git("symbolic-ref", "refs/remotes/origin/main", "refs/heads/main")
@@ -273,7 +275,7 @@ def test_a_push_that_names_another_ref_or_none_is_not_believed(
     git.chmod(0o755)
     with monkeypatch.context() as patched:
         patched.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-        pushed = deployment.repository.push("origin", head, timeout_s=20)
+        pushed = Remote(deployment.repository, "origin", timeout_s=20).push(head)
 
     assert pushed.exit_status == 0
     assert (pushed.verdict().landed, pushed.verdict().ambiguous) == (False, True)
@@ -292,19 +294,19 @@ def test_a_short_name_for_a_host_is_understood_both_ways(deploy, data: Bare, rem
     data.git("config", f"url.{remote.path.parent}/.insteadOf", "town:")
     deployed: Deployment = deploy(CFP_DATA_REMOTE="town:remote.git")
 
-    assert _repository(deployed).push("origin", data.head() or "", timeout_s=20).verdict().landed
-    assert remote.head() == data.head() == _repository(deployed).ask("origin", timeout_s=20)
+    assert Remote(_repository(deployed), "origin", timeout_s=20).push(data.head() or "").verdict().landed
+    assert remote.head() == data.head() == Remote(_repository(deployed), "origin", timeout_s=20).ask()
 
 
 def test_an_extra_header_of_the_configuration_is_sent(deploy, data: Bare, http_remote: GitHttpServer):
     http_remote.password = "t0ken"
     header = "Authorization: Basic YW5hOnQwa2Vu"  # ana:t0ken
     repository = _repository(deploy(CFP_DATA_REMOTE=http_remote.url("web.git")))
-    assert not repository.push("origin", data.head() or "", timeout_s=20).verdict().landed
+    assert not Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
 
     data.git("config", f"http.{http_remote.url('')}.extraHeader", header)
 
-    assert repository.push("origin", data.head() or "", timeout_s=20).verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
 
 
 @pytest.mark.parametrize("scope", ["repository", "environment"])
@@ -323,7 +325,7 @@ def test_a_credential_helper_of_the_configuration_is_asked(
         environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": key, "GIT_CONFIG_VALUE_0": helper}
     repository = _repository(deploy(CFP_DATA_REMOTE=http_remote.url("web.git")), **environ)
 
-    assert repository.push("origin", data.head() or "", timeout_s=20).verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
 
 
 @pytest.mark.parametrize("key", ["http.proxy", "remote.origin.proxy", "http_proxy", "GIT_CONFIG_COUNT"])
@@ -340,7 +342,7 @@ def test_a_proxy_is_used(deploy, data: Bare, http_remote: GitHttpServer, key: st
         data.git("config", key, proxy)
     repository = _repository(deploy(CFP_DATA_REMOTE="http://git.town.invalid/web.git"), **environ)
 
-    pushed = repository.push("origin", data.head() or "", timeout_s=20)
+    pushed = Remote(repository, "origin", timeout_s=20).push(data.head() or "")
 
     assert "Could not resolve host" not in pushed.stderr
     assert (
@@ -362,8 +364,8 @@ def test_the_ssh_that_somebody_chose_is_used(deploy, data: Bare, remote: Bare, t
         environ = {way: str(ssh)}
     repository = _repository(deploy(CFP_DATA_REMOTE=f"ssh://git@town.invalid{remote.path}"), **environ)
 
-    assert repository.push("origin", data.head() or "", timeout_s=20).verdict().landed
-    assert repository.fetch("origin", timeout_s=20) == data.head() == remote.head()
+    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).fetch() == data.head() == remote.head()
 
 
 # --- What children see ---
@@ -382,7 +384,7 @@ def test_no_secret_of_ferrys_reaches_a_hook(deploy, data: Bare, remote: Bare, tm
     remote.hook("pre-receive", f"env > {tmp_path}/seen")
     repository = _repository(deploy(), **secrets, TOWN="ours")
 
-    assert repository.push("origin", data.head() or "", timeout_s=20).verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
 
     seen = (tmp_path / "seen").read_text()
     assert "s3cr3t" not in seen
@@ -427,7 +429,7 @@ def test_a_hook_that_prints_without_end_costs_no_memory_and_holds_nobody(
     remote.hook("pre-receive", "echo first; yes 'a line' | head -c 12000000; echo; echo last; exit 1")
     tracemalloc.start()
     try:
-        pushed = deployment.repository.push("origin", data.head() or "", timeout_s=60)
+        pushed = Remote(deployment.repository, "origin", timeout_s=60).push(data.head() or "")
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -446,7 +448,7 @@ def test_a_hook_that_prints_for_ever_is_ended_at_the_timeout(
 ):
     remote.hook("pre-receive", "yes 'a line'")
 
-    pushed = deployment.repository.push("origin", data.head() or "", timeout_s=1)
+    pushed = Remote(deployment.repository, "origin", timeout_s=1).push(data.head() or "")
 
     assert pushed.exit_status is None
     assert pushed.duration_s < 15
@@ -465,10 +467,10 @@ def test_a_git_that_cannot_be_started_is_an_error_of_ours(
     monkeypatch.setattr("ferry.worker.git.process.subprocess.Popen", fail)
     repository = deployment.repository
     for ask in (
-        lambda: repository.push("origin", repository.head() or "", timeout_s=1),
-        lambda: repository.ask("origin", timeout_s=1),
-        lambda: repository.fetch("origin", timeout_s=1),
-        lambda: repository.size(),
+        lambda: Remote(repository, "origin", timeout_s=1).push(repository.head() or ""),
+        lambda: Remote(repository, "origin", timeout_s=1).ask(),
+        lambda: Remote(repository, "origin", timeout_s=1).fetch(),
+        lambda: Packs(repository.git).size(),
     ):
         with pytest.raises(RepositoryError, match="git cannot be started"):
             ask()
@@ -490,12 +492,12 @@ def test_a_tracking_ref_that_cannot_be_read_is_not_known_and_is_written_anew(
 
     assert repository.remote_head("origin") is None
     assert not repository.is_pushed("origin")
-    assert repository.push("origin", tip, timeout_s=20).verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(tip).verdict().landed
     assert repository.remote_head("origin") == tip == data.git("rev-parse", "refs/remotes/origin/main")
     assert repository.head() == tip
 
     path.write_bytes(content)
-    assert repository.fetch("origin", timeout_s=20) == tip == repository.remote_head("origin")
+    assert Remote(repository, "origin", timeout_s=20).fetch() == tip == repository.remote_head("origin")
 
 
 @pytest.mark.parametrize("ref", ["refs/heads/other", "refs/tags/v1", "refs/remotes/upstream/main"])
@@ -507,9 +509,9 @@ def test_a_damaged_ref_of_somebody_else_keeps_nothing_from_going_on(
     (data.path / ref).parent.mkdir(parents=True, exist_ok=True)
     (data.path / ref).write_text(content)
 
-    assert repository.push("origin", tip, timeout_s=20).verdict().landed
-    assert repository.fetch("origin", timeout_s=20) == tip
-    repository.write_commit_graph(timeout_s=20)
+    assert Remote(repository, "origin", timeout_s=20).push(tip).verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).fetch() == tip
+    Packs(repository.git).write_commit_graph(timeout_s=20)
 
 
 def test_packs_are_merged_where_somebody_wants_a_bitmap_of_them(
@@ -519,13 +521,13 @@ def test_packs_are_merged_where_somebody_wants_a_bitmap_of_them(
     monkeypatch.setenv("HOME", str(tmp_path))
     for _ in range(2):
         data.commit()
-        deployment.repository.pack_loose_objects(timeout_s=20)
-        deployment.repository.prune_packed()
-    packs = deployment.repository.packs()
+        Packs(deployment.repository.git).pack_loose_objects(timeout_s=20)
+        Packs(deployment.repository.git).prune_packed()
+    packs = Packs(deployment.repository.git).count()
 
-    deployment.repository.merge_packs(timeout_s=20)
+    Packs(deployment.repository.git).merge(timeout_s=20)
 
-    assert deployment.repository.packs() < packs
+    assert Packs(deployment.repository.git).count() < packs
 
 
 def test_a_users_configuration_that_is_none_ends_the_start_with_its_file_and_line(
@@ -546,7 +548,7 @@ def test_the_tracking_ref_of_another_branch_gets_out_of_the_way(
     tip = data.head() or ""
     data.git("branch", old, "main")
     first: Deployment = deploy(CFP_DATA_BRANCH=old)
-    assert first.repository.push("origin", tip, timeout_s=20).verdict().landed
+    assert Remote(first.repository, "origin", timeout_s=20).push(tip).verdict().landed
     data.git("branch", "-m", old, "saved")
     data.git("branch", "-m", "saved", new)
     remote.git("update-ref", "-d", f"refs/heads/{old}")
@@ -556,7 +558,7 @@ def test_the_tracking_ref_of_another_branch_gets_out_of_the_way(
     repository = deploy(CFP_DATA_BRANCH=new).repository
 
     assert repository.remote_head("origin") is None
-    assert repository.push("origin", tip, timeout_s=20).verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(tip).verdict().landed
     assert repository.remote_head("origin") == tip
     names = data.git("for-each-ref", "--format=%(refname)", "refs/remotes").split()
     assert names == [f"refs/remotes/origin/{new}"]
@@ -565,7 +567,7 @@ def test_the_tracking_ref_of_another_branch_gets_out_of_the_way(
 
 def test_a_directory_that_is_empty_is_no_tracking_ref(deployment: Deployment, data: Bare):
     (data.path / "refs/remotes/origin/main/x").mkdir(parents=True)
-    assert deployment.repository.push("origin", data.head() or "", timeout_s=20).verdict().landed
+    assert Remote(deployment.repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
     assert deployment.repository.remote_head("origin") == data.head()
 
 
@@ -573,7 +575,7 @@ def test_a_lock_that_a_dead_git_left_on_what_is_remembered_is_broken(deployment:
     (data.path / "refs/remotes/origin").mkdir(parents=True)
     (data.path / "refs/remotes/origin/main.lock").touch()
 
-    assert deployment.repository.push("origin", data.head() or "", timeout_s=20).verdict().landed
+    assert Remote(deployment.repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
 
     assert deployment.repository.remote_head("origin") == data.head()
     assert not (data.path / "refs/remotes/origin/main.lock").exists()
@@ -593,7 +595,7 @@ def test_a_push_to_an_address_that_was_given_up_leaves_nothing_behind(
         deploy(CFP_DATA_REMOTE=str(new.path))
 
     assert repository.is_current("origin")
-    repository.push("origin", tip, timeout_s=20, started=move)
+    Remote(repository, "origin", timeout_s=20).push(tip, started=move)
 
     assert remote.head() == tip
     assert not repository.is_current("origin")
@@ -601,7 +603,7 @@ def test_a_push_to_an_address_that_was_given_up_leaves_nothing_behind(
     assert after.is_current("origin")
     assert after.remote_head("origin") is None
     assert not after.is_pushed("origin")
-    assert after.push("origin", tip, timeout_s=20).verdict().landed
+    assert Remote(after, "origin", timeout_s=20).push(tip).verdict().landed
     assert after.is_pushed("origin")
 
 
@@ -617,7 +619,7 @@ def test_a_token_that_was_renewed_is_no_new_address(deploy, data: Bare):
 
 
 def test_the_configuration_stays_what_people_look_at(deployment: Deployment, data: Bare, remote: Bare):
-    deployment.repository.push("origin", data.head() or "", timeout_s=20)
+    Remote(deployment.repository, "origin", timeout_s=20).push(data.head() or "")
 
     assert data.git("remote", "-v").split()[1] == str(remote.path)
     data.git("fetch", "--quiet", "origin")

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.files.places import remotes_directory
+from ferry.worker.git.remote import Remote
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.repair.poison import Found, PoisonError, find
@@ -38,7 +39,7 @@ def _branches(remote: Bare) -> str:
 @pytest.fixture
 def repository(deploy: Callable[..., Deployment]) -> Repository:
     repository = deploy().repository
-    repository.push("origin", repository.head() or "", timeout_s=20)
+    Remote(repository, "origin", timeout_s=20).push(repository.head() or "")
     return repository
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from ferry.app.store.store import Store
 from ferry.worker.errors import ReconcileError, RemoteBusyError
-from ferry.worker.git.prepare import write_lock
+from ferry.worker.files.places import write_lock
+from ferry.worker.git.remote import Remote
 from ferry.worker.repair import reconcile
 from ferry.worker.repair.reconcile import Conflict, Outcome, Reconciler
 from tests.line import Deployment
@@ -64,7 +65,7 @@ def _write(store: Store, slug: str, record: dict) -> str:
 def two(deploy: Callable[..., Deployment], data: Bare, remote: Bare, tmp_path: Path) -> Two:
     deployment = deploy()
     repository = deployment.repository
-    repository.push("origin", repository.head() or "", timeout_s=20)
+    Remote(repository, "origin", timeout_s=20).push(repository.head() or "")
     copy = Bare.copy(data.path, tmp_path / "stranger.git")
     stranger = type(repository)(copy.path, branch="main")
     lock = write_lock(data.path)
@@ -141,7 +142,7 @@ def test_a_merge_gives_way_to_nothing():
 def test_a_merge_joins_two_fields_of_one_record(two: Two):
     two.ours("kim", name="Kim", email="kim@example.org")
     base = two.reconcile()
-    two.deployment.repository.push("origin", base.after or "", timeout_s=20)
+    Remote(two.deployment.repository, "origin", timeout_s=20).push(base.after or "")
     Bare(Path(two.stranger.snapshot().git_dir)).git("fetch", "-q", str(two.data.path), "main:main")
     two.ours("kim", name="Kim", email="new@example.org")
     two.theirs("kim", name="Kimberly", email="kim@example.org")

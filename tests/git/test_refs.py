@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ferry.worker.files import flushing
 from ferry.worker.files.locks import FileLock
 from ferry.worker.git import refs
 from ferry.worker.git.refs import RefError, RefLockedError, RefMovedError, draft_of, move_ref, read_ref
@@ -55,7 +56,7 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     The files, directories and file systems that are flushed from now on, in their order.
     """
     paths: list[Path] = []
-    fsync, sync_file_system = os.fsync, refs._sync_file_system
+    fsync, sync_file_system = os.fsync, refs.flush_file_system
 
     def noted_fsync(fd: int) -> None:
         paths.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
@@ -66,7 +67,8 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         sync_file_system(fd, path)
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(refs, "_sync_file_system", noted_sync)
+    for module in (refs, flushing):
+        monkeypatch.setattr(module, "flush_file_system", noted_sync)
     return paths
 
 
@@ -311,7 +313,7 @@ def test_a_predecessor_killed_after_the_rename_costs_the_branch_nothing(data, dr
     assert data.head() == commits[0]
 
 
-@pytest.mark.parametrize("name", ["os.write", "ferry.worker.git.refs._sync_file_system", "os.link"])
+@pytest.mark.parametrize("name", ["os.write", "ferry.worker.git.refs.flush_file_system", "os.link"])
 def test_a_disk_that_refuses_leaves_the_ref_where_it_stood(data, commits, monkeypatch, name: str):
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -340,7 +342,7 @@ def _die(*_: object, **__: object) -> None:
 
 def _left_by_one_that_died_before_its_flush(data: Bare, commit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as dying:
-        dying.setattr(refs, "_fsync_directory", _die)
+        dying.setattr(refs, "flush_directory", _die)
         with pytest.raises(Killed):
             move_ref(data.path, MAIN, new=commit, old=data.head())
 
@@ -401,7 +403,7 @@ def test_nobody_is_told_of_a_move_that_the_disk_will_not_keep(data, commits, mon
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as bad:
-        bad.setattr(refs, "_fsync_directory", broken)
+        bad.setattr(refs, "flush_directory", broken)
         with pytest.raises(OSError, match="Input/output"):
             move_ref(data.path, MAIN, new=commits[0], old=data.head())
         with pytest.raises(OSError, match="Input/output"):
@@ -541,7 +543,7 @@ def test_a_nested_branch_that_git_packs_at_once_is_on_the_disk(
         data.git("pack-refs", "--all", "--prune")
         path.stat()
 
-    monkeypatch.setattr(refs, "_fsync_directory", pack)
+    monkeypatch.setattr(refs, "flush_directory", pack)
     monkeypatch.setattr(refs, "flush", lambda path: (flushed.append(path), flush(path)))
 
     move_ref(data.path, NESTED, new=commits[0], old=None)

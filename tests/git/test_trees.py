@@ -15,8 +15,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ferry.app.store.objects import write
 from ferry.app.store.trees import Entry, PathTakenError, changed, find
+from ferry.worker.git.objects import Objects
 from tests.parts import Bare
 
 EMPTY = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
@@ -59,7 +59,7 @@ def _index(files: dict[str, Entry]) -> str:
 
 def _blobs(bare: Bare, files: dict[str, int]) -> dict[str, Entry]:
     return {
-        path: Entry("blob", write(str(bare.path), "blob", b"%d\n" % content))
+        path: Entry("blob", Objects(bare.path).write("blob", b"%d\n" % content))
         for path, content in files.items()
     }
 
@@ -79,19 +79,19 @@ def test_a_changed_tree_is_what_git_makes_of_the_same_files(bare, files, changes
         if content is None:
             wanted.pop(path, None)
     edits = {path: wanted.get(path) for path in changes}
-    tree = changed(str(bare.path), None, before) or EMPTY
+    tree = changed(Objects(bare.path), None, before) or EMPTY
 
     assert tree == _by_git(bare, before)
     if _fits(wanted):
-        assert (changed(str(bare.path), tree, edits) or EMPTY) == _by_git(bare, wanted)
+        assert (changed(Objects(bare.path), tree, edits) or EMPTY) == _by_git(bare, wanted)
     else:
         with pytest.raises(PathTakenError):
-            changed(str(bare.path), tree, edits)
+            changed(Objects(bare.path), tree, edits)
 
 
 def test_git_finds_no_fault_with_what_was_written(bare: Bare):
     blobs = _blobs(bare, {f"{directory}/{name}": name for name in range(300) for directory in ("x", "x/y")})
-    tree = changed(str(bare.path), None, blobs)
+    tree = changed(Objects(bare.path), None, blobs)
     commit = bare.git("commit-tree", str(tree), "-m", "all of it")
     bare.git("update-ref", "refs/heads/main", commit)
 
@@ -103,7 +103,7 @@ def test_what_is_no_file_and_no_directory_stays_where_it_is(bare: Bare):
     tree = _made(bare, listing)
     [blob] = _blobs(bare, {"new": 1}).values()
 
-    edited = changed(str(bare.path), tree, {"new": blob, "none": None})
+    edited = changed(Objects(bare.path), tree, {"new": blob, "none": None})
 
     assert edited == _made(bare, f"{listing}100644 blob {blob.name}\tnew\n")
 
@@ -113,15 +113,15 @@ def test_a_file_that_is_written_is_an_ordinary_one_whatever_file_stood_there(bar
     for mode in ("100755", "100664", "120000"):
         tree = _made(bare, f"{mode} blob {'1' * 40}\tx\n")
 
-        assert changed(str(bare.path), tree, {"x": blob}) == _made(bare, f"100644 blob {blob.name}\tx\n")
+        assert changed(Objects(bare.path), tree, {"x": blob}) == _made(bare, f"100644 blob {blob.name}\tx\n")
 
 
 def test_what_is_moved_keeps_its_mode(bare: Bare):
     for mode, kind in (("100755", "blob"), ("100644", "blob"), ("120000", "blob"), ("160000", "commit")):
         tree = _made(bare, f"{mode} {kind} {'1' * 40}\tx\n")
-        entry = find(str(bare.path), bare.git("commit-tree", tree, "-m", "m"), "x")
+        entry = find(Objects(bare.path), bare.git("commit-tree", tree, "-m", "m"), "x")
 
-        moved = changed(str(bare.path), tree, {"x": None, "y": entry})
+        moved = changed(Objects(bare.path), tree, {"x": None, "y": entry})
 
         assert moved == _made(bare, f"{mode} {kind} {'1' * 40}\ty\n")
 
@@ -132,12 +132,12 @@ def test_nothing_takes_the_place_of_a_submodule_or_goes_below_one_or_a_link(bare
     [blob] = _blobs(bare, {"new": 1}).values()
 
     with pytest.raises(PathTakenError):
-        changed(str(bare.path), tree, {"x/y": blob})
+        changed(Objects(bare.path), tree, {"x/y": blob})
     if "commit" in line:
         with pytest.raises(PathTakenError, match="submodule"):
-            changed(str(bare.path), tree, {"x": blob})
-    assert changed(str(bare.path), tree, {"x/y": None}) == tree
-    assert changed(str(bare.path), tree, {"x": None}) is None
+            changed(Objects(bare.path), tree, {"x": blob})
+    assert changed(Objects(bare.path), tree, {"x/y": None}) == tree
+    assert changed(Objects(bare.path), tree, {"x": None}) is None
 
 
 @pytest.mark.parametrize(
@@ -153,15 +153,15 @@ def test_nothing_takes_the_place_of_a_submodule_or_goes_below_one_or_a_link(bare
 )
 def test_a_new_name_differs_from_the_others_in_more_than_case_and_form(bare: Bare, name: str, twin: str):
     blobs = _blobs(bare, {f"{twin}/a": 1, f"{twin}.toml": 1, "straße": 1, "n1": 1, "n2": 2})
-    tree = changed(str(bare.path), None, blobs)
+    tree = changed(Objects(bare.path), None, blobs)
     [blob] = _blobs(bare, {"new": 1}).values()
 
     for path in (f"{name}/b", f"{name}.toml", name):
         with pytest.raises(PathTakenError, match=f"from '{twin}"):
-            changed(str(bare.path), tree, {path: blob})
-    moved = changed(str(bare.path), tree, {f"{twin}.toml": None, f"{name}.toml": blob})
+            changed(Objects(bare.path), tree, {path: blob})
+    moved = changed(Objects(bare.path), tree, {f"{twin}.toml": None, f"{name}.toml": blob})
     assert f"{name}.toml" in _listed(bare, moved)
-    assert changed(str(bare.path), tree, {f"{twin}/b": blob, f"{twin}.toml": blob}) is not None
+    assert changed(Objects(bare.path), tree, {f"{twin}/b": blob, f"{twin}.toml": blob}) is not None
 
 
 def _listed(bare: Bare, tree: str | None) -> list[str]:
@@ -174,36 +174,39 @@ def test_what_old_tools_wrote_is_a_directory_and_a_file_as_to_git(bare: Bare):
     """
     path = str(bare.path)
     [blob] = _blobs(bare, {"new": 1}).values()
-    below = write(path, "tree", b"100640 a\0" + b"1" * 20 + b"100755 b\0" + b"2" * 20)
-    old = write(path, "tree", b"100666 d.x\0" + b"3" * 20 + b"040000 d\0" + bytes.fromhex(below))
+    below = Objects(path).write("tree", b"100640 a\0" + b"1" * 20 + b"100755 b\0" + b"2" * 20)
+    old = Objects(path).write("tree", b"100666 d.x\0" + b"3" * 20 + b"040000 d\0" + bytes.fromhex(below))
     commit = bare.git("commit-tree", old, "-m", "old")
 
     for name, found, runs in (("d/a", b"1", False), ("d/b", b"2", True), ("d.x", b"3", False)):
-        assert find(path, commit, name) == Entry("blob", (found * 20).hex(), runs)
-    tree = changed(path, old, {"d/c": blob, "d0": blob, "d.a": blob})
+        assert find(Objects(path), commit, name) == Entry("blob", (found * 20).hex(), runs)
+    tree = changed(Objects(path), old, {"d/c": blob, "d0": blob, "d.a": blob})
 
     listed = bare.git("ls-tree", "-r", "--name-only", str(tree)).splitlines()
     assert listed == ["d.a", "d.x", "d/a", "d/b", "d/c", "d0"]
-    assert changed(path, tree, {"d": blob, "d/a": None, "d/b": None, "d/c": None, "d0": None}) is not None
+    assert (
+        changed(Objects(path), tree, {"d": blob, "d/a": None, "d/b": None, "d/c": None, "d0": None})
+        is not None
+    )
 
 
 def test_a_tree_that_does_not_change_is_not_written(bare: Bare):
     blobs = _blobs(bare, {"a/b": 1, "a/c": 2})
-    tree = changed(str(bare.path), None, blobs)
-    assert changed(str(bare.path), tree, {**blobs, "a/d": None, "e/f": None}) == tree
+    tree = changed(Objects(bare.path), None, blobs)
+    assert changed(Objects(bare.path), tree, {**blobs, "a/d": None, "e/f": None}) == tree
 
 
 def test_nothing_is_made_of_a_damaged_tree(bare: Bare):
     [blob] = _blobs(bare, {"new": 1}).values()
-    damaged = write(str(bare.path), "tree", b"100644 whole\0" + b"1" * 20 + b"100644 cut\0123")
+    damaged = Objects(bare.path).write("tree", b"100644 whole\0" + b"1" * 20 + b"100644 cut\0123")
 
     with pytest.raises(gitsheets.GitsheetsError, match="damaged"):
-        changed(str(bare.path), damaged, {"new": blob})
+        changed(Objects(bare.path), damaged, {"new": blob})
 
 
 def test_what_was_written_is_found(bare: Bare):
-    tree = changed(str(bare.path), None, blobs := _blobs(bare, {"a/b/c": 1}))
-    found = find(str(bare.path), bare.git("commit-tree", str(tree), "-m", "m"), "a/b/c")
+    tree = changed(Objects(bare.path), None, blobs := _blobs(bare, {"a/b/c": 1}))
+    found = find(Objects(bare.path), bare.git("commit-tree", str(tree), "-m", "m"), "a/b/c")
     assert found is not None
     assert found == blobs["a/b/c"]
 

@@ -11,7 +11,7 @@ import tracemalloc
 import pytest
 
 from ferry.app.services import EXTENSION
-from ferry.app.store.objects import write
+from ferry.worker.git.objects import Objects
 from tests.parts import Bare
 
 PEOPLE = "/api/sheets/people/records"
@@ -87,7 +87,11 @@ def test_a_file_that_is_too_large_for_a_record_is_not_read(api, data: Bare):
     """
     Nor is it where it is small on the disk.
     """
-    _put(data, "people/large.toml", write(str(data.path), "blob", b'slug = "large"\nname = "' + bytes(LARGE)))
+    _put(
+        data,
+        "people/large.toml",
+        Objects(data.path).write("blob", b'slug = "large"\nname = "' + bytes(LARGE)),
+    )
     tracemalloc.start()
     listed, one = api.get(PEOPLE), api.get(f"{PEOPLE}/large")
     _, peak = tracemalloc.get_traced_memory()
@@ -104,7 +108,7 @@ def test_a_file_that_is_too_large_for_a_record_is_not_read(api, data: Bare):
 
 def test_a_large_declaration_is_refused_at_its_own_addresses(api, data: Bare):
     declaration = b"[gitsheet]\nroot = 'people'\npath = '${{ slug }}'\n#" + b"x" * (300 << 10)
-    _put(data, ".gitsheets/people.toml", write(str(data.path), "blob", declaration))
+    _put(data, ".gitsheets/people.toml", Objects(data.path).write("blob", declaration))
 
     answer = api.get(PEOPLE)
     assert (answer.status_code, answer.json["code"]) == (500, "sheet-misconfigured")
@@ -115,7 +119,7 @@ def test_a_large_declaration_is_refused_at_its_own_addresses(api, data: Bare):
 def test_a_large_attachment_is_sent_piece_by_piece(api, data: Bare, is_packed: bool):
     assert api.put(f"{PEOPLE}/ann", json={"slug": "ann", "name": "Ann"}).status_code < 300
     content = os.urandom(1 << 20) * (LARGE >> 20)
-    blob = write(str(data.path), "blob", content)
+    blob = Objects(data.path).write("blob", content)
     _put(data, "people/ann/photo.bin", blob)
     if is_packed:
         data.git("-c", "core.bigFileThreshold=1m", "repack", "-a", "-q")

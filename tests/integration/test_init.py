@@ -19,7 +19,7 @@ from ferry.app import create_app
 from ferry.worker.bootstrap import build
 from ferry.worker.errors import RepositoryError
 from ferry.worker.git import clone
-from ferry.worker.git.repository import Repository
+from ferry.worker.git.command import Git
 from tests import nursery
 from tests.needs import need
 from tests.parts import Bare, Process, clean_environment, wait_until
@@ -254,13 +254,13 @@ def test_a_start_reads_what_has_come_since_the_last_one(env, data, monkeypatch):
     settings, repository = pipeline.settings, pipeline.repository
     data.grow(300)
     walks = []
-    run = Repository._run
+    run = Git.run
 
     def noted(self, *command, **options):
         walks.extend([command] if command[0] == "rev-list" else [])
         return run(self, *command, **options)
 
-    monkeypatch.setattr(Repository, "_run", noted)
+    monkeypatch.setattr(Git, "run", noted)
     clone.check(settings, repository)
     first = repository.head()
     data.commit("later")

@@ -13,9 +13,10 @@ import gitsheets
 import pytest
 
 from ferry.app.services import EXTENSION, Services
-from ferry.app.store.objects import write
 from ferry.worker.git import commit_graph, repository
+from ferry.worker.git.objects import Objects
 from ferry.worker.git.packing import Maintenance
+from ferry.worker.git.packs import Packs
 from tests import level
 from tests.parts import Bare, clean_environment
 
@@ -124,7 +125,7 @@ def test_a_commit_graph_without_paths_is_made_anew(data: Bare, built):
 
     maintenance.run()
     data.commit("later")
-    built.pipeline.repository.write_commit_graph(timeout_s=60)
+    Packs(built.pipeline.repository.git).write_commit_graph(timeout_s=60)
 
     assert commit_graph.has_paths(data.path)
     data.git("commit-graph", "verify")
@@ -173,7 +174,7 @@ def test_a_history_tells_the_same_however_it_is_read(api, data: Bare, monkeypatc
     url = f"{PEOPLE}/ann"
 
     def put(mode: str, content: str, *parents: str) -> str:
-        blob = write(str(data.path), "blob", content.encode())
+        blob = Objects(data.path).write("blob", content.encode())
         data.git("read-tree", "main")
         if mode:
             data.git("update-index", "--add", "--cacheinfo", f"{mode},{blob},people/ann.toml")

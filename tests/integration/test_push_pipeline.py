@@ -20,7 +20,7 @@ import pytest
 
 from ferry.worker.bootstrap import build
 from ferry.worker.enqueue import send_push
-from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.files.places import remotes_directory
 from ferry.worker.ledger.ledger import Ledger
 from tests.parts import Bare, wait_until
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ferry.app.store.objects import write
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.locks import FileLock
+from ferry.worker.files.places import remotes_directory, state_directory, write_lock
+from ferry.worker.git.objects import Objects
 from ferry.worker.git.packing import Maintenance
-from ferry.worker.git.prepare import prepare, remotes_directory, state_directory, write_lock
+from ferry.worker.git.packs import Packs
+from ferry.worker.git.prepare import prepare
 from ferry.worker.git.refs import move_ref
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
@@ -81,7 +83,7 @@ def test_every_value_means_what_it_means_to_git(tmp_path, value):
     made = _made_by_git(tmp_path / "by-git.git", value)
     here = Bare.init(tmp_path / "here.git")
     here.git("config", "core.sharedRepository", value)
-    write(str(here.path), "blob", b"some words")
+    Objects(here.path).write("blob", b"some words")
     move_ref(here.path, "refs/heads/some/branch", new="1" * 40, old=None)
 
     assert _modes(here.path.glob("objects/??")) | _modes(here.path.glob("objects/??/*")) == made["objects"]
@@ -116,7 +118,7 @@ def test_what_ferry_makes_is_as_open_as_what_git_makes(env, client, data, tmp_pa
     Maintenance(Repository(data.path, branch="main"), state_directory(data.path), write_lock(data.path)).run()
     packs = set((data.path / "objects" / "pack").glob("*.pack"))
     assert _modes(packs - objects) == expected["packs"]
-    Repository(data.path, branch="main").merge_packs(timeout_s=60)
+    Packs(Repository(data.path, branch="main").git).merge(timeout_s=60)
     assert _modes(set((data.path / "objects" / "pack").glob("*.pack")) - objects) == expected["packs"]
     if value != "umask":
         own = _modes([data.path / "ferry", *_shared(data)])

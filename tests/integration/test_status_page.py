@@ -16,7 +16,7 @@ import pytest
 from ferry.app import create_app
 from ferry.app.status_page.sessions import LASTS_S, Sessions
 from ferry.worker.failures import POLICIES
-from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.files.places import remotes_directory
 from tests.pages import Browser
 from tests.parts import Bare, least, wait_until
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from ferry.app import create_app
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.listing import Listing
-from ferry.app.store.objects import write
 from ferry.app.store.snapshot import Snapshot
 from ferry.app.store.territory import Owner
 from ferry.app.store.trees import Entry, PathTakenError, changed
+from ferry.worker.git.objects import Objects
 from ferry.worker.git.repository import Repository
 from tests.parts import Bare
 
@@ -84,12 +84,12 @@ class Town:
 
     def _with(self, tree: str | None, path: str, entry: Entry) -> str | None:
         try:
-            return changed(self.git_dir, tree, {path: entry})
+            return changed(Objects(self.git_dir), tree, {path: entry})
         except PathTakenError:
             return tree
 
     def _blob(self, content: bytes) -> str:
-        return write(self.git_dir, "blob", content)
+        return Objects(self.git_dir).write("blob", content)
 
     def _entry(self, kind: str, number: int) -> Entry:
         if kind == "module":

@@ -16,7 +16,7 @@ from inotify_simple import INotify
 
 from ferry.app import arrivals
 from ferry.app.arrivals import Arrivals
-from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.files.places import remotes_directory
 from ferry.worker.git.repository import Repository
 from tests.parts import Bare, wait_until
 

@@ -13,6 +13,7 @@ import pytest
 
 from ferry.worker.attempt import STILL_DIVERGED
 from ferry.worker.errors import NonFastForward, PushRefused
+from ferry.worker.git.remote import Remote
 from ferry.worker.handover import Handover
 from ferry.worker.push import UNREADABLE
 from ferry.worker.repair import verify
@@ -77,14 +78,14 @@ def test_a_commit_during_a_look_at_a_divergence(line: Line, data: Bare, remote: 
     data.commit("ours")
     with pytest.raises(NonFastForward):
         line.push("second")
-    fetch = line.repository.fetch
+    fetch = Remote.fetch
 
     def commit_and_fetch(*arguments, **options):
         data.commit("later")
         assert line.push("later") == Turn.PUSHING.sentence
         return fetch(*arguments, **options)
 
-    monkeypatch.setattr(line.repository, "fetch", commit_and_fetch)
+    monkeypatch.setattr(Remote, "fetch", commit_and_fetch)
     assert line.push("sweep", occasion="sweep") == STILL_DIVERGED
 
     assert sent == [("origin", data.head())]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.listing import Listed, Listing
-from ferry.app.store.objects import write, write_commit
 from ferry.app.store.snapshot import Snapshot
 from ferry.app.store.trees import Entry, PathTakenError, changed
+from ferry.worker.git.objects import Objects
 from ferry.worker.git.repository import Repository
 from tests.parts import Bare
 
@@ -65,7 +65,7 @@ class History:
         self.files: dict[str, Entry] = {}
         for name, (config, _) in SHEETS.items():
             self._declare(name, config)
-        self.tree = changed(self.path, None, self.files)
+        self.tree = changed(Objects(self.path), None, self.files)
 
     def commit(self, steps: list[tuple]) -> str:
         """
@@ -80,11 +80,13 @@ class History:
                 if before.get(place) != self.files.get(place)
             }
             try:
-                self.tree = changed(self.path, self.tree, edits)
+                self.tree = changed(Objects(self.path), self.tree, edits)
             except PathTakenError:
                 self.files = before
         author = ("Stranger", "stranger@example.org")
-        return write_commit(self.path, str(self.tree), "0" * 40, "m", author=author, seconds=1, trailers=[])
+        return Objects(self.path).write_commit(
+            str(self.tree), "0" * 40, "m", author=author, seconds=1, trailers=[]
+        )
 
     def _take(self, kind: str, what, entry=None) -> None:
         records = [place for place in sorted(self.files) if not place.startswith(".gitsheets/")]
@@ -100,11 +102,11 @@ class History:
                 self.files[entry] = taken
 
     def _entry(self, kind: str, number: int) -> Entry:
-        blob = write(self.path, "blob", CONTENTS[number])
+        blob = Objects(self.path).write("blob", CONTENTS[number])
         return Entry("link" if kind == "link" else "blob", blob, kind == "executable")
 
     def _declare(self, name: str, config: str) -> None:
-        blob = write(self.path, "blob", f"[gitsheet]\n{config}\n".encode())
+        blob = Objects(self.path).write("blob", f"[gitsheet]\n{config}\n".encode())
         self.files[f".gitsheets/{name}.toml"] = Entry("blob", blob)
 
 
@@ -134,7 +136,7 @@ def test_a_list_that_was_followed_is_the_one_that_is_read_afresh(bare, history):
     repository = Repository(bare.path, branch="main")
     followed, branch = Listing(repository), History(bare)
     for steps in [[], *history]:
-        snapshot = Snapshot(bare.path, branch.commit(steps))
+        snapshot = Snapshot(Objects(bare.path), branch.commit(steps))
         for sheet in snapshot.territory.usable():
             known = _plain(followed.read(snapshot, sheet))
             assert known == _plain(Listing(repository).read(snapshot, sheet))
@@ -154,10 +156,10 @@ def test_a_sheet_is_read_whole_where_one_of_its_objects_is_damaged(bare):
     """
     branch = History(bare)
     places = [f"flat/n{number:03}.toml" for number in range(100)]
-    blobs = [write(branch.path, "blob", b"damaged = %d\n" % number) for number in range(100)]
+    blobs = [Objects(branch.path).write("blob", b"damaged = %d\n" % number) for number in range(100)]
     branch.files |= {place: Entry("blob", blob) for place, blob in zip(places, blobs, strict=True)}
-    branch.tree = changed(branch.path, branch.tree, branch.files)
-    snapshot = Snapshot(bare.path, branch.commit([]))
+    branch.tree = changed(Objects(branch.path), branch.tree, branch.files)
+    snapshot = Snapshot(Objects(bare.path), branch.commit([]))
     loose = bare.path / "objects" / blobs[50][:2] / blobs[50][2:]
     loose.chmod(0o644)
     loose.write_bytes(b"nothing of the kind")
@@ -174,7 +176,7 @@ def test_lists_of_few_records_are_not_kept_for_ever(bare, monkeypatch):
     monkeypatch.setattr("ferry.app.store.listing.MOST_TREES", 4)
     listing, branch = Listing(Repository(bare.path, branch="main")), History(bare)
     for number in range(10):
-        snapshot = Snapshot(bare.path, branch.commit([("put", f"other/{number}", ("blob", 0))]))
+        snapshot = Snapshot(Objects(bare.path), branch.commit([("put", f"other/{number}", ("blob", 0))]))
         listing.read(snapshot, snapshot.sheet("town"))
 
     assert len(listing._kept) == 4
@@ -182,14 +184,14 @@ def test_lists_of_few_records_are_not_kept_for_ever(bare, monkeypatch):
 
 def test_a_name_that_is_no_utf_8_is_named(bare):
     branch = History(bare)
-    snapshot = Snapshot(bare.path, branch.commit([]))
-    blob = write(branch.path, "blob", b"a = 1\n")
-    tree = write(branch.path, "tree", b"100644 caf\xe9.toml\0" + bytes.fromhex(blob))
-    root = changed(branch.path, branch.tree, {"flat": Entry("tree", tree)})
-    commit = write_commit(
-        branch.path, str(root), str(snapshot.commit), "m", author=("a", "a@b"), seconds=1, trailers=[]
+    snapshot = Snapshot(Objects(bare.path), branch.commit([]))
+    blob = Objects(branch.path).write("blob", b"a = 1\n")
+    tree = Objects(branch.path).write("tree", b"100644 caf\xe9.toml\0" + bytes.fromhex(blob))
+    root = changed(Objects(branch.path), branch.tree, {"flat": Entry("tree", tree)})
+    commit = Objects(branch.path).write_commit(
+        str(root), str(snapshot.commit), "m", author=("a", "a@b"), seconds=1, trailers=[]
     )
-    snapshot = Snapshot(bare.path, commit)
+    snapshot = Snapshot(Objects(bare.path), commit)
 
     listed = Listing(Repository(bare.path, branch="main")).read(snapshot, snapshot.sheet("flat"))
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferry.app.records import markdown
-from ferry.app.store.objects import write
+from ferry.worker.git.objects import Objects
 from tests.parts import Bare
 
 PIECES = st.sampled_from(["+++", "\n", "a=1", "\n\n", "b", "+++ \n", "# T", "\r\n", "\ufeff", " ", "text=2"])
@@ -24,8 +24,8 @@ def git_dir(tmp_path_factory):
 @settings(max_examples=100)
 @given(st.lists(PIECES, max_size=9).map("".join))
 def test_a_file_is_read_as_gitsheets_reads_it(git_dir, text):
-    blob = write(git_dir, "blob", text.encode())
-    tree = write(git_dir, "tree", b"100644 r.md\0" + bytes.fromhex(blob))
+    blob = Objects(git_dir).write("blob", text.encode())
+    tree = Objects(git_dir).write("tree", b"100644 r.md\0" + bytes.fromhex(blob))
     try:
         [row] = gitsheets.record_query(git_dir, tree, ".", "${{ x }}", {}, ".md", "text", "title")
     except gitsheets.ConfigError:

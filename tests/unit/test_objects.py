@@ -13,9 +13,8 @@ from pathlib import Path
 import gitsheets
 import pytest
 
-from ferry.app.store.objects import name_of, write, write_commit
 from ferry.app.store.trees import Entry, _entry, find
-from ferry.worker.git.objects import is_commit, lineage, read
+from ferry.worker.git.objects import Objects, name_of
 from tests.parts import Bare
 
 HASH = bytes(range(20))
@@ -27,7 +26,7 @@ def test_every_entry_is_found_where_git_has_it(data: Bare):
 
     for line in listed:
         _, kind, name, path = line.split(maxsplit=3)
-        assert find(str(data.path), head, path) == Entry(kind, name)
+        assert find(Objects(data.path), head, path) == Entry(kind, name)
     assert len(listed) > 50
 
 
@@ -35,12 +34,12 @@ def test_every_entry_is_found_where_git_has_it(data: Bare):
     "path", ["none", "people/none.toml", "people/none/below", "people.toml", "peopl", "eople"]
 )
 def test_what_is_not_there_is_none(data: Bare, path: str):
-    assert find(str(data.path), data.head(), path) is None
+    assert find(Objects(data.path), data.head(), path) is None
 
 
 def test_nothing_stands_below_a_file(data: Bare):
     some_file = data.git("ls-tree", "-r", "--name-only", "main").splitlines()[0]
-    assert find(str(data.path), data.head(), f"{some_file}/below") is None
+    assert find(Objects(data.path), data.head(), f"{some_file}/below") is None
 
 
 def test_a_symbolic_link_and_a_submodule_are_told_from_files(data: Bare):
@@ -53,8 +52,8 @@ def test_a_symbolic_link_and_a_submodule_are_told_from_files(data: Bare):
     ).stdout.strip()
     commit = data.git("commit-tree", tree, "-m", "odd things")
 
-    assert find(str(data.path), commit, "link") == Entry("link", "1" * 40)
-    assert find(str(data.path), commit, "module") == Entry("module", "2" * 40)
+    assert find(Objects(data.path), commit, "link") == Entry("link", "1" * 40)
+    assert find(Objects(data.path), commit, "module") == Entry("module", "2" * 40)
 
 
 def test_a_look_alike_inside_an_object_name_is_not_taken_for_a_line():
@@ -83,10 +82,10 @@ def test_a_record_whose_name_looks_like_a_line_is_not_taken_for_another(hidden: 
 def test_a_missing_object_is_an_error_and_not_an_empty_tree(data: Bare):
     missing = name_of("tree", b"never written")
     author = ("Jane", "jane@example.org")
-    commit = write_commit(str(data.path), missing, data.head(), "m", author=author, seconds=0, trailers=[])
+    commit = Objects(data.path).write_commit(missing, data.head(), "m", author=author, seconds=0, trailers=[])
 
     with pytest.raises(gitsheets.GitsheetsError, match=missing):
-        find(str(data.path), commit, "people")
+        find(Objects(data.path), commit, "people")
 
 
 def test_what_is_read_is_what_git_shows_loose_or_packed(data: Bare):
@@ -94,10 +93,10 @@ def test_what_is_read_is_what_git_shows_loose_or_packed(data: Bare):
     shown = data.git("cat-file", "commit", head)
 
     assert (data.path / "objects" / head[:2] / head[2:]).exists()
-    assert read(str(data.path), head).decode().strip() == shown
+    assert Objects(data.path).read(head).decode().strip() == shown
     data.git("gc", "--quiet", "--prune=now")
     assert not (data.path / "objects" / head[:2] / head[2:]).exists()
-    assert read(str(data.path), head).decode().strip() == shown
+    assert Objects(data.path).read(head).decode().strip() == shown
 
 
 def test_a_damaged_object_is_an_error(data: Bare):
@@ -107,7 +106,7 @@ def test_a_damaged_object_is_an_error(data: Bare):
     file.write_bytes(b"not zlib")
 
     with pytest.raises(gitsheets.GitsheetsError):
-        read(str(data.path), head)
+        Objects(data.path).read(head)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -121,22 +120,23 @@ def test_what_is_a_commit_and_what_came_between_two_is_as_git_says(data: Bare, p
         data.git("repack", "-a", "-d", "-q")
     path = str(data.path)
 
-    assert lineage(path, line[0], line[4], longest=9) == line[:0:-1]
-    assert lineage(path, line[0], line[4], longest=4) == line[:0:-1]
-    assert lineage(path, line[0], line[4], longest=9, packed=False) == ([] if packed else line[:0:-1])
-    assert lineage(path, line[0], line[4], longest=3) == [], "further than asked for"
-    assert lineage(path, line[4], line[0], longest=9) == [], "the wrong way round"
-    assert lineage(path, line[0], line[0], longest=9) == []
-    assert lineage(path, str(first), merge, longest=9) == [], "a merge is no line"
-    assert lineage(path, "1" * 40, line[4], longest=99) == [], "the first commit has no parent"
-    assert is_commit(path, merge)
-    assert not is_commit(path, data.git("rev-parse", "main^{tree}"))
-    assert not is_commit(path, "1" * 40)
+    assert Objects(path).lineage(line[0], line[4], longest=9) == line[:0:-1]
+    assert Objects(path).lineage(line[0], line[4], longest=4) == line[:0:-1]
+    loose = [] if packed else line[:0:-1]
+    assert Objects(path).lineage(line[0], line[4], longest=9, packed=False) == loose
+    assert Objects(path).lineage(line[0], line[4], longest=3) == [], "further than asked for"
+    assert Objects(path).lineage(line[4], line[0], longest=9) == [], "the wrong way round"
+    assert Objects(path).lineage(line[0], line[0], longest=9) == []
+    assert Objects(path).lineage(str(first), merge, longest=9) == [], "a merge is no line"
+    assert Objects(path).lineage("1" * 40, line[4], longest=99) == [], "the first commit has no parent"
+    assert Objects(path).is_commit(merge)
+    assert not Objects(path).is_commit(data.git("rev-parse", "main^{tree}"))
+    assert not Objects(path).is_commit("1" * 40)
 
 
 @pytest.mark.parametrize("content", [b"", b"some words\n", os.urandom(300_000)])
 def test_what_is_written_is_what_git_would_write(data: Bare, content: bytes):
-    name = write(str(data.path), "blob", content)
+    name = Objects(data.path).write("blob", content)
 
     read_by_git = subprocess.run(
         ["git", "-C", str(data.path), "cat-file", "blob", name], capture_output=True, check=True
@@ -147,19 +147,19 @@ def test_what_is_written_is_what_git_would_write(data: Bare, content: bytes):
 
 
 def test_a_good_object_is_left_alone_and_one_that_a_power_cut_emptied_is_replaced(data: Bare):
-    name = write(str(data.path), "blob", b"some words")
+    name = Objects(data.path).write("blob", b"some words")
     file = _file(data, name)
     written = file.stat().st_ino
 
     os.utime(file, (0, 0))
-    write(str(data.path), "blob", b"some words")
+    Objects(data.path).write("blob", b"some words")
     assert file.stat().st_ino == written
     assert file.stat().st_mtime > 0, "git gc removes what is old and in no commit yet"
 
     file.chmod(0o644)
     file.write_bytes(b"")
-    write(str(data.path), "blob", b"some words")
-    assert read(str(data.path), name) == b"some words"
+    Objects(data.path).write("blob", b"some words")
+    assert Objects(data.path).read(name) == b"some words"
 
 
 def test_a_write_that_fails_leaves_nothing_behind(data: Bare, monkeypatch: pytest.MonkeyPatch):
@@ -169,7 +169,7 @@ def test_a_write_that_fails_leaves_nothing_behind(data: Bare, monkeypatch: pytes
     before = set((data.path / "objects").rglob("*"))
     monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(OSError, match="No space"):
-        write(str(data.path), "blob", b"some words")
+        Objects(data.path).write("blob", b"some words")
 
     assert {path for path in (data.path / "objects").rglob("*") if path.is_file()} <= before
 
@@ -186,8 +186,8 @@ def test_a_write_that_fails_leaves_nothing_behind(data: Bare, monkeypatch: pytes
 )
 def test_no_commit_is_written_whose_lines_are_not_what_they_seem(data: Bare, author, trailers):
     with pytest.raises(ValueError, match="would break the commit"):
-        write_commit(
-            str(data.path), "0" * 40, "0" * 40, "message", author=author, seconds=0, trailers=trailers
+        Objects(data.path).write_commit(
+            "0" * 40, "0" * 40, "message", author=author, seconds=0, trailers=trailers
         )
 
 

@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 from celery import Celery
 from kombu import Connection, Consumer, Exchange, Queue
+from kombu.transport import pyamqp
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from ferry.worker.bootstrap import build
-from ferry.worker.broker.redis_transport import RefusedForNow
+from ferry.worker.broker.celery_app import build_celery
+from ferry.worker.broker.redis_transport import RefusedForNow, SentinelTransport, Transport
 from ferry.worker.enqueue import send_push
+from ferry.worker.settings import Settings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -34,6 +37,28 @@ def connection(celery: Celery) -> Iterator[Connection]:
     with celery.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1)
         yield connection
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("redis://one/0", Transport),
+        ("rediss://one/0", Transport),
+        ("redis+socket:///run/redis.sock", Transport),
+        ("sentinel://one:1;sentinel://two:2#main", SentinelTransport),
+        ("amqp://one//", pyamqp.Transport),
+    ],
+)
+def test_every_form_of_url_gets_ferrys_transport_and_keeps_it(env, url, kind):
+    """
+    Also where the connection goes on to the next server of a list, or is cloned for a pool.
+    """
+    settings = Settings.from_env({**env, "CFP_BROKER_URL": url})
+    with build_celery({"push.x": settings}, publisher=True).connection_for_write() as connection:
+        assert connection.get_transport_cls() is kind
+        assert connection.clone().get_transport_cls() is kind
+        connection.maybe_switch_next()
+        assert connection.get_transport_cls() is kind
 
 
 @pytest.mark.parametrize(

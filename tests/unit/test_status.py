@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.git.remote import Remote
 from ferry.worker.ledger.entry import Entry, Failure
 from ferry.worker.status import RemoteStatus, remote_statuses, timestamp
 from ferry.worker.turn import STATES, Facts, State, whose_turn
@@ -134,8 +135,8 @@ def _status(deployed: Deployment) -> RemoteStatus:
 
 
 def _push(deployed: Deployment) -> None:
-    deployed.repository.push(
-        "origin", deployed.repository.head() or "", timeout_s=20, started=lambda group: None
+    Remote(deployed.repository, "origin", timeout_s=20).push(
+        deployed.repository.head() or "", started=lambda group: None
     )
 
 
@@ -161,7 +162,7 @@ def test_pending_is_counted_from_git(deployment: Deployment, data: Bare, remote:
 def test_a_remote_that_is_ahead_of_us_has_nothing_pending(deployment: Deployment, data: Bare, remote: Bare):
     _push(deployment)
     theirs = remote.commit("theirs")
-    deployment.repository.fetch("origin", timeout_s=20)
+    Remote(deployment.repository, "origin", timeout_s=20).fetch()
 
     status = _status(deployment)
 

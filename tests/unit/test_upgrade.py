@@ -17,7 +17,7 @@ import pytest
 from ferry.worker.bootstrap import build
 from ferry.worker.broker.messages import _bind
 from ferry.worker.episodes import outbox_of
-from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.files.places import remotes_directory
 from ferry.worker.ledger.entry import Entry, as_json, from_json
 
 CORPUS = Path(__file__).resolve().parents[1] / "corpus" / "upgrade"

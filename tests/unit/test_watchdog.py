@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from ferry.app.dev.sentry_sink import SentrySink
 from ferry.worker import paging
-from ferry.worker.git.prepare import remotes_directory
+from ferry.worker.files.places import remotes_directory
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.watchdog import Watchdog

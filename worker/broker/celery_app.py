@@ -43,7 +43,7 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool) -> Celery:
         served: Each repository's queue and settings. They have one broker.
         publisher: Whether this process only sends tasks.
     """
-    app = Celery("ferry", set_as_current=not publisher, amqp="ferry.worker.broker.consumer:FerryAMQP")
+    app = Celery("ferry", set_as_current=not publisher, amqp="ferry.worker.broker.connection:FerryAMQP")
     first, settings = next(iter(served.items()))
     app.conf.update(
         broker_url=_url(settings).partition("#")[0],

@@ -1,18 +1,16 @@
 """
-Celery's consumer, for a worker that goes on: past what is no message, and until its broker is back.
+Celery's consumer, which survives malformed messages and an absent broker.
 
-Each message is checked before Celery takes it apart, see ``ferry.worker.broker.messages``.
-What Celery's own handling of one still raises is that message's error too; the
-broker's errors go their way, to a new connection.
+**Malformed messages.** Each message is checked before Celery reads it, see ``messages``. An exception that
+Celery's own handling still raises is logged as that message's error, and the worker goes on
+(https://github.com/celery/celery/issues/7975). Errors of the broker lead to a new connection.
 
-A connection that is lost as soon as it was made (a server that answers, and
-refuses) is made again after a moment, and any other within five seconds.
+**An absent broker.** A connection that is lost as soon as it is made (the server answers, and refuses) is
+made again after a second.
 
-And Flower is told of tasks in batches: ten messages a second at most, not two
-or three for each task. In a burst there is a task per commit. Celery sends what a
-task did as soon as its event loop comes round, which was half of all that the
-worker's main process did then. A batch is one ``task.multi`` message, which
-Celery's event receivers, Flower among them, take apart.
+**Batches of events.** The worker sends Flower at most ten messages a second, each with all events since the
+last one (``task.multi``, which Celery's event receivers read). In a burst there is a task for each commit,
+and Celery's two or three messages for each task were half of the work of the worker's main process.
 """
 
 from __future__ import annotations
@@ -21,7 +19,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from celery.app.amqp import AMQP
 from celery.worker.consumer import Consumer
 from kombu import Connection
 from kombu.message import Message
@@ -31,7 +28,6 @@ from ferry.worker.observe.logs import log
 
 _EVERY_S = 0.1
 _PAUSE_S = 1.0
-_LONGEST_WAIT_S = 5.0
 _SHOWN = 500  # characters
 
 
@@ -51,7 +47,7 @@ class FerryConsumer(Consumer):  # type: ignore[misc]  # Celery ships no types
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Message], Any]:
         """
-        Return what Celery calls with each message of a task's.
+        Return the function that Celery calls with each task's message.
         """
         handle = super().create_task_handler(*args, **options)
         # kombu counts KeyError among these, which a message may well cause.
@@ -70,13 +66,13 @@ class FerryConsumer(Consumer):  # type: ignore[misc]  # Celery ships no types
 
     def on_invalid_task(self, body: Any, message: Message, exc: Exception) -> None:
         """
-        Log and acknowledge a message with a time that is none, or the like.
+        Log and acknowledge a message that Celery cannot make a request of, such as one with an invalid time.
         """
         self.on_decode_error(message, exc)
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """
-        Log and acknowledge a message that is none.
+        Log and acknowledge a malformed message.
         """
         queue = (message.delivery_info or {}).get("routing_key")
         log().warning("message.discarded", origin=queue, error=f"{type(exc).__name__}: {exc}"[:_SHOWN])
@@ -112,42 +108,20 @@ class FerryConsumer(Consumer):  # type: ignore[misc]  # Celery ships no types
 
     def on_send_event_buffered(self) -> None:
         """
-        Have the events sent that were put into the buffer; Celery calls this for each.
+        Schedule the next batch of events; Celery calls this for each event that it buffers.
         """
         now = time.monotonic()
         if self.hub and now >= self._next_at:
             self._next_at = now + _EVERY_S
-            self.hub.call_later(_EVERY_S, self._flush_events)
+            self.hub.call_later(_EVERY_S, self._send_events)
+
+    def _send_events(self) -> None:
+        if self.event_dispatcher:  # none while there is no connection
+            self.event_dispatcher.flush()
 
     def shutdown(self) -> Any:
         """
-        Send what is left, and shut down.
+        Send the remaining events, and shut down.
         """
-        self._flush_events()
+        self._send_events()
         return super().shutdown()
-
-
-class _Connection(Connection):
-    def _ensure_connection(
-        self,
-        errback: Any = None,
-        max_retries: int | None = None,
-        interval_start: float = 1.0,
-        interval_step: float = 1.0,
-        interval_max: float = _LONGEST_WAIT_S,
-        *rest: Any,
-        **options: Any,
-    ) -> Any:
-        # Celery says nothing of the intervals, and kombu would wait for up to half a minute.
-        interval_max = min(interval_max, _LONGEST_WAIT_S)
-        return super()._ensure_connection(  # type: ignore[no-untyped-call]
-            errback, max_retries, interval_start, interval_step, interval_max, *rest, **options
-        )
-
-
-class FerryAMQP(AMQP):  # type: ignore[misc]  # as above
-    """
-    Celery's dealings with brokers, in every process: none that is back is left waiting for over five seconds.
-    """
-
-    Connection = _Connection

@@ -1,20 +1,24 @@
 """
-kombu's Redis transport, mended: a worker outlives its broker and whatever stands in its queues.
+kombu's Redis transport, with the repairs that a worker needs to outlive its broker.
 
-**A broker that refuses for now is one that is away.** A server that became a
-replica, lacks replicas or disk, or is full answers each write with an error. To
-Celery that is no lost connection, and the worker ends. Counted as one, it is
-waited for. So is a channel whose connection was lost: Celery acknowledges on it
-all the same, and kombu 5.7 looks for the address of a connection that is gone (an
-``AttributeError``). The message stays in Redis as unacknowledged, and a push that
-runs twice finds nothing to do.
+``connection`` gives these classes to Celery. They override private methods of kombu 5.7
+(https://github.com/celery/kombu/blob/main/kombu/transport/redis.py), each for a reason:
 
-**What is no message is logged and gone.** kombu takes apart what it has popped
-from a list or heard on a channel, and an error of that ends the process. Any such
-error is the message's: see ``ferry.worker.broker.messages`` for those of our tasks.
+**A broker that refuses for now counts as absent.** A server that became a replica, or lacks replicas, disk or
+memory, answers each write with an error. Celery does not take that for a lost connection, and the worker ends
+(https://github.com/celery/celery/issues/7946). Here it is a connection error, so the worker waits.
 
-**One client per pool.** kombu makes a client object for each command, with a
-table of all commands' answers, which is a fifth of what sending a message takes.
+**A lost connection is a connection error.** Celery acknowledges on a channel whose connection was lost, and
+kombu then reads an attribute of None (https://github.com/celery/kombu/issues/582). The message stays in
+Redis as unacknowledged, and a push that runs twice finds nothing to do.
+
+**A malformed message is logged and dropped.** kombu parses what it has popped from a list or received on a
+channel, and an error there ends the process (https://github.com/celery/celery/issues/4308). ``messages``
+checks those of Ferry's tasks.
+
+**One client per pool.** kombu makes a client object for each command, and redis-py fills a table of all
+commands for each (https://github.com/redis/redis-py/issues/3624): a fifth of the time that sending a
+message takes.
 """
 
 from __future__ import annotations
@@ -24,7 +28,6 @@ from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
-from kombu import transport
 from kombu.exceptions import OperationalError
 from kombu.transport import redis, virtual
 from redis import Redis
@@ -50,13 +53,13 @@ _BROKER_ERRORS = (RedisError, OSError, OperationalError)
 
 class RefusedForNow(ResponseError):
     """
-    The server answers, and its state does not let it do what was asked.
+    The server answers that its state does not allow the command now.
     """
 
 
 class Message(virtual.Message):
     """
-    A message that has what kombu needs to keep it and to find its way back.
+    A message with the properties that kombu needs to store it and return it to its queue.
     """
 
     def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
@@ -98,7 +101,7 @@ class _Channel(redis.Channel):
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **options: Any
     ) -> Any:
         """
-        Consume from *queue*; an error of *callback*, which no broker caused, is its message's.
+        Consume from *queue*; an error of *callback* that the broker did not cause is logged as its message's.
         """
 
         def outlive(message: Message) -> Any:
@@ -121,7 +124,7 @@ class _Channel(redis.Channel):
 @contextmanager
 def _survived(origin: str) -> Iterator[None]:
     """
-    Log an error in the block as one of the message that it was about, unless it is one of the broker.
+    Log an error in the block as the fault of the message, unless the broker caused it.
     """
     try:
         yield
@@ -163,7 +166,7 @@ class SentinelTransport(redis.SentinelTransport):
 
 class _Telling:
     """
-    A connection that tells a refusal which will pass from one of what was asked.
+    A connection that tells a temporary refusal from an error in the command.
     """
 
     def read_response(self, *args: Any, **options: Any) -> Any:
@@ -173,12 +176,3 @@ class _Telling:
             if isinstance(exc, _NOT_NOW_KINDS) or str(exc).startswith(_NOT_NOW):
                 raise RefusedForNow(f"the broker refuses for now: {exc}") from exc
             raise
-
-
-def mend() -> None:
-    """
-    Have each connection of this process to a Redis server be one of these, whatever form its URL has.
-    """
-    for scheme, kind in (("redis", Transport), ("rediss", Transport), ("sentinel", SentinelTransport)):
-        transport.TRANSPORT_ALIASES[scheme] = f"{__name__}:{kind.__name__}"
-        transport._transport_cache.pop(scheme, None)

@@ -1,14 +1,13 @@
 """
-Ending as told: a push finishes first, and beat does end.
+Orderly ends: a pool process finishes its push first, and beat ends at once.
 
-A supervisor, or a terminal that closes, may signal the whole process group.
-Celery's main process then waits for its tasks, but SIGTERM would end the pool
-process that runs one at once. While a task runs, SIGTERM is put off.
+A supervisor, or a terminal that closes, may signal the whole process group. Celery's main process then waits
+for its tasks, but SIGTERM would end the pool process that runs one. While a task runs, SIGTERM is put off.
 
-Celery ends beat by an exception out of the signal handler. Where that meets a
-message on its way to Redis, the clean-up there may raise another, which beat
-logs before it goes on for ever. Beat keeps nothing that could be lost, so it is
-ended on the spot.
+Celery ends beat by an exception in the signal handler
+(https://github.com/celery/celery/blob/main/celery/apps/beat.py). Where that interrupts a message on its way
+to Redis, the clean-up may raise another, which beat logs before it goes on for ever. Beat holds no state
+that could be lost, so the process exits in the handler.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _BORN_S = 0.05
 
 class _PutOff:
     """
-    SIGTERM in a process of the pool: obeyed a moment after its task, or after none came for a moment.
+    SIGTERM in a process of the pool: obeyed a second after its task ends, or after a second without a task.
 
     An idle one may have been sent a message just now. Ended at once it would take that with it, and the main
     process would wait for the outcome for ever.
@@ -109,9 +108,10 @@ def finish_tasks_first() -> None:
     """
     Put SIGTERM off while a task runs or comes, in every process of the pool that is started from now on.
 
-    And have such a process not wait half a minute for its result to be read, which nobody
-    does where SIGTERM came in the worker's first moments: a push that counts as not
-    done is done again, and finds everything there.
+    Such a process also waits two seconds, not half a minute, for its result to be read: the main process
+    does not read it where SIGTERM came in the worker's first moments. The push is then run again, and finds
+    everything there. The number of tries is a constant of billiard's
+    (https://github.com/celery/billiard/blob/main/billiard/pool.py).
     """
     billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = _LOOKS_FOR_A_READER
     worker_process_init.connect(_put_off.be_born)

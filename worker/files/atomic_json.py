@@ -1,16 +1,20 @@
 """
-Small JSON files that are replaced whole: a reader sees the old one or the new one.
+Small files that are replaced whole: a reader sees the old one or the new one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import uuid
 from pathlib import Path
 from typing import Any
 
+from ferry.worker.files.flushing import flush_directory
 from ferry.worker.files.sharing import inherit
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -34,11 +38,12 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     replace_file(path, json.dumps(value).encode(), durably=False)
 
 
-def replace_file(path: Path, content: bytes, *, durably: bool) -> None:
+def replace_file(path: Path, content: bytes, *, durably: bool, private: bool = False) -> None:
     """
     Replace *path* by a file with *content*.
 
     Args:
+        private: Whether only its owner may read it; else it is as open as its directory.
         durably: Whether a power cut from now on leaves the new file, whole; else it may
             leave the old one, the new one, or one of which the content is lost.
 
@@ -47,23 +52,17 @@ def replace_file(path: Path, content: bytes, *, durably: bool) -> None:
     """
     fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
-        with fresh.open("wb") as file:
+        with open(os.open(fresh, _NEW, 0o600 if private else 0o666), "wb") as file:
             file.write(content)
-            inherit(file.fileno(), path.parent)
+            if not private:
+                inherit(file.fileno(), path.parent)
             if durably:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(fresh, path)
     except OSError:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fresh.unlink()
         raise
     if durably:
-        _flush_directory(path.parent)
-
-
-def _flush_directory(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+        flush_directory(path.parent)

@@ -1,10 +1,10 @@
 """
-Locks that the kernel lets go when their holder dies.
+Locks that the kernel releases when their holder dies.
 
 A lock in Redis outlives its holder, or expires under it. These are open file
-description locks on files in the repository: whoever can touch the repository
-can take them, in any thread, process or container (and host, where the volume
-is shared by NFS version 4), and ``kill -9`` frees them. See
+description locks on files in the repository: every thread, process and container
+that can write there can take them (and every host, where the volume is shared by
+NFS version 4), and ``kill -9`` releases them. See
 https://man7.org/linux/man-pages/man2/fcntl_locking.2.html.
 
 Such a lock belongs to every copy of its descriptor, and a fork makes copies: a child
@@ -36,7 +36,7 @@ _SLEEP_S = (0.0001, 0.001)
 
 class LockTimeoutError(TimeoutError):
     """
-    Somebody held the lock for all the time that we would wait.
+    Another holder kept the lock for the whole timeout.
     """
 
 
@@ -44,7 +44,7 @@ class FileLock:
     """
     An exclusive lock on one file, between threads as well as processes.
 
-    Every acquisition opens the file anew, so one ``FileLock`` may be shared.
+    Every acquisition opens the file again, so threads may share one ``FileLock``.
 
     Args:
         path: The lock file; made when missing, never removed.
@@ -95,7 +95,7 @@ class FileLock:
 
     def is_held(self) -> bool:
         """
-        Whether anybody holds the lock now. Asking never gets in a taker's way.
+        Whether the lock is held now. Asking never delays a taker.
         """
         fd = _open(self.path)
         try:

@@ -1,9 +1,8 @@
 """
-Moments that are written down by one process and looked at by another.
+Moments that one process records and another compares with its own clock.
 
-Within one start of a machine their distance is measured by the kernel's clock since that start,
-which nobody sets and which goes on while the machine sleeps; the clock that people set serves
-for moments of another start, or of another machine.
+Between two moments since the same boot, the kernel's clock since that boot counts: it cannot be set, and
+goes on while the machine sleeps. The clock that people set is used for moments of another boot or machine.
 """
 
 from __future__ import annotations

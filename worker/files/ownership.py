@@ -1,8 +1,8 @@
 """
-Whose a file is that this process may not use, and what an operator does about it.
+Which user owns a file that this process may not use, and the command that changes that.
 
-A volume that was filled by another user, or mounted by another pod, is met by every
-command. All of them say it in the same line.
+Every command may meet a volume that another user filled or another pod mounted. All of them report it
+in the same line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def owners_named(repository: Path) -> Iterator[None]:
 
 def refused(error: PermissionError, repository: Path) -> str:
     """
-    Return what *error* means: which path, whose it is, and the command that mends it.
+    Return what *error* means: the path, its owner, and the command that changes that.
     """
     # As fcntl reports it, an error names no file.
     return not_ours(Path(os.fsdecode(error.filename or repository)), repository)
@@ -53,7 +53,7 @@ def not_ours(path: Path, repository: Path) -> str:
 
 def _nearest(path: Path) -> Path:
     """
-    Return *path*, or its nearest parent that can be looked at: where it cannot be entered, nothing in it can.
+    Return *path*, or its nearest parent that this process can stat.
     """
     for each in (path, *path.parents):
         with contextlib.suppress(OSError):

@@ -1,9 +1,9 @@
 """
-Files that several users of one repository write: ``core.sharedRepository``, as git honours it.
+File modes in a repository that several users write: ``core.sharedRepository``.
 
-git gives what it makes in a repository to the group, or to all, where that option says so,
-whatever the umask is. What Ferry makes in git's place gets the same mode; and what it makes
-in a directory of its own is as open as that directory
+Where that option says so, git makes new files readable and writable by the group or by all, whatever
+the umask is. Ferry gives its files beside git's the same mode, and a file in a directory of its own
+the mode of that directory
 (https://git-scm.com/docs/git-config#Documentation/git-config.txt-coresharedRepository).
 """
 
@@ -146,7 +146,7 @@ def make_directories(git_dir: str, path: Path) -> None:
 
 def inherit(target: int | Path, directory: Path) -> None:
     """
-    Make a new file or directory as open as the *directory* of Ferry's own that it is in.
+    Give a new file or directory the permissions of Ferry's *directory* that it is in.
     """
     mode, above = os.stat(target).st_mode, directory.stat().st_mode
     given = above if above & stat.S_ISGID else 0  # git's sign for a directory that a group shares
@@ -157,9 +157,9 @@ def inherit(target: int | Path, directory: Path) -> None:
     _set_mode(target, mode & (~0o077 | above))
 
 
-def adopt(git_dir: str, directory: Path) -> None:
+def share_all(git_dir: str, directory: Path) -> None:
     """
-    Share *directory* and all that is in it but keys, as far as it is ours, as the configuration asks for now.
+    Apply ``core.sharedRepository`` to *directory* and all in it that this user owns, except keys.
     """
     sharing.cache_clear()
     if sharing(git_dir).bits:

@@ -1,9 +1,8 @@
 """
-What each remote lacks: counted once, and brought forward when the branch or the remote moves.
+The commits that each remote lacks: counted once, and updated when the branch or the remote moves.
 
-git is asked for all of it at the first look of a process, and when a remote has moved among
-many commits. So an answer costs what came since the last one, however long a remote is away
-and whatever the branch has behind it.
+git counts all of them the first time in a process, and when a remote has moved among many commits. Every
+other answer takes time only for the commits since the last one, however long the outage and the history.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ferry.worker.git.repository import Repository
+from ferry.worker.git.history import History
 
 MOST_NAMES = 100_000  # kept for each remote: 10 MB
 _FEW_NAMES = 2000  # looked through with each push
@@ -35,7 +32,7 @@ class Backlog:
         arrived: The names of commits of the branch that it lacked before, and has now; not all of them.
     """
 
-    log: Repository
+    log: History
     head: str | None = None
     seen: str | None = None
     count: int = 0
@@ -69,10 +66,10 @@ class Backlogs:
     The backlog of each remote of one repository.
 
     Args:
-        log: The repository.
+        log: The repository's commits.
     """
 
-    def __init__(self, log: Repository) -> None:
+    def __init__(self, log: History) -> None:
         self._log = log
         self._start_afresh()
         os.register_at_fork(after_in_child=self._start_afresh)  # another thread may have held the lock

@@ -2,8 +2,8 @@
 Blobs of any size, read piece by piece.
 
 A blob that stands in a file of its own, or in a pack as it is, is inflated as it is asked for
-(https://git-scm.com/docs/gitformat-pack). One that a pack has as its difference from another
-can only be read whole; git makes none of large files, see ``ferry.worker.git.command``.
+(https://git-scm.com/docs/gitformat-pack). One that a pack stores as a difference from another
+can only be read whole; git stores no large file so, see ``ferry.worker.git.environment``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import BinaryIO
 
 import gitsheets
 
-from ferry.worker.git.objects import MOST_BYTES, header_of, inflated, read
+from ferry.worker.git.loose import MOST_BYTES, header_of, inflated
+from ferry.worker.git.objects import Objects
 
 _SKIPPED_BYTES = 8 << 20  # what is read on the way to a part, before the reader's turn ends
 _INDEX = b"\377tOc\0\0\0\2"
@@ -56,7 +57,7 @@ class Blob:
             gitsheets.GitsheetsError, OSError, zlib.error: It is missing or damaged.
         """
         if self.place is None:
-            yield read(self.git_dir, self.name, most=MOST_BYTES)[start:end]
+            yield Objects(self.git_dir).read(self.name, most=MOST_BYTES)[start:end]
             return
         path, offset, header = self.place
         with open(path, "rb") as file:

@@ -1,9 +1,8 @@
 """
-What git derives from the objects and keeps beside them, put right where it is damaged.
+Repairing the files that git derives from the objects: indexes, commit-graphs, bitmaps.
 
-An index of packs, a commit-graph or a bitmap only saves work, and can be made again. A damaged one stops git
-all the same. Each of these files ends with the digest of all that stands before it (gitformat-pack,
-gitformat-commit-graph), so damage is proved here and not guessed.
+They only save work and can be made again, but git fails when one is damaged. Each ends with the digest of
+the bytes before it (gitformat-pack, gitformat-commit-graph), so damage is proved and not guessed.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ferry.worker.git import process
+from ferry.worker.git.environment import environment
 from ferry.worker.observe.logs import log
 
 _DIGEST_BYTES = 20  # SHA-1; repositories of another format are refused at the start
@@ -88,36 +88,20 @@ def _removed(path: Path) -> bool:
 @lru_cache(maxsize=256)
 def _rebuilt(top: Path, index: Path, modified_ns: int) -> bool:
     """
-    Make the index of a pack again, from the pack. What is damaged itself is tried once, not at each command.
+    Rebuild a pack's index from the pack. A pack that is damaged itself is tried once, not at each command.
     """
-    environment = {  # what people configure is of no use here
-        "PATH": os.environ.get("PATH", os.defpath),
-        "GIT_DIR": str(top),
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "LC_ALL": "C",
-    }
+    pack = str(index.with_suffix(".pack"))
     try:
         with tempfile.TemporaryDirectory(prefix="tmp_idx_", dir=index.parent) as directory:
             draft = Path(directory) / index.name
             made = process.run(
-                [
-                    "git",
-                    "-c",
-                    "core.fsync=all",
-                    "index-pack",
-                    "-o",
-                    str(draft),
-                    str(index.with_suffix(".pack")),
-                ],
+                ["git", "index-pack", "-o", str(draft), pack],
                 timeout_s=_REBUILD_TIMEOUT_S,
-                env=environment,
+                env=environment(top, os.environ),
                 directory=top,
             )
             if made.exit_status != 0:
-                log().error(
-                    "repository.pack_damaged", file=str(index.with_suffix(".pack")), error=made.stderr
-                )
+                log().error("repository.pack_damaged", file=pack, error=made.stderr)
                 return False
             draft.chmod(index.stat().st_mode)
             draft.replace(index)

@@ -18,12 +18,16 @@ from pathlib import Path
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.atomic_json import read_json, write_json
+from ferry.worker.files.flushing import flush
 from ferry.worker.files.locks import FileLock, LockTimeoutError
 from ferry.worker.files.ownership import owners_named
+from ferry.worker.files.places import whole_record
 from ferry.worker.git.command import run_git
 from ferry.worker.git.credentials import Credentials
-from ferry.worker.git.prepare import prepare, state_directory
-from ferry.worker.git.refs import RefError, flush, move_ref
+from ferry.worker.git.inventory import is_whole
+from ferry.worker.git.prepare import prepare
+from ferry.worker.git.refs import RefError, move_ref
+from ferry.worker.git.remote import Remote
 from ferry.worker.git.repository import Repository
 from ferry.worker.settings import ORIGIN, Settings
 
@@ -89,7 +93,7 @@ def fetched_bytes(path: Path) -> int:
 
 def check(settings: Settings, repository: Repository) -> list[str]:
     """
-    Check what ``prepare`` takes on trust; returns warnings.
+    Check what ``prepare`` does not; returns warnings.
 
     Raises:
         RepositoryError: A clone that was interrupted, or a disk without room.
@@ -126,10 +130,12 @@ def check(settings: Settings, repository: Repository) -> list[str]:
 
 def _is_whole(repository: Repository, head: str) -> bool:
     """
-    Whether all that has come since the last start is here; at the first one, whether everything is.
+    Whether every object that came since the last start is here; at the first start, every object.
     """
-    record = state_directory(repository.path) / "whole.json"
-    found = repository.is_whole(head, known=read_json(record).get("commit"))
+    record = whole_record(repository.path)
+    known = read_json(record).get("commit")
+    is_ancestor = known and repository.contains(known, head)
+    found = is_whole(repository.git, head, known=known if is_ancestor else None)
     if found:
         with contextlib.suppress(OSError):  # the next start reads a little more
             write_json(record, {"commit": head})
@@ -138,7 +144,7 @@ def _is_whole(repository: Repository, head: str) -> bool:
 
 def is_empty(path: Path) -> bool:
     """
-    Whether there is nothing at *path* but what a file system or ``ferry init`` itself puts there.
+    Whether *path* is missing or holds only what a file system or ``ferry init`` puts there.
     """
     if not path.exists():
         return True
@@ -173,21 +179,21 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
     there = replace(settings, data_repo_path=draft)
     prepare(there)
     repository = Repository.of(there, credentials)
-    tip = repository.ask(ORIGIN, timeout_s=settings.push_timeout_s)
+    tip = Remote(repository, ORIGIN, timeout_s=settings.push_timeout_s).ask()
     if tip is None:
         raise RepositoryError(
             f"{ORIGIN} has no branch {settings.data_branch!r}; "
             "push one there, or set CFP_DATA_BRANCH to the one it has"
         )
-    tip = repository.fetch(ORIGIN, timeout_s=_TIMEOUT_S)
-    if tip is None or repository.is_whole(tip) is False:
+    tip = Remote(repository, ORIGIN, timeout_s=_TIMEOUT_S).fetch()
+    if tip is None or is_whole(repository.git, tip) is False:
         raise RepositoryError(f"what {ORIGIN} sent is not whole")
     move_ref(draft, repository.ref, new=tip, old=None)
     return repository
 
 
 def _check_files(settings: Settings) -> None:
-    # ssh says no more of a key that it cannot read than that it was not let in.
+    # For a key that ssh cannot read it only reports that access was denied.
     files = {
         "CFP_SSH_KEY_PATH": settings.ssh_key_path,
         "CFP_SSH_KNOWN_HOSTS": settings.ssh_known_hosts,
@@ -206,9 +212,9 @@ def _move(draft: Path, path: Path) -> None:
         except OSError as exc:
             if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            raise RepositoryError(f"somebody else put something at {path} meanwhile") from exc
+            raise RepositoryError(f"another process wrote to {path} meanwhile") from exc
     else:
-        # Without HEAD it is no repository: whoever looks before the last step sees none.
+        # HEAD last: without it, other processes see no repository.
         for entry in sorted(draft.iterdir(), key=lambda entry: entry.name == "HEAD"):
             entry.rename(path / entry.name)
     flush(path)

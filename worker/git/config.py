@@ -10,15 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ferry.worker.errors import RepositoryError
+from ferry.worker.files.flushing import flush
+from ferry.worker.files.places import drafts_directory
 from ferry.worker.files.sharing import make_directories
+from ferry.worker.git import lock_files
 from ferry.worker.git.command import run_git
-from ferry.worker.git.refs import STATE_DIRECTORY, flush
 from ferry.worker.observe.redaction import redact
 
 _LOCK_WAIT_S = 5.0
@@ -108,15 +109,15 @@ def replace_config(git_dir: Path, wanted: Mapping[Key, Sequence[str]]) -> None:
         OSError: The disk refused. The old file is still there.
     """
     config = (git_dir / "config").resolve()
-    draft = git_dir / STATE_DIRECTORY / "drafts" / "config~"
+    draft = drafts_directory(git_dir) / "config~"
     lock = config.with_name(f"{config.name}.lock")
     make_directories(str(git_dir), draft.parent)
-    with contextlib.suppress(FileNotFoundError):
-        if lock.samefile(draft):  # of one of us that died
-            lock.unlink()
-    draft.unlink(missing_ok=True)
+    lock_files.clear_left_over(draft, lock)
     draft.touch(mode=0o600)
-    _take(lock, draft)
+    try:
+        lock_files.take(git_dir, lock, draft, wait_s=_LOCK_WAIT_S)
+    except lock_files.LockFileError as exc:
+        raise RepositoryError(str(exc)) from None
     try:
         draft.write_bytes(_changed(git_dir, config, wanted))
         before = config.stat()
@@ -136,24 +137,8 @@ def _place(origin: str) -> str:
     return "the environment" if origin.startswith("command line") else origin.removeprefix("file:")
 
 
-def _take(lock: Path, draft: Path) -> None:
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    while True:
-        try:
-            os.link(draft, lock)
-        except FileExistsError:
-            if time.monotonic() >= deadline:
-                raise RepositoryError(
-                    f"{lock} exists: another git writes the configuration, or died while it did. "
-                    "If no git process runs on this repository, remove that file"
-                ) from None
-            time.sleep(0.05)
-        else:
-            return
-
-
 def _changed(git_dir: Path, config: Path, wanted: Mapping[Key, Sequence[str]]) -> bytes:
-    copy = git_dir / STATE_DIRECTORY / "drafts" / "config"
+    copy = drafts_directory(git_dir) / "config"
     shutil.copyfile(config, copy)
     try:
         there = run_git(git_dir, "config", "--file", str(copy), "-z", "--name-only", "--list")

@@ -1,10 +1,9 @@
 """
-What lets git in at a remote, looked up afresh for every command that talks to one.
+Keys, tokens and shared ssh connections, looked up for every command that talks to a remote.
 
-Keys and tokens are files that somebody else rotates (a Kubernetes secret, an
-agent), so nothing of them is kept. ssh connections are: the handshake is most
-of what a small push costs. A shared connection whose far end froze would hang
-every later push, so whoever ended one at its timeout hangs up as well.
+Keys and tokens are files that another program rotates (Kubernetes, an agent), so their contents are
+not kept. ssh connections are kept: the handshake is most of the time of a small push. A shared connection
+whose far end froze would hang every later push, so a command that ends at its timeout also closes it.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ferry.worker.errors import RepositoryError
+from ferry.worker.files.atomic_json import replace_file
 from ferry.worker.settings import ORIGIN, Settings
 
 _SHARED_FOR_S = 60
@@ -75,7 +75,7 @@ class Credentials:
 
     def environment(self, remote: str, *, ssh_is_configured: bool = False) -> dict[str, str]:
         """
-        Return the variables that git needs to be let in at *remote*.
+        Return the variables that git needs to authenticate at *remote*.
 
         Args:
             ssh_is_configured: Whether git's configuration names an ssh command (``core.sshCommand``).
@@ -119,7 +119,7 @@ class Credentials:
             return []
         host = url.netloc.rpartition("@")[2]
         helper = f"credential.{url.scheme}://{host}.helper"
-        # The empty one drops the helpers of whoever runs us: none of them is to keep our token.
+        # The empty one drops all other helpers, so that none of them stores the token.
         return [(helper, ""), (helper, _ANSWER)]
 
     def hang_up_command(self, remote: str) -> list[str] | None:
@@ -169,10 +169,10 @@ class Credentials:
 
 def _private_directory() -> Path:
     """
-    Return a directory that nobody else can read or write, outside the repository's volume.
+    Return a directory outside the repository's volume that only this user can read and write.
 
     Raises:
-        PermissionError: Somebody else made it before us.
+        PermissionError: Another user made it.
     """
     path = Path(tempfile.gettempdir()) / f"ferry-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
@@ -185,19 +185,16 @@ def _private_directory() -> Path:
 
 def _private(key: Path) -> Path:
     """
-    Return *key*, or a private copy of it where others may read it: ssh refuses such a key.
+    Return *key*, or a private copy where other users may read it: ssh refuses such a key.
 
-    Kubernetes mounts a secret readable for the pod's group, whatever the file's owner.
+    Kubernetes makes a mounted secret readable for the pod's group.
     """
     if not key.exists() or not (key.stat().st_mode & 0o077 and key.stat().st_uid == os.getuid()):
         return key
     content = key.read_bytes()
     copy = _private_directory() / f"key-{hashlib.sha256(content).hexdigest()[:16]}"
     if not copy.exists():
-        fd, draft = tempfile.mkstemp(dir=copy.parent)  # made with mode 0600
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-        Path(draft).rename(copy)
+        replace_file(copy, content, durably=False, private=True)
     return copy
 
 

@@ -1,5 +1,5 @@
 """
-What two commits that went apart have each on their own, for whoever has to join them.
+What each of two diverged commits has that the other lacks, for the operator who joins them.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ferry.worker.git.repository import Commit, Repository
+from ferry.worker.git.history import Commit, History
 
 # A person reads these. How many there are in all is counted, however many there are.
 _SHOWN = 50
@@ -74,7 +74,7 @@ class Divergence:
         }
 
 
-def survey(repository: Repository, ours: str, theirs: str) -> Divergence:
+def survey(repository: History, ours: str, theirs: str) -> Divergence:
     """
     Compare two commits that are both in *repository*.
 
@@ -89,7 +89,7 @@ def survey(repository: Repository, ours: str, theirs: str) -> Divergence:
     )
 
 
-def _look(repository: Repository, head: str, *, other: str, base: str | None) -> Side:
+def _look(repository: History, head: str, *, other: str, base: str | None) -> Side:
     return Side(
         head=head,
         count=repository.count_between(other, head),

@@ -1,228 +1,197 @@
 """
-git's objects, read in this process.
+git's objects, read and written in this process.
 
-gitsheets opens the repository anew for each question, a tenth of a millisecond and
-more. What was written lately stands in a file of its own, and is read from there
-(https://git-scm.com/book/en/v2/Git-Internals-Git-Objects).
+gitsheets opens the repository for each question, which takes a tenth of a millisecond and
+more. Recent objects are loose, and are read from their files (see ``loose``). An object
+never changes, so commits and trees that are read often are kept in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
+import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import BinaryIO
+from pathlib import Path
 
 import gitsheets
+from cachetools import LRUCache
 
 from ferry.worker.git.caches import mend
+from ferry.worker.git.loose import MOST_BYTES, ObjectTooLargeError, read_loose, write_loose
 
-MOST_BYTES = 64 << 20  # of one object that is read at once; a tree of a million files is smaller
-_PIECE_BYTES = 64 << 10  # a thousand times as much may come of it
-_INFLATED_BYTES = 1 << 20
-_NAME_OF_FILE = re.compile(r"[0-9a-f]{38}")
-_IN_THE_MAKING = (".", "tmp_")  # how git and gitsheets call a file that is no object yet
-_HEADER = re.compile(rb"(blob|tree|commit|tag) (0|[1-9][0-9]{0,18})\0")
+_KEPT_BYTES = 64 * 1024 * 1024
+_OVERHEAD_BYTES = 400  # of memory for each object that is kept
 _PARENT = re.compile(rb"^parent ([0-9a-f]+)$", re.MULTILINE)
 
 
-class ObjectTooLargeError(gitsheets.GitsheetsError):  # type: ignore[misc]  # it ships no types
+class Objects:
     """
-    An object says of itself that it is larger than may be read at once.
-    """
-
-    def __init__(self, name: str, size: int, most: int) -> None:
-        super().__init__(f"the object {name} has {size} bytes, and at most {most} are read at once")
-
-
-def read_loose(git_dir: str, name: str, *, most: int = MOST_BYTES) -> bytes:
-    """
-    Return kind, size and content of an object that stands in a file of its own, as that file has them.
+    The objects of one repository.
 
     Args:
-        most: How many bytes of content it may have. No more is inflated than it says it has.
-
-    Raises:
-        OSError: There is no such file.
-        zlib.error: It is damaged.
-        ObjectTooLargeError: It is larger.
+        git_dir: The bare repository's directory.
     """
-    with open(f"{git_dir}/objects/{name[:2]}/{name[2:]}", "rb") as file:
-        stream = zlib.decompressobj()
-        pieces = inflated(file, stream)
-        found = [next(pieces, b"")]
-        header = header_of(found[0])
-        if header is None:
-            raise zlib.error(f"{name} is not an object of git's")
-        _, size, begin = header
-        if size > most:
-            raise ObjectTooLargeError(name, size, most)
-        left = begin + size - len(found[0])
-        while left >= 0 and (piece := next(pieces, None)) is not None:
-            found.append(piece)
-            left -= len(piece)
-    if left or not stream.eof:
-        raise zlib.error(f"{name} has not as many bytes as it says")
-    return b"".join(found)
 
+    def __init__(self, git_dir: str | Path) -> None:
+        self.git_dir = str(git_dir)
+        self._lock = threading.Lock()
+        self._kept: LRUCache[str, bytes] = LRUCache(
+            _KEPT_BYTES, getsizeof=lambda content: len(content) + _OVERHEAD_BYTES
+        )
 
-def inflated(file: BinaryIO, stream: zlib._Decompress) -> Iterator[bytes]:
-    """
-    Yield what *stream* makes of *file*, in pieces of at most a MiB, however much that is.
+    def read(self, name: str, *, most: int = MOST_BYTES) -> bytes:
+        """
+        Return the content of an object.
 
-    Raises:
-        zlib.error: It is damaged.
-    """
-    while not stream.eof:
-        given = stream.unconsumed_tail or file.read(_PIECE_BYTES)
-        piece = stream.decompress(given, _INFLATED_BYTES)
-        if not given and not piece:
-            return  # it is cut short
-        yield piece
+        Args:
+            name: Its full name.
+            most: How many bytes it may have.
 
-
-def header_of(begin: bytes) -> tuple[str, int, int] | None:
-    """
-    Return kind and size that an object says it has, and where its content begins; None: it is no object.
-
-    Args:
-        begin: Its first bytes, inflated.
-    """
-    header = _HEADER.match(begin)
-    return (header[1].decode(), int(header[2]), header.end()) if header else None
-
-
-def read(git_dir: str, name: str, *, most: int = MOST_BYTES) -> bytes:
-    """
-    Return the content of an object.
-
-    Args:
-        name: Its full name.
-        most: How many bytes it may have.
-
-    Raises:
-        ObjectTooLargeError: It is larger; its size was asked before it was read.
-        gitsheets.GitsheetsError: It is missing or damaged.
-    """
-    try:
-        return read_loose(git_dir, name, most=most).partition(b"\0")[2]
-    except (OSError, zlib.error):
-        return _read_packed(git_dir, name, most)
-
-
-def _read_packed(git_dir: str, name: str, most: int) -> bytes:
-    header = None
-    with contextlib.suppress(gitsheets.GitsheetsError):
-        header = gitsheets.blob_header(git_dir, name)
-    if header and header["size"] > most:
-        raise ObjectTooLargeError(name, header["size"], most)
-    content = None
-    with contextlib.suppress(gitsheets.GitsheetsError):
-        content = gitsheets.blob_read(git_dir, name)
-    if content is None and mend(git_dir):
-        content = gitsheets.blob_read(git_dir, name)
-    if content is None:
-        raise gitsheets.GitsheetsError(f"the object {name} is missing or damaged; look with: git fsck")
-    return bytes(content)
-
-
-def is_commit(git_dir: str, name: str) -> bool:
-    """
-    Whether there is an object with the full name *name*, and it is a commit.
-    """
-    try:
-        return read_loose(git_dir, name).startswith(b"commit ")
-    except (OSError, zlib.error):
-        header = gitsheets.blob_header(git_dir, name)
-    return bool(header) and header["kind"] == "commit"
-
-
-def loose(git_dir: str) -> tuple[list[str], dict[str, str]]:
-    """
-    Look at every file that is to be a loose object.
-
-    Returns:
-        The names of those that are what they are called, and of each other file, by its
-        path in the repository, what is wrong with it.
-    """
-    sound, damaged = [], {}
-    for directory, file in _loose_files(git_dir):
-        path = f"objects/{directory}/{file}"
-        if not _NAME_OF_FILE.fullmatch(file):
-            damaged[path] = "is not called like an object"
-            continue
+        Raises:
+            ObjectTooLargeError: It is larger; its size was asked before it was read.
+            gitsheets.GitsheetsError: It is missing or damaged.
+        """
         try:
-            fault = _fault(f"{git_dir}/{path}", directory + file)
-        except FileNotFoundError:
-            continue  # git has just removed it: it is in a pack
-        except (OSError, zlib.error) as exc:
-            fault = f"cannot be read: {exc}"
-        if fault:
-            damaged[path] = fault
-        else:
-            sound.append(directory + file)
-    return sound, damaged
+            return read_loose(self.git_dir, name, most=most).partition(b"\0")[2]
+        except (OSError, zlib.error):
+            return self._read_packed(name, most)
 
+    def kept(self, name: str, *, most: int = MOST_BYTES) -> bytes:
+        """
+        Return the content of a commit, a tree or a declaration, and keep it in memory.
 
-def _loose_files(git_dir: str) -> Iterator[tuple[str, str]]:
-    for number in range(256):
-        directory = f"{number:02x}"
+        Args:
+            most: How many bytes it may have.
+
+        Raises:
+            gitsheets.GitsheetsError: It is missing, damaged or larger.
+        """
+        with self._lock:
+            content = self._kept.get(name)
+        return self._keep(name, self.read(name, most=most)) if content is None else content
+
+    def is_commit(self, name: str) -> bool:
+        """
+        Whether there is an object with the full name *name*, and it is a commit.
+        """
         try:
-            files = os.listdir(f"{git_dir}/objects/{directory}")
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        yield from ((directory, file) for file in files if not file.startswith(_IN_THE_MAKING))
+            return read_loose(self.git_dir, name).startswith(b"commit ")
+        except (OSError, zlib.error):
+            header = gitsheets.blob_header(self.git_dir, name)
+        return bool(header) and header["kind"] == "commit"
 
+    def lineage(self, old: str, new: str, *, longest: int, packed: bool = True) -> list[str]:
+        """
+        Return the commits from *new* to before *old*, newest first, where each has one parent; else none.
 
-def _fault(path: str, name: str) -> str | None:
-    """
-    Return what is wrong with the loose object at *path*, or None.
-    """
-    stream, digest = zlib.decompressobj(), hashlib.sha1(usedforsecurity=False)
-    head, size = b"", 0
-    with open(path, "rb") as file:
-        for content in inflated(file, stream):
-            digest.update(content)
-            head, size = head or content[:64], size + len(content)
-        rest = stream.unused_data or file.read(1)
-    if size == 0:
-        return "is empty"
-    if not stream.eof:
-        return "is cut short"
-    if digest.hexdigest() != name:
-        return "holds something else than its name says"
-    header = header_of(head)
-    if rest or header is None or header[1] != size - header[2]:
-        return "is not an object of git's"
-    return None
+        Args:
+            longest: How many commits to look at.
+            packed: Whether to read commits that are in a pack, which takes some ten times as long.
+        """
+        found: list[str] = []
+        try:
+            while new != old:
+                parents = _parents(self.git_dir, new, packed)
+                found.append(new)
+                if len(parents) != 1 or len(found) > longest:
+                    return []
+                new = parents[0]
+        except (gitsheets.GitsheetsError, OSError, zlib.error):
+            return []
+        return found
 
+    def write(self, kind: str, content: bytes) -> str:
+        """
+        Store an object in a file of its own; returns its full name. Only a flush puts it on the disk.
 
-def lineage(git_dir: str, old: str, new: str, *, longest: int, packed: bool = True) -> list[str]:
-    """
-    Return the commits from *new* to before *old*, newest first, where each has one parent; else none.
+        Args:
+            kind: ``blob``, ``tree`` or ``commit``.
 
-    Args:
-        longest: How many commits to look at.
-        packed: Whether to read commits that are in a pack, which takes some ten times as long.
-    """
-    found: list[str] = []
-    try:
-        while new != old:
-            parents = _parents(git_dir, new, packed)
-            found.append(new)
-            if len(parents) != 1 or len(found) > longest:
-                return []
-            new = parents[0]
-    except (gitsheets.GitsheetsError, OSError, zlib.error):
-        return []
-    return found
+        Raises:
+            OSError: The disk refused; nothing is left behind.
+        """
+        whole = _whole(kind, content)
+        name = _digest(whole)
+        write_loose(self.git_dir, name, whole)
+        if kind != "blob":
+            self._keep(name, content)
+        return name
+
+    def write_commit(
+        self,
+        tree: str,
+        parent: str,
+        message: str,
+        *,
+        author: tuple[str, str],
+        seconds: int,
+        trailers: Sequence[tuple[str, str]],
+    ) -> str:
+        """
+        Store a commit; returns its full name. It has the bytes that gitsheets gives it.
+
+        Args:
+            author: Name and e-mail address; the committer is the same.
+            seconds: Since the epoch, in UTC.
+            trailers: Key and value of each, set off from the message by an empty line.
+
+        Raises:
+            ValueError: A name or a trailer holds what would end its line.
+        """
+        lines = [f"{key}: {value}" for key, value in trailers]
+        if any(character in text for text in (*author, *lines) for character in "\n\0") or any(
+            character in text for text in author for character in "<>"
+        ):
+            raise ValueError(f"an author or a trailer would break the commit: {author!r}, {lines!r}")
+        who = f"{author[0]} <{author[1]}> {seconds} +0000"
+        text = message.rstrip("\n") + ("\n\n" + "\n".join(lines) if lines else "") + "\n"
+        head = f"tree {tree}\nparent {parent}\nauthor {who}\ncommitter {who}\n\n"
+        return self.write("commit", (head + text).encode())
+
+    def _keep(self, name: str, content: bytes) -> bytes:
+        with self._lock, contextlib.suppress(ValueError):  # it is larger than the whole cache
+            self._kept[name] = content
+        return content
+
+    def _read_packed(self, name: str, most: int) -> bytes:
+        header = None
+        with contextlib.suppress(gitsheets.GitsheetsError):
+            header = gitsheets.blob_header(self.git_dir, name)
+        if header and header["size"] > most:
+            raise ObjectTooLargeError(name, header["size"], most)
+        content = None
+        with contextlib.suppress(gitsheets.GitsheetsError):
+            content = gitsheets.blob_read(self.git_dir, name)
+        if content is None and mend(self.git_dir):
+            content = gitsheets.blob_read(self.git_dir, name)
+        if content is None:
+            raise gitsheets.GitsheetsError(f"the object {name} is missing or damaged; look with: git fsck")
+        return bytes(content)
 
 
 @lru_cache(maxsize=4096)
 def _parents(git_dir: str, commit: str, packed: bool) -> tuple[str, ...]:
-    content = read(git_dir, commit) if packed else read_loose(git_dir, commit)
+    content = Objects(git_dir).read(commit) if packed else read_loose(git_dir, commit)
     return tuple(name.decode("ascii") for name in _PARENT.findall(content.partition(b"\n\n")[0]))
+
+
+def name_of(kind: str, content: bytes) -> str:
+    """
+    Return the full object name of *content*.
+
+    Args:
+        kind: ``blob``, ``tree`` or ``commit``.
+    """
+    return _digest(_whole(kind, content))
+
+
+def _whole(kind: str, content: bytes) -> bytes:
+    return b"%s %d\0%s" % (kind.encode(), len(content), content)
+
+
+def _digest(whole: bytes) -> str:
+    return hashlib.sha1(whole, usedforsecurity=False).hexdigest()

@@ -19,8 +19,9 @@ from typing import Any
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.atomic_json import read_json, write_json
+from ferry.worker.files.flushing import flush
 from ferry.worker.files.locks import FileLock, LockTimeoutError
-from ferry.worker.git.refs import flush
+from ferry.worker.git.packs import Packs
 from ferry.worker.git.repository import Repository
 from ferry.worker.observe.logs import log
 
@@ -48,14 +49,15 @@ class Maintenance:
         repository: The data repository.
         directory: Where its lock and its record live.
         write_lock: What every writer of the repository holds.
-        turn: What is held for one packing at a time, where a worker serves several repositories:
-            it may last, and the worker's other slots are for pushes.
+        turn: The lock that lets a worker with several repositories pack one at a time:
+            packing may last, and the worker's other slots are for pushes.
     """
 
     def __init__(
         self, repository: Repository, directory: Path, write_lock: FileLock, turn: FileLock | None = None
     ) -> None:
-        self._repository = repository
+        self._repository = repository.path
+        self._packs = Packs(repository.git)
         self._turn = turn
         self._write_lock = write_lock
         self._lock = FileLock(directory / "maintenance.lock")
@@ -63,15 +65,15 @@ class Maintenance:
 
     def is_due(self) -> bool:
         """
-        Whether packing is worth its while, or logs are slow for want of a commit-graph.
+        Whether there is enough to pack, or logs are slow without a commit-graph.
         """
-        if self._repository.loose_objects() >= _MANY_LOOSE_OBJECTS:
+        if self._packs.loose_objects() >= _MANY_LOOSE_OBJECTS:
             return True
         # Each fetch leaves one.
-        if self._repository.packs() > _TOO_MANY_PACKS and time.time() - self.last().get("at", 0) > _HOUR_S:
+        if self._packs.count() > _TOO_MANY_PACKS and time.time() - self.last().get("at", 0) > _HOUR_S:
             return True
         # Tried once a day at most: git may be unable to write one.
-        return self._repository.lacks_commit_graph() and time.time() - self.last().get("at", 0) > _DAY_S
+        return self._packs.lacks_commit_graph() and time.time() - self.last().get("at", 0) > _DAY_S
 
     def run(self) -> str:
         """
@@ -89,7 +91,7 @@ class Maintenance:
             begun = time.monotonic()
             damaged = self._pack()
             duration_s = round(time.monotonic() - begun, 3)
-            size = self._repository.size()
+            size = self._packs.size()
             write_json(self._record, {"at": time.time(), "duration_s": duration_s, "damaged": damaged})
         log().info("maintenance.done", duration_ms=round(duration_s * 1000), **size)
         return f"packed in {duration_s:.1f} s"
@@ -112,17 +114,17 @@ class Maintenance:
         """
         Pack what can be packed; returns the loose objects that are damaged, by their path.
         """
-        damaged = self._repository.pack_loose_objects(timeout_s=_TIMEOUT_S)
-        flush(self._repository.path)  # before the only other copy goes
+        damaged = self._packs.pack_loose_objects(timeout_s=_TIMEOUT_S)
+        flush(self._repository)  # before the only other copy goes
         try:
             with self._write_lock.hold(_WRITE_LOCK_TIMEOUT_S):
-                self._repository.prune_packed()
+                self._packs.prune_packed()
         except LockTimeoutError as exc:
             raise RepositoryError(str(exc)) from exc
-        if self._repository.packs() > _MANY_PACKS:
-            self._repository.merge_packs(timeout_s=_TIMEOUT_S)
+        if self._packs.count() > _MANY_PACKS:
+            self._packs.merge(timeout_s=_TIMEOUT_S)
         with contextlib.suppress(RepositoryError):  # a damaged commit; a log without the graph is only slower
-            self._repository.write_commit_graph(timeout_s=_TIMEOUT_S)
+            self._packs.write_commit_graph(timeout_s=_TIMEOUT_S)
         # Of one that is in a pack as well nothing is missing, and git has just removed it.
         lasting = self._existing(damaged)
         if lasting:
@@ -131,4 +133,4 @@ class Maintenance:
         return lasting
 
     def _existing(self, damaged: dict[str, str]) -> dict[str, str]:
-        return {name: why for name, why in damaged.items() if (self._repository.path / name).exists()}
+        return {name: why for name, why in damaged.items() if (self._repository / name).exists()}

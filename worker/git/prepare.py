@@ -20,11 +20,11 @@ import git
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.atomic_json import replace_file
-from ferry.worker.files.locks import FileLock, LockTimeoutError
+from ferry.worker.files.locks import LockTimeoutError
 from ferry.worker.files.ownership import not_ours, owners_named
-from ferry.worker.files.sharing import adopt, make_directories
+from ferry.worker.files.places import prepare_lock, remotes_directory, state_directory
+from ferry.worker.files.sharing import make_directories, share_all
 from ferry.worker.git.config import Key, partial_clone, pushes_elsewhere, read_all, replace_config
-from ferry.worker.git.refs import STATE_DIRECTORY
 from ferry.worker.git.tracking import Tracking
 from ferry.worker.observe.logs import log
 from ferry.worker.observe.redaction import redact
@@ -35,27 +35,6 @@ _LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix"})
 _LOCK_TIMEOUT_S = 30.0
 _LOCK_IS_OLD_S = 60.0  # git holds one for milliseconds
 _HEAD = re.compile(rb"ref:\s*refs/|[0-9a-f]{40}")
-
-
-def state_directory(repository: Path) -> Path:
-    """
-    Return where Ferry keeps its locks and the ledger: on the repository's own volume.
-    """
-    return repository / STATE_DIRECTORY
-
-
-def write_lock(repository: Path) -> FileLock:
-    """
-    Return the lock that every writer of the repository holds.
-    """
-    return FileLock(state_directory(repository) / "write.lock")
-
-
-def remotes_directory(repository: Path) -> Path:
-    """
-    Return where the ledger keeps one file and one lock per remote.
-    """
-    return state_directory(repository) / "remotes"
 
 
 def prepare(settings: Settings) -> str:
@@ -83,9 +62,9 @@ def _prepare(settings: Settings) -> str:
     try:
         make_directories(str(path), remotes_directory(path))
         _check_file_system(state)
-        with FileLock(state / "prepare.lock").hold(_LOCK_TIMEOUT_S), git.Repo(path) as repo:
+        with prepare_lock(path).hold(_LOCK_TIMEOUT_S), git.Repo(path) as repo:
             identity = _configure(repo, settings)
-            adopt(str(path), state)
+            share_all(str(path), state)
             return identity
     except PermissionError:
         raise
@@ -95,7 +74,7 @@ def _prepare(settings: Settings) -> str:
 
 def known_or_prepared(settings: Settings) -> str:
     """
-    Return the identity of the data repository, for a process that need not write there.
+    Return the identity of the data repository, for a process that does not write there.
 
     Nothing is written where an API or a worker has prepared the repository before.
 
@@ -142,7 +121,7 @@ def _check(path: Path) -> None:
 
 def _restore_head(path: Path, settings: Settings) -> None:
     """
-    Write ``HEAD`` again where a power cut left nothing of it: git would see no repository here.
+    Restore ``HEAD`` where a power cut emptied it: git would not recognise the repository.
     """
     if not _HEAD.match((path / "HEAD").read_bytes()):
         replace_file(path / "HEAD", f"ref: {settings.ref}\n".encode(), durably=True)
@@ -151,7 +130,7 @@ def _restore_head(path: Path, settings: Settings) -> None:
 
 def _check_branch(path: Path, settings: Settings) -> None:
     """
-    Refuse a branch that is another name for something else: a move of it would be one of that.
+    Refuse a symbolic branch: moving it would move the ref that it points to.
     """
     branch = path / settings.ref
     target = None
@@ -170,7 +149,7 @@ def _check_branch(path: Path, settings: Settings) -> None:
 
 def _report_locks(path: Path) -> None:
     """
-    Log the lock files of git's that look left over; only who made one may say that it is.
+    Log git's lock files that are old enough to be left over. The operator decides whether they are.
 
     Ferry's own are known by their inode and cleared where they are in the way, see ``ferry.worker.git.refs``.
     """
@@ -194,7 +173,7 @@ def old_locks(path: Path) -> dict[Path, float]:
 
 def _check_file_system(state: Path) -> None:
     """
-    Refuse a volume on which the locks would not be what they seem.
+    Refuse a volume on which locks do not exclude other hosts, or hard links are missing.
 
     Raises:
         RepositoryError: Naming the volume and what it lacks.
@@ -258,7 +237,7 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
         )
     identity = config.get("ferry", "id", fallback="") or uuid.uuid4().hex[:12]
     wanted = {("ferry", "id"): [identity], **_kept_whole(config)}
-    # For the commits that git itself makes here, by an operator's hand; records have authors of their own.
+    # For the commits that an operator makes here with git; commits of records name their authors.
     for option, value in (("name", COMMITTER[0]), ("email", COMMITTER[1])):
         if not config.get("user", option, fallback=""):
             wanted["user", option] = [value]
@@ -270,7 +249,7 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
                 f"the remote {name} of {path} is a mirror, which pushes and deletes every ref; "
                 f"stop that with: git config --unset remote.{name}.mirror"
             )
-        # For people: Ferry gives git no remote by this name, see ``ferry.worker.git.repository``.
+        # For operators: Ferry gives git no remote by this name, see ``ferry.worker.git.remote``.
         wanted[section, "url"] = [url]
         wanted[section, "fetch"] = _refspecs(_values(config, section, "fetch"), name, settings.ref)
         tracking.set_address(name, url, before=config.get(section, "url", fallback=None))
@@ -282,14 +261,14 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
 
 def _kept_whole(config: git.GitConfigParser) -> dict[Key, list[str]]:
     """
-    Return what keeps other people's git commands from taking objects or refs that Ferry has acknowledged.
+    Return the settings that keep other git commands from removing acknowledged objects or refs.
 
     ``git gc`` and ``git prune`` remove what no ref named when they looked, and so what was
     committed since. In a repository of precious objects they remove nothing.
     """
     wanted = {("extensions", "preciousObjects"): ["true"]}
     if not config.get("transfer", "fsckobjects", fallback=""):
-        wanted["transfer", "fsckObjects"] = ["true"]  # for who fetches or pushes into it by hand
+        wanted["transfer", "fsckObjects"] = ["true"]  # for an operator who fetches or pushes into it
     if not config.get("core", "fsync", fallback=""):
         wanted["core", "fsync"] = ["reference"]  # `git pack-refs` removes what it does not flush otherwise
     extensions = config.options("extensions") if config.has_section("extensions") else []
@@ -307,7 +286,7 @@ def _values(config: git.GitConfigParser, section: str, option: str) -> list[str]
 
 def _refspecs(found: list[str], remote: str, branch: str) -> list[str]:
     """
-    Return what a person's ``git fetch`` is to fetch: what is configured, but for what would move *branch*.
+    Return the refspecs of an operator's ``git fetch``: those configured that do not move *branch*.
     """
     ours = f"+refs/heads/*:refs/remotes/{remote}/*"
     kept = [refspec for refspec in found if not _covers(refspec.rpartition(":")[2], branch)]
@@ -321,7 +300,7 @@ def _covers(pattern: str, ref: str) -> bool:
 
 def _check_configuration(path: Path, settings: Settings) -> None:
     """
-    Refuse what git's configuration, in any scope, says against the settings.
+    Refuse a configuration of git, in any scope, that contradicts the settings.
 
     Raises:
         RepositoryError: Naming the key and where it stands.

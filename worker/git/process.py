@@ -1,10 +1,10 @@
 """
-Running another program, and no more of it than was meant.
+Running another program, and ending it with all its children.
 
-It gets a session of its own that is ended whole at its timeout (a ``git push``
-that is ended alone leaves ``git remote-https`` or ssh behind). What it prints is
-read in pieces, of which the first and the last are kept: a hook on the remote may
-print gigabytes. All of it is redacted before a word leaves.
+The program gets its own session, which is ended as a whole at the timeout: a ``git push``
+that is ended alone leaves ``git remote-https`` or ssh behind. Only the beginning and the end
+of its output are kept, because a hook on the remote may print gigabytes. All output is
+redacted before it is returned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from ferry.worker.observe.redaction import redact
 
@@ -29,9 +29,9 @@ _PIECE_BYTES = 64 * 1024
 _TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
 ENDING_S = 3 * _TERM_GRACE_S  # what that takes at the most
 _GIVES_WAY = 10  # nice(1)
-# The process is there, and the command begins in it once it is told to; never, if whoever is to tell it dies.
+# The shell waits for a line and then becomes the command. It ends if its parent dies before it writes one.
 _GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
-_NOT_STARTED = (126, 127)  # what sh says where there is no such program, or it is none
+_NOT_STARTED = (126, 127)  # the shell's exit status for a program that is missing or cannot be run
 _LINE_BREAK = re.compile(rb"[\r\n]")
 _KEY_ENDS = re.compile(rb"-----END [A-Z ]{0,40}PRIVATE KEY-----")
 
@@ -39,10 +39,10 @@ _KEY_ENDS = re.compile(rb"-----END [A-Z ]{0,40}PRIVATE KEY-----")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """
-    What a command came to.
+    The outcome of a command.
 
     Attributes:
-        exit_status: As it gave it; None when we ended it at its timeout.
+        exit_status: The command's own; None where Ferry ended it at its timeout.
         stdout: Redacted standard output.
         stderr: Redacted standard error; its two ends where it is longer than both.
         duration_s: How long it ran, in seconds.
@@ -56,7 +56,7 @@ class Finished:
 
 def give_way(group: int) -> None:
     """
-    Let others go first before the process group *group*: what people look at can wait, pushes cannot.
+    Lower the priority of the process group *group*: readers can wait, pushes cannot.
     """
     with contextlib.suppress(OSError):  # it has ended
         os.setpriority(os.PRIO_PGRP, group, _GIVES_WAY)
@@ -95,15 +95,7 @@ def run(
         OSError: It could not be started, or has printed too much.
     """
     begun = time.monotonic()
-    process = subprocess.Popen(
-        command if noted is None else [*_GATE, *command],
-        stdin=subprocess.PIPE if noted is not None else stdin or subprocess.DEVNULL,
-        stdout=stdout or subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=directory,
-        env=env,
-        start_new_session=True,
-    )
+    process = _start(command, stdin, stdout, is_gated=noted is not None, cwd=directory, env=env)
     printed, complained = _Said(None if whole else KEPT_BYTES), _Said(KEPT_BYTES)
     pipes = (process.stdout, printed), (process.stderr, complained)
     said = {pipe: kept for pipe, kept in pipes if pipe is not None}
@@ -125,11 +117,22 @@ def run(
             pipe.close()
     if noted is not None and exit_status in _NOT_STARTED:
         raise OSError(complained.text().strip())
+    duration_s = time.monotonic() - begun
     return Finished(
-        exit_status=exit_status,
-        stdout=printed.text(),
-        stderr=complained.text(),
-        duration_s=time.monotonic() - begun,
+        exit_status=exit_status, stdout=printed.text(), stderr=complained.text(), duration_s=duration_s
+    )
+
+
+def _start(
+    command: Sequence[str], stdin: BinaryIO | None, stdout: BinaryIO | None, *, is_gated: bool, **options: Any
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*_GATE, *command] if is_gated else command,
+        stdin=subprocess.PIPE if is_gated else stdin or subprocess.DEVNULL,
+        stdout=stdout or subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        **options,
     )
 
 
@@ -230,14 +233,14 @@ def _listen(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said], d
 
 def _end(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said]) -> None:
     """
-    End *process* and every child that stayed in its session, hearing what they still say.
+    End *process* and every child that stayed in its session, and keep what they still print.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         signal_group(process.pid, number)
         # A child that left the session may hold the pipes for ever: it is not waited for.
         if _listen(process, said, time.monotonic() + _TERM_GRACE_S):
             break
-    signal_group(process.pid, signal.SIGKILL)  # whoever outlived git without holding a pipe
+    signal_group(process.pid, signal.SIGKILL)  # a child that outlived git without holding a pipe
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_TERM_GRACE_S)
 

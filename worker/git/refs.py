@@ -11,17 +11,16 @@ one repository at the same time.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import re
-import time
-from functools import lru_cache
 from pathlib import Path
 
+from ferry.worker.files.flushing import flush, flush_directory, flush_file_system
+from ferry.worker.files.places import drafts_directory
 from ferry.worker.files.sharing import make_directories, share
+from ferry.worker.git import lock_files
 
-STATE_DIRECTORY = "ferry"  # Ferry's own files, inside the bare repository beside git's
 _OBJECT_NAME = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _LOCK_WAIT_S = 1.0  # as long as git waits for a packed-refs lock (core.packedRefsTimeout)
 _flushed_packed: dict[Path, tuple[int, int, int]] = {}
@@ -35,13 +34,13 @@ class RefError(Exception):
 
 class RefMovedError(RefError):
     """
-    The ref does not stand where it was expected; somebody else moved it.
+    The ref does not stand where it was expected: another process moved it.
     """
 
 
 class RefLockedError(RefError):
     """
-    Somebody else, perhaps long dead, holds git's lock file of the ref.
+    Another process holds git's lock file of the ref, or died while it did.
     """
 
 
@@ -72,7 +71,7 @@ def read_ref(git_dir: Path, ref: str) -> str | None:
     if not is_flushed:
         # Its mover holds the draft, the file's second name, until the directory is flushed; it may
         # have died before that, and a power cut would undo what is told of this ref.
-        _fsync_directory((git_dir / ref).parent)
+        flush_directory((git_dir / ref).parent)
     return text
 
 
@@ -95,34 +94,8 @@ def _flush_packed(git_dir: Path, fd: int) -> None:
     version = found.st_ino, found.st_mtime_ns, found.st_size
     if _flushed_packed.get(git_dir) != version:
         os.fsync(fd)
-        _fsync_directory(git_dir)
+        flush_directory(git_dir)
         _flushed_packed[git_dir] = version
-
-
-def flush(directory: Path) -> None:
-    """
-    Put everything written to *directory*'s file system on disk, before a ref names it.
-
-    One ``syncfs`` costs half a millisecond where an ``fsync`` of each new object
-    and its directory costs several; Python has no name for it
-    (https://man7.org/linux/man-pages/man2/syncfs.2.html).
-    """
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _sync_file_system(fd, directory)
-    finally:
-        os.close(fd)
-
-
-def _sync_file_system(fd: int, path: Path) -> None:
-    if _libc().syncfs(fd) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(path))
-
-
-@lru_cache(maxsize=1)
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
@@ -134,25 +107,24 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
     did not.
 
     Only for the holder of the lock that Ferry keeps for this ref. The new content is
-    written to a draft that belongs to the ref; git's lock file is made as a second
-    name of it, and becomes the ref. So a lock file that a killed predecessor left is
-    known for what it is, and cleared, while anybody else's is left alone. The draft
-    goes when the move is on disk: a ref with a second name is not flushed yet.
+    written to the ref's draft; git's lock file is made as a second name of it, and
+    becomes the ref (see ``lock_files``). The draft is removed when the move is on
+    disk: a ref with a second name is not flushed yet.
 
     Args:
         old: Where the ref is expected to stand; None where it must not exist.
 
     Raises:
         RefMovedError: The ref stands elsewhere.
-        RefLockedError: Somebody else's ``REF.lock`` exists and did not go away within a second.
+        RefLockedError: ``REF.lock`` of another process exists and did not go away within a second.
         OSError: The disk refused. The ref stands where it stood, or, where only the
-            last flush failed, at *new*, which nobody is told before a flush succeeds.
+            last flush failed, at *new*, which no reader is told before a flush succeeds.
     """
     path = git_dir / ref
     lock = path.with_name(path.name + ".lock")
     draft = draft_of(git_dir, ref)
     content = f"{new}\n".encode("ascii")
-    _clear_left_over(draft, lock)
+    lock_files.clear_left_over(draft, lock)
     written = _write_after_all_else(git_dir, draft, content)
     _take_lock(git_dir, lock, draft)
     try:
@@ -167,7 +139,7 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
             lock.unlink()
         raise
     try:
-        _fsync_directory(path.parent)
+        flush_directory(path.parent)
     except FileNotFoundError:  # git has packed the ref since, and removed the directory as empty
         flush(git_dir)
     with contextlib.suppress(OSError):  # the move is made; the next one clears the draft
@@ -178,20 +150,7 @@ def draft_of(git_dir: Path, ref: str) -> Path:
     """
     Return where *ref*'s next content is written: a name that no other ref's draft has.
     """
-    return git_dir / STATE_DIRECTORY / "drafts" / f"{ref}~"  # no ref's name holds a tilde
-
-
-def _clear_left_over(draft: Path, lock: Path) -> None:
-    """
-    Clear what a predecessor left that died, once it is certain that what it did is on the disk.
-    """
-    if not draft.exists():
-        return
-    flush(draft.parent)
-    with contextlib.suppress(FileNotFoundError):
-        if lock.samefile(draft):
-            lock.unlink()
-    draft.unlink()
+    return drafts_directory(git_dir) / f"{ref}~"  # no ref's name holds a tilde
 
 
 def _write_after_all_else(git_dir: Path, path: Path, content: bytes) -> os.stat_result:
@@ -208,7 +167,7 @@ def _write_after_all_else(git_dir: Path, path: Path, content: bytes) -> os.stat_
         share(str(git_dir), fd)  # it becomes the ref
         if os.write(fd, content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        _sync_file_system(fd, path)
+        flush_file_system(fd, path)
         return os.fstat(fd)
     finally:
         os.close(fd)
@@ -229,30 +188,7 @@ def _holds(path: Path, written: os.stat_result, content: bytes) -> bool:
 
 
 def _take_lock(git_dir: Path, lock: Path, draft: Path) -> None:
-    deadline = time.monotonic() + _LOCK_WAIT_S
-    while True:
-        try:
-            os.link(draft, lock)
-        except FileExistsError:
-            if time.monotonic() >= deadline:
-                raise RefLockedError(
-                    f"{lock} exists: another git works on this ref, or died while it did. "
-                    "If no git process runs on this repository, remove that file"
-                ) from None
-            time.sleep(0.01)
-        except FileNotFoundError:
-            # A new ref's directory; or git, which packs refs, has just removed it as empty.
-            if time.monotonic() >= deadline:
-                raise
-            with contextlib.suppress(FileNotFoundError):  # git, again
-                make_directories(str(git_dir), lock.parent)
-        else:
-            return
-
-
-def _fsync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        lock_files.take(git_dir, lock, draft, wait_s=_LOCK_WAIT_S)
+    except lock_files.LockFileError as exc:
+        raise RefLockedError(str(exc)) from None

@@ -1,9 +1,9 @@
 """
-What we remember of a remote: its remote-tracking ref, moved by Ferry and not by git.
+The remote-tracking ref of each remote, which Ferry moves itself.
 
-It is a cache. What cannot be read there is not known, and the next push asks the
-remote; another branch's that stands in its way is removed. It belongs to an address:
-once CFP_DATA_REMOTE names another, a push that still runs to the old one leaves nothing here.
+The ref is a cache: where it cannot be read, the next push asks the remote, and a ref of another branch
+that is in its way is removed. It belongs to a URL: once CFP_DATA_REMOTE names another, a push to the old
+one that is still running does not move it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import gitsheets
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.atomic_json import read_json, write_json
-from ferry.worker.files.locks import FileLock, LockTimeoutError
+from ferry.worker.files.locks import LockTimeoutError
+from ferry.worker.files.places import addresses_directory, prepare_lock
 from ferry.worker.files.sharing import make_directories
 from ferry.worker.git.command import run_git
-from ferry.worker.git.objects import is_commit
-from ferry.worker.git.refs import STATE_DIRECTORY, RefError, RefLockedError, move_ref, read_ref
+from ferry.worker.git.objects import Objects
+from ferry.worker.git.refs import RefError, RefLockedError, move_ref, read_ref
 from ferry.worker.observe.logs import log
 
 _LOCK_TIMEOUT_S = 30.0
@@ -46,7 +47,7 @@ class Tracking:
         self._path = repository
         self._branch = branch
         # Also held where a start gives a remote another address, see ``ferry.worker.git.prepare``.
-        self._addresses = FileLock(repository / STATE_DIRECTORY / "prepare.lock")
+        self._addresses = prepare_lock(repository)
         self._reported: set[tuple[str, str]] = set()
 
     def ref(self, remote: str) -> str:
@@ -81,8 +82,8 @@ class Tracking:
         """
         Remember that the branch on *remote* stands at *commit*, unless it is no longer at *url*.
 
-        For the holder of the claim on *remote*. What stands in the way is removed: it is a cache,
-        and whatever holds its lock for longer than a second is dead, or will be content with a newer value.
+        For the holder of the claim on *remote*. A lock that is held for longer than a second is removed: its
+        holder is dead, or may move the ref later.
 
         Raises:
             RepositoryError: The disk refused.
@@ -96,7 +97,7 @@ class Tracking:
 
     def clear(self, *remotes: str) -> None:
         """
-        Remove what cannot be read of *remotes*: one such ref keeps git from fetching anything.
+        Remove the refs of *remotes* that cannot be read: one of them keeps git from fetching anything.
 
         Raises:
             RepositoryError, OSError: It could not be removed.
@@ -107,7 +108,7 @@ class Tracking:
 
     def forget(self, remote: str) -> None:
         """
-        Drop what is remembered of the branch on *remote*.
+        Remove the remote-tracking ref of *remote*.
 
         Raises:
             RepositoryError: git could not.
@@ -116,13 +117,13 @@ class Tracking:
 
     def is_at(self, remote: str, url: str) -> bool:
         """
-        Whether *url* is where the last start that looked has *remote*.
+        Whether *remote* was at *url* at the last start.
         """
         return self._address(remote) in (None, _fingerprint(url))
 
     def set_address(self, remote: str, url: str, *, before: str | None) -> None:
         """
-        Remember where *remote* is; at another address than before, nothing of it is known.
+        Record the URL of *remote*. If it changed, remove the remote-tracking ref.
 
         For the holder of ``prepare.lock``.
 
@@ -145,7 +146,7 @@ class Tracking:
         return read_json(self._address_file(remote)).get("address")
 
     def _address_file(self, remote: str) -> Path:
-        return self._path / STATE_DIRECTORY / "addresses" / f"{remote}.json"
+        return addresses_directory(self._path) / f"{remote}.json"
 
     def _move(self, remote: str, commit: str) -> None:
         ref = self.ref(remote)
@@ -169,7 +170,7 @@ class Tracking:
 
     def _make_way(self, remote: str) -> None:
         """
-        Remove what is no ref, and the refs of other branches whose names clash with ours.
+        Remove files that are not refs, and refs of other branches whose names clash with this one.
         """
         ref = self.ref(remote)
         names = _packed_names(self._path)
@@ -189,7 +190,7 @@ class Tracking:
 
     def _remove(self, ref: str) -> None:
         """
-        Remove a ref, and not the one that it is symbolic for.
+        Remove a ref itself, not the one that it points to.
         """
         # A loose file that is no ref is in the way of git, too.
         try:
@@ -204,7 +205,7 @@ class Tracking:
 
     def _report(self, remote: str, problem: str) -> None:
         """
-        Log a problem, once for each process: status and metrics ask many times.
+        Log a problem once per process: status and metrics ask many times.
         """
         if (remote, problem) not in self._reported:
             self._reported.add((remote, problem))
@@ -226,7 +227,7 @@ def _check_commit(git_dir: str, name: str) -> None:
         LookupError: There is no such commit; asked again the next time.
     """
     try:
-        found = is_commit(git_dir, name)
+        found = Objects(git_dir).is_commit(name)
     except gitsheets.GitsheetsError as exc:
         raise LookupError(f"{name} cannot be read: {exc}") from exc
     if not found:
@@ -235,7 +236,7 @@ def _check_commit(git_dir: str, name: str) -> None:
 
 def _fingerprint(url: str) -> str:
     """
-    Name an address without saying it. A password, or a token, is no part of it: it may be renewed.
+    Return a digest of a URL without its user and password, which may be renewed.
     """
     try:
         parts = urlsplit(url)

@@ -46,7 +46,7 @@ class Running:
         host: Name of the machine it runs on.
         group: Its process group.
         born: When the group's leader started, in the kernel's clock ticks: a
-            process number alone may have been given to somebody else since.
+            process number alone may belong to another process by now.
     """
 
     host: str
@@ -76,7 +76,7 @@ class Running:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stall:
     """
-    What a watchdog found and could not write into the entry, because a process that hangs holds the claim.
+    A failure that a watchdog could not write into the entry, because a hung process holds the claim.
 
     Attributes:
         failure: That nothing moves.
@@ -107,7 +107,7 @@ class Entry:
         last_failure: The failure that no success has followed yet.
         failing_since: When the first failure since then happened.
         failing_s: How long they have lasted, up to the last of them, by a clock that was never set back.
-        paged: The reasons that somebody was paged for since then.
+        paged: The reasons for which a page was sent since then.
         rescue: The branch on the remote that keeps our head safe during a divergence.
         rescued: The commit it holds.
         running: The push that runs now, or was running when its worker died.

@@ -1,7 +1,7 @@
 """
 Counting how long things took, by size: what Prometheus calls a histogram, kept in the ledger.
 
-The worker's processes come and go and nobody scrapes them; the ledger outlives them.
+Prometheus does not scrape the worker's processes, which come and go; the ledger outlives them.
 """
 
 from __future__ import annotations

@@ -1,25 +1,24 @@
 """
-The last pushes that landed on one remote, for people who look at a chart.
+The last pushes that landed on one remote, for the charts of the status page.
 
-One JSON line per push, beside the ledger. Nothing decides by it: what cannot be
-written is left out, and what cannot be read is passed over.
+One JSON line per push, beside the ledger. No decision depends on it: a line that
+cannot be written is left out, and one that cannot be read is skipped.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ferry.worker.files.atomic_json import replace_file
 from ferry.worker.files.sharing import inherit
 from ferry.worker.observe.logs import log
 
 KEPT = 500
-# A line is appended with each push; only once in so many is the file made anew.
+# Each push appends a line; the file is shortened only once it is this much too long.
 _SLACK_BYTES = 64 << 10
 _LINE_BYTES = 120
 
@@ -44,7 +43,7 @@ class Landing:
 
 def remember(path: Path, landing: Landing) -> None:
     """
-    Add *landing* to the history in *path*; called by whoever holds the remote's claim.
+    Add *landing* to the file *path*. For the holder of the remote's claim.
 
     Never raises: a full disk must not keep commits from leaving it.
     """
@@ -57,7 +56,7 @@ def remember(path: Path, landing: Landing) -> None:
                 inherit(history.fileno(), path.parent)
             size = history.tell()
         if size > KEPT * _LINE_BYTES + _SLACK_BYTES:
-            _shorten(path)
+            replace_file(path, b"\n".join(path.read_bytes().splitlines()[-KEPT:]), durably=False)
     except OSError as exc:
         log().warning("history.write_failed", path=str(path), error=str(exc))
 
@@ -82,14 +81,3 @@ def _landing(line: bytes) -> Landing | None:
         return Landing(at=at, lag_s=lag_s, duration_s=duration_s, commits=int(found["commits"]))
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _shorten(path: Path) -> None:
-    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    try:
-        fresh.write_bytes(b"\n".join(path.read_bytes().splitlines()[-KEPT:]))
-        inherit(fresh, path.parent)
-        os.replace(fresh, path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise

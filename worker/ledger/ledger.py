@@ -2,8 +2,8 @@
 What happened to each remote: one small file per remote, in the repository.
 
 git alone says what is pending. The ledger remembers what git cannot know: the
-attempts made, the retry that is due, the last error, the episode that somebody
-was paged for. It is written by the holder of the remote's claim and by no other
+attempts made, the retry that is due, the last error, the episode that was
+paged. It is written by the holder of the remote's claim and by no other
 process, replaced whole, and readable at any time by every process on the volume.
 
 It lives beside the commits and not in Redis, so that an emptied Redis neither
@@ -80,7 +80,7 @@ class Claim:
 
     def begin(self, takes_s: float) -> None:
         """
-        Say that a step begins which may take *takes_s* seconds: a watchdog pages for one that takes longer.
+        Record that a step begins that may take *takes_s* seconds: a watchdog pages when it takes longer.
         """
         self.ledger._note_step(self.remote, takes_s)
 

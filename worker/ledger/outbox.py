@@ -23,7 +23,7 @@ from ferry.worker.files.atomic_json import read_json, replace_file
 from ferry.worker.files.sharing import inherit
 from ferry.worker.observe.logs import log
 
-_MOST = 100  # without end, a Sentry that is never there would fill the disk
+_MOST = 100  # else an unreachable Sentry would fill the disk
 _LONGEST_WAIT_S = 3600.0
 _ROOM_BYTES = 1 << 16
 
@@ -58,7 +58,7 @@ class Outbox:
         path = self._path(event["event_id"])
         try:
             self._make_directory()
-            # The ledger will say durably that somebody was paged.
+            # The ledger will say durably that a page was sent.
             replace_file(path, content, durably=True)
         except OSError:
             with self._spare.open("r+b") as spare:

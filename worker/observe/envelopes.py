@@ -1,9 +1,9 @@
 """
-What of an envelope may go to Sentry, of whatever kind its items are.
+Removing what must not go to Sentry from an envelope, for every kind of item.
 
 Errors, pages, timings with their spans, breadcrumbs, check-ins and log lines all pass here on their way out
 (``ferry.worker.paging``). Texts are redacted, addresses lose their queries, and of a request go its method,
-its address and the headers that are named here: an allow-list, for tomorrow's headers are not known today.
+its address and the headers that are named here, an allow-list.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEADERS = frozenset({
 })  # fmt: skip
 
 _OF_A_REQUEST = frozenset({"method", "url", "headers"})
-# Under these names Sentry's integrations keep queries, bodies, cookies, variables, and who somebody is.
+# Under these names Sentry's integrations keep queries, bodies, cookies, variables and users.
 _LEFT_OUT = frozenset({
     "query_string", "cookies", "env", "vars", "user",
     "http.query", "http.fragment", "url.query", "url.fragment",
@@ -46,7 +46,7 @@ def clean_envelope(envelope: Envelope) -> Envelope:
 
 def clean(value: Any) -> Any:
     """
-    Return plain data with what may not leave taken out of it, however deep.
+    Return plain data without what must not leave, at any depth.
     """
     return _clean(redact_all(value))
 

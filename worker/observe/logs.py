@@ -1,8 +1,7 @@
 """
 Structured logs: static event names, data in keywords, one line each.
 
-JSON where nobody watches, readable in a terminal. Celery's and other libraries'
-own lines come out in the same form.
+JSON, or readable lines on a terminal. Lines of Celery and other libraries have the same form.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ def configure(level: int = logging.INFO) -> None:
 
 class _Uneventful(logging.Filter):
     """
-    Makes Celery's line about a task that has done nothing one of level debug: most sweeps are such.
+    Lowers Celery's line about a task that did nothing, as most sweeps do, to level debug.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -114,7 +113,7 @@ class _Handler(logging.StreamHandler[Any]):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """
-        Lose a line that standard error does not take: it is full, or closed. What it tells of has happened.
+        Drop a line that standard error does not accept, because it is full or closed.
         """
 
 

@@ -1,10 +1,9 @@
 """
-Keeping passwords, tokens and keys out of every text that leaves git's hands.
+Removing passwords, tokens and keys from all that git prints.
 
-git hides ``user:password`` in the URLs that it prints, but not a token that
-stands as the user name, nor what ``GIT_TRACE`` or a server's own words repeat.
-Each text is redacted where it is read (``ferry.worker.git.repository``), before anything logs,
-stores or raises it.
+git hides ``user:password`` in the URLs that it prints, but neither a token in the place of the user
+name nor what ``GIT_TRACE`` or a server repeats. Each text is redacted where it is read
+(``ferry.worker.git.process``), before it is logged, stored or raised.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Every line that a process writes is JSON, whoever writes it and whenever.
+Every line that a process writes as JSON, also those of libraries and of the interpreter.
 
     python -m ferry.worker.observe.streams celery --quiet -A ferry.worker beat
 

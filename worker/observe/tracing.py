@@ -1,5 +1,5 @@
 """
-OpenTelemetry, where its own variables ask for it: from the request to the push, one trace.
+OpenTelemetry: one trace from the request to the push, where OpenTelemetry's own variables ask for it.
 
 An extra (``pip install 'gitsheets-ferry[otel]'``). Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` or its
 like nothing of it is even imported.
@@ -29,7 +29,7 @@ def configure(service: str) -> bool:
     """
     Send this process's traces, Celery's among them, if that is wanted and can be; returns whether it is.
 
-    In each process anew: what sends them does not survive a fork.
+    Called in each process: the exporter does not survive a fork.
 
     Args:
         service: Name of the service, unless ``OTEL_SERVICE_NAME`` says another.

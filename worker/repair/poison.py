@@ -14,7 +14,9 @@ from typing import Any
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.failures import Verdict
-from ferry.worker.git.repository import Commit, Repository, ended_within_s
+from ferry.worker.git.history import Commit
+from ferry.worker.git.remote import Remote, ended_within_s
+from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Claim
 
 
@@ -84,11 +86,11 @@ def find(repository: Repository, claim: Claim, *, timeout_s: float) -> Found | N
     """
     remote = claim.remote
     claim.begin(3 * ended_within_s(timeout_s))
-    head, there = repository.head(), repository.ask(remote, timeout_s=timeout_s)
+    head, there = repository.head(), Remote(repository, remote, timeout_s=timeout_s).ask()
     if head is None:
         return None
     if there is not None and not repository.contains(there, head):
-        there = repository.fetch(remote, timeout_s=timeout_s)
+        there = Remote(repository, remote, timeout_s=timeout_s).fetch()
         if there is not None and repository.contains(head, there):
             return None
         there = there and repository.merge_base(there, head)
@@ -142,7 +144,7 @@ class _Scratch:
         self.asked = 0
         self._repository = repository
         self._timeout_s = timeout_s
-        self._at = repository.ask(self.remote, timeout_s=timeout_s, branch=self.branch)
+        self._at = Remote(repository, self.remote, timeout_s=timeout_s).ask(branch=self.branch)
         self.remove()  # what a search that was killed has left
 
     def takes(self, commit: str) -> Verdict:
@@ -154,7 +156,9 @@ class _Scratch:
         """
         self.asked += 1
         self._claim.begin(2 * ended_within_s(self._timeout_s))
-        finished = self._repository.push(self.remote, commit, branch=self.branch, timeout_s=self._timeout_s)
+        finished = Remote(self._repository, self.remote, timeout_s=self._timeout_s).push(
+            commit, branch=self.branch
+        )
         verdict = finished.verdict()
         if verdict.landed:
             self._at = commit
@@ -171,8 +175,8 @@ class _Scratch:
         """
         if self._at is None:
             return
-        finished = self._repository.remove_branch(
-            self.remote, self.branch, expected=self._at, timeout_s=self._timeout_s
+        finished = Remote(self._repository, self.remote, timeout_s=self._timeout_s).remove_branch(
+            self.branch, expected=self._at
         )
         verdict = finished.verdict()
         if not verdict.landed:

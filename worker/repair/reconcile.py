@@ -24,11 +24,13 @@ from ferry.worker.apart import ApartError, CrowdedError, Limit, OverrunError, Po
 from ferry.worker.errors import ReconcileError, RepositoryError, WorkerError
 from ferry.worker.files.locks import FileLock, LockTimeoutError
 from ferry.worker.files.moments import compact_utc
-from ferry.worker.files.sharing import adopt
+from ferry.worker.files.places import rebase_view
+from ferry.worker.files.sharing import share_all
 from ferry.worker.git.divergence import Divergence, survey
-from ferry.worker.git.prepare import COMMITTER, state_directory
+from ferry.worker.git.prepare import COMMITTER
 from ferry.worker.git.refs import RefError, move_ref
-from ferry.worker.git.repository import Repository, ended_within_s
+from ferry.worker.git.remote import Remote, ended_within_s
+from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
 from ferry.worker.repair.merging import merged
@@ -200,9 +202,9 @@ class Reconciler:
         """
         outcome = Outcome(state="ahead", remote=remote, branch=self._repository.branch)
         try:
-            theirs = self._repository.ask(remote, timeout_s=self._timeout_s)
+            theirs = Remote(self._repository, remote, timeout_s=self._timeout_s).ask()
             if theirs is not None:
-                theirs = self._repository.fetch(remote, timeout_s=self._timeout_s)
+                theirs = Remote(self._repository, remote, timeout_s=self._timeout_s).fetch()
         except RepositoryError as exc:
             head = self._repository.head()
             return replace(outcome, state="fetch-failed", before=head, after=head, detail=str(exc))
@@ -331,7 +333,7 @@ class Reconciler:
 
         A ref that a killed rebase leaves there concerns neither git nor the next rebase.
         """
-        scratch = state_directory(self._repository.path) / "rebase.git"
+        scratch = rebase_view(self._repository.path)
         shutil.rmtree(scratch, ignore_errors=True)
         ref = scratch / _SCRATCH_REF
         ref.parent.mkdir(parents=True)
@@ -339,7 +341,7 @@ class Reconciler:
         (scratch / "HEAD").write_text(f"ref: {_SCRATCH_REF}\n")
         (scratch / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = true\n")
         (scratch / "objects").symlink_to("../../objects")
-        adopt(str(self._repository.path), scratch)
+        share_all(str(self._repository.path), scratch)
         return scratch
 
     def _keep(self, remote: str, commit: str, *, dry_run: bool) -> str:
@@ -349,8 +351,8 @@ class Reconciler:
         name = f"conflicts/{compact_utc(self._clock())}"
         if dry_run:
             return name
-        finished = self._repository.push(
-            remote, commit, branch=name, timeout_s=min(self._timeout_s, _PRESERVE_TIMEOUT_S)
+        finished = Remote(self._repository, remote, timeout_s=min(self._timeout_s, _PRESERVE_TIMEOUT_S)).push(
+            commit, branch=name
         )
         verdict = finished.verdict()
         if not verdict.landed:

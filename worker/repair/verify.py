@@ -13,10 +13,11 @@ from pathlib import Path
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.atomic_json import read_json, write_json
-from ferry.worker.git import clone
+from ferry.worker.files.places import state_directory, verified_record
+from ferry.worker.git import clone, inventory
 from ferry.worker.git.credentials import Credentials
-from ferry.worker.git.prepare import state_directory
-from ferry.worker.git.repository import Repository, ended_within_s
+from ferry.worker.git.remote import Remote, ended_within_s
+from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.settings import ORIGIN, Settings
 
@@ -58,11 +59,11 @@ def verify(settings: Settings, repository: Repository, ledger: Ledger, remote: s
     timeout_s = settings.push_timeout_s
     with ledger.claim_within(remote, ended_within_s(timeout_s)) as claim:
         claim.begin(2 * ended_within_s(timeout_s))
-        known, tip = repository.remote_head(remote), repository.ask(remote, timeout_s=timeout_s)
+        known, tip = repository.remote_head(remote), Remote(repository, remote, timeout_s=timeout_s).ask()
         if tip is None:
             repository.forget(remote)
         elif tip != known:
-            repository.fetch(remote, timeout_s=timeout_s)
+            Remote(repository, remote, timeout_s=timeout_s).fetch()
     return _compared(repository, remote, known=known, tip=tip)
 
 
@@ -111,7 +112,7 @@ def drill(
         tip = restored.head()
         if tip is None or not repository.contains(tip, repository.head()):
             raise RepositoryError(f"{remote} is at {tip}, which is not on our branch")
-        restored.check_objects(timeout_s=_WALK_TIMEOUT_S)
+        inventory.check(restored.git, timeout_s=_WALK_TIMEOUT_S)
         records = read(restored)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -134,13 +135,9 @@ def last(repository: Path, remote: str) -> dict[str, float]:
     """
     Return when *remote* was last verified and restored, in seconds since the epoch.
     """
-    return dict(read_json(_record(repository, remote)))
+    return dict(read_json(verified_record(repository, remote)))
 
 
 def _remember(repository: Path, remote: str, what: str) -> None:
-    path = _record(repository, remote)
+    path = verified_record(repository, remote)
     write_json(path, {**read_json(path), what: time.time()})
-
-
-def _record(repository: Path, remote: str) -> Path:
-    return state_directory(repository) / f"verified.{remote}.json"

@@ -1,0 +1,59 @@
+"""
+Celery's connections to the broker, in every process: by Ferry's transports, and never long out of touch.
+
+``FerryAMQP`` is named to Celery as its ``amqp`` class, and gives it ``FerryConnection``. That picks the
+transport after kombu has read the URL, so that each form of URL gets Ferry's: ``redis+socket:``, TLS, and
+every Sentinel of a list. ``broker_transport`` does not do that, see
+``docs/decisions/0006-a-mended-redis-transport.md``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.app.amqp import AMQP
+from kombu import Connection
+from kombu.transport import redis
+
+from ferry.worker.broker.redis_transport import SentinelTransport, Transport
+
+_LONGEST_WAIT_S = 5.0
+_TRANSPORTS: dict[Any, Any] = {redis.Transport: Transport, redis.SentinelTransport: SentinelTransport}
+
+
+class FerryConnection(Connection):
+    """
+    A connection that tries again at least every five seconds while the broker is away.
+    """
+
+    def get_transport_cls(self) -> Any:
+        """
+        Return the transport's class: Ferry's in the place of kombu's for Redis and for Sentinels.
+        """
+        found = super().get_transport_cls()  # type: ignore[no-untyped-call]
+        return _TRANSPORTS.get(found, found)
+
+    def _ensure_connection(
+        self,
+        errback: Any = None,
+        max_retries: int | None = None,
+        interval_start: float = 1.0,
+        interval_step: float = 1.0,
+        interval_max: float = _LONGEST_WAIT_S,
+        *rest: Any,
+        **options: Any,
+    ) -> Any:
+        # Celery passes no intervals, and kombu would wait for up to half a minute. The method is private to
+        # kombu; no setting reaches it (https://github.com/celery/celery/issues/4627).
+        interval_max = min(interval_max, _LONGEST_WAIT_S)
+        return super()._ensure_connection(  # type: ignore[no-untyped-call]
+            errback, max_retries, interval_start, interval_step, interval_max, *rest, **options
+        )
+
+
+class FerryAMQP(AMQP):  # type: ignore[misc]  # Celery ships no types
+    """
+    What Celery asks for connections, producers and queues.
+    """
+
+    Connection = FerryConnection

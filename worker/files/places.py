@@ -1,0 +1,119 @@
+"""
+Where each of Ferry's own files lies: in the directory ``ferry`` of the bare repository, beside git's.
+
+==========================  ==========================================================================
+``write.lock``              held by the writer that commits
+``prepare.lock``            held while a start changes git's ``config`` or a remote's address
+``packing.lock``            held by the packing of one of many repositories
+``maintenance.*``           the lock of this repository's packing, and its last result
+``drafts/``                 the next content of each ref, and of ``config``
+``addresses/``              the address of each remote, as a digest
+``remotes/``                the ledger: an entry, a lock and the last landings of each remote
+``pages/``                  pages that wait to be sent
+``idempotency/``            answers to requests with an idempotency key
+``packs.git``               a view of the packs, for ``git repack``
+``rebase.git``              a view of the objects, for a rebase
+``whole.json``              the commit up to which all objects were found at a start
+``sweep.json``              the time of the last sweep
+``verified.REMOTE.json``    when a remote was last verified and restored
+==========================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ferry.worker.files.locks import FileLock
+
+_DIRECTORY = "ferry"
+
+
+def state_directory(repository: Path) -> Path:
+    """
+    Return the directory of Ferry's own files, which is on the repository's volume.
+    """
+    return repository / _DIRECTORY
+
+
+def write_lock(repository: Path) -> FileLock:
+    """
+    Return the lock that every writer of the repository holds.
+    """
+    return FileLock(state_directory(repository) / "write.lock")
+
+
+def prepare_lock(repository: Path) -> FileLock:
+    """
+    Return the lock that a start holds while it changes git's ``config`` or a remote's address.
+    """
+    return FileLock(state_directory(repository) / "prepare.lock")
+
+
+def packing_lock(repository: Path) -> FileLock:
+    """
+    Return the lock, in the first of a worker's repositories, that lets it pack one at a time.
+    """
+    return FileLock(state_directory(repository) / "packing.lock")
+
+
+def drafts_directory(repository: Path) -> Path:
+    """
+    Return the directory of the drafts: what is written there is renamed into place when it is complete.
+    """
+    return state_directory(repository) / "drafts"
+
+
+def addresses_directory(repository: Path) -> Path:
+    """
+    Return the directory with the address of each remote.
+    """
+    return state_directory(repository) / "addresses"
+
+
+def remotes_directory(repository: Path) -> Path:
+    """
+    Return the directory in which the ledger keeps an entry and a lock for each remote.
+    """
+    return state_directory(repository) / "remotes"
+
+
+def pages_directory(repository: Path) -> Path:
+    """
+    Return the directory of the pages that wait to be sent.
+    """
+    return state_directory(repository) / "pages"
+
+
+def idempotency_directory(repository: Path) -> Path:
+    """
+    Return the directory of the answers to requests with an idempotency key.
+    """
+    return state_directory(repository) / "idempotency"
+
+
+def packs_view(repository: Path) -> Path:
+    """
+    Return the git directory with a link to the packs and nothing else.
+    """
+    return state_directory(repository) / "packs.git"
+
+
+def rebase_view(repository: Path) -> Path:
+    """
+    Return the git directory over the same objects in which a rebase moves its own ref.
+    """
+    return state_directory(repository) / "rebase.git"
+
+
+def whole_record(repository: Path) -> Path:
+    """
+    Return the file that names the commit up to which a start found every object.
+    """
+    return state_directory(repository) / "whole.json"
+
+
+def verified_record(repository: Path, remote: str) -> Path:
+    """
+    Return the file that says when *remote* was last verified and restored.
+    """
+    return state_directory(repository) / f"verified.{remote}.json"

@@ -1,0 +1,262 @@
+"""
+The commits of a repository: which one contains which, and what each of them changed.
+
+A few commits are read in this process; git is started for more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import gitsheets
+
+from ferry.worker.git.command import QUERY_TIMEOUT_S, Git, run_git
+from ferry.worker.git.objects import Objects
+
+OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+WALK_TIMEOUT_S = 300.0  # for commands that read a whole history
+_CHANGED = re.compile(r":([0-7]+) ([0-7]+) ([0-9a-f]{40}) ([0-9a-f]{40}) [A-Z][0-9]*")
+_A_FEW_COMMITS = 100  # read in this process; git takes 3 ms for any number
+_NEIGHBOURS = 100  # a burst
+# Split by NUL, the one character that no part of a commit can hold.
+_LOG_FORMAT = "%H%x00%P%x00%an%x00%ae%x00%aI%x00%B%x00%(trailers:only,unfold)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """
+    One commit: its author, its message and its parents.
+
+    Attributes:
+        hash: Full object name.
+        parents: Full object names of its parents.
+        author: Name and e-mail address.
+        authored_at: RFC 3339, with the author's offset.
+        message: The whole message, trailers included.
+        trailers: Its trailers; the last one where a key stands twice.
+        trailer_lines: Key and value of each of them, in order.
+    """
+
+    hash: str
+    parents: tuple[str, ...]
+    author: tuple[str, str]
+    authored_at: str
+    message: str
+    trailers: Mapping[str, str]
+    trailer_lines: tuple[tuple[str, str], ...] = ()
+
+
+class History:
+    """
+    The commits of a bare repository.
+
+    Args:
+        git: The repository's git.
+    """
+
+    def __init__(self, git: Git) -> None:
+        self.git = git
+        self.path = git.path
+        self.objects = Objects(git.path)
+
+    def contains(self, commit: str, tip: str | None) -> bool:
+        """
+        Whether *commit* is *tip* or one of its ancestors; False if either is unknown here.
+
+        Clients send names of commits: only a full object name reaches a path or git's arguments.
+        """
+        if tip is None or commit == tip:
+            return commit == tip
+        if not OBJECT_NAME.fullmatch(commit):
+            return False
+        try:
+            return _is_ancestor(str(self.path), commit, tip)
+        except gitsheets.GitsheetsError:
+            return False
+
+    def commits_between(self, old: str | None, new: str, *, first_parents: bool = False) -> list[str]:
+        """
+        Return the commits that are in *new* and not in *old*, newest first.
+
+        Args:
+            first_parents: Only those that *new* itself went through, and not what they merged.
+
+        Raises:
+            RepositoryError: git could not tell.
+        """
+        if old == new:
+            return []
+        if old and (few := self.objects.lineage(old, new, longest=_A_FEW_COMMITS)):
+            return few
+        options = ["--first-parent"] if first_parents else []
+        return self.git.query("rev-list", *options, new, *([f"^{old}"] if old else []), "--").split()
+
+    def commit_time(self, commit: str) -> float:
+        """
+        Return when *commit* was made, in seconds since the epoch.
+
+        git keeps whole seconds. A commit's loose object was written when the
+        commit was made, and the file system knows that to the millisecond.
+        """
+        try:
+            return (self.path / "objects" / commit[:2] / commit[2:]).stat().st_mtime
+        except FileNotFoundError:
+            return float(self.git.query("show", "--no-patch", "--format=%ct", commit, "--"))
+
+    def log(
+        self,
+        tip: str,
+        *,
+        limit: int = -1,
+        skip: int = 0,
+        without: str | Sequence[str] | None = None,
+        file: str | None = None,
+        children_first: bool = False,
+        saying: str | None = None,
+    ) -> list[Commit]:
+        """
+        Return commits that are in *tip*, newest first by their committers' clocks.
+
+        Args:
+            tip: Full object name of a commit.
+            limit: How many to return at most; default: all.
+            skip: How many to leave out first.
+            without: Leave out what this commit contains, or any of these.
+            file: Only commits that change the file at this path of the tree.
+            children_first: Whether no commit may stand before one of its children, whatever clocks said.
+            saying: Only commits with this text in one line of their message.
+        """
+        left_out = [without] if isinstance(without, str) else without or ()
+        said = ["--fixed-strings", f"--grep={saying}"] if saying else []
+        text = self.git.query(
+            "log", "-z", f"--format={_LOG_FORMAT}", f"--skip={skip}", f"--max-count={limit}", *said,
+            *(["--date-order"] if children_first else []), tip, *(f"^{name}" for name in left_out),
+            "--", *([f":(literal){file}"] if file else []),  # with `top`, git reads no changed paths
+            gives_way=True,
+        )  # fmt: skip
+        values = text.split("\0")[: -1 if text.endswith("\0") else None]
+        width = _LOG_FORMAT.count("%x00") + 1
+        return [_commit(values[start : start + width]) for start in range(0, len(values) - width + 1, width)]
+
+    def count_between(self, old: str | None, new: str) -> int:
+        """
+        Count the commits that are in *new* and not in *old*, if there is one.
+
+        Raises:
+            RepositoryError: One of them is not known here.
+        """
+        return int(self.git.query("rev-list", "--count", new, *([f"^{old}"] if old else []), "--"))
+
+    def root_of(self, tip: str) -> str:
+        """
+        Return the commit without parents that *tip* began with; of several, the oldest.
+
+        Raises:
+            RepositoryError: git could not tell.
+        """
+        return self.git.query("rev-list", "--max-parents=0", tip, "--").split()[-1]
+
+    def merge_base(self, one: str, other: str) -> str | None:
+        """
+        Return the best commit that is in both, or None where they share no history.
+
+        Raises:
+            RepositoryError: One of them is not known here.
+        """
+        found = self.git.run("merge-base", one, other, timeout_s=QUERY_TIMEOUT_S)
+        if found.exit_status == 1 and not found.stderr:
+            return None
+        return self.git.answer(found, "merge-base", one, other).strip()
+
+    def files_changed(self, old: str, new: str) -> list[str]:
+        """
+        Return the paths of the files in which the trees of two commits differ, sorted.
+
+        Raises:
+            RepositoryError: One of them is not known here.
+        """
+        changed = self.git.query("diff-tree", "-r", "-z", "--name-only", "--no-renames", old, new, "--")
+        return sorted(filter(None, changed.split("\0")))
+
+    def files_of(self, commit: str) -> list[str]:
+        """
+        Return the paths of the files that *commit* changes against its first parent, sorted.
+
+        Raises:
+            RepositoryError: git could not.
+        """
+        changed = self.git.query(
+            "diff-tree", "-r", "-z", "--root", "--name-only", "--no-renames", "--no-commit-id",
+            "-m", "--first-parent", commit, "--",
+        )  # fmt: skip
+        return sorted(filter(None, changed.split("\0")))
+
+    def changes_of(
+        self, commits: Sequence[Commit], file: str
+    ) -> dict[str, tuple[tuple[str, str], tuple[str, str]]]:
+        """
+        Return mode and full object name of the file at a path before and after commits, by their names.
+
+        Before is at their first parent. A mode of zeros says that there is no file. Commits that change
+        nothing are left out.
+
+        Raises:
+            RepositoryError: git could not tell.
+        """
+        lines = "".join(f"{' '.join((commit.hash, *commit.parents[:1]))}\n" for commit in commits)
+        with open(os.memfd_create("commits"), "w+b") as wanted:
+            wanted.write(lines.encode())
+            wanted.seek(0)
+            said = self.git.query(
+                "diff-tree", "--stdin", "--root", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", "--",
+                f":(literal){file}", timeout_s=WALK_TIMEOUT_S, stdin=cast(BinaryIO, wanted), gives_way=True,
+            )  # fmt: skip
+        found, commit = {}, ""
+        for part in said.split("\0"):
+            if OBJECT_NAME.fullmatch(part):
+                commit = part
+            elif changed := _CHANGED.fullmatch(part):
+                found[commit] = (changed[1], changed[3]), (changed[2], changed[4])
+        return found
+
+
+@lru_cache(maxsize=256)
+def _are_neighbours(git_dir: str, old: str, new: str) -> bool:
+    # Asked several times for each push. The answer never changes, unless a missing commit comes back.
+    return bool(Objects(git_dir).lineage(old, new, longest=_NEIGHBOURS, packed=False))
+
+
+def _is_ancestor(git_dir: str, commit: str, tip: str) -> bool:
+    if _are_neighbours(git_dir, tip, commit):
+        return False
+    # gitsheets would hold the interpreter for the whole walk, and be mistaken among clocks that differ.
+    return _are_neighbours(git_dir, commit, tip) or _is_ancestor_by_git(git_dir, commit, tip)
+
+
+@lru_cache(maxsize=4096)
+def _is_ancestor_by_git(git_dir: str, commit: str, tip: str) -> bool:
+    found = run_git(Path(git_dir), "merge-base", "--is-ancestor", commit, tip)
+    if found.exit_status not in (0, 1):
+        raise gitsheets.GitsheetsError(f"git cannot compare {commit} with {tip}: {found.stderr.strip()}")
+    return found.exit_status == 0
+
+
+def _commit(values: list[str]) -> Commit:
+    name, parents, author, email, authored_at, message, trailers = values
+    pairs = (line.partition(": ") for line in trailers.splitlines())
+    lines = tuple((key, value) for key, _, value in pairs if value)
+    return Commit(
+        hash=name,
+        parents=tuple(parents.split()),
+        author=(author, email),
+        authored_at=authored_at,
+        message=message.strip("\n"),
+        trailers=dict(lines),
+        trailer_lines=lines,
+    )

@@ -1,0 +1,108 @@
+"""
+The objects of a repository as git sees them: whether all are there, and many of them at once.
+
+``objects`` reads single ones in this process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import BinaryIO, cast
+
+from ferry.worker.git.command import Git
+from ferry.worker.git.history import WALK_TIMEOUT_S
+
+_BATCHED = re.compile(rb"([0-9a-f]+) (?:missing|[a-z]+ ([0-9]+))\n")
+
+
+def named(git: Git, prefix: str) -> list[str]:
+    """
+    Return the full names of the objects whose names begin with *prefix*, at least four digits.
+
+    Raises:
+        RepositoryError: git could not tell.
+    """
+    return git.query("rev-parse", f"--disambiguate={prefix}").split()
+
+
+def is_whole(git: Git, commit: str, *, known: str | None = None) -> bool | None:
+    """
+    Whether every object of *commit* and its ancestors is here; None: it was not known after five minutes.
+
+    Args:
+        known: An ancestor of *commit* for which that is known.
+
+    Raises:
+        RepositoryError: git could not be started.
+    """
+    left_out = [f"^{known}"] if known else []
+    walk = ("rev-list", "--objects", "--quiet", commit, *left_out, "--")
+    found = git.run(*walk, timeout_s=WALK_TIMEOUT_S)
+    return None if found.exit_status is None else found.exit_status == 0
+
+
+def check(git: Git, *, timeout_s: float) -> None:
+    """
+    Read every object and check it against its name.
+
+    Raises:
+        RepositoryError: One is missing or damaged.
+    """
+    git.query("fsck", "--full", "--strict", "--no-dangling", "--no-progress", timeout_s=timeout_s)
+
+
+def bytes_between(git: Git, old: str | None, new: str) -> int:
+    """
+    Return about how many bytes a push of *new* sends to a remote that holds *old*.
+
+    Raises:
+        RepositoryError: git could not tell.
+    """
+    known = [f"^{old}"] if old else []
+    asked = ("rev-list", "--objects", "--disk-usage", new, *known, "--")
+    return int(git.query(*asked, timeout_s=WALK_TIMEOUT_S))
+
+
+def sizes(git: Git, names: Sequence[str]) -> dict[str, int]:
+    """
+    Return the size in bytes of each object in *names*, without those that git cannot find.
+
+    Raises:
+        RepositoryError: git could not be started.
+    """
+    answer = _batch(git, "--batch-check", names).splitlines()
+    return {parts[0].decode(): int(parts[2]) for line in answer if len(parts := line.split()) == 3}
+
+
+def contents(git: Git, names: Sequence[str]) -> dict[str, bytes]:
+    """
+    Return the content of each object in *names*, full names, without those that git cannot read.
+
+    Raises:
+        RepositoryError: git could not be started.
+    """
+    answer = _batch(git, "--batch", names)
+    found, at = {}, 0
+    while header := _BATCHED.match(answer, at):  # ends where git met a damaged object
+        at = header.end() + int(header[2]) + 1 if header[2] else header.end()
+        if header[2] and at <= len(answer):
+            found[header[1].decode()] = answer[header.end() : at - 1]
+    return found
+
+
+def _batch(git: Git, option: str, names: Sequence[str]) -> bytes:
+    # In memory: objects can be listed while the disk is full.
+    with (
+        open(os.memfd_create("names"), "w+b") as wanted,
+        open(os.memfd_create("said"), "w+b") as answered,
+    ):
+        wanted.write("".join(f"{name}\n" for name in names).encode())
+        wanted.seek(0)
+        git.run(
+            "cat-file", option, timeout_s=WALK_TIMEOUT_S,
+            stdin=cast(BinaryIO, wanted), stdout=cast(BinaryIO, answered),
+        )  # fmt: skip
+        answered.seek(0)
+        return answered.read()

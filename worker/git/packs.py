@@ -1,0 +1,139 @@
+"""
+The files of the objects: loose ones, packs and the commit-graph. ``packing`` decides when each is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from typing import BinaryIO, cast
+
+from ferry.worker.files.places import packs_view, state_directory
+from ferry.worker.files.sharing import make_directories, share, sharing
+from ferry.worker.git import commit_graph, loose
+from ferry.worker.git.command import Git
+
+# The other cores are for the writers and the pushes.
+_ONE_THREAD = ("-c", "pack.threads=1")
+_LARGE_INDEX_BYTES = 256 * 1024  # of some 9,000 objects
+
+
+class Packs:
+    """
+    The object files of one repository.
+
+    Args:
+        git: The repository's git.
+    """
+
+    def __init__(self, git: Git) -> None:
+        self._git = git
+        self._path = git.path
+
+    def loose_objects(self) -> int:
+        """
+        Return about how many loose objects there are: 256 times those in one of their 256 directories.
+        """
+        try:
+            return 256 * len(os.listdir(self._path / "objects" / "17"))
+        except FileNotFoundError:
+            return 0
+
+    def count(self) -> int:
+        """
+        Return how many packs there are.
+        """
+        return sum(1 for _ in (self._path / "objects" / "pack").glob("*.pack"))
+
+    def pack_loose_objects(self, *, timeout_s: float) -> dict[str, str]:
+        """
+        Copy every loose object, reachable or not, into a pack.
+
+        Returns:
+            The damaged files, by their path in the repository, with what is wrong. They are
+            left out, because git packs nothing where it meets one.
+
+        Raises:
+            RepositoryError: git could not, or not in time.
+        """
+        names, damaged = loose.survey(str(self._path))
+        with tempfile.TemporaryFile(dir=state_directory(self._path)) as listed:
+            listed.write("\n".join(names).encode("ascii"))
+            listed.seek(0)
+            pack = self._path / "objects" / "pack" / "pack"
+            command = (*_ONE_THREAD, "pack-objects", "-q", "--non-empty", str(pack))
+            self._git.query(*command, timeout_s=timeout_s, stdin=cast(BinaryIO, listed), gives_way=True)
+        return damaged
+
+    def prune_packed(self) -> None:
+        """
+        Remove the loose objects that are in a pack as well.
+
+        Only under the write lock: git also removes emptied directories, and
+        gitsheets fails when it is about to write into one of them.
+
+        Raises:
+            RepositoryError: git could not.
+        """
+        self._git.query("prune-packed", "-q")
+
+    def merge(self, *, timeout_s: float) -> None:
+        """
+        Roll small packs into larger ones, so that each is at least twice the size of the next.
+
+        ``git repack -d`` prunes loose objects too, and refuses to work on precious objects. It is given
+        a small git directory that holds a link to the packs and nothing else, and so needs no lock.
+
+        Raises:
+            RepositoryError: git could not, or not in time.
+            OSError: The disk refused.
+        """
+        view, shared = packs_view(self._path), sharing(str(self._path))
+        for part in ("objects", "refs"):
+            make_directories(str(self._path), view / part)
+        # Written each time: a power cut may have emptied them.
+        (view / "HEAD").write_text("ref: refs/heads/none\n")
+        options = ("repositoryformatversion = 0", "bare = true", f"sharedRepository = {shared.setting}")
+        (view / "config").write_text("\n\t".join(("[core]", *options, "")))
+        for name in ("HEAD", "config"):
+            share(str(self._path), view / name)
+        with contextlib.suppress(FileExistsError):
+            # Relative, so that a copy of the repository merges its own.
+            (view / "objects" / "pack").symlink_to("../../../objects/pack")
+        self._git.query(
+            *_ONE_THREAD, "repack", "-d", "-l", "-q", "--geometric=2",
+            timeout_s=timeout_s, environment={"GIT_DIR": str(view)}, gives_way=True,
+        )  # fmt: skip
+
+    def write_commit_graph(self, *, timeout_s: float) -> None:
+        """
+        Write the commit-graph: the order of the commits and the paths that each changed, for quick logs.
+
+        Raises:
+            RepositoryError: git could not, or not in time.
+        """
+        # An earlier release wrote it without paths; that part would stay.
+        split = "--split" if commit_graph.has_paths(self._path) else "--split=replace"
+        command = ("commit-graph", "write", "--reachable", "--changed-paths", split, "--no-progress")
+        self._git.query(*command, timeout_s=timeout_s, gives_way=True)
+
+    def lacks_commit_graph(self) -> bool:
+        """
+        Whether a log is slow because there is no commit-graph.
+        """
+        indexes = (self._path / "objects" / "pack").glob("*.idx")
+        is_large = sum(index.stat().st_size for index in indexes) > _LARGE_INDEX_BYTES
+        return is_large and not commit_graph.has_paths(self._path)
+
+    def size(self) -> dict[str, int]:
+        """
+        Count the repository's objects: ``loose_objects``, ``packed_objects``, ``packs`` and ``bytes``.
+        """
+        counted = dict(line.split(": ") for line in self._git.query("count-objects", "-v").splitlines())
+        return {
+            "loose_objects": int(counted["count"]),
+            "packed_objects": int(counted["in-pack"]),
+            "packs": int(counted["packs"]),
+            "bytes": 1024 * (int(counted["size"]) + int(counted["size-pack"])),
+        }
