@@ -110,8 +110,9 @@ def test_the_program_is_the_one_that_git_starts(environ, configured, program):
 
 
 def _ssh_findings(programs):
-    repository = SimpleNamespace(ssh_programs=lambda: programs)
-    return {each.name: each for each in doctor._ssh(SimpleNamespace(repository=repository))}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(doctor, "ssh_programs", lambda repository: programs)
+        return {each.name: each for each in doctor._ssh(SimpleNamespace(repository=None))}
 
 
 def test_an_ssh_that_is_not_there_is_named_with_its_remotes(monkeypatch):

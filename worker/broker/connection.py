@@ -13,6 +13,7 @@ from typing import Any
 
 from celery.app.amqp import AMQP
 from kombu import Connection
+from kombu.connection import ConnectionPool, PooledConnection
 from kombu.transport import redis
 
 from ferry.worker.broker.redis_transport import SentinelTransport, Transport
@@ -33,6 +34,12 @@ class FerryConnection(Connection):
         found = super().get_transport_cls()  # type: ignore[no-untyped-call]
         return _TRANSPORTS.get(found, found)
 
+    def Pool(self, limit: int | None = None, **_: Any) -> ConnectionPool:
+        """
+        Return a pool whose connections are Ferry's, too: tasks are sent by one.
+        """
+        return _Pool(self, limit)  # type: ignore[no-untyped-call]
+
     def _ensure_connection(
         self,
         errback: Any = None,
@@ -49,6 +56,21 @@ class FerryConnection(Connection):
         return super()._ensure_connection(  # type: ignore[no-untyped-call]
             errback, max_retries, interval_start, interval_step, interval_max, *rest, **options
         )
+
+
+class _PooledConnection(FerryConnection, PooledConnection):
+    """
+    What the pool hands out.
+    """
+
+
+class _Pool(ConnectionPool):
+    """
+    kombu's names the class of its connections itself (https://github.com/celery/kombu/blob/main/kombu/connection.py).
+    """
+
+    def new(self) -> _PooledConnection:
+        return _PooledConnection(self, **dict(self.connection._info(resolve=False)))  # type: ignore[no-untyped-call]
 
 
 class FerryAMQP(AMQP):  # type: ignore[misc]  # Celery ships no types
