@@ -107,7 +107,7 @@ def test_an_answer_that_cannot_be_kept_is_refused_before_it_is_done(api, data, m
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as broken:
-        broken.setattr("ferry.app.store.idempotency._write", refuse)
+        broken.setattr("ferry.app.store.idempotency.replace_file", refuse)
         answer = _create(api)
     assert (answer.status_code, answer.json["code"]) == expected
     assert _commits(data) == before
@@ -157,7 +157,7 @@ def test_a_crash_before_the_answer_is_complete_is_found_behind_any_number_of_com
 
 @pytest.mark.parametrize(
     ("where", "then"),
-    [("ferry.app.store.idempotency._write", False), ("ferry.app.store.idempotency._write", True)],
+    [("ferry.app.store.idempotency.replace_file", False), ("ferry.app.store.idempotency.replace_file", True)],
 )
 def test_a_crash_before_the_commit_writes_nothing_and_the_next_answer_is_the_one_that_is_kept(
     env, data, client, where, then
@@ -181,13 +181,13 @@ def test_an_answer_on_the_disk_is_replaced_by_one_on_the_disk(env, data, client,
     """
     A renamed file that was not flushed may be empty after a power cut.
     """
-    _killed(env, "ferry.app.store.idempotency._write", then=True)
+    _killed(env, "ferry.app.store.idempotency.replace_file", then=True)
     done: list[str] = []
-    fsync, replace = os.fsync, Path.replace
+    fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(
         os, "fsync", lambda fd: (done.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1]
     )
-    monkeypatch.setattr(Path, "replace", lambda path, to: (done.append(f"{path}>{to}"), replace(path, to))[1])
+    monkeypatch.setattr(os, "replace", lambda path, to: (done.append(f"{path}>{to}"), replace(path, to))[1])
 
     assert _create(client()).status_code == 201
 
