@@ -255,6 +255,20 @@ def test_a_retry_that_meets_a_push_out_of_turn_is_not_lost(line: Line, data: Bar
     assert remote.head() == data.head()
 
 
+def test_a_retry_that_meets_an_attempt_as_it_begins_hands_over(line: Line, remote: Bare, monkeypatch):
+    """
+    A commit's task was quicker when the retry was due, and has not yet said that it replaces it.
+    Put off, the retry would wait beside its successor.
+    """
+    with _away(remote):
+        failed = line.fail("first")
+    line.clock.wind(failed.retry_in_s)
+    with line.ledger.claim("origin") as claim:
+        assert claim is not None
+        monkeypatch.setattr("time.sleep", lambda _: claim.write(chain=None, next_attempt_at=None))
+        assert line.push("first", retries=1) == Turn.PUSHING.sentence
+
+
 def test_a_retry_that_comes_early_is_made(line: Line, data: Bare, remote: Bare):
     """
     The broker counts in its own time; whose turn it is, the ledger says.
