@@ -1,11 +1,13 @@
 """
 Getting commits from the data repository to its remotes.
 
-Read the modules in the order a commit meets them: ``enqueue`` is the only door
-the API uses, ``tasks`` is what Celery runs, ``push`` decides whether and what
-to push, ``git.remote`` runs the one command that leaves the machine, ``failures``
-names what went wrong, ``ledger`` remembers it for people, and ``paging`` wakes
-them.
+Read the modules in the order a commit meets them: ``enqueue`` is the API's only
+door into the worker, ``tasks`` is what Celery runs, ``push`` decides with ``turn``
+whether to push now, ``attempt`` makes one attempt, ``git.remote`` runs the one
+command that leaves the machine, and ``failures`` names what went wrong. ``outcome``
+and ``episodes`` record it in the ``ledger``, and ``paging`` wakes a person.
+``sweep`` and ``watchdog`` find what was missed. ``bootstrap`` puts all parts
+together, once for each process.
 
 What they work with has a room each: ``git`` the data repository, ``files`` Ferry's
 own files beside it, ``ledger`` what is remembered, ``broker`` Celery and Redis,
