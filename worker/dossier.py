@@ -95,8 +95,7 @@ def _apart(repository: Repository, head: str, seen: str) -> dict[str, Any]:
         "merge_base": apart.base,
         "foreign_authors": apart.theirs.authors[:_SHOWN],
         "foreign_commits": [
-            f"{commit.hash[:12]} {commit.message.partition(chr(10))[0]}"
-            for commit in apart.theirs.commits[:_SHOWN]
+            f"{commit.hash[:12]} {commit.subject}" for commit in apart.theirs.commits[:_SHOWN]
         ],
         "touched_by_both": both[:_SHOWN],
         "touched_by_both_count": len(both),

@@ -4,7 +4,6 @@ Commits of the branch, and which remotes have them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from ferry.app.api.push import branch_states, commit_states
 from ferry.app.errors import CommitNotFoundError
 from ferry.app.services import services
 from ferry.worker.git.history import Commit
+from ferry.worker.git.refs import OBJECT_NAME
 from ferry.worker.pipeline import Pipeline
 
 bp = Blueprint("commits", __name__, url_prefix="/api/commits")
@@ -47,7 +47,7 @@ def show(name: str) -> ResponseReturnValue:
     Return one commit of the branch, by its full hash.
     """
     repository = services().pipeline.repository
-    if not re.fullmatch("[0-9a-f]{40}", name) or not repository.contains(name, repository.head()):
+    if not OBJECT_NAME.fullmatch(name) or not repository.contains(name, repository.head()):
         raise CommitNotFoundError(f"The branch has no commit {name!r}.")
     [commit] = repository.log(name, limit=1)
     return _document(commit, commit_states(services().pipeline, name))
@@ -62,23 +62,4 @@ def commit_documents(pipeline: Pipeline, commits: Sequence[Commit]) -> list[dict
 
 
 def _document(commit: Commit, states: Mapping[str, str]) -> dict[str, Any]:
-    name, email = commit.author
-    return {
-        "hash": commit.hash,
-        "parents": list(commit.parents),
-        "author": {"name": name, "email": email},
-        "authored_at": commit.authored_at,
-        "message": commit.message,
-        "trailers": _trailers(commit),
-        "push": states,
-    }
-
-
-def _trailers(commit: Commit) -> dict[str, str | list[str]]:
-    """
-    Return each trailer's value; a list if the trailer occurs several times.
-    """
-    values: dict[str, list[str]] = {}
-    for key, value in commit.trailer_lines:
-        values.setdefault(key, []).append(value)
-    return {key: each if len(each) > 1 else each[0] for key, each in values.items()}
+    return {**commit.as_json(), "push": states}

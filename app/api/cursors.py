@@ -18,6 +18,7 @@ from werkzeug.datastructures import MultiDict
 from ferry.app.errors import CommitNotFoundError
 from ferry.app.problems import Problem
 from ferry.app.records.weight import weight_of
+from ferry.worker.git.refs import OBJECT_NAME
 
 DEFAULT_LIMIT = 50
 PAGE_BYTES = 8 << 20  # of memory that a page's entries take; a page has at least one entry
@@ -95,7 +96,7 @@ def page_of(arguments: MultiDict[str, str], path: str) -> Page:
         return Page(limit=int(text), commit=arguments.get("at"), query=query)
     try:
         commit, offset, made_for = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        if not re.fullmatch("[0-9a-f]{40}", commit) or type(offset) is not int or offset not in _OFFSETS:
+        if not OBJECT_NAME.fullmatch(commit) or type(offset) is not int or offset not in _OFFSETS:
             raise TypeError("not a commit and a number")
     except (ValueError, TypeError, RecursionError) as exc:
         raise _invalid("The cursor is invalid.") from exc

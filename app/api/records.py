@@ -4,7 +4,6 @@ Records: list, read, create, replace, patch and delete them; list their history.
 
 from __future__ import annotations
 
-import re
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
@@ -30,6 +29,7 @@ from ferry.app.store.changes import changes
 from ferry.app.store.listing import Listed
 from ferry.app.store.snapshot import Snapshot, owns
 from ferry.app.store.transaction import Transaction, Written
+from ferry.worker.git.refs import OBJECT_NAME
 
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")
 
@@ -177,7 +177,7 @@ def snapshot_of(commit: str | None) -> Snapshot:
     repository, current = services().pipeline.repository, services().store.snapshot()
     if commit is None:
         return current
-    if not re.fullmatch("[0-9a-f]{40}", commit) or not repository.contains(commit, current.commit):
+    if not OBJECT_NAME.fullmatch(commit) or not repository.contains(commit, current.commit):
         raise CommitNotFoundError(f"The branch has no commit {commit[:64]!r}.")
     return Snapshot.of(repository, commit)
 

@@ -155,7 +155,7 @@ def _print_found(remote: str, found: poison.Found) -> None:
         return
     click.echo(f"{commit.hash} is the first commit that {remote} refuses; {found.behind} more wait behind it")
     click.echo(f"  {commit.author[0]} <{commit.author[1]}>, {commit.authored_at}")
-    click.echo(f"  {commit.message.partition(chr(10))[0]}")
+    click.echo(f"  {commit.subject}")
     for path in found.files:
         click.echo(f"  changes {path}")
     click.echo(f"  {found.verdict.reason}: {found.verdict.evidence}")

@@ -108,13 +108,17 @@ def commits(pending: bool, limit: int, as_json: bool) -> None:
 
 
 def _print_commit(commit: Commit, states: Mapping[str, str], *, as_json: bool) -> None:
-    subject = commit.message.partition("\n")[0]
     if as_json:
-        facts = {"hash": commit.hash, "authored_at": commit.authored_at, "subject": subject, "push": states}
-        click.echo(json.dumps(facts))
+        facts = {
+            "hash": commit.hash,
+            "authored_at": commit.authored_at,
+            "subject": commit.subject,
+            "push": states,
+        }
+        click.echo(json.dumps({**facts, "push": states}))
         return
     marks = " ".join(f"{remote}:{state}" for remote, state in states.items())
-    click.echo(f"{commit.hash[:12]} {commit.authored_at} {marks} {subject}")
+    click.echo(f"{commit.hash[:12]} {commit.authored_at} {marks} {commit.subject}")
 
 
 @click.command()
@@ -175,7 +179,7 @@ def _print_divergence(divergence: Divergence, remote: str) -> None:
     for title, side in (("only here", divergence.ours), (f"only on {remote}", divergence.theirs)):
         click.echo(f"  {title}: {side.count}, by {', '.join(side.authors)}")
         for commit in side.commits[:_SHOWN]:
-            click.echo(f"    {commit.hash[:12]} {commit.message.partition(chr(10))[0]}")
+            click.echo(f"    {commit.hash[:12]} {commit.subject}")
         for path in sorted(side.files)[:_SHOWN]:
             click.echo(f"    changes {path}")
     for path in divergence.touched_by_both:

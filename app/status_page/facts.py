@@ -49,12 +49,10 @@ class Line:
 
     Attributes:
         commit: As git knows it.
-        subject: The first line of its message.
         pushed: Whether each remote has it, by the remote's name.
     """
 
     commit: Commit
-    subject: str
     pushed: Mapping[str, bool]
 
 
@@ -156,7 +154,6 @@ def _commits(pipeline: Pipeline, statuses: Mapping[str, RemoteStatus]) -> list[L
     return [
         Line(
             commit=commit,
-            subject=commit.message.partition("\n")[0],
             pushed={name: commit.hash not in waiting for name, waiting in pending.items()},
         )
         for commit in (pipeline.repository.log(head, limit=_COMMITS) if head else [])

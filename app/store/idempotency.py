@@ -28,6 +28,7 @@ from ferry.worker.files.atomic_json import replace_file
 from ferry.worker.files.flushing import flush
 from ferry.worker.files.places import idempotency_directory
 from ferry.worker.files.sharing import inherit, make_directories
+from ferry.worker.git.refs import OBJECT_NAME
 from ferry.worker.git.repository import Repository
 
 TRAILER = "Idempotency-Key"
@@ -40,7 +41,6 @@ _STATED = frozenset({"status", "body", "headers"})
 _DAY = re.compile(r"(\d+)(?:\.(\d+))?")
 _UNCHANGED = "unchanged"
 _STORED_AS = "$blob"
-_OBJECT_NAME = re.compile(r"[0-9a-f]{40}")
 _ID = re.compile(r"(?:[0-9a-f]{32})?")  # earlier releases wrote none
 
 
@@ -308,7 +308,7 @@ def _record(content: bytes) -> dict[str, Any]:
         is_whole = isinstance(record["fingerprint"], str) and _STATED <= answer.keys() <= _STATED | {"sheet"}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return {}
-    has_base = base is None or _OBJECT_NAME.fullmatch(str(base))
+    has_base = base is None or OBJECT_NAME.fullmatch(str(base))
     return record if is_whole and has_base and _ID.fullmatch(str(record.get("id", ""))) else {}
 
 

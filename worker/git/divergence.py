@@ -106,7 +106,7 @@ def _side(side: Side) -> dict[str, Any]:
                 "hash": commit.hash,
                 "author": {"name": commit.author[0], "email": commit.author[1]},
                 "authored_at": commit.authored_at,
-                "subject": commit.message.partition("\n")[0],
+                "subject": commit.subject,
             }
             for commit in side.commits
         ],

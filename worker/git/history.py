@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import gitsheets
 
 from ferry.worker.git.command import QUERY_TIMEOUT_S, Git, run_git
 from ferry.worker.git.objects import Objects
+from ferry.worker.git.refs import OBJECT_NAME
 
-OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 WALK_TIMEOUT_S = 300.0  # for commands that read a whole history
 _CHANGED = re.compile(r":([0-7]+) ([0-7]+) ([0-9a-f]{40}) ([0-9a-f]{40}) [A-Z][0-9]*")
 _A_FEW_COMMITS = 100  # read in this process; git takes 3 ms for any number
@@ -50,6 +50,30 @@ class Commit:
     message: str
     trailers: Mapping[str, str]
     trailer_lines: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def subject(self) -> str:
+        """
+        The first line of its message.
+        """
+        return self.message.partition("\n")[0]
+
+    def as_json(self) -> dict[str, Any]:
+        """
+        Return the commit as the API has it; a trailer that occurs several times has a list of values.
+        """
+        name, email = self.author
+        values: dict[str, list[str]] = {}
+        for key, value in self.trailer_lines:
+            values.setdefault(key, []).append(value)
+        return {
+            "hash": self.hash,
+            "parents": list(self.parents),
+            "author": {"name": name, "email": email},
+            "authored_at": self.authored_at,
+            "message": self.message,
+            "trailers": {key: each if len(each) > 1 else each[0] for key, each in values.items()},
+        }
 
 
 class History:

@@ -21,7 +21,7 @@ from ferry.worker.files.places import drafts_directory
 from ferry.worker.files.sharing import make_directories, share
 from ferry.worker.git import lock_files
 
-_OBJECT_NAME = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")  # of SHA-1 or SHA-256, written in full
 _LOCK_WAIT_S = 1.0  # as long as git waits for a packed-refs lock (core.packedRefsTimeout)
 _flushed_packed: dict[Path, tuple[int, int, int]] = {}
 
@@ -66,7 +66,7 @@ def read_ref(git_dir: Path, ref: str) -> str | None:
         # git packs a ref by writing packed-refs first and removing the loose
         # file then, so that this order of looking never misses it.
         return _read_packed(git_dir, ref)
-    if not _OBJECT_NAME.fullmatch(text):
+    if not OBJECT_NAME.fullmatch(text):
         raise RefError(f"{ref} holds {text[:60]!r} where a commit is expected; look with: git fsck")
     if not is_flushed:
         # Its mover holds the draft, the file's second name, until the directory is flushed; it may

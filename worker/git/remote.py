@@ -23,9 +23,8 @@ from ferry.worker.errors import RepositoryError
 from ferry.worker.failures import POLICIES, Reason, Verdict, explain
 from ferry.worker.git import process
 from ferry.worker.git.command import run_git
-from ferry.worker.git.history import OBJECT_NAME
 from ferry.worker.git.process import Finished
-from ferry.worker.git.refs import RefError, read_ref
+from ferry.worker.git.refs import OBJECT_NAME, RefError, read_ref
 from ferry.worker.git.repository import Repository
 
 _HANG_UP_TIMEOUT_S = 5.0
