@@ -471,7 +471,7 @@ def main() -> int:
         if report.wrong:
             sys.stdout.write(f"the images that were wrong and the logs are kept in {directory}\n")
         else:
-            shutil.rmtree(directory)
+            shutil.rmtree(directory, ignore_errors=True)  # a remote may still be ending a push
         sys.stdout.flush()
     return 1 if wrong else 0
 
