@@ -35,7 +35,7 @@ _GATHER_S = 0.25
 _PAUSE_S = 0.025
 _LOOK_EVERY_S = 0.005
 _LOOK_TIMEOUT_S = 30.0
-_BEGINS_WITHIN_S = 0.5
+_CLAIM_WAIT_S = 2.0
 _IN_THE_WAY_S = 1.0
 
 UNREADABLE = "left to the next sweep: the ledger cannot be read"
@@ -186,7 +186,9 @@ class Pusher:
                 return OUTDATED
             with self._ledger.claim(request.remote) as claim:
                 if claim is None:
-                    return self._meets_a_claim(request)
+                    if self._hands_over(request):
+                        return Turn.PUSHING.sentence
+                    continue
                 turn = whose_turn(claim.entry, request.facts(pending=True), self._clock())
                 claim.looks_again = True
                 if turn is not Turn.FREE:
@@ -210,19 +212,25 @@ class Pusher:
         facts = request.facts(pending=may_lack_commits(self._repository, request.remote))
         return whose_turn(self._ledger.read(request.remote), facts, self._clock())
 
-    def _meets_a_claim(self, request: Request) -> str:
+    def _hands_over(self, request: Request) -> bool:
         """
-        Hand over to the holder of the claim; but it leaves the next attempt to the retry that is scheduled.
+        Whether to leave all to the claim's holder, which may leave the next attempt to the retry itself.
+
+        Returns:
+            True; False where the retry is still to be made, and the claim is free again.
 
         Raises:
-            PushDeferred: This is that retry.
+            PushDeferred: The claim is not free in time for this retry.
         """
-        until = time.monotonic() + _BEGINS_WITHIN_S
+        until = time.monotonic() + _CLAIM_WAIT_S
+        # An attempt that has just taken the claim replaces the retry before it pushes.
         while request.occasion == "retry" and self._ledger.read(request.remote).chain == request.chain:
+            if not self._ledger.is_claimed(request.remote):
+                return False
             if time.monotonic() > until:
                 raise PushDeferred(_IN_THE_WAY_S)
-            time.sleep(_LOOK_EVERY_S)  # a task that has just taken the claim replaces the retry first
-        return Turn.PUSHING.sentence
+            time.sleep(_LOOK_EVERY_S)
+        return True
 
     def _attempt(self, claim: Claim, request: Request) -> Attempt:
         is_ahead = request.facts(pending=True).is_ahead_of_retry and claim.entry.waits(self._clock())

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def lines(process: Process) -> list[dict]:
     return found
 
 
+def _answers(port: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthcheck", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
 # What each says when it has started, and the signal that ends it.
 ROLES = {
     "api": ("Booting worker", signal.SIGTERM),
@@ -70,6 +79,8 @@ def test_every_line_from_the_start_to_the_end_is_json(role):
         words = ROLES[name][0]
         wait_until(lambda p=process, w=words: p.logged(w) or p.ended(), timeout_s=90, what=name)
         assert not process.ended(), process.text()
+    # Flower says where it will be before its loop runs, and a signal until then may be lost.
+    wait_until(lambda: _answers(running["flower"].env["PORT"]), timeout_s=90, what="Flower's answer")
     # gunicorn's control socket would be one for all of a user's repositories.
     assert not [path for path in running["api"].log_path.parent.rglob("*") if path.is_socket()]
     for name, process in running.items():

@@ -238,10 +238,11 @@ def test_the_retry_brings_what_was_left_to_it(line: Line, data: Bare, remote: Ba
     assert remote.head() == later
 
 
-def test_a_retry_that_meets_a_push_out_of_turn_is_not_lost(line: Line, data: Bare, remote: Bare):
+def test_a_retry_that_meets_a_push_out_of_turn_is_not_lost(line: Line, data: Bare, remote: Bare, monkeypatch):
     """
     That push leaves the next attempt to it; with the retry gone, nothing would happen until the sweep.
     """
+    monkeypatch.setattr("ferry.worker.push._CLAIM_WAIT_S", 0.05)
     with _away(remote):
         failed = line.fail("first")
         line.fail("out of turn", occasion="operator")
