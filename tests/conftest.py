@@ -8,6 +8,7 @@ import gc
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,10 @@ os.environ["LC_ALL"] = "C.UTF-8"  # Valkey does not start where it names a local
 hypothesis.settings.register_profile("repeatable", derandomize=True, max_examples=50, deadline=None)
 hypothesis.settings.register_profile("searching", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+
+# A shell starts what it runs in the background with SIGINT ignored; what tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # None can be divided, and the last to begin would keep the others' processors waiting at the end.
