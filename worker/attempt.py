@@ -40,13 +40,10 @@ class Attempt:
 
     Args:
         claim: The right to push to the remote, held for as long as this lives.
-        chain: Task that will retry if this fails; None where the attempt is made
-            out of turn and the retry that is scheduled stays the only one.
-        retry: Which retry of that task that will be.
+        outcomes: What remembers how this ends, and schedules the retry.
         occasion: Why it is made. Where the last push met a divergence, a sweep's fetches before it
             pushes, and is quiet where the divergence lasts.
         clock: Seconds since the epoch.
-        jitter: A number in [0, 1), afresh at each call.
 
     Attributes:
         is_in_burst: Whether several commits came while the push ran; one may be somebody's next.
@@ -59,12 +56,10 @@ class Attempt:
         repository: Repository,
         reconciler: Reconciler,
         episodes: Episodes,
+        outcomes: Outcomes,
         *,
-        chain: str | None,
-        retry: int,
         occasion: Occasion,
         clock: Callable[[], float],
-        jitter: Callable[[], float],
     ) -> None:
         self._claim = claim
         self._remote = claim.remote
@@ -72,12 +67,9 @@ class Attempt:
         self._repository = repository
         self._reconciler = reconciler
         self._episodes = episodes
-        self._chain = chain
+        self._outcomes = outcomes
         self._looks_first = occasion == "sweep"
         self._clock = clock
-        self._outcomes = Outcomes(
-            claim, settings, repository, episodes, chain=chain, retry=retry, clock=clock, jitter=jitter
-        )
         self._parts = Parts(repository, settings.push_timeout_s)
         self.is_in_burst = False
 
@@ -93,7 +85,7 @@ class Attempt:
         self._claim.note(last_attempt_at=self._clock())
         if self._looks_first:
             self._claim.write()  # a look may be all that comes of it
-        if self._chain is not None and self._claim.entry.next_attempt_at is not None:
+        if self._outcomes.chain is not None and self._claim.entry.next_attempt_at is not None:
             # Before the branch is read: a task that finds the retry still waiting
             # leaves its commit to us, so we must see that commit.
             self._claim.write(chain=None, next_attempt_at=None, backoff_s=None)
@@ -193,7 +185,7 @@ class Attempt:
                 )
         finally:
             self._claim.note(running=None)
-        verdict = finished.verdict()
+        verdict = finished.verdict
         if verdict.ambiguous and not verdict.landed:
             verdict = self._settle(part.commit, verdict)
             if verdict.landed:
@@ -206,12 +198,13 @@ class Attempt:
         """
         repository, timeout_s = self._repository, min(self._settings.push_timeout_s, _ASK_TIMEOUT_S)
         self._begin(2 * timeout_s)
+        there = Remote(repository, self._remote, timeout_s=timeout_s)
         try:
-            tip = Remote(repository, self._remote, timeout_s=timeout_s).ask()
+            tip = there.ask()
             if tip is None:
                 return doubtful
             if not repository.contains(tip, head):
-                Remote(repository, self._remote, timeout_s=timeout_s).fetch()
+                there.fetch()
         except RepositoryError:
             return doubtful
         asked = Verdict(reason="pushed", rule=ASKED, evidence=f"{self._remote} is at {tip}", ambiguous=False)

@@ -190,12 +190,10 @@ def _remote(pipeline: Pipeline, remote: str) -> Finding:
         head = repository.head()
         if head is None:
             return Finding(name=name, state="warning", detail="there is no commit to push yet")
-        finished = Remote(repository, remote, timeout_s=pipeline.settings.push_timeout_s).push(
-            head, dry_run=True
-        )
+        there = Remote(repository, remote, timeout_s=pipeline.settings.push_timeout_s)
+        verdict = there.push(head, dry_run=True).verdict
     except RepositoryError as exc:
         return Finding(name=name, state="failed", detail=f"local: {exc}", remedy=POLICIES["local"].hint)
-    verdict = finished.verdict()
     if verdict.landed:
         return _ok(
             name, "lets us in; everything is there" if verdict.reason == "up-to-date" else "would take a push"

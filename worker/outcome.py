@@ -33,7 +33,8 @@ class Outcomes:
 
     Args:
         claim: The claim under which it is made.
-        chain: Task that will retry if it fails; None where the retry that is scheduled stays the only one.
+        chain: Task that will retry if it fails; None where the attempt is made out of turn and the retry
+            that is scheduled stays the only one.
         retry: Which retry of that task that will be.
         clock: Seconds since the epoch.
         jitter: A number in [0, 1).
@@ -56,7 +57,7 @@ class Outcomes:
         self._settings = settings
         self._repository = repository
         self._episodes = episodes
-        self._chain = chain
+        self.chain = chain
         self._retry = retry
         self._clock = clock
         self._jitter = jitter
@@ -131,7 +132,7 @@ class Outcomes:
         scheduled = self._schedule(error, verdict.retry_after_s) if isinstance(error, PushFailed) else {}
         parts = {} if half is None else {"part": half or 1}
         # Out of turn, an attempt is no step of the backoff.
-        step = {} if self._chain is None else {"attempt": self._number}
+        step = {} if self.chain is None else {"attempt": self._number}
         self._episodes.record(
             self._claim, error, number=self._number, gave_up=gave_up, tried=head, **parts, **step, **scheduled
         )
@@ -146,7 +147,7 @@ class Outcomes:
 
     def _is_last(self) -> bool:
         limit = self._settings.push_max_retries
-        return limit is not None and self._number > limit and self._chain is not None
+        return limit is not None and self._number > limit and self.chain is not None
 
     def _error(self, verdict: Verdict, detail: str, *, is_retried: bool) -> PushError:
         reason = cast(Reason, verdict.reason)
@@ -169,7 +170,7 @@ class Outcomes:
         """
         Say in *error* when it is retried; returns what the ledger is to know of that.
         """
-        if self._chain is None:
+        if self.chain is None:
             return {}
         backoff_s = delay_s(
             self._number,
@@ -181,7 +182,7 @@ class Outcomes:
         wait_s = min(wait_s, self._settings.push_longest_wait_s)
         error.retry_in_s = wait_s
         return {
-            "chain": self._chain,
+            "chain": self.chain,
             "retry": self._retry,
             "next_attempt_at": self._clock() + wait_s,
             "backoff_s": wait_s,

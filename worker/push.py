@@ -22,6 +22,7 @@ from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Claim, Ledger
 from ferry.worker.observe.logs import log
+from ferry.worker.outcome import Outcomes
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import Settings
 from ferry.worker.sweep import may_lack_commits
@@ -160,15 +161,15 @@ class Pusher:
             claim.write(looked_at=self._clock())
             timeout_s = min(self._settings.push_timeout_s, _LOOK_TIMEOUT_S)
             claim.begin(2 * ended_within_s(timeout_s))
+            there = Remote(self._repository, remote, timeout_s=timeout_s)
             try:
-                known = self._repository.remote_head(remote)
-                tip = Remote(self._repository, remote, timeout_s=timeout_s).ask()
+                known, tip = self._repository.remote_head(remote), there.ask()
                 if tip == known:
                     return True
                 if tip is None:
                     self._repository.forget(remote)
                 else:
-                    Remote(self._repository, remote, timeout_s=timeout_s).fetch()
+                    there.fetch()
             except RepositoryError as exc:
                 # Nothing may be pending: that it does not answer matters when something is.
                 log().info("remote.not_seen", remote=remote, error=str(exc))
@@ -234,17 +235,25 @@ class Pusher:
 
     def _attempt(self, claim: Claim, request: Request) -> Attempt:
         is_ahead = request.facts(pending=True).is_ahead_of_retry and claim.entry.waits(self._clock())
+        outcomes = Outcomes(
+            claim,
+            self._settings,
+            self._repository,
+            self._episodes,
+            chain=None if is_ahead else request.chain,
+            retry=request.retries + 1,
+            clock=self._clock,
+            jitter=self._jitter,
+        )
         return Attempt(
             claim,
             self._settings,
             self._repository,
             self._reconciler,
             self._episodes,
-            chain=None if is_ahead else request.chain,
-            retry=request.retries + 1,
+            outcomes,
             occasion=request.occasion,
             clock=self._clock,
-            jitter=self._jitter,
         )
 
     def _gather(self, until: float) -> None:

@@ -31,7 +31,7 @@ def rescue(claim: Claim, settings: Settings, repository: Repository, head: str, 
     name = entry.rescue or f"rescue/{repository.branch}-{compact_utc(now)}"
     try:
         finished = Remote(repository, remote, timeout_s=settings.push_timeout_s).push(head, branch=name)
-        verdict = finished.verdict()
+        verdict = finished.verdict
         landed, detail = verdict.landed, in_one_line(finished, verdict)
     except RepositoryError as exc:
         landed, detail = False, str(exc)

@@ -77,7 +77,7 @@ def test_a_damaged_derived_file_stops_nothing(packed, tmp_path, pattern, damage)
 
     assert Objects(data.path).read(head).startswith(b"tree ")
     assert len(repository.log(head, file="file-3")) == 9
-    assert Remote(repository, "origin", timeout_s=60).push(head).verdict().reason == "pushed"
+    assert Remote(repository, "origin", timeout_s=60).push(head).verdict.reason == "pushed"
     assert repository.count_between(first, head) == 59
     assert repository.contains(first, head)
     assert Remote(repository, "origin", timeout_s=60).ask() == head

@@ -110,7 +110,7 @@ def _prove(repository: Repository, data: Path, remote: Path, elsewhere: Path, ra
     pushed = Remote(repository, "origin", timeout_s=20).push(ours)
 
     assert pushed.exit_status == 0, pushed
-    assert pushed.verdict().landed
+    assert pushed.verdict.landed
     assert _git(remote, "for-each-ref", "--format=%(refname) %(objectname)") == f"refs/heads/main {ours}"
     assert repository.head() == ahead, "pushing moves no branch of ours"
     assert repository.remote_head("origin") == ours == Remote(repository, "origin", timeout_s=20).ask()
@@ -229,7 +229,7 @@ def test_replaced_and_grafted_commits_are_pushed_as_they_are(
     (data.path / "info").mkdir(exist_ok=True)
     (data.path / "info" / "grafts").write_text(f"{tip}\n")
 
-    assert Remote(deployment.repository, "origin", timeout_s=20).push(tip).verdict().landed
+    assert Remote(deployment.repository, "origin", timeout_s=20).push(tip).verdict.landed
 
     (data.path / "info" / "grafts").unlink()
     count = _git(data.path, "--no-replace-objects", "rev-list", "--count", tip)
@@ -278,7 +278,7 @@ def test_a_push_that_names_another_ref_or_none_is_not_believed(
         pushed = Remote(deployment.repository, "origin", timeout_s=20).push(head)
 
     assert pushed.exit_status == 0
-    assert (pushed.verdict().landed, pushed.verdict().ambiguous) == (False, True)
+    assert (pushed.verdict.landed, pushed.verdict.ambiguous) == (False, True)
     assert deployment.repository.remote_head("origin") is None
 
 
@@ -294,7 +294,7 @@ def test_a_short_name_for_a_host_is_understood_both_ways(deploy, data: Bare, rem
     data.git("config", f"url.{remote.path.parent}/.insteadOf", "town:")
     deployed: Deployment = deploy(CFP_DATA_REMOTE="town:remote.git")
 
-    assert Remote(_repository(deployed), "origin", timeout_s=20).push(data.head() or "").verdict().landed
+    assert Remote(_repository(deployed), "origin", timeout_s=20).push(data.head() or "").verdict.landed
     assert remote.head() == data.head() == Remote(_repository(deployed), "origin", timeout_s=20).ask()
 
 
@@ -302,11 +302,11 @@ def test_an_extra_header_of_the_configuration_is_sent(deploy, data: Bare, http_r
     http_remote.password = "t0ken"
     header = "Authorization: Basic YW5hOnQwa2Vu"  # ana:t0ken
     repository = _repository(deploy(CFP_DATA_REMOTE=http_remote.url("web.git")))
-    assert not Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
+    assert not Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict.landed
 
     data.git("config", f"http.{http_remote.url('')}.extraHeader", header)
 
-    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict.landed
 
 
 @pytest.mark.parametrize("scope", ["repository", "environment"])
@@ -325,7 +325,7 @@ def test_a_credential_helper_of_the_configuration_is_asked(
         environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": key, "GIT_CONFIG_VALUE_0": helper}
     repository = _repository(deploy(CFP_DATA_REMOTE=http_remote.url("web.git")), **environ)
 
-    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict.landed
 
 
 @pytest.mark.parametrize("key", ["http.proxy", "remote.origin.proxy", "http_proxy", "GIT_CONFIG_COUNT"])
@@ -364,7 +364,7 @@ def test_the_ssh_that_somebody_chose_is_used(deploy, data: Bare, remote: Bare, t
         environ = {way: str(ssh)}
     repository = _repository(deploy(CFP_DATA_REMOTE=f"ssh://git@town.invalid{remote.path}"), **environ)
 
-    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict.landed
     assert Remote(repository, "origin", timeout_s=20).fetch() == data.head() == remote.head()
 
 
@@ -384,7 +384,7 @@ def test_no_secret_of_ferrys_reaches_a_hook(deploy, data: Bare, remote: Bare, tm
     remote.hook("pre-receive", f"env > {tmp_path}/seen")
     repository = _repository(deploy(), **secrets, TOWN="ours")
 
-    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(data.head() or "").verdict.landed
 
     seen = (tmp_path / "seen").read_text()
     assert "s3cr3t" not in seen
@@ -440,7 +440,7 @@ def test_a_hook_that_prints_without_end_costs_no_memory_and_holds_nobody(
     assert "remote: last" in pushed.stderr
     assert "[...]" in pushed.stderr
     assert len(pushed.stderr) < 600_000
-    assert pushed.verdict().reason == "rejected"
+    assert pushed.verdict.reason == "rejected"
 
 
 def test_a_hook_that_prints_for_ever_is_ended_at_the_timeout(
@@ -492,7 +492,7 @@ def test_a_tracking_ref_that_cannot_be_read_is_not_known_and_is_written_anew(
 
     assert repository.remote_head("origin") is None
     assert not repository.is_pushed("origin")
-    assert Remote(repository, "origin", timeout_s=20).push(tip).verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(tip).verdict.landed
     assert repository.remote_head("origin") == tip == data.git("rev-parse", "refs/remotes/origin/main")
     assert repository.head() == tip
 
@@ -509,7 +509,7 @@ def test_a_damaged_ref_of_somebody_else_keeps_nothing_from_going_on(
     (data.path / ref).parent.mkdir(parents=True, exist_ok=True)
     (data.path / ref).write_text(content)
 
-    assert Remote(repository, "origin", timeout_s=20).push(tip).verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(tip).verdict.landed
     assert Remote(repository, "origin", timeout_s=20).fetch() == tip
     Packs(repository.git).write_commit_graph(timeout_s=20)
 
@@ -548,7 +548,7 @@ def test_the_tracking_ref_of_another_branch_gets_out_of_the_way(
     tip = data.head() or ""
     data.git("branch", old, "main")
     first: Deployment = deploy(CFP_DATA_BRANCH=old)
-    assert Remote(first.repository, "origin", timeout_s=20).push(tip).verdict().landed
+    assert Remote(first.repository, "origin", timeout_s=20).push(tip).verdict.landed
     data.git("branch", "-m", old, "saved")
     data.git("branch", "-m", "saved", new)
     remote.git("update-ref", "-d", f"refs/heads/{old}")
@@ -558,7 +558,7 @@ def test_the_tracking_ref_of_another_branch_gets_out_of_the_way(
     repository = deploy(CFP_DATA_BRANCH=new).repository
 
     assert repository.remote_head("origin") is None
-    assert Remote(repository, "origin", timeout_s=20).push(tip).verdict().landed
+    assert Remote(repository, "origin", timeout_s=20).push(tip).verdict.landed
     assert repository.remote_head("origin") == tip
     names = data.git("for-each-ref", "--format=%(refname)", "refs/remotes").split()
     assert names == [f"refs/remotes/origin/{new}"]
@@ -567,7 +567,7 @@ def test_the_tracking_ref_of_another_branch_gets_out_of_the_way(
 
 def test_a_directory_that_is_empty_is_no_tracking_ref(deployment: Deployment, data: Bare):
     (data.path / "refs/remotes/origin/main/x").mkdir(parents=True)
-    assert Remote(deployment.repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
+    assert Remote(deployment.repository, "origin", timeout_s=20).push(data.head() or "").verdict.landed
     assert deployment.repository.remote_head("origin") == data.head()
 
 
@@ -575,7 +575,7 @@ def test_a_lock_that_a_dead_git_left_on_what_is_remembered_is_broken(deployment:
     (data.path / "refs/remotes/origin").mkdir(parents=True)
     (data.path / "refs/remotes/origin/main.lock").touch()
 
-    assert Remote(deployment.repository, "origin", timeout_s=20).push(data.head() or "").verdict().landed
+    assert Remote(deployment.repository, "origin", timeout_s=20).push(data.head() or "").verdict.landed
 
     assert deployment.repository.remote_head("origin") == data.head()
     assert not (data.path / "refs/remotes/origin/main.lock").exists()
@@ -603,7 +603,7 @@ def test_a_push_to_an_address_that_was_given_up_leaves_nothing_behind(
     assert after.is_current("origin")
     assert after.remote_head("origin") is None
     assert not after.is_pushed("origin")
-    assert Remote(after, "origin", timeout_s=20).push(tip).verdict().landed
+    assert Remote(after, "origin", timeout_s=20).push(tip).verdict.landed
     assert after.is_pushed("origin")
 
 

@@ -44,7 +44,6 @@ from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.files.places import remotes_directory, write_lock
 from ferry.worker.push import Pusher, Request
-from ferry.worker.turn import Turn
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import Settings
 settings = Settings.from_env(dict(word.split("=", 1) for word in sys.argv[1:]))
@@ -792,6 +791,18 @@ def test_a_look_leaves_a_remote_alone_that_has_named_a_wait(line: Line, remote: 
 # --- After a crash ---
 
 
+def _environment(line: Line, remote: Bare) -> list[str]:
+    """
+    Return what ``_PUSH`` is given: the variables of *line*.
+    """
+    env = {
+        "CFP_DATA_REPO_PATH": str(line.settings.data_repo_path),
+        "CFP_DATA_REMOTE": str(remote.path),
+        "CFP_REDIS_URL": line.settings.redis_url,
+    }
+    return [f"{name}={value}" for name, value in env.items()]
+
+
 @pytest.fixture
 def orphan(line: Line, remote: Bare, tmp_path: Path) -> Iterator[psutil.Process]:
     """
@@ -799,13 +810,7 @@ def orphan(line: Line, remote: Bare, tmp_path: Path) -> Iterator[psutil.Process]
     """
     started = tmp_path / "started"
     remote.hook("pre-receive", f"touch {started}; sleep 600")
-    env = {
-        "CFP_DATA_REPO_PATH": str(line.settings.data_repo_path),
-        "CFP_DATA_REMOTE": str(remote.path),
-        "CFP_REDIS_URL": line.settings.redis_url,
-    }
-    words = [f"{name}={value}" for name, value in env.items()]
-    with subprocess.Popen([sys.executable, "-c", _PUSH, *words], cwd=ROOT) as worker:
+    with subprocess.Popen([sys.executable, "-c", _PUSH, *_environment(line, remote)], cwd=ROOT) as worker:
         wait_until(started.exists, what="a push in the middle")
         worker.kill()
     running = line.entry.running
@@ -842,14 +847,8 @@ def test_a_worker_that_is_killed_before_the_ledger_knows_of_its_push_leaves_no_g
     Its successor would find nothing to end, and push beside it.
     """
     remote.hook("pre-receive", f"touch {tmp_path}/started")
-    env = {
-        "CFP_DATA_REPO_PATH": str(line.settings.data_repo_path),
-        "CFP_DATA_REMOTE": str(remote.path),
-        "CFP_REDIS_URL": line.settings.redis_url,
-    }
-    words = [f"{name}={value}" for name, value in env.items()]
     killed = subprocess.run(
-        [sys.executable, "-c", _KILLED_BEFORE_THE_NOTE + _PUSH, *words],
+        [sys.executable, "-c", _KILLED_BEFORE_THE_NOTE + _PUSH, *_environment(line, remote)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

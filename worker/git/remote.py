@@ -38,16 +38,18 @@ class Pushed(Finished):
     The outcome of a ``git push``.
 
     Attributes:
-        ref: Full name of the ref that it was to move.
+        verdict: What came of it. A push counts as landed only where git names the ref that it was to move.
     """
 
-    ref: str
+    verdict: Verdict
 
-    def verdict(self) -> Verdict:
+    @classmethod
+    def of(cls, found: Finished, ref: str) -> Pushed:
         """
-        Say what came of it. A push counts as landed only where git names our ref.
+        Return the outcome of a push that was to move *ref*.
         """
-        return explain(self.exit_status, self.stdout, self.stderr, ref=self.ref)
+        verdict = explain(found.exit_status, found.stdout, found.stderr, ref=ref)
+        return cls(**asdict(found), verdict=verdict)
 
 
 class Remote:
@@ -96,8 +98,8 @@ class Remote:
         options = ["--dry-run"] if dry_run else []
         command = ("push", "--porcelain", *options)
         found = self._visit(url, *command, refspec=f"{commit}:{ref}", started=started, noted=noted)
-        pushed = Pushed(**asdict(found), ref=ref)
-        if ref == repository.ref and not dry_run and pushed.verdict().landed:
+        pushed = Pushed.of(found, ref)
+        if ref == repository.ref and not dry_run and pushed.verdict.landed:
             repository.saw_on_remote(self.name, commit, url=url)
         return pushed
 
@@ -111,7 +113,7 @@ class Remote:
         ref, url = self._ref(branch), self._repository.url_of(self.name)
         lease = f"--force-with-lease={ref}:{expected}"
         found = self._visit(url, "push", "--porcelain", lease, refspec=f":{ref}")
-        return Pushed(**asdict(found), ref=ref)
+        return Pushed.of(found, ref)
 
     def ask(self, branch: str | None = None) -> str | None:
         """

@@ -86,11 +86,12 @@ def find(repository: Repository, claim: Claim, *, timeout_s: float) -> Found | N
     """
     remote = claim.remote
     claim.begin(3 * ended_within_s(timeout_s))
-    head, there = repository.head(), Remote(repository, remote, timeout_s=timeout_s).ask()
+    at_remote = Remote(repository, remote, timeout_s=timeout_s)
+    head, there = repository.head(), at_remote.ask()
     if head is None:
         return None
     if there is not None and not repository.contains(there, head):
-        there = Remote(repository, remote, timeout_s=timeout_s).fetch()
+        there = at_remote.fetch()
         if there is not None and repository.contains(head, there):
             return None
         there = there and repository.merge_base(there, head)
@@ -142,9 +143,9 @@ class _Scratch:
         self._claim = claim
         self.branch = f"ferry-find/{repository.branch}"
         self.asked = 0
-        self._repository = repository
         self._timeout_s = timeout_s
-        self._at = Remote(repository, self.remote, timeout_s=timeout_s).ask(branch=self.branch)
+        self._there = Remote(repository, self.remote, timeout_s=timeout_s)
+        self._at = self._there.ask(branch=self.branch)
         self.remove()  # what a search that was killed has left
 
     def takes(self, commit: str) -> Verdict:
@@ -156,10 +157,7 @@ class _Scratch:
         """
         self.asked += 1
         self._claim.begin(2 * ended_within_s(self._timeout_s))
-        finished = Remote(self._repository, self.remote, timeout_s=self._timeout_s).push(
-            commit, branch=self.branch
-        )
-        verdict = finished.verdict()
+        verdict = self._there.push(commit, branch=self.branch).verdict
         if verdict.landed:
             self._at = commit
         elif verdict.reason != "rejected":
@@ -175,10 +173,7 @@ class _Scratch:
         """
         if self._at is None:
             return
-        finished = Remote(self._repository, self.remote, timeout_s=self._timeout_s).remove_branch(
-            self.branch, expected=self._at
-        )
-        verdict = finished.verdict()
+        verdict = self._there.remove_branch(self.branch, expected=self._at).verdict
         if not verdict.landed:
             raise PoisonError(f"{self.remote} keeps the branch {self.branch}, remove it: {verdict.evidence}")
         self._at = None

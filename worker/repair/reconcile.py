@@ -201,22 +201,19 @@ class Reconciler:
         Do what ``reconcile`` does, for whoever holds the claim on *remote*; without the ``divergence``.
         """
         outcome = Outcome(state="ahead", remote=remote, branch=self._repository.branch)
+        there = Remote(self._repository, remote, timeout_s=self._timeout_s)
         try:
-            theirs = Remote(self._repository, remote, timeout_s=self._timeout_s).ask()
-            if theirs is not None:
-                theirs = Remote(self._repository, remote, timeout_s=self._timeout_s).fetch()
+            theirs = there.fetch() if there.ask() is not None else None
         except RepositoryError as exc:
             head = self._repository.head()
             return replace(outcome, state="fetch-failed", before=head, after=head, detail=str(exc))
-        if endless := self._endless(self._repository.head(), theirs, strategy):
-            head = self._repository.head()
-            return replace(
-                outcome, state="conflict", before=head, after=head, remote_head=theirs, detail=endless
-            )
+        ours = self._repository.head()
+        outcome = replace(outcome, before=ours, after=ours, remote_head=theirs)
+        if endless := self._endless(ours, theirs, strategy):
+            return replace(outcome, state="conflict", detail=endless)
         with self._alone(remote):
             ours = self._repository.head()
-            outcome = replace(outcome, before=ours, after=ours, remote_head=theirs)
-            outcome = self._join(outcome, ours, theirs, strategy, dry_run=dry_run)
+            outcome = self._join(replace(outcome, before=ours, after=ours), strategy, dry_run=dry_run)
         if not dry_run and outcome.state not in ("in-sync", "ahead"):
             log().info(
                 "reconcile.done",
@@ -243,10 +240,8 @@ class Reconciler:
         contains = self._repository.contains
         return not contains(theirs, ours) and not contains(ours, theirs)
 
-    def _join(
-        self, outcome: Outcome, ours: str | None, theirs: str | None, strategy: Strategy, *, dry_run: bool
-    ) -> Outcome:
-        contains = self._repository.contains
+    def _join(self, outcome: Outcome, strategy: Strategy, *, dry_run: bool) -> Outcome:
+        ours, theirs, contains = outcome.before, outcome.remote_head, self._repository.contains
         if theirs is None or (ours is not None and contains(theirs, ours)):
             return replace(outcome, state="in-sync" if ours == theirs else "ahead")
         if ours is None or contains(ours, theirs):
@@ -351,10 +346,8 @@ class Reconciler:
         name = f"conflicts/{compact_utc(self._clock())}"
         if dry_run:
             return name
-        finished = Remote(self._repository, remote, timeout_s=min(self._timeout_s, _PRESERVE_TIMEOUT_S)).push(
-            commit, branch=name
-        )
-        verdict = finished.verdict()
+        there = Remote(self._repository, remote, timeout_s=min(self._timeout_s, _PRESERVE_TIMEOUT_S))
+        verdict = there.push(commit, branch=name).verdict
         if not verdict.landed:
             raise ReconcileError(
                 f"{remote} did not take the branch {name} that keeps our commits safe "

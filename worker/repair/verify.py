@@ -59,11 +59,12 @@ def verify(settings: Settings, repository: Repository, ledger: Ledger, remote: s
     timeout_s = settings.push_timeout_s
     with ledger.claim_within(remote, ended_within_s(timeout_s)) as claim:
         claim.begin(2 * ended_within_s(timeout_s))
-        known, tip = repository.remote_head(remote), Remote(repository, remote, timeout_s=timeout_s).ask()
+        there = Remote(repository, remote, timeout_s=timeout_s)
+        known, tip = repository.remote_head(remote), there.ask()
         if tip is None:
             repository.forget(remote)
         elif tip != known:
-            Remote(repository, remote, timeout_s=timeout_s).fetch()
+            there.fetch()
     return _compared(repository, remote, known=known, tip=tip)
 
 
