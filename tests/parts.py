@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests import nursery
 
@@ -51,6 +52,18 @@ def wait_until(
         if (now := time.monotonic()) > deadline:
             raise AssertionError(f"waited {timeout_s:g} s for {what or happened}")
         time.sleep(max(every_s, 2 * (now - begun)))
+
+
+def sample(text: str, name: str, **labels: str) -> float:
+    """
+    Return the sum of the samples *name* with *labels*, and with any others, in what ``/metrics`` answers.
+    """
+    return sum(
+        each.value
+        for family in text_string_to_metric_families(text)
+        for each in family.samples
+        if each.name == name and labels.items() <= each.labels.items()
+    )
 
 
 def least(measure: Callable[[], float], *, below_s: float, tries: int = 10) -> float:

@@ -22,7 +22,6 @@ from ferry.worker.ledger.ledger import Claim
 from ferry.worker.ledger.outbox import Outbox
 from ferry.worker.observe.logs import log
 from ferry.worker.paging import Page, is_configured, page, send_again
-from ferry.worker.settings import Settings, address
 
 _HEADS = ("local_head", "remote_head", "ahead", "behind", "rescue_branch")
 
@@ -61,14 +60,12 @@ class Episodes:
     Records the failures of one repository's pushes, and tells of them.
 
     Args:
-        settings: The address of ``origin``, by which people know the repository.
         repository: The data repository.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, settings: Settings, repository: Repository, clock: Callable[[], float]) -> None:
+    def __init__(self, repository: Repository, clock: Callable[[], float]) -> None:
         self._repository = repository
-        self._known_as = repository.name or address(settings.data_remote) or str(repository.path)
         self._outbox = outbox_of(repository)
         self._clock = clock
 
@@ -169,7 +166,7 @@ class Episodes:
         wanted = Page(
             error=error,
             branch=self._repository.branch,
-            repository=self._known_as,
+            repository=self._repository.known_as,
             path=str(self._repository.path),
             since=self._clock() if entry.failing_since is None else entry.failing_since,
             context=context,

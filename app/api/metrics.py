@@ -1,6 +1,8 @@
 """
 ``/metrics`` in Prometheus' text format: one row of ``TABLE`` for each metric.
 
+Every sample names its repository, so that one Prometheus and one set of rules serve several.
+
 The rows about pushes and the repository are read from git and the ledger at each scrape, so that they are
 right whichever API process answers, and after any restart. The rows about requests are what the API's
 processes have counted; ``ferry.app.metering`` adds them up.
@@ -8,6 +10,7 @@ processes have counted; ``ferry.app.metering`` adds them up.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +63,7 @@ class Scrape:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
+        self.repository = pipeline.repository.known_as
 
     @cached_property
     def remotes(self) -> Mapping[str, RemoteStatus]:
@@ -91,7 +95,7 @@ class Row:
     Attributes:
         name: As Prometheus shows it; a counter's name ends in ``_total``.
         type: ``gauge``, ``counter`` or ``histogram``.
-        labels: The names of its labels.
+        labels: The names of its labels, beside ``repository``, which every metric has.
         help: One sentence; docs/reference/http.md repeats it.
         source: Returns the values of the labels, and the value, of each sample.
     """
@@ -106,12 +110,12 @@ class Row:
         """
         Return the metric with its samples.
         """
-        family = _FAMILIES[self.type](self.name, self.help, labels=self.labels)
+        family = _FAMILIES[self.type](self.name, self.help, labels=("repository", *self.labels))
         for labels, value in self.source(scrape):
             if isinstance(value, tuple):
-                family.add_metric(labels, *value)
+                family.add_metric((scrape.repository, *labels), *value)
             elif value is not None:
-                family.add_metric(labels, value)
+                family.add_metric((scrape.repository, *labels), value)
         return family
 
 
@@ -140,6 +144,14 @@ def _build(scrape: Scrape) -> Iterator[tuple[Labels, Value]]:
     yield (build.version, build.revision), 1
 
 
+def _enqueue_failures(scrape: Scrape) -> Iterator[tuple[Labels, Value]]:
+    """
+    Begin at 0 for each remote: Prometheus would not see an increase from nothing to 1.
+    """
+    counted = scrape.counted[metering.ENQUEUE_FAILURES]
+    return ((labels, counted.get(labels, 0)) for labels in [(name,) for name in scrape.remotes])
+
+
 def _objects(scrape: Scrape) -> Iterator[tuple[Labels, Value]]:
     for kind in ("loose", "packed"):
         yield (kind,), scrape.size[f"{kind}_objects"]
@@ -165,6 +177,9 @@ TABLE = (
     Row("ferry_push_state", "gauge", ("remote", "state"),
         "1 for the state that the remote is in, 0 for the others.",
         _by_remote_and(lambda remote: {state: state == remote.state for state in STATES})),
+    Row("ferry_push_failing_seconds", "gauge", _REMOTE,
+        "Time since the first of the failures that followed each other; 0 after a push that landed.",
+        _by_remote(lambda remote: remote.entry.failing_for_s(time.time()))),
     Row("ferry_push_paused", "gauge", _REMOTE, "1 while an operator has paused the remote.",
         _by_remote(lambda remote: remote.entry.paused_at is not None)),
     Row("ferry_last_push_timestamp_seconds", "gauge", _REMOTE,
@@ -190,7 +205,7 @@ TABLE = (
         _by_remote(lambda remote: _buckets(remote.entry.push_s))),
     Row("ferry_enqueue_failures_total", "counter", _REMOTE,
         "Pushes that the broker did not accept from this API; the sweep finds their commits.",
-        _counted(metering.ENQUEUE_FAILURES)),
+        _enqueue_failures),
     Row("ferry_transact_seconds", "histogram", (),
         "Time to make a durable commit, including the wait for the write lock.",
         _counted(metering.TRANSACT_SECONDS)),

@@ -20,11 +20,10 @@ import urllib.request
 
 import psutil
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from ferry.app.dev.stack import accepts, free_port
 from tests import nursery
-from tests.parts import clean_environment, wait_until
+from tests.parts import clean_environment, sample, wait_until
 
 PEOPLE = "/api/sheets/people/records"
 
@@ -201,52 +200,34 @@ def test_a_test_page_is_a_page(ferry, sentry):
 # --- Metrics ---
 
 
-def _metrics(text):
-    return {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
 def test_metrics_tell_what_pushes_came_to(client, worker, remote):
     api, running = client(), worker()
     wait_until(lambda: remote.head(), what="the first push")
     commit = _write(api)
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
     running.await_event("push.done", count=2)
-    origin = ("remote", "origin")
 
-    def settled():
-        found = _metrics(api.get("/metrics").text)
-        return found if found["ferry_push_seconds_count", origin] == 2 else None
+    def found(name, **labels):
+        repository = str(remote.path).removesuffix(".git")  # as in Sentry's tags
+        return sample(api.get("/metrics").text, name, repository=repository, **labels)
 
-    found = wait_until(settled, what="both pushes")
-    assert found["ferry_unpushed_commits", origin] == 0
-    assert found["ferry_commit_to_remote_seconds_count", origin] == 2
-    assert found["ferry_commit_to_remote_seconds_bucket", ("le", "+Inf"), origin] == 2
-    assert found["ferry_push_attempts_total", ("outcome", "pushed"), origin] == 2
-    assert found["ferry_pushed_commits_total", origin] == 3
-    assert found["ferry_coalesced_commits_total", origin] == 1
-    assert found["ferry_push_paused", origin] == 0
-    assert found["ferry_transact_seconds_count",] >= 1
-    requests = found[
-        "ferry_http_requests_total", ("endpoint", "records.replace"), ("method", "PUT"), ("status", "201")
-    ]
-    assert requests >= 1
+    wait_until(lambda: found("ferry_push_seconds_count", remote="origin") == 2, what="both pushes")
+    assert found("ferry_unpushed_commits", remote="origin") == 0
+    assert found("ferry_commit_to_remote_seconds_count", remote="origin") == 2
+    assert found("ferry_commit_to_remote_seconds_bucket", remote="origin", le="+Inf") == 2
+    assert found("ferry_push_attempts_total", remote="origin", outcome="pushed") == 2
+    assert found("ferry_pushed_commits_total", remote="origin") == 3
+    assert found("ferry_coalesced_commits_total", remote="origin") == 1
+    assert found("ferry_push_paused", remote="origin") == 0
+    assert found("ferry_push_failing_seconds", remote="origin") == 0
+    assert found("ferry_transact_seconds_count") >= 1
+    assert found("ferry_http_requests_total", endpoint="records.replace", method="PUT", status="201") >= 1
 
     remote.hook("pre-receive", "exit 1")
     _write(api, "joe")
     running.await_event("push.blocked")
-    wait_until(
-        lambda: (
-            _metrics(api.get("/metrics").text).get(
-                ("ferry_push_episodes_total", ("reason", "rejected"), origin)
-            )
-            == 1
-        ),
-        what="the episode",
-    )
+    wait_until(lambda: found("ferry_push_episodes_total", reason="rejected") == 1, what="the episode")
+    assert found("ferry_push_failing_seconds", remote="origin") > 0
 
 
 @pytest.fixture
@@ -277,12 +258,9 @@ def _get(url):
         return answer.read().decode()
 
 
-_SHEETS_ASKED = (
-    "ferry_http_requests_total",
-    ("endpoint", "sheets.index"),
-    ("method", "GET"),
-    ("status", "200"),
-)
+def _sheets_asked(address):
+    labels = {"endpoint": "sheets.index", "method": "GET", "status": "200"}
+    return sample(_get(f"{address}/metrics"), "ferry_http_requests_total", **labels)
 
 
 def test_metrics_are_the_same_from_every_process_and_outlive_each(four):
@@ -293,13 +271,13 @@ def test_metrics_are_the_same_from_every_process_and_outlive_each(four):
     for _ in range(40):
         _get(f"{address}/api/sheets")
     for _ in range(8):
-        assert _metrics(_get(f"{address}/metrics"))[_SHEETS_ASKED] == 40
+        assert _sheets_asked(address) == 40
     before = psutil.Process(main.pid).children()
     before[0].kill()
     wait_until(
         lambda: len(set(psutil.Process(main.pid).children()) - set(before)) == 1, what="another process"
     )
-    assert _metrics(_get(f"{address}/metrics"))[_SHEETS_ASKED] == 40
+    assert _sheets_asked(address) == 40
 
 
 def test_a_directory_for_metrics_that_was_cleared_away_costs_no_request(four, tmp_path):
@@ -321,7 +299,7 @@ def test_a_directory_for_metrics_that_was_cleared_away_costs_no_request(four, tm
 
     def is_counted_again():
         _get(f"{address}/api/sheets")
-        return _metrics(_get(f"{address}/metrics")).get(_SHEETS_ASKED, 0) >= 1
+        return _sheets_asked(address) >= 1
 
     wait_until(is_counted_again, what="what the processes count from then on")
 

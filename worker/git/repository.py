@@ -17,7 +17,7 @@ from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.history import History
 from ferry.worker.git.refs import RefError, read_ref
 from ferry.worker.git.tracking import Tracking
-from ferry.worker.settings import Settings
+from ferry.worker.settings import ORIGIN, Settings, address
 
 
 class Repository(History):
@@ -68,6 +68,13 @@ class Repository(History):
             root=settings.data_root,
             expressions=settings.data_expressions,
         )
+
+    @property
+    def known_as(self) -> str:
+        """
+        What people call it, in Sentry and Prometheus: its name, or the address of ``origin``, or its path.
+        """
+        return self.name or address(self.credentials.remotes.get(ORIGIN)) or str(self.path)
 
     def head(self) -> str | None:
         """
