@@ -5,6 +5,7 @@ The Helm chart, rendered by a real Helm in every combination that `helm/ferry/ci
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 import shlex
@@ -136,13 +137,24 @@ def test_it_lints_strictly(helm, combination):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("kubernetes", ["1.27", "1.32", "1.37"])
-def test_kubernetes_takes_it(manifests, kubernetes):
-    import kubernetes_validate  # here, because it takes two seconds, in every process that collects tests
+@pytest.fixture(scope="session")
+def validate():
+    """
+    Check a manifest against the schema of a version of Kubernetes; the schemas, of megabytes, are read once.
+    """
+    import kubernetes_validate  # here, because it takes a second, in every process that collects tests
 
+    with pytest.MonkeyPatch.context() as patch:
+        read = kubernetes_validate.utils.schema_contents
+        patch.setattr(kubernetes_validate.utils, "schema_contents", functools.cache(read))
+        yield functools.partial(kubernetes_validate.validate, strict=True)
+
+
+@pytest.mark.parametrize("kubernetes", ["1.27", "1.32", "1.37"])
+def test_kubernetes_takes_it(manifests, kubernetes, validate):
     for each in manifests:
         if each["kind"] not in CUSTOM:
-            kubernetes_validate.validate(each, kubernetes, strict=True)
+            validate(each, kubernetes)
 
 
 def test_secrets_stand_in_secrets_alone(manifests, values):
