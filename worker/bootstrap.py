@@ -25,7 +25,7 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 
 from ferry.worker import paging
 from ferry.worker.broker.celery_app import build_celery, queue_of
-from ferry.worker.broker.shutdown import end_beat_at_once, finish_tasks_first
+from ferry.worker.broker.shutdown import end_beat_at_once, finish_tasks_first, interrupt
 from ferry.worker.episodes import outbox_of
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.places import packing_lock
@@ -36,7 +36,7 @@ from ferry.worker.git.prepare import known_or_prepared, prepare
 from ferry.worker.observe import logs, tracing
 from ferry.worker.pipeline import Pipeline, assemble
 from ferry.worker.settings import Settings
-from ferry.worker.tasks import register
+from ferry.worker.tasks import MaintainTask, register
 
 _FLOWER_TASKS = 10_000  # some 100 MiB
 _BESIDE = ("beat", "flower")
@@ -200,6 +200,7 @@ def push_backlog(pipeline: Pipeline, **_: object) -> None:
 
 def _tell_of_the_end(sig: str, how: str, **_: object) -> None:
     logs.log().info("worker.stopping", signal=sig, how=how.lower())
+    interrupt(MaintainTask.name)
 
 
 def _freeze(**_: object) -> None:

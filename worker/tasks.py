@@ -13,6 +13,7 @@ from typing import Any
 from celery import Celery, Task
 
 from ferry.worker.broker.celery_app import longest_countdown_s
+from ferry.worker.broker.shutdown import TaskInterrupted, interruptible
 from ferry.worker.enqueue import SHOWN_CHARACTERS
 from ferry.worker.errors import PushDeferred, PushError, PushFailed, PushRefused
 from ferry.worker.observe.logs import NOTHING_TO_DO, TRACED, bound
@@ -158,13 +159,16 @@ class MaintainTask(_FerryTask):
 
     def run(self) -> str:
         """
-        Pack once.
+        Pack once, unless the worker ends meanwhile: what is packed half is left as it was.
 
         Raises:
             RepositoryError: git could not; the next sweep asks again.
         """
-        with self.logged():
-            return self.pipeline.maintenance.run()
+        try:
+            with self.logged(), interruptible():
+                return self.pipeline.maintenance.run()
+        except TaskInterrupted:
+            return "interrupted: the worker ends; the sweep of the next one asks again"
 
 
 def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:

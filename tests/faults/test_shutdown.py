@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -96,6 +97,32 @@ def test_a_message_that_an_idle_process_was_just_sent_is_worked_off_or_goes_back
     assert running.wait() == 0
     assert broker.hlen(unacked) == 0
     assert remote.head() == written.json["commit"]["hash"] or broker.llen(queue) == 1
+
+
+def test_a_packing_that_runs_keeps_no_worker_from_stopping(env, client, worker, tmp_path):
+    """
+    It may take minutes, and while the worker stops nothing is pushed.
+    """
+    git, started = tmp_path / "bin" / "git", tmp_path / "started"
+    git.parent.mkdir()
+    git.write_text(
+        f"""#!/bin/sh
+        case "$*" in *pack-objects*) touch {started}; exec sleep 1000;; esac
+        exec {shutil.which("git")} "$@"
+        """
+    )
+    git.chmod(0o755)
+    api, running = client(), worker(PATH=f"{git.parent}:{os.environ['PATH']}")
+    wait_until(lambda: api.get("/api/_internal/push").json["remotes"]["origin"]["state"] == "idle")
+    pipeline = build(env, publisher=True)
+    pipeline.celery.send_task("maintain", queue=pipeline.queue)
+    wait_until(started.exists, what="a packing in the middle")
+    [packing] = [each for each in running.children() if each.name() == "sleep"]
+
+    assert running.stop() == 0
+    assert not packing.is_running()
+    assert running.logged("interrupted: the worker ends")
+    assert pipeline.maintenance.run().startswith("packed in ")
 
 
 def test_a_worker_killed_in_mid_push_is_succeeded_by_the_next_start(held_push, remote):

@@ -3,6 +3,7 @@ Orderly ends: a pool process finishes its push first, and beat ends at once.
 
 A supervisor, or a terminal that closes, may signal the whole process group. Celery's main process then waits
 for its tasks, but SIGTERM would end the pool process that runs one. While a task runs, SIGTERM is put off.
+A task that loses nothing when it stops half-way, and may take minutes, is interrupted instead.
 
 Celery ends beat by an exception in the signal handler
 (https://github.com/celery/celery/blob/main/celery/apps/beat.py). Where that interrupts a message on its way
@@ -12,18 +13,27 @@ that could be lost, so the process exits in the handler.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import billiard.pool
 from celery.signals import beat_init, task_postrun, task_prerun, worker_process_init
+from celery.worker import state
 
 _LOOKS_FOR_A_READER = 20  # a tenth of a second apart
 _AFTER_S = 1.0  # long enough for a finished task's result to reach the main process, and a message this one
 _BORN_S = 0.05
+
+
+class TaskInterrupted(Exception):
+    """
+    The worker ends, and this task gives way.
+    """
 
 
 class _PutOff:
@@ -39,6 +49,7 @@ class _PutOff:
         self._is_listening = False
         self._asked = False
         self._busy = False
+        self._is_interruptible = False
 
     def be_born(self, **_: Any) -> None:
         # billiard sets handlers of its own right after this.
@@ -58,9 +69,23 @@ class _PutOff:
         if self._asked:
             signal.setitimer(signal.ITIMER_REAL, _AFTER_S)
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        self._is_interruptible = True
+        try:
+            yield
+        finally:
+            self._is_interruptible = False
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        if self._is_interruptible:  # else that task has just ended, and another may run
+            self._is_interruptible = False
+            raise TaskInterrupted
+
     def _listen(self, number: int, frame: Any) -> None:
         if not self._is_listening:
             self._is_listening = True
+            signal.signal(signal.SIGUSR1, self._interrupt)
             self._obey = signal.signal(signal.SIGTERM, self._remember)
             signal.signal(signal.SIGALRM, self._end)
 
@@ -76,6 +101,17 @@ class _PutOff:
 
 
 _put_off = _PutOff()
+interruptible = _put_off.interruptible
+
+
+def interrupt(task: str) -> None:
+    """
+    Interrupt every task named *task* that this worker runs, where it has marked itself ``interruptible``.
+    """
+    for request in [*state.active_requests]:
+        if request.name == task and request.worker_pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(request.worker_pid, signal.SIGUSR1)
 
 
 def end_beat_at_once(arguments: Sequence[str]) -> None:
