@@ -29,6 +29,7 @@ from ferry.worker.git.packs import Packs
 from ferry.worker.git.prepare import old_locks
 from ferry.worker.git.remote import Remote, ssh_programs
 from ferry.worker.pipeline import Pipeline
+from ferry.worker.status import RemoteStatus, remote_statuses, timestamp
 
 _SOON_S = 14 * 24 * 3600.0
 _BROKER_TIMEOUT_S = 3.0
@@ -75,8 +76,7 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
     yield _countdowns(pipeline)
     yield _sentry(pipeline)
     yield from _ssh(pipeline)
-    for remote in pipeline.settings.remotes:
-        yield _remote(pipeline, remote)
+    yield from _remotes(pipeline)
     yield from _unset(pipeline)
 
 
@@ -181,7 +181,44 @@ def _has_a_name(uid: int) -> bool:
     return True
 
 
-def _remote(pipeline: Pipeline, remote: str) -> Finding:
+def _remotes(pipeline: Pipeline) -> Iterator[Finding]:
+    """
+    Look at what is on record of each remote, and ask it as a push would.
+    """
+    try:
+        statuses = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
+    except RepositoryError as exc:
+        yield Finding(name="remotes", state="failed", detail=str(exc), remedy=POLICIES["local"].hint)
+        return
+    for remote, status in statuses.items():
+        if status.state != "disabled":
+            yield from on_record(remote, status)
+            yield _asked(pipeline, remote)
+
+
+def on_record(remote: str, status: RemoteStatus) -> Iterator[Finding]:
+    """
+    Say what a dry run cannot: which failures are on record, and whether an operator has paused the remote.
+    """
+    name, entry = f"pushes to {remote}", status.entry
+    if status.need:
+        detail = f"a person is needed since {timestamp(status.need.since)}: {_failures(status)}"
+        yield Finding(name=name, state="failed", detail=detail, remedy=status.need.hint)
+    elif status.failing_since is not None and entry.last_failure:
+        yield Finding(name=name, state="warning", detail=_failures(status), remedy=entry.last_failure.hint)
+    if entry.paused_at is not None:
+        detail = f"paused by an operator since {timestamp(entry.paused_at)}; {len(status.pending)} pending"
+        remedy = f"ferry push resume --remote {remote}"
+        yield Finding(name=name, state="warning", detail=detail, remedy=remedy)
+
+
+def _failures(status: RemoteStatus) -> str:
+    failure = status.entry.last_failure
+    told = f"; attempt {failure.attempt}: {failure.reason}: {failure.message}" if failure else ""
+    return f"failing since {timestamp(status.failing_since)}{told}"
+
+
+def _asked(pipeline: Pipeline, remote: str) -> Finding:
     """
     Ask as a push would, short of pushing: a hook's refusal alone cannot be foreseen.
     """

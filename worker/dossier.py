@@ -4,6 +4,7 @@ What somebody who is woken at night needs to see on one screen.
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 from ferry.worker.errors import PushError, RepositoryError
@@ -15,8 +16,11 @@ from ferry.worker.ledger.entry import Entry
 from ferry.worker.observe.logs import log
 
 _SHOWN = 20
-# The end is where git says what went wrong; Sentry cuts longer texts anyhow.
-_SAID_CHARACTERS = 2000
+_SAID_CHARACTERS = 8000  # GitHub's longest refusals have some 3000
+# Escape sequences, which a remote might send to an operator's terminal, and other control characters.
+_CONTROL = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.?)|[^\n\t -\x7e\xa0-\U0010ffff]"
+)
 
 
 def dossier(
@@ -41,10 +45,22 @@ def dossier(
         **({"rescue_branch": entry.rescue} if entry.rescue else {}),
         "attempts": entry.attempt,
         "failing_seconds": round(now - since),
-        "what_git_said": said[-_SAID_CHARACTERS:] or error.detail,
+        "what_git_said": as_printed(said) or error.detail,
         "way_out": error.hint,
         "commands": commands(error.reason, repository, error.remote),
     }
+
+
+def as_printed(said: str) -> str:
+    """
+    Return what git and the remote printed, as a terminal would show it; a long text lacks its middle.
+    """
+    # A line with progress is drawn over and over, and ends as its last drawing.
+    lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in said.split("\n"))
+    text = _CONTROL.sub("", "\n".join(lines)).strip()
+    # Both ends count: a hook's text comes first, and git says last what it made of that.
+    half = _SAID_CHARACTERS // 2
+    return text if len(text) <= _SAID_CHARACTERS else f"{text[:half]}\n[...]\n{text[-half:]}"
 
 
 def in_one_line(finished: Finished, verdict: Verdict) -> str:

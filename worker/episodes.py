@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ferry.worker.dossier import dossier
+from ferry.worker.dossier import as_printed, dossier
 from ferry.worker.errors import PushError
 from ferry.worker.failures import Reason
 from ferry.worker.files.places import pages_directory
@@ -20,8 +20,10 @@ from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry, Failure
 from ferry.worker.ledger.ledger import Claim
 from ferry.worker.ledger.outbox import Outbox
+from ferry.worker.need import is_page_due, needs_person
 from ferry.worker.observe.logs import log
 from ferry.worker.paging import Page, is_configured, page, send_again
+from ferry.worker.settings import Settings
 
 _HEADS = ("local_head", "remote_head", "ahead", "behind", "rescue_branch")
 
@@ -60,28 +62,41 @@ class Episodes:
     Records the failures of one repository's pushes, and tells of them.
 
     Args:
+        settings: When a person is told.
         repository: The data repository.
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, repository: Repository, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, repository: Repository, clock: Callable[[], float]) -> None:
         self._repository = repository
         self._outbox = outbox_of(repository)
         self._clock = clock
+        self._page_after_s = settings.push_page_after_s
 
-    def record(self, claim: Claim, error: PushError, *, number: int, **changes: Any) -> None:
+    def record(self, claim: Claim, error: PushError, *, number: int, said: str = "", **changes: Any) -> bool:
         """
         Write *error* to the ledger; the first since the last success begins an episode.
 
+        Says in *error* whether a person is needed.
+
+        Returns:
+            Whether a page is due for it.
+
         Args:
             number: Which attempt in a row it was.
+            said: All that the remote and git printed, redacted.
             changes: Further fields of the entry, for the same write.
         """
         entry, now = claim.entry, self._clock()
         begins = entry.failing_since is None
-        claim.write(
+        claim.note(
             last_failure=Failure(
-                reason=error.reason, message=error.detail, hint=error.hint, at=now, attempt=number
+                reason=error.reason,
+                message=error.detail,
+                hint=error.hint,
+                at=now,
+                attempt=number,
+                said=as_printed(said),
             ),
             failing_since=now if begins else entry.failing_since,
             failing_s=entry.failing_for_s(now),
@@ -89,6 +104,10 @@ class Episodes:
             outcomes=claim.count(error.reason),
             **changes,
         )
+        need = needs_person(claim.entry, page_after_s=self._page_after_s, now=now)
+        error.needs_person = need is not None
+        claim.write(needed_since=need and need.since)
+        return is_page_due(claim.entry, page_after_s=self._page_after_s, now=now)
 
     def end(self, claim: Claim, **changes: Any) -> None:
         """
@@ -106,6 +125,7 @@ class Episodes:
             last_failure=None,
             failing_since=None,
             failing_s=0.0,
+            needed_since=None,
             paged=(),
             gave_up=False,
             rescue=None,

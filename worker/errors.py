@@ -85,7 +85,10 @@ class PushError(WorkerError):
         reason: One of ``failures.POLICIES``; stable, for logs and metrics.
         detail: What git said, redacted.
         hint: What an operator does next.
+        needs_person: Whether a person is needed, see ``ferry.worker.need``.
     """
+
+    needs_person: bool = False
 
     def __init__(self, remote: str, reason: str, detail: str, hint: str) -> None:
         # The arguments go to Exception whole: Celery pickles what a task raises.

@@ -128,17 +128,23 @@ class Outcomes:
         half = (cut_short.commits or 1) // 2 if cut_short else None
         gave_up = policy.retried and self._is_last() and not half
         error = self._error(verdict, detail, is_retried=policy.retried and not gave_up)
-        failing_s = self._claim.entry.failing_for_s(self._clock())
         scheduled = self._schedule(error, verdict.retry_after_s) if isinstance(error, PushFailed) else {}
         parts = {} if half is None else {"part": half or 1}
         # Out of turn, an attempt is no step of the backoff.
         step = {} if self.chain is None else {"attempt": self._number}
-        self._episodes.record(
-            self._claim, error, number=self._number, gave_up=gave_up, tried=head, **parts, **step, **scheduled
+        pages = self._episodes.record(
+            self._claim,
+            error,
+            number=self._number,
+            said=said,
+            gave_up=gave_up,
+            tried=head,
+            **parts,
+            **step,
+            **scheduled,
         )
         if isinstance(error, NonFastForward) and head is not None:
             rescue(self._claim, self._settings, self._repository, head, self._clock())
-        pages = policy.page == "at-once" or gave_up or failing_s >= self._settings.push_page_after_s
         is_blocked = not isinstance(error, PushFailed)
         told = Told(head=head, attempt=self._number, is_blocked=is_blocked, pages=pages, said=said)
         self._episodes.tell(self._claim, error, told)

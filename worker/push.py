@@ -107,7 +107,7 @@ class Pusher:
         self._reconciler = reconciler
         self._clock = clock
         self._jitter = jitter
-        self._episodes = Episodes(repository, clock)
+        self._episodes = Episodes(settings, repository, clock)
 
     def push(self, request: Request) -> str:
         """

@@ -16,6 +16,7 @@ from ferry.worker.git.backlog import Backlog
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.need import Need, needs_person
 from ferry.worker.repair import verify
 from ferry.worker.settings import ORIGIN, Settings
 from ferry.worker.turn import Facts, State, Turn, whose_turn
@@ -33,6 +34,7 @@ class RemoteStatus:
         remote_head: Where it was last seen on the remote.
         pending: The commits the remote lacks.
         entry: What the ledger knows.
+        need: Why a person is needed; None where none is.
         verified_at: When ``ferry verify`` last found that the remote's branch is ours.
     """
 
@@ -42,6 +44,7 @@ class RemoteStatus:
     remote_head: str | None
     pending: Backlog
     entry: Entry
+    need: Need | None = None
     verified_at: float | None = None
 
     @property
@@ -50,6 +53,28 @@ class RemoteStatus:
         Its state, in the one vocabulary of API, logs, metrics, page and docs.
         """
         return self.turn.state
+
+    @property
+    def failing_since(self) -> float | None:
+        """
+        Since when pushes fail, whatever runs now, in seconds since the epoch; None where nothing waits.
+        """
+        return self.entry.failing_since if self.pending else None
+
+    @property
+    def failing_s(self) -> float:
+        """
+        For how long they have failed, in seconds; 0 if they do not.
+        """
+        return 0.0 if self.failing_since is None else self.entry.failing_for_s(time.time())
+
+    @property
+    def seen_at(self) -> float | None:
+        """
+        When the remote was last asked, or pushed to, in seconds since the epoch.
+        """
+        entry = self.entry
+        return max(filter(None, (entry.looked_at, entry.last_attempt_at, entry.last_push_at)), default=None)
 
     @property
     def oldest_pending_at(self) -> float | None:
@@ -78,10 +103,19 @@ class RemoteStatus:
             "local_head": self.local_head,
             "remote_head": self.remote_head,
             "pending_commits": len(self.pending),
+            "behind_commits": self.pending.behind,
             "oldest_pending_at": timestamp(self.oldest_pending_at),
             "last_push_at": timestamp(entry.last_push_at),
+            "remote_seen_at": timestamp(self.seen_at),
             "last_verified_at": timestamp(self.verified_at),
             "paused_at": timestamp(entry.paused_at),
+            "failing_since": timestamp(self.failing_since),
+            "needs_person": self.need
+            and {
+                "since": timestamp(self.need.since),
+                "reason": self.need.reason,
+                "hint": self.need.hint,
+            },
             "last_error": failure
             and {
                 "message": failure.message,
@@ -89,6 +123,7 @@ class RemoteStatus:
                 "attempt": failure.attempt,
                 "reason": failure.reason,
                 "hint": failure.hint,
+                "said": failure.said,
             },
             "current_attempt": entry.attempt + 1 if self.pending and entry.attempt else None,
             "current_backoff_ms": None if entry.backoff_s is None else round(entry.backoff_s * 1000),
@@ -108,20 +143,23 @@ def remote_statuses(settings: Settings, repository: Repository, ledger: Ledger) 
     """
     if not settings.remotes:
         return {ORIGIN: _disabled(repository)}
-    return {remote: _status(remote, repository, ledger) for remote in settings.remotes}
+    return {remote: _status(settings, remote, repository, ledger) for remote in settings.remotes}
 
 
-def _status(remote: str, repository: Repository, ledger: Ledger) -> RemoteStatus:
+def _status(settings: Settings, remote: str, repository: Repository, ledger: Ledger) -> RemoteStatus:
     # The claim is looked at first: a push that ends meanwhile shows in what follows.
     claimed, entry = ledger.is_claimed(remote), ledger.read(remote)
-    pending = repository.backlog(remote)
+    pending, now = repository.backlog(remote), time.time()
+    # Where nothing waits any more, somebody else has brought it; the next sweep ends the episode.
+    need = needs_person(entry, page_after_s=settings.push_page_after_s, now=now) if pending else None
     return RemoteStatus(
-        turn=whose_turn(entry, Facts(pending=bool(pending), claimed=claimed), time.time()),
+        turn=whose_turn(entry, Facts(pending=bool(pending), claimed=claimed), now),
         branch=repository.branch,
         local_head=pending.head,
         remote_head=pending.seen,
         pending=pending,
         entry=entry,
+        need=need,
         verified_at=verify.last(repository.path, remote).get("verified_at"),
     )
 

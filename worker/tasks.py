@@ -101,17 +101,22 @@ class PushTask(_FerryTask):
 
     def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> Any:
         """
-        Schedule the retry that *exc* asks for.
+        Schedule the retry that *exc* asks for; returns what Celery raises then.
 
         Raises:
-            celery.exceptions.Retry: Always, unless *exc* wants no retry of its own.
+            PushFailed: *exc*, where it wants no retry of its own, or a person is needed: Flower shows the
+                task as failed until its retry has landed.
         """
         if isinstance(exc, (PushFailed, PushDeferred)):
             if exc.retry_in_s is None:
                 raise exc
             # A message that comes before its time is put off by the pusher for what is left.
             options["countdown"] = min(exc.retry_in_s, longest_countdown_s(self.app))
-        return super().retry(*args, exc=exc, **{"kwargs": {"occasion": "retry"}, **options})
+        options = {"kwargs": {"occasion": "retry"}, "throw": False, **options}
+        scheduled = super().retry(*args, exc=exc, **options)
+        if isinstance(exc, PushFailed) and exc.needs_person:
+            raise exc
+        return scheduled
 
 
 class SweepTask(_FerryTask):

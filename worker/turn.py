@@ -23,7 +23,7 @@ OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
 # A person or a start does not wait for a retry that is scheduled for later.
 AHEAD_OF_RETRY: frozenset[Occasion] = frozenset({"start", "operator"})
 
-State = Literal["disabled", "idle", "queued", "pushing", "retrying", "blocked"]
+State = Literal["disabled", "paused", "idle", "queued", "pushing", "retrying", "blocked"]
 STATES: tuple[State, ...] = get_args(State)
 
 # A remote that was set back or replaced lacks commits that it had; for this long that may go unnoticed.
@@ -43,12 +43,13 @@ class Turn(Enum):
     DISABLED = "disabled", "No remote is configured: commits stay on this machine."
     DONE = "idle", "Every commit is already there."
     PUSHING = "pushing", "A push is running. Every commit is handed over to it."
-    PAUSED = "blocked", "Commits wait: an operator has paused this remote."
+    PAUSED = "paused", "An operator has paused this remote: commits wait until it is resumed."
     SUPERSEDED = "retrying", "Another retry took over."
     DEFERRED = "queued", "The next push is scheduled."
     RETRYING = "retrying", "The last attempt failed; a retry is scheduled."
     GAVE_UP = "blocked", f"{_WAITS} The retries are used up; the next commit tries again."
     REFUSED = "blocked", f"{_WAITS} The next sweep or commit tries again."
+    STALLED = "blocked", f"{_WAITS} No process tries to push them."
     FREE = "queued", "Commits wait for a push, which a task or the next sweep begins."
 
     def __init__(self, state: State, sentence: str) -> None:
@@ -63,7 +64,7 @@ class Facts:
 
     Attributes:
         pending: Whether the remote lacks commits, or git could not tell.
-        claimed: Whether a process holds the remote's claim.
+        claimed: Whether a process holds the remote's claim: to push, to look, or for an operator's command.
         occasion: Why a push is asked for; None where a person only looks.
         task: Id of the task that asks; a retry has the id of the task that it retries.
         retries: Which retry of that task it is, from 1; 0 for the task itself.
@@ -97,12 +98,12 @@ def whose_turn(entry: Entry, facts: Facts, now: float) -> Turn:
         now: Seconds since the epoch.
     """
     looks = facts.occasion is None
-    if not facts.pending and (looks or entry.last_failure is None):
-        return Turn.DONE  # with a failure on record, a task has its episode to end
-    if facts.claimed:
-        return Turn.PUSHING
     if entry.paused_at is not None:
         return Turn.PAUSED
+    if not facts.pending and (looks or entry.last_failure is None):
+        return Turn.DONE  # with a failure on record, a task has its episode to end
+    if facts.claimed and (not looks or entry.running is not None):
+        return Turn.PUSHING
     if facts.occasion == "retry":
         return Turn.SUPERSEDED if entry.is_superseded(facts.task, facts.retries) else Turn.FREE
     # People see a retry until it has begun, however late it is.
@@ -111,7 +112,9 @@ def whose_turn(entry: Entry, facts: Facts, now: float) -> Turn:
         return Turn.RETRYING if entry.last_failure else Turn.DEFERRED
     if entry.gave_up and (looks or facts.occasion == "sweep"):
         return Turn.GAVE_UP
-    return Turn.REFUSED if looks and _needs_person(entry) else Turn.FREE
+    turn = _without_retry(entry.last_failure.reason) if looks and entry.last_failure else Turn.FREE
+    # A claim is taken to look, too: for people, that leaves a remote that waits or is blocked as it was.
+    return Turn.PUSHING if facts.claimed and turn is Turn.FREE else turn
 
 
 def is_look_due(entry: Entry, now: float, *, start: float = 0.0) -> bool:
@@ -127,8 +130,11 @@ def is_look_due(entry: Entry, now: float, *, start: float = 0.0) -> bool:
     return looked_at < start or not (entry.gave_up or 0 <= now - looked_at < _LOOK_EVERY_S)
 
 
-def _needs_person(entry: Entry) -> bool:
-    if entry.last_failure is None:
-        return False
-    policy = POLICIES.get(cast(Reason, entry.last_failure.reason))  # None: another version's reason
-    return policy is not None and not policy.retried
+def _without_retry(reason: str) -> Turn:
+    """
+    Return what people see after a failure with *reason* while no retry is scheduled.
+    """
+    if reason == "stalled":
+        return Turn.STALLED
+    policy = POLICIES.get(cast(Reason, reason))  # None: another version's reason
+    return Turn.FREE if policy is None or policy.retried else Turn.REFUSED

@@ -76,7 +76,7 @@ class Watchdog:
         self._ledger = ledger
         self._clock = clock
         self._monotonic = monotonic
-        self._episodes = Episodes(repository, clock)
+        self._episodes = Episodes(settings, repository, clock)
         self._patience_s = _SWEEPS * settings.push_sweep_interval_s
         self._seen: dict[str, _Stillness] = {}
         self._stopped = threading.Event()

@@ -10,7 +10,6 @@ processes have counted; ``ferry.app.metering`` adds them up.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -179,9 +178,12 @@ TABLE = (
         _by_remote_and(lambda remote: {state: state == remote.state for state in STATES})),
     Row("ferry_push_failing_seconds", "gauge", _REMOTE,
         "Time since the first of the failures that followed each other; 0 after a push that landed.",
-        _by_remote(lambda remote: remote.entry.failing_for_s(time.time()))),
+        _by_remote(lambda remote: remote.failing_s)),
     Row("ferry_push_paused", "gauge", _REMOTE, "1 while an operator has paused the remote.",
         _by_remote(lambda remote: remote.entry.paused_at is not None)),
+    Row("ferry_push_needs_person", "gauge", _REMOTE,
+        "1 while a person is needed at the remote: a page is due, or was in this episode.",
+        _by_remote(lambda remote: remote.need is not None)),
     Row("ferry_last_push_timestamp_seconds", "gauge", _REMOTE,
         "Time of the last push that landed; absent before the first.",
         _by_remote(lambda remote: remote.entry.last_push_at)),

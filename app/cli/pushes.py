@@ -76,7 +76,7 @@ def show_status(watch: bool, as_json: bool) -> None:
             if not watch:
                 break
             time.sleep(1)
-    if any(status.state == "blocked" for status in statuses.values()):
+    if any(status.need for status in statuses.values()):
         sys.exit(1)
 
 
@@ -92,6 +92,10 @@ def _print_status(name: str, status: RemoteStatus) -> None:
     facts = status.as_json()
     click.echo(f"{name}: {facts['state']}")
     click.echo(f"  {facts['turn']}")
+    if status.need:
+        click.echo(f"  a person is needed since {facts['needs_person']['since']}: {status.need.reason}")
+    if facts["failing_since"]:
+        click.echo(f"  failing since {facts['failing_since']}")
     click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote at {facts['remote_head']}")
     if facts["pending_commits"]:
         click.echo(f"  {facts['pending_commits']} pending, the oldest since {facts['oldest_pending_at']}")

@@ -96,20 +96,25 @@ class Facts:
         """
         The state of the deployment in one sentence.
         """
-        in_state = {
-            state: [card.name for card in self.cards if card.status.state == state] for state in words.STATES
-        }
-        waiting = max((len(card.status.pending) for card in self.cards), default=0)
-        if in_state["blocked"]:
-            return f"{', '.join(in_state['blocked'])}: a person is needed."
-        if in_state["disabled"]:
+        statuses = {card.name: card.status for card in self.cards}
+        waiting = max((len(status.pending) for status in statuses.values()), default=0)
+        pending = f"{words.many(waiting, 'commit')} pending"
+        needed = {name: status.need.reason for name, status in statuses.items() if status.need}
+        failing = [name for name, status in statuses.items() if status.failing_since is not None]
+        paused = [name for name, status in statuses.items() if status.state == "paused"]
+        if needed:
+            reasons = ", ".join(dict.fromkeys(needed.values()))
+            return f"{', '.join(needed)}: a person is needed ({reasons}); {pending}."
+        if any(status.state == "disabled" for status in statuses.values()):
             return "No remote is configured."
-        if in_state["retrying"]:
-            return f"{', '.join(in_state['retrying'])}: pushes fail and are retried."
+        if failing:
+            return f"{', '.join(failing)}: pushes fail and are retried; {pending}."
         if self.workers.state == "none":
-            return f"No worker answers; {words.many(waiting, 'commit')} pending."
+            return f"No worker answers; {pending}."
         if self.sweep.is_late:
-            return f"Sweeps are late; {words.many(waiting, 'commit')} pending."
+            return f"Sweeps are late; {pending}."
+        if paused:
+            return f"{', '.join(paused)}: paused; {pending}."
         if waiting:
             return f"{words.many(waiting, 'commit')} on the way."
         return "Every commit is on every remote."
@@ -142,7 +147,7 @@ def _card(pipeline: Pipeline, name: str, status: RemoteStatus, now: float) -> Ca
     return Card(
         name=name,
         status=status,
-        words=words.STATES[status.state],
+        words=words.of(status),
         commands=commands(failure.reason, pipeline.repository, name) if failure and known else [],
         charts=draw(pipeline.ledger.history(name), now),
     )

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from ferry.worker.repair.reconcile import State as Joined
+from ferry.worker.status import RemoteStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,15 @@ class Words:
 
 STATES: Mapping[str, Words] = MappingProxyType({
     "disabled": Words("off", "–"),
+    "paused": Words("warn", "‖"),
     "idle": Words("good", "✓"),
     "queued": Words("busy", "…"),
     "pushing": Words("busy", "↑"),
     "retrying": Words("warn", "↻"),
     "blocked": Words("bad", "!"),
 })  # fmt: skip
+
+_NEEDS_PERSON = "bad", "!"
 
 JOINED: Mapping[Joined, str] = MappingProxyType({
     "in-sync": "Both sides hold the same commits.",
@@ -44,6 +48,17 @@ JOINED: Mapping[Joined, str] = MappingProxyType({
     "conflict": "Both sides changed the same thing.",
     "fetch-failed": "The remote could not be fetched.",
 })  # fmt: skip
+
+
+def of(status: RemoteStatus) -> Words:
+    """
+    Say how the state of a remote is shown: a person who is needed and a row of failures stay in view.
+    """
+    words = STATES[status.state]
+    if status.need:
+        return Words(*_NEEDS_PERSON)
+    return replace(words, tone="warn") if status.failing_since is not None else words
+
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 

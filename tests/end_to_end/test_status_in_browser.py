@@ -236,7 +236,7 @@ def test_the_page_lives_and_fits(screen, tmp_path):
     screen.await_text("dev: POST /api/sheets/people/records", "mirror: ✓ pushed", "Live.")
     commit = screen.write("dana")
     screen.await_text(commit[:10])
-    screen.await_text("origin: ✓ pushed", "archive: … pending", "↻ retrying", "✓ alive")
+    screen.await_text("origin: ✓ pushed", "archive: … pending", "! retrying", "✓ alive")
 
     countdown = screen.read("[data-until]")
     wait_until(lambda: screen.read("[data-until]") != countdown, what="a tick")
@@ -245,10 +245,14 @@ def test_the_page_lives_and_fits(screen, tmp_path):
     driver.execute_script("document.getElementById('push-1').focus()")
     screen.write("elif")
     screen.write("fay")
-    screen.await_text("! blocked", "origin: a person is needed.", "ferry push find-refused --remote origin")
+    screen.await_text(
+        "! blocked",
+        "origin, archive: a person is needed (rejected, not-found)",
+        "ferry push find-refused --remote origin",
+    )
     assert driver.execute_script("return document.activeElement.id") == "push-1"
     assert driver.execute_script("return window.sameDocument") is True
-    assert driver.title.startswith("origin: a person is needed.")
+    assert driver.title.startswith("origin, archive: a person is needed (rejected, not-found)")
 
     _look_at_it(screen, tmp_path)
 

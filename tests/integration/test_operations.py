@@ -62,11 +62,11 @@ def test_a_paused_remote_waits_for_its_operator(client, worker, beat, remote, fe
 
     wait_until(swept, what="two sweeps more")
     api.post("/api/_internal/push")
-    wait_until(lambda: running.logged("an operator has paused"), what="the task that was declined")
+    wait_until(lambda: running.logged("An operator has paused"), what="the task that was declined")
     assert remote.head() == there
-    assert (_status(api)["state"], _status(api)["pending_commits"]) == ("blocked", 1)
+    assert (_status(api)["state"], _status(api)["pending_commits"]) == ("paused", 1)
     shown = ferry("push", "status")
-    assert shown.returncode == 1
+    assert shown.returncode == 0
     assert "paused since" in shown.stdout
 
     assert ferry("push", "resume").stdout == "origin: resumed\n"

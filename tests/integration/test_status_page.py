@@ -119,10 +119,11 @@ def test_retrying(browser, worker, env, remote, tmp_path):
     remote.path.rename(tmp_path / "away.git")
     worker()
     _write(browser)
-    page = _shows(browser, "origin ↻ retrying")
+    page = _shows(browser, "origin ! retrying")
+    assert "origin: a person is needed (not-found); 3 commits pending." in page.text
+    assert "A person is needed since" in page.text
     assert re.search(r"Next attempt in \d+ s ?, attempt 2", page.text)
     assert "Last error: not-found" in page.text
-    assert "origin: pushes fail and are retried." in page.text
     assert any("data-until" in attributes for _, attributes in page.tags)
 
 
@@ -148,7 +149,7 @@ def test_a_paused_remote_says_so_and_how_to_go_on(browser):
     with browser.client.application.extensions["ferry"].pipeline.ledger.claim("origin") as claim:
         claim.write(paused_at=time.time() - 90)
     page = browser.open()
-    assert "origin ‖ paused ! blocked" in page.text
+    assert "origin ‖ paused An operator has paused this remote" in page.text
     assert "Paused 1 min 30 s ago, by an operator" in page.text
     assert "It is paused" in browser.press(page, "Push now").text
 
@@ -160,7 +161,7 @@ def test_a_remote_is_paused_and_resumed(browser, worker, remote):
     paused = browser.press(browser.open(), "Pause")
     assert "It is paused" in paused.text
     commit = _write(browser)
-    page = _shows(browser, "blocked")
+    page = _shows(browser, "‖ paused", "1 commit pending")
     assert remote.head() == there
     assert "Resumed; the waiting commits are pushed." in browser.press(page, "Resume").text
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")

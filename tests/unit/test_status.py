@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ferry.worker.failures import POLICIES, Reason
 from ferry.worker.git.remote import Remote
-from ferry.worker.ledger.entry import Entry, Failure
+from ferry.worker.ledger.entry import Entry, Failure, Running
 from ferry.worker.status import RemoteStatus, remote_statuses, timestamp
 from ferry.worker.turn import STATES, Facts, State, whose_turn
 from tests.line import Deployment
@@ -34,6 +34,8 @@ def _failed(reason: str, **fields: object) -> Entry:
 
 
 def state(entry: Entry, *, pending: bool, pushing: bool) -> State:
+    running = Running(host="worker", group=7, born="1") if pushing else None
+    entry = replace(entry, running=running)
     return whose_turn(entry, Facts(pending=pending, claimed=pushing), 1_800_000_001.0).state
 
 
@@ -167,6 +169,9 @@ def test_a_remote_that_is_ahead_of_us_has_nothing_pending(deployment: Deployment
     status = _status(deployment)
 
     assert (status.state, status.remote_head, len(status.pending)) == ("idle", theirs, 0)
+    assert status.as_json()["behind_commits"] == 1
+    data.commit("ours")
+    assert (len(_status(deployment).pending), _status(deployment).pending.behind) == (1, 1)
 
 
 def test_a_claim_is_seen_as_a_push(deployment: Deployment):
@@ -212,6 +217,7 @@ def test_the_answer_tells_the_last_error_and_the_next_attempt(deployment: Deploy
         "attempt": 2,
         "reason": "network",
         "hint": "do",
+        "said": "",
     }
     assert (answer["current_attempt"], answer["current_backoff_ms"]) == (3, 4000)
     assert answer["next_attempt_at"] == "2027-01-15T08:00:04.000Z"

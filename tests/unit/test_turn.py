@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from ferry.worker.ledger.entry import Entry, Failure
+from ferry.worker.ledger.entry import Entry, Failure, Running
 from ferry.worker.turn import OCCASIONS, STATES, Facts, Turn, whose_turn
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "claim-chain-page-and-turn.md"
 NOW = 1_800_000_000.0
-NETWORK, REJECTED = (
+NETWORK, REJECTED, STALLED = (
     Failure(reason=reason, message="no", hint="do", at=NOW - 10, attempt=2)
-    for reason in ("network", "rejected")
+    for reason in ("network", "rejected", "stalled")
 )
+RUNNING = Running(host="worker", group=7, born="1")
 WAITING: dict[str, Any] = {
     "chain": "first",
     "retry": 2,
@@ -29,13 +30,13 @@ WAITING: dict[str, Any] = {
 
 # What each first cell of the table means.
 REMOTES: dict[str, tuple[Turn, Entry, Facts]] = {
-    "has every commit, and no failure is on record": (Turn.DONE, Entry(), Facts(pending=False)),
-    "is claimed by a process": (Turn.PUSHING, Entry(), Facts(pending=True, claimed=True)),
     "is paused": (
         Turn.PAUSED,
         Entry(paused_at=NOW - 5, last_failure=NETWORK, **WAITING),
         Facts(pending=True),
     ),
+    "has every commit, and no failure is on record": (Turn.DONE, Entry(), Facts(pending=False)),
+    "is claimed by a process": (Turn.PUSHING, Entry(running=RUNNING), Facts(pending=True, claimed=True)),
     "has another retry in the ledger than the one that asks": (
         Turn.SUPERSEDED,
         Entry(last_failure=NETWORK, **{**WAITING, "chain": "second"}),
@@ -53,6 +54,7 @@ REMOTES: dict[str, tuple[Turn, Entry, Facts]] = {
         Facts(pending=True),
     ),
     "refused the last push": (Turn.REFUSED, Entry(last_failure=REJECTED), Facts(pending=True)),
+    "stalls, as a watchdog found": (Turn.STALLED, Entry(last_failure=STALLED), Facts(pending=True)),
     "lacks commits": (Turn.FREE, Entry(), Facts(pending=True)),
 }
 
@@ -109,6 +111,23 @@ def test_a_failure_that_outlives_what_was_pending_is_a_tasks_to_end(occasion):
     entry = Entry(last_failure=REJECTED)
     assert whose_turn(entry, Facts(pending=False, occasion=occasion), NOW) is Turn.FREE
     assert whose_turn(entry, Facts(pending=False), NOW) is Turn.DONE
+
+
+@pytest.mark.parametrize("remote", REMOTES)
+def test_a_look_at_a_remote_leaves_its_state(remote: str):
+    """
+    It holds the claim, and no git pushes: a blocked remote stays blocked, whatever a sweep looks at.
+    """
+    turn, entry, facts = REMOTES[remote]
+    if turn is not Turn.SUPERSEDED:
+        seen = whose_turn(entry, replace(facts, claimed=True), NOW)
+        assert seen is (Turn.PUSHING if turn is Turn.FREE else turn)
+
+
+def test_a_paused_remote_is_paused_though_nothing_waits_and_whatever_failed():
+    for pending in (True, False):
+        entry = Entry(paused_at=NOW, last_failure=REJECTED, running=RUNNING)
+        assert whose_turn(entry, Facts(pending=pending, claimed=True), NOW) is Turn.PAUSED
 
 
 def test_a_retry_counts_as_lost_after_the_grace():

@@ -27,7 +27,7 @@ class Backlog:
         seen: Where it was last seen on the remote; None: not known, and then the remote lacks everything.
         count: How many commits it lacks.
         oldest_at: When the oldest of them was made, in seconds since the epoch; None: it lacks none.
-        is_apart: Whether the remote holds what the branch does not.
+        behind: How many commits it holds that the branch does not.
         names: Of all of them, and maybe of later ones; None: they are too many to keep, or everything.
         arrived: The names of commits of the branch that it lacked before, and has now; not all of them.
     """
@@ -37,7 +37,7 @@ class Backlog:
     seen: str | None = None
     count: int = 0
     oldest_at: float | None = None
-    is_apart: bool = False
+    behind: int = 0
     names: set[bytes] | None = None
     arrived: frozenset[bytes] = frozenset()
 
@@ -103,12 +103,7 @@ class Backlogs:
         if known.head == head:
             return known
         # On two lines a merge may have brought what only the remote had.
-        if (
-            not known.count
-            or known.head is None
-            or known.is_apart
-            or not self._log.contains(known.head, head)
-        ):
+        if not known.count or known.head is None or known.behind or not self._log.contains(known.head, head):
             return None
         new = self._log.commits_between(known.head, head)
         names = known.names
@@ -139,6 +134,8 @@ class Backlogs:
         found = Backlog(log=self._log, head=head, seen=seen, names=set())
         if head == seen:
             return found
+        if seen is not None and not self._log.contains(seen, head):
+            found = replace(found, behind=self._log.count_between(head, seen))
         if seen is None:
             count, oldest, names = self._log.count_between(None, head), self._log.root_of(head), None
         else:
@@ -151,6 +148,5 @@ class Backlogs:
             found,
             count=count,
             oldest_at=self._log.commit_time(oldest),
-            is_apart=seen is not None and not self._log.contains(seen, head),
             names=names,
         )

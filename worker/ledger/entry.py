@@ -28,6 +28,7 @@ class Failure:
         hint: What an operator does next.
         at: When, in seconds since the epoch.
         attempt: Which attempt in a row it was, from 1.
+        said: All that the remote and git printed, redacted, and cut in the middle where it is long.
     """
 
     reason: str
@@ -35,6 +36,7 @@ class Failure:
     hint: str
     at: float
     attempt: int
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +109,7 @@ class Entry:
         last_failure: The failure that no success has followed yet.
         failing_since: When the first failure since then happened.
         failing_s: How long they have lasted, up to the last of them, by a clock that was never set back.
+        needed_since: When a page was first due since then, whether or not one could be sent.
         paged: The reasons for which a page was sent since then.
         rescue: The branch on the remote that keeps our head safe during a divergence.
         rescued: The commit it holds.
@@ -135,6 +138,7 @@ class Entry:
     last_failure: Failure | None = None
     failing_since: float | None = None
     failing_s: float = 0.0
+    needed_since: float | None = None
     paged: tuple[str, ...] = ()
     rescue: str | None = None
     rescued: str | None = None
@@ -163,6 +167,7 @@ class Entry:
             self,
             last_failure=stall.failure,
             failing_since=stall.failure.at if begins else self.failing_since,
+            needed_since=self.needed_since or stall.failure.at,
             paged=paged,
             episodes=counted(self.episodes, reason) if begins else self.episodes,
             outcomes=counted(self.outcomes, reason),

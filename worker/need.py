@@ -1,0 +1,68 @@
+"""
+Whether a person is needed at a remote, since when and why: one fact for all who tell of it.
+
+The page's headline and colours, ``ferry push status`` and its exit status, ``ferry doctor``, the metric, the
+alert rules, Sentry's pages and Flower read it from here. It is set once a page is due in an episode, whether
+or not there is a Sentry to send it to, and stays until a push lands, whatever runs meanwhile.
+
+Pure: the ledger's entry and the settings in, a value out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.ledger.entry import Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """
+    Why a person is needed.
+
+    Attributes:
+        since: Since when, in seconds since the epoch.
+        reason: The reason of the last failure.
+        hint: What to do about it.
+    """
+
+    since: float
+    reason: str
+    hint: str
+
+
+def is_page_due(entry: Entry, *, page_after_s: float, now: float) -> bool:
+    """
+    Whether the last failure of *entry* is one for which a person is told.
+
+    Args:
+        entry: What the ledger knows of the remote.
+        page_after_s: ``CFP_PUSH_PAGE_AFTER``.
+        now: Seconds since the epoch.
+    """
+    failure = entry.last_failure
+    if failure is None:
+        return False
+    policy = POLICIES.get(cast(Reason, failure.reason))  # None: another version's reason
+    at_once = policy is not None and policy.page == "at-once"
+    return at_once or entry.gave_up or entry.failing_for_s(now) >= page_after_s
+
+
+def needs_person(entry: Entry, *, page_after_s: float, now: float) -> Need | None:
+    """
+    Return why a person is needed at the remote of *entry*; None where none is.
+
+    Args: as of ``is_page_due``.
+    """
+    failure, since = entry.last_failure, entry.needed_since
+    if failure is None:
+        return None
+    if since is None:
+        if not (entry.paged or is_page_due(entry, page_after_s=page_after_s, now=now)):
+            return None
+        # No attempt has failed since the page became due: it was due after a while, or at the failure.
+        overdue_s = entry.failing_for_s(now) - page_after_s
+        since = max(failure.at, now - overdue_s) if overdue_s > 0 else failure.at
+    return Need(since=since, reason=failure.reason, hint=failure.hint)
