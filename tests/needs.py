@@ -12,7 +12,14 @@ import shutil
 import pytest
 
 # Each with the Debian package that brings it. sshd lives where an ordinary user's PATH does not look.
-PACKAGES = {"chromium": "chromium", "curl": "curl", "ssh": "openssh-client", "sshd": "openssh-server"}
+PACKAGES = {
+    "chromium": "chromium",
+    "curl": "curl",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
+}
 _PLACES = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
 
 

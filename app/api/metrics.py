@@ -22,6 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from ferry.app import metering
+from ferry.app.certificates import authority_ends
 from ferry.app.metering import Buckets
 from ferry.app.services import services
 from ferry.app.version import this_build
@@ -227,6 +228,9 @@ TABLE = (
         "Objects in the repository: loose or packed.", _objects),
     Row("ferry_repository_bytes", "gauge", (), "Size of the repository's objects.",
         _single(lambda scrape: scrape.size["bytes"])),
+    Row("ferry_ca_certificate_end_timestamp_seconds", "gauge", ("subject",),
+        "Time when the certificate of a private authority in FERRY_CA_BUNDLE ends.",
+        lambda scrape: [((name,), end) for name, end in authority_ends().items()]),
 )  # fmt: skip
 
 

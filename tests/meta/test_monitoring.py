@@ -14,6 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from ferry.app.api.metrics import TABLE
+from ferry.worker.turn import STATES
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations"
 RULES = [
@@ -25,7 +26,7 @@ DASHBOARD = json.loads((OPERATIONS / "grafana-dashboard.json").read_text())
 EXPRESSIONS = [rule["expr"] for rule in RULES] + [
     target["expr"].replace("$__rate_interval", "5m")
     for panel in DASHBOARD["panels"]
-    for target in panel["targets"]
+    for target in panel.get("targets", [])
 ]
 
 
@@ -64,6 +65,41 @@ def test_an_alert_says_what_to_do(rule):
     for path in re.findall(r"docs/\S+\.md", runbook):
         assert (OPERATIONS.parents[1] / path).exists()
     assert f"`{rule['alert']}`" in (OPERATIONS / "monitoring.md").read_text()
+
+
+def test_the_dashboard_shows_the_repositories_that_are_chosen():
+    """
+    In every panel, and each in rows of its own.
+    """
+    names = [variable["name"] for variable in DASHBOARD["templating"]["list"]]
+    assert names == ["datasource", "repository"]
+    assert [panel["repeat"] for panel in DASHBOARD["panels"] if "repeat" in panel] == ["repository"]
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", []):
+            selectors = re.findall(r"ferry_[a-z_]+(\{.*?\})?", target["expr"])
+            assert selectors, panel["title"]
+            assert all('repository=~"$repository"' in each for each in selectors), panel["title"]
+
+
+def _words(mappings):
+    return {value: option["text"] for mapping in mappings for value, option in mapping["options"].items()}
+
+
+def test_the_dashboard_has_every_state_in_words():
+    table = next(panel for panel in DASHBOARD["panels"] if panel["type"] == "table")
+    (of_the_table,) = (
+        {each["id"]: each["value"] for each in column["properties"]}
+        for column in table["fieldConfig"]["overrides"]
+        if column["matcher"]["options"] == "state"
+    )
+    timeline = next(panel for panel in DASHBOARD["panels"] if panel["type"] == "state-timeline")
+    numbers = re.findall(r'state="(\w+)", .*?\} \* (\d)', timeline["targets"][0]["expr"])
+
+    words = _words(of_the_table["mappings"])
+    assert set(words) == set(STATES)
+    assert all(text.startswith(state) for state, text in words.items())
+    in_time = _words(timeline["fieldConfig"]["defaults"]["mappings"])
+    assert {state: in_time[number] for state, number in numbers} == words
 
 
 def test_the_dashboards_panels_lie_beside_each_other():
