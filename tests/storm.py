@@ -207,9 +207,11 @@ class Storm:
         if not self._clock.can_jump:
             self.report.notes.append("the clock did not jump: there is no C compiler (cc) here")
 
-    def run(self, seconds: float) -> Report:
+    def run(self, seconds: float, *, faults: int = 0, commits: int = 0) -> Report:
         """
         Write and break things for *seconds*, then let everything settle and look at what is left.
+
+        Goes on while fewer *faults* happened or fewer *commits* were acknowledged, as on a busy machine.
         """
         self._redis.start()
         threading.Thread(target=self._sentry.serve_forever, daemon=True).start()
@@ -222,7 +224,13 @@ class Storm:
             for thread in (watcher, *writers, self._readers):
                 thread.start()
             try:
-                self._break_things(time.monotonic() + seconds)
+                until = time.monotonic() + seconds
+                while (
+                    time.monotonic() < until
+                    or sum(self.report.faults.values()) < faults
+                    or sum(self._acknowledged) < commits
+                ):
+                    self._break_something()
                 self._stop_writing.set()
                 for writer in writers:
                     writer.join(60)
@@ -250,7 +258,7 @@ class Storm:
 
     # --- what happens ---
 
-    def _break_things(self, until: float) -> None:
+    def _break_something(self) -> None:
         faults: list[Callable[[], None]] = [
             self._kill_api,
             self._kill_an_api_process,
@@ -274,16 +282,15 @@ class Storm:
             self._push_as_a_stranger,
             self._let_the_clock_jump,
         ]
-        while time.monotonic() < until:
-            fault = self._random.choice(faults if self._random.random() < 0.5 else beside)
-            name = fault.__name__.strip("_").replace("_", " ")
-            begun = time.monotonic()
-            self._is_obstructed = fault in faults
-            fault()
-            self._is_obstructed = False
-            self.report.faults[name] += 1
-            self.report.timeline.append((begun, time.monotonic(), name))
-            self._pause(_BETWEEN_S)
+        fault = self._random.choice(faults if self._random.random() < 0.5 else beside)
+        name = fault.__name__.strip("_").replace("_", " ")
+        begun = time.monotonic()
+        self._is_obstructed = fault in faults
+        fault()
+        self._is_obstructed = False
+        self.report.faults[name] += 1
+        self.report.timeline.append((begun, time.monotonic(), name))
+        self._pause(_BETWEEN_S)
 
     def _pause(self, range_s: tuple[float, float] = _LASTING_S) -> None:
         until = time.monotonic() + self._random.uniform(*range_s)

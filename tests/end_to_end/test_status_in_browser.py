@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +103,7 @@ class Screen:
         return bool(self.driver.execute_script(pressed, name))
 
     def await_text(self, *needed: str) -> None:
-        wait_until(
-            lambda: all(each in self.text() for each in needed), timeout_s=20, what=f"{needed} on the page"
-        )
+        _wait_to_see(lambda: all(each in self.text() for each in needed), what=f"{needed} on the page")
 
     def write(self, slug: str) -> str:
         request = urllib.request.Request(
@@ -135,6 +134,13 @@ class Screen:
             "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip}
         )
         path.write_bytes(smaller(base64.b64decode(taken["data"])))
+
+
+def _wait_to_see(seen: Callable[[], bool], *, what: str) -> None:
+    """
+    Look at the page now and then: each look costs the browser a layout of all of it.
+    """
+    wait_until(seen, every_s=0.2, what=what)
 
 
 @pytest.fixture
@@ -239,7 +245,7 @@ def test_the_page_lives_and_fits(screen, tmp_path):
     screen.await_text("origin: ✓ pushed", "archive: … pending", "! retrying", "✓ alive")
 
     countdown = screen.read("[data-until]")
-    wait_until(lambda: screen.read("[data-until]") != countdown, what="a tick")
+    _wait_to_see(lambda: screen.read("[data-until]") != countdown, what="a tick")
 
     screen.closed.touch()
     driver.execute_script("document.getElementById('push-1').focus()")
@@ -260,7 +266,7 @@ def test_the_page_lives_and_fits(screen, tmp_path):
     wait_until(lambda: screen.press("push-1"), what="a button that stays")
     screen.await_text("The push is queued.")
     screen.await_text("✓ idle")
-    wait_until(lambda: "! blocked" not in screen.text(), what="the end of the trouble")
+    _wait_to_see(lambda: "! blocked" not in screen.text(), what="the end of the trouble")
     assert [line for line in driver.get_log("browser") if line["level"] == "SEVERE"] == []
 
 
@@ -283,7 +289,7 @@ def _sign_in_and_out(driver, url, data):
             return words in driver.find_element(By.TAG_NAME, "body").text
 
     def says(words):
-        wait_until(lambda: is_there(words), timeout_s=30, what=words)
+        _wait_to_see(lambda: is_there(words), what=words)
 
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     driver.get(url)

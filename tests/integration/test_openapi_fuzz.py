@@ -59,7 +59,7 @@ def _try(cases):
 
     @hypothesis.given(case=cases)
     @hypothesis.settings(
-        max_examples=10,
+        max_examples=5,
         derandomize=True,
         database=None,
         deadline=None,

@@ -125,18 +125,17 @@ class Driver:
             ("look", 1, self._look),
         ]
 
-    def run(self, steps: int, seconds: float = float("inf")) -> None:
+    def run(self, steps: int) -> None:
         """
-        Make that many requests, or as many as fit into the time.
+        Make that many requests.
 
         Raises:
             ModelError: An answer is another than was promised.
         """
-        until = time.monotonic() + seconds
         kinds = [name for name, weight, _ in self._actions for _ in range(weight)]
         actions = {name: action for name, _, action in self._actions}
         try:
-            while self.steps < steps and time.monotonic() < until:
+            while self.steps < steps:
                 self.steps += 1
                 kind = self.random.choice(kinds)
                 self.counts[kind] += 1

@@ -13,8 +13,8 @@ from tests.model.promises import adopt, exact, merged, selected
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_every_answer_is_as_the_model_and_the_document_say(tmp_path, seed):
     driver = Driver(tmp_path, seed)
-    driver.run(1000, seconds=5)
-    assert driver.steps > 10
+    driver.run(100)
+    assert len(driver.counts) > 10
 
 
 def test_a_seed_asks_the_same_again(tmp_path):
