@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ferry.app.dev import running
 from ferry.worker.bootstrap import build
 from ferry.worker.enqueue import PushQueue
 from ferry.worker.errors import WorkerError
@@ -25,9 +26,13 @@ _ENQUEUE_BUDGET_S = 5.0  # no request waits for a command
 def open_pipeline() -> Iterator[Pipeline]:
     """
     Build the pipeline from the environment; an error ends the command with one line and status 1.
+
+    An environment that names no repository means the one that ``ferry dev`` runs over.
     """
     logs.configure()
     with one_line_errors():
+        if not os.environ.get("CFP_DATA_REPO_PATH"):
+            os.environ.update(running.find())
         yield build(os.environ, publisher=True)
 
 

@@ -12,7 +12,6 @@ import click
 from ferry.app.cli import checks, pushes, repository, tokens
 from ferry.app.version import this_build
 from ferry.worker.errors import WorkerError
-from ferry.worker.observe import logs
 
 
 def _print_version(context: click.Context, *, wanted: bool) -> None:
@@ -62,7 +61,6 @@ def dev(repository: Path | None, remote: str | None, port: int, flower_port: int
     """
     from ferry.app.dev.stack import DevError, run_dev
 
-    logs.configure()
     try:
         run_dev(repository, remote, port=port, flower_port=flower_port)
     except (DevError, WorkerError) as exc:

@@ -17,6 +17,7 @@ from typing import Any
 import click
 import git
 
+from ferry.app.dev.console import end_of
 from ferry.app.dev.sample import AUTHOR
 from ferry.app.dev.sentry_sink import Event, SentrySink, sentry_sink
 from ferry.app.dev.stack import Stack, free_port, make_sample
@@ -62,7 +63,7 @@ def run_demo() -> None:
             finally:
                 stack.stop()
     except Exception:
-        _say(_end_of(log_path))
+        _say(end_of(log_path))
         raise
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -206,11 +207,6 @@ def _page_lines(event: Event) -> list[str]:
 def _expect(true: bool, otherwise: str) -> None:
     if not true:
         raise DemoError(otherwise)
-
-
-def _end_of(log_path: Path) -> str:
-    lines = log_path.read_text("utf-8", "replace").splitlines() if log_path.exists() else []
-    return "\n".join(["The end of the log:", *lines[-40:]])
 
 
 def _say(line: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -29,10 +28,12 @@ import git
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
-from ferry.app.dev import valkey
+from ferry.app.dev import running, valkey
+from ferry.app.dev.console import Console, end_of
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.valkey import LOOPBACK
 from ferry.worker.bootstrap import build
+from ferry.worker.observe import logs
 from ferry.worker.observe.logs import log
 from ferry.worker.pipeline import Pipeline
 
@@ -41,7 +42,6 @@ _STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.1
 _RESTART_PAUSE_S = 1.0
 _TOO_MANY_RESTARTS = 5  # in a row, each within ten seconds of its start
-_ENVIRONMENT = "environment"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -169,9 +169,7 @@ class Stack:
             part.quick_ends = part.quick_ends + 1 if age_s < 10 else 1
             status = part.process.returncode
             if part.quick_ends >= _TOO_MANY_RESTARTS:
-                raise DevError(
-                    f"the {part.name} keeps ending (status {status}); its last lines in the log say why"
-                )
+                raise DevError(f"the {part.name} keeps ending (status {status}); the log says why")
             log().warning("dev.restarted", part=part.name, exit_status=status)
             time.sleep(_RESTART_PAUSE_S)
             self._spawn(part)
@@ -312,25 +310,44 @@ def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_po
     """
     port, flower_port = claim_port(port, "--port"), claim_port(flower_port, "--flower-port")
     stop = _stop_requests()
-    work = Path(tempfile.mkdtemp(prefix="ferry-dev-"))
+    work = Path(tempfile.mkdtemp(prefix=running.PREFIX))
+    log_path = work / "log"
     if repository is None:
         repository, sample_remote = _announced_sample(work, remote or os.environ.get("CFP_DATA_REMOTE"))
         remote = sample_remote
-    stack = Stack(_environment(repository, remote), work, port=port, flower_port=flower_port)
     try:
-        stack.start()
-        click.echo(f"Flower shows the tasks: {stack.flower_url}")
-        click.echo(f"The status page: {stack.url}/status")
-        click.echo(f"Commands in another terminal need: . {_write_environment(work, stack.env)}")
-        click.echo(f"Ferry is ready: {stack.url}")
-        while not stop:
-            stack.check()
-            time.sleep(_POLL_S)
+        with log_path.open("ab") as output, log_path.open("a") as own_output:
+            logs.configure(output=own_output)
+            stack = Stack(
+                _environment(repository, remote), work, port=port, flower_port=flower_port, output=output
+            )
+            _run(stack, log_path, stop)
+    except DevError:
+        click.echo(end_of(log_path), err=True)
+        raise
     finally:
-        stack.stop()
-        (work / _ENVIRONMENT).unlink(missing_ok=True)
+        log_path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             work.rmdir()  # fails, and so keeps the sample, where there is one
+
+
+def _run(stack: Stack, log_path: Path, stop: list[int]) -> None:
+    try:
+        stack.start()
+        console = Console(log_path, stack.pipeline.repository)
+        with running.announced(stack.directory, stack.env) as environment:
+            click.echo(f"Flower shows the tasks: {stack.flower_url}")
+            click.echo(f"The status page: {stack.url}/status")
+            click.echo(f"The log of every process: {log_path}")
+            click.echo(f"Try, in another terminal: curl {stack.url}/api/sheets; ferry push status")
+            click.echo(f"Its settings, for other programs: . {environment}")
+            click.echo(f"Ferry is ready: {stack.url}")
+            while not stop:
+                stack.check()
+                console.look()
+                time.sleep(_POLL_S)
+    finally:
+        stack.stop()
 
 
 def _announced_sample(directory: Path, remote: str | None) -> tuple[Path, str]:
@@ -357,16 +374,6 @@ def _environment(repository: Path, remote: str | None) -> dict[str, str]:
     # Flower's API shows the tasks; it listens on loopback, as the whole stack does.
     env.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
     return env
-
-
-def _write_environment(directory: Path, env: Mapping[str, str]) -> Path:
-    """
-    Write the stack's settings for a shell to source; a file, for they may hold secrets.
-    """
-    path = directory / _ENVIRONMENT  # only this user can read the directory
-    lines = [f"export {name}={shlex.quote(env[name])}\n" for name in sorted(env) if name.startswith("CFP_")]
-    path.write_text("".join(lines))
-    return path
 
 
 def _stop_requests() -> list[int]:

@@ -130,6 +130,26 @@ def test_any_repository_is_served_and_a_post_lands_on_the_remote_within_a_second
 
     assert least(land, below_s=1) < 1
 
+    for line in (
+        r"commit   [0-9a-f]{7} dev: POST /api/sheets/notes/records \(dev\)",
+        r"push     [0-9a-f]{7} is on origin, \d+ ms after the commit",
+    ):
+        shown = re.compile(rf"^\d\d:\d\d:\d\d  {line}$", re.M)
+        wait_until(lambda shown=shown: shown.search(log_path.read_text()), what=line)
+    said = log_path.read_text()
+    assert "Task push" not in said  # the whole log is in a file
+    assert '"event"' in Path(re.search(r"^The log of every process: (\S+)$", said, re.M)[1]).read_text()
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("CFP_")}
+    status = subprocess.run(
+        [FERRY, "push", "status"],
+        env={**bare, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (status.returncode, status.stdout.splitlines()[:1]) == (0, ["origin: idle"]), status.stderr
+
     tasks = wait_until(lambda: _request(f"{flower}/api/tasks"), what="a task in Flower")
     # Flower knows no name of a task that was received before it listened.
     assert {task["name"] for task in tasks.values() if task["received"]} <= {"push", "sweep"}

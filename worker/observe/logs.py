@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -51,10 +51,11 @@ def traced() -> dict[str, str]:
     return {name: context[name] for name in TRACED if name in context}
 
 
-def configure(level: int = logging.INFO) -> None:
+def configure(level: int = logging.INFO, *, output: TextIO | None = None) -> None:
     """
-    Send every log line of this process to standard error, in one form.
+    Send every log line of this process to *output*, in one form; default: standard error.
     """
+    output = output or sys.stderr
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -62,7 +63,7 @@ def configure(level: int = logging.INFO) -> None:
         structlog.processors.format_exc_info,
         _redact_values,
     ]
-    readable = sys.stderr.isatty()
+    readable = output.isatty()
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
         processors=[
@@ -70,7 +71,7 @@ def configure(level: int = logging.INFO) -> None:
             structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer(default=str),
         ],
     )
-    handler = _Handler(sys.stderr)
+    handler = _Handler(output)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
