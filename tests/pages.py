@@ -47,7 +47,7 @@ class Page(HTMLParser):
         if tag == "form":
             assert given["method"] == "post"
             self.forms.append(Form(given["action"] or ""))
-        elif tag == "input" and given.get("name"):
+        elif tag == "input" and given.get("name") and given.get("type") != "radio":  # none is chosen
             self.forms[-1].fields[given["name"] or ""] = given.get("value") or ""
 
     def handle_data(self, data: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ferry.app.cli import checks, pushes, repository, tokens
+from ferry.app.cli import checks, pushes, reconcile, repository, tokens
 from ferry.app.version import this_build
 from ferry.worker.errors import WorkerError
 
@@ -96,7 +96,7 @@ for command in (
     pushes.push,
     repository.commits,
     repository.init,
-    repository.reconcile,
+    reconcile.reconcile,
     tokens.token,
 ):
     main.add_command(command)

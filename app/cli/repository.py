@@ -1,12 +1,11 @@
 """
-Commands for the data repository: ``ferry init``, ``ferry commits`` and ``ferry reconcile``.
+Commands for the data repository: ``ferry init`` and ``ferry commits``.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,17 +13,14 @@ from pathlib import Path
 
 import click
 
-from ferry.app.cli.context import configured, enqueue, one_line_errors, open_pipeline
+from ferry.app.cli.context import enqueue, one_line_errors, open_pipeline
 from ferry.worker.bootstrap import build
 from ferry.worker.git import clone
 from ferry.worker.git.credentials import Credentials
-from ferry.worker.git.divergence import Divergence
 from ferry.worker.git.history import Commit
 from ferry.worker.observe import logs
-from ferry.worker.repair.reconcile import Outcome, Strategy
-from ferry.worker.settings import ORIGIN, Settings
+from ferry.worker.settings import Settings
 
-_SHOWN = 10
 _TELL_EVERY_S = 5.0
 
 
@@ -119,68 +115,3 @@ def _print_commit(commit: Commit, states: Mapping[str, str], *, as_json: bool) -
         return
     marks = " ".join(f"{remote}:{state}" for remote, state in states.items())
     click.echo(f"{commit.hash[:12]} {commit.authored_at} {marks} {commit.subject}")
-
-
-@click.command()
-@click.option("--remote", default=ORIGIN, show_default=True, help="The remote to join the branch with.")
-@click.option(
-    "--strategy",
-    type=click.Choice(["merge", "rebase", "preserve"]),
-    default="merge",
-    show_default=True,
-    help="merge: make one commit that holds both sides. rebase: repeat our commits on top of the remote's. "
-    "preserve: rebase; on a conflict take the remote's side and keep ours on a branch.",
-)
-@click.option("--dry-run", is_flag=True, help="Show both sides and what would happen; change nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def reconcile(remote: str, strategy: Strategy, dry_run: bool, as_json: bool) -> None:
-    """
-    Join the branch with a remote that has commits which the branch lacks.
-
-    Loses neither side: commits that leave the branch are kept as conflicts/UTC, here and on
-    the remote. Exit status: 0 if the remote can take the branch now, 1 on a conflict or if
-    the remote could not be fetched.
-    """
-    with open_pipeline() as pipeline:
-        [name] = configured(pipeline, remote)
-        outcome = pipeline.reconciler.reconcile(name, strategy, dry_run=dry_run)
-        if not dry_run and outcome.state != "fetch-failed":
-            enqueue(pipeline)
-        if as_json:
-            click.echo(json.dumps({**outcome.as_json(), "dry_run": dry_run}))
-        else:
-            _print_outcome(outcome, dry_run=dry_run)
-    if not outcome.is_joined:
-        sys.exit(1)
-
-
-def _print_outcome(outcome: Outcome, *, dry_run: bool) -> None:
-    note = " (a dry run: nothing was changed)" if dry_run else ""
-    click.echo(f"{outcome.state}: {outcome.branch} and {outcome.remote}{note}")
-    if outcome.divergence:
-        _print_divergence(outcome.divergence, outcome.remote)
-    for conflict in outcome.conflicts:
-        click.echo(f"  conflict: {conflict}")
-    if outcome.kept_as:
-        click.echo(f"  our commits as they were: {outcome.kept_as}")
-    if outcome.detail:
-        click.echo(f"  {outcome.detail}")
-    if outcome.before != outcome.after:
-        click.echo(f"  {outcome.branch}: {outcome.before} -> {outcome.after}")
-    elif outcome.state == "conflict":
-        click.echo("  join them by hand (docs/how-to/reconcile-a-diverged-remote.md), or take the remote's")
-        click.echo(
-            f"  side and keep ours aside: ferry reconcile --remote {outcome.remote} --strategy preserve"
-        )
-
-
-def _print_divergence(divergence: Divergence, remote: str) -> None:
-    click.echo(f"  both have {divergence.base or 'no commit in common'}")
-    for title, side in (("only here", divergence.ours), (f"only on {remote}", divergence.theirs)):
-        click.echo(f"  {title}: {side.count}, by {', '.join(side.authors)}")
-        for commit in side.commits[:_SHOWN]:
-            click.echo(f"    {commit.hash[:12]} {commit.subject}")
-        for path in sorted(side.files)[:_SHOWN]:
-            click.echo(f"    changes {path}")
-    for path in divergence.touched_by_both:
-        click.echo(f"  changed by both: {path}")

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import time
 from http import HTTPStatus
-from typing import Any
 
-from flask import Blueprint, Response, redirect, render_template, request, url_for
+from flask import Blueprint, Response, request, url_for
 from flask.typing import ResponseReturnValue
 
 from ferry.app import access
@@ -19,12 +18,12 @@ from ferry.app.api import events
 from ferry.app.neighbours import is_own_site
 from ferry.app.problems import Problem
 from ferry.app.services import services
-from ferry.app.status_page import runbook, words
+from ferry.app.status_page import reconcile, runbook
+from ferry.app.status_page.answers import back, message, page, the_remote
 from ferry.app.status_page.facts import look
 from ferry.app.status_page.sessions import begin, current_session, keep, sessions
 from ferry.worker.errors import RepositoryError, WorkerError
 from ferry.worker.observe.logs import log
-from ferry.worker.repair.reconcile import Outcome, Strategy
 
 bp = Blueprint(
     "status",
@@ -34,6 +33,7 @@ bp = Blueprint(
     static_folder="static",
     static_url_path="/assets",
 )
+bp.register_blueprint(reconcile.bp)
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -45,7 +45,6 @@ _HEADERS = {
 }
 _PAUSE_TIMEOUT_S = 10.0  # to wait for a running push; a browser does not wait for long
 _ASSETS = "status.static"
-_STRATEGIES: tuple[Strategy, ...] = ("merge", "rebase", "preserve")
 # The notice after a form, by the word in the page's address.
 _DONE = {
     "queued": ("good", "The push is queued."),
@@ -62,7 +61,7 @@ def _let_in() -> ResponseReturnValue | None:
         return None
     if not services().open_access:
         access.admin_token()
-    if request.method == "POST" and not _is_from_our_page():
+    if request.method == "POST" and not _is_from_ourpage():
         raise Problem(
             403,
             "form-expired",
@@ -74,7 +73,7 @@ def _let_in() -> ResponseReturnValue | None:
     return _sign_in_form()
 
 
-def _is_from_our_page() -> bool:
+def _is_from_ourpage() -> bool:
     # A third check, beside the cookie, which is for this site only, and the form token.
     if not is_own_site(request.headers.get("Sec-Fetch-Site")):
         return False
@@ -86,7 +85,7 @@ def _may_enter() -> bool:
 
 
 def _sign_in_form(*, refused: bool = False) -> ResponseReturnValue:
-    return _page("sign_in", refused=refused), 401, {"WWW-Authenticate": 'Bearer realm="ferry"'}
+    return page("sign_in", refused=refused), 401, {"WWW-Authenticate": 'Bearer realm="ferry"'}
 
 
 @bp.after_request
@@ -105,7 +104,7 @@ def show() -> ResponseReturnValue:
     """
     settings = services().pipeline.settings
     is_public = settings.api_read == "open" or services().open_access
-    return _page(
+    return page(
         "page",
         facts=look(services()),
         events=url_for("events.stream" if is_public else "status.stream"),
@@ -118,7 +117,7 @@ def live() -> ResponseReturnValue:
     """
     Return the part of the page that changes.
     """
-    return _page("live", facts=look(services()))
+    return page("live", facts=look(services()))
 
 
 @bp.get("/events")
@@ -134,7 +133,7 @@ def show_runbook() -> ResponseReturnValue:
     """
     Show the runbook, by reason.
     """
-    return _page("runbook", sections=runbook.sections())
+    return page("runbook", sections=runbook.sections())
 
 
 @bp.post("/sign-in")
@@ -149,7 +148,7 @@ def sign_in() -> ResponseReturnValue:
             services().limits.wrong_token(request.remote_addr or "")
             return _sign_in_form(refused=True)
         begin(signed_in=True)
-    return _back()
+    return back()
 
 
 @bp.post("/sign-out")
@@ -160,7 +159,7 @@ def sign_out() -> ResponseReturnValue:
     if current_session().signed_in:
         sessions().sign_out(current_session())
     begin(signed_in=False)
-    return _back()
+    return back()
 
 
 @bp.post("/push")
@@ -168,15 +167,15 @@ def push() -> ResponseReturnValue:
     """
     Queue a push to the form's remote, or to all, without waiting for a scheduled retry.
     """
-    only = _remote() if request.form.get("remote") else None
+    only = the_remote() if request.form.get("remote") else None
     pipeline = services().pipeline
     head, remotes = pipeline.repository.head(), [only] if only else list(pipeline.settings.remotes)
     if head is None or not remotes:
-        return _back("nothing")
+        return back("nothing")
     if all(pipeline.ledger.read(remote).paused_at is not None for remote in remotes):
-        return _back("paused")
+        return back("paused")
     taken = services().push_queue.enqueue_push(head, "operator", only=only)
-    return _back("queued" if taken else "no-broker")
+    return back("queued" if taken else "no-broker")
 
 
 @bp.post("/pause")
@@ -184,90 +183,16 @@ def pause() -> ResponseReturnValue:
     """
     Pause or resume the pushes to the form's remote.
     """
-    remote, resume = _remote(), request.form.get("resume") == "yes"
+    remote, resume = the_remote(), request.form.get("resume") == "yes"
     pipeline = services().pipeline
     try:
         pipeline.ledger.set_paused(remote, None if resume else time.time(), timeout_s=_PAUSE_TIMEOUT_S)
     except WorkerError as exc:
-        return _message(HTTPStatus.SERVICE_UNAVAILABLE, f"Not paused: {remote}", str(exc))
+        return message(HTTPStatus.SERVICE_UNAVAILABLE, f"Not paused: {remote}", str(exc))
     head = pipeline.repository.head()
     if resume and head:
         services().push_queue.enqueue_push(head, "operator", only=remote)
-    return _back("resumed" if resume else "paused")
-
-
-@bp.post("/reconcile")
-def reconcile() -> ResponseReturnValue:
-    """
-    Show what reconciling would do; do it only if that was shown before and still holds.
-    """
-    remote, strategy = _remote(), _strategy()
-    pipeline = services().pipeline
-    try:
-        outcome = pipeline.reconciler.reconcile(remote, strategy, dry_run=True)
-        shown = request.form.get("shown")
-        is_done = shown == _plan(outcome) and _is_worth_doing(outcome)
-        if is_done:
-            outcome = pipeline.reconciler.reconcile(remote, strategy)
-            if outcome.state != "fetch-failed" and (head := pipeline.repository.head()):
-                services().push_queue.enqueue_push(head, "operator")
-    except WorkerError as exc:
-        return _message(HTTPStatus.SERVICE_UNAVAILABLE, f"Not reconciled with {remote}", str(exc))
-    return _page(
-        "outcome",
-        outcome=outcome,
-        meaning=words.JOINED[outcome.state],
-        is_done=is_done,
-        has_changed=shown is not None and not is_done,
-        is_worth_doing=_is_worth_doing(outcome),
-        plan=_plan(outcome),
-        strategy=strategy,
-        strategies=_STRATEGIES,
-    )
-
-
-def _plan(outcome: Outcome) -> str:
-    # Without our own tip: writers go on, and their commits are joined as well.
-    return f"{outcome.state} {outcome.remote_head}"
-
-
-def _is_worth_doing(outcome: Outcome) -> bool:
-    return outcome.before != outcome.after
-
-
-def _remote() -> str:
-    remote = request.form.get("remote", "")
-    if remote not in services().pipeline.settings.remotes:
-        raise Problem(404, "remote-not-found", "No such remote is configured.", "Reload /status.")
-    return remote
-
-
-def _strategy() -> Strategy:
-    strategy = request.form.get("strategy", "merge")
-    if strategy not in _STRATEGIES:
-        raise Problem(
-            400, "bad-request", "There is no such strategy.", f"Choose one of {', '.join(_STRATEGIES)}."
-        )
-    return strategy
-
-
-def _back(done: str | None = None) -> ResponseReturnValue:
-    return redirect(url_for("status.show", done=done), HTTPStatus.SEE_OTHER)
-
-
-def _page(name: str, **values: Any) -> str:
-    session = current_session()
-    return render_template(
-        f"status/{name}.html",
-        **values,
-        words=words,
-        form_token=sessions().form_token(session),
-        is_signed_in=session.signed_in and not services().open_access,
-    )
-
-
-def _message(status: int, title: str, detail: str, hint: str = "") -> ResponseReturnValue:
-    return _page("message", title=title, detail=detail, hint=hint), status
+    return back("resumed" if resume else "paused")
 
 
 @bp.errorhandler(Problem)
@@ -275,12 +200,12 @@ def _problem(problem: Problem) -> ResponseReturnValue:
     if "text/html" not in request.headers.get("Accept", ""):
         return problem.response()
     title = f"{problem.status} {HTTPStatus(problem.status).phrase}"
-    return _message(problem.status, title, problem.detail, problem.hint)
+    return message(problem.status, title, problem.detail, problem.hint)
 
 
 @bp.errorhandler(RepositoryError)
 def _repository_error(error: RepositoryError) -> ResponseReturnValue:
     log().error("api.repository_failed", error=str(error), method=request.method, path=request.path)
-    return _message(
+    return message(
         HTTPStatus.SERVICE_UNAVAILABLE, "The data repository cannot be read", str(error), "Try: ferry doctor"
     )

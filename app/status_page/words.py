@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from ferry.worker.repair.reconcile import Outcome
 from ferry.worker.repair.reconcile import State as Joined
 from ferry.worker.status import RemoteStatus
 
@@ -39,15 +40,43 @@ STATES: Mapping[str, Words] = MappingProxyType({
 
 _NEEDS_PERSON = "bad", "!"
 
-JOINED: Mapping[Joined, str] = MappingProxyType({
-    "in-sync": "Both sides hold the same commits.",
-    "ahead": "The remote has no commits that the branch lacks; there is nothing to join.",
-    "fast-forwarded": "The branch is fast-forwarded to the remote's.",
-    "merged": "One merge commit holds both sides.",
-    "rebased": "Our commits are repeated on top of the remote's.",
-    "conflict": "Both sides changed the same thing.",
-    "fetch-failed": "The remote could not be fetched.",
+# What a reconcile would do, and what it did.
+_JOINED: Mapping[Joined, tuple[str, str]] = MappingProxyType({
+    "in-sync": ("Both sides hold the same commits.",) * 2,
+    "ahead": ("The remote has no commits that the branch lacks; there is nothing to join.",) * 2,
+    "fast-forwarded": (
+        "The branch would be fast-forwarded to the remote's.",
+        "The branch was fast-forwarded to the remote's.",
+    ),
+    "merged": ("One merge commit would join both sides.", "One merge commit joined both sides."),
+    "rebased": (
+        "Our commits would be repeated on top of the remote's.",
+        "Our commits were repeated on top of the remote's.",
+    ),
+    "conflict": (
+        "Both sides changed the same thing. Nothing would be changed.",
+        "Both sides changed the same thing. Nothing was changed.",
+    ),
+    "fetch-failed": ("The remote could not be fetched. Nothing was changed.",) * 2,
 })  # fmt: skip
+_SET_ASIDE = (
+    "Both sides changed the same thing. The branch would be set to the remote's.",
+    "Both sides changed the same thing. The branch was set to the remote's.",
+)
+_KEPT = ("would be kept", "are kept")
+
+
+def joined(outcome: Outcome, *, is_done: bool) -> str:
+    """
+    Say what came of a reconcile, or would come of it.
+    """
+    sets_aside = outcome.state == "conflict" and outcome.kept_as
+    sentence = (_SET_ASIDE if sets_aside else _JOINED[outcome.state])[is_done]
+    if outcome.kept_as is None:
+        return sentence
+    return (
+        f"{sentence} Our commits as they were {_KEPT[is_done]} as {outcome.kept_as}, here and on the remote."
+    )
 
 
 def of(status: RemoteStatus) -> Words:

@@ -16,7 +16,8 @@ from ferry.worker.errors import ReconcileError, RemoteBusyError
 from ferry.worker.files.places import write_lock
 from ferry.worker.git.remote import Remote
 from ferry.worker.repair import reconcile
-from ferry.worker.repair.reconcile import Conflict, Outcome, Reconciler
+from ferry.worker.repair.merger import Conflict, Merger, mergers
+from ferry.worker.repair.reconcile import Outcome, Reconciler
 from tests.line import Deployment
 from tests.parts import Bare
 
@@ -122,13 +123,18 @@ def test_what_people_read_of_a_divergence_is_gathered_once_nothing_waits_for_it(
     two.ours("jane"), two.theirs("joe")
     held = []
 
-    def surveyed(repository, ours, theirs):
-        held.append((two.deployment.ledger.is_claimed("origin"), write_lock(two.data.path).is_held()))
+    def noted(function):
+        def call(*args, **options):
+            held.append((two.deployment.ledger.is_claimed("origin"), write_lock(two.data.path).is_held()))
+            return function(*args, **options)
 
-    monkeypatch.setattr(reconcile, "survey", surveyed)
+        return call
 
-    assert two.reconcile("merge").state == "merged"
-    assert held == [(False, False)]
+    monkeypatch.setattr(reconcile, "survey", noted(reconcile.survey))
+    monkeypatch.setattr(Merger, "compare", noted(Merger.compare))
+
+    assert two.reconcile("merge", compares=True).state == "merged"
+    assert held == [(False, False)] * 2
 
 
 def test_a_merge_gives_way_to_nothing():
@@ -136,7 +142,7 @@ def test_a_merge_gives_way_to_nothing():
     Writers and pushes wait for it.
     """
     ours = os.getpriority(os.PRIO_PROCESS, 0)
-    assert reconcile._mergers.call(os.getpriority, os.PRIO_PROCESS, 0) == ours
+    assert mergers.call(os.getpriority, os.PRIO_PROCESS, 0) == ours
 
 
 def test_a_merge_joins_two_fields_of_one_record(two: Two):

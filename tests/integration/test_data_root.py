@@ -10,6 +10,7 @@ import pytest
 
 from ferry.app import create_app
 from ferry.worker.bootstrap import build
+from ferry.worker.repair.merger import Merger
 
 PEOPLE = "/api/sheets/people/records"
 ANN = {"slug": "ann", "name": "Ann"}
@@ -88,8 +89,7 @@ def test_a_merge_knows_where_the_sheets_are(api, rooted, env):
     theirs = rooted.head()
     rooted.git("update-ref", "refs/heads/main", base)
     api.patch(f"{PEOPLE}/ann", json={"name": "Anna"})
-    reconciler = build(env).reconciler
-    merged = reconciler._try_merge(rooted.head(), theirs, message="both")
+    merged = Merger(build(env).repository).merge(rooted.head(), theirs, message="both")
     assert merged.conflicts == ()
     text = rooted.git("show", f"{merged.commit}:data/in/people/ann.toml")
     assert text == 'email = "ann@example.org"\nname = "Anna"\nslug = "ann"'

@@ -70,7 +70,7 @@ def test_an_operator_joins_both_sides_while_all_runs(env, client, worker, remote
 
     planned = ferry("reconcile", "--dry-run")
     assert planned.returncode == 0, planned.stderr
-    assert planned.stdout.startswith("merged: main and origin (a dry run")
+    assert planned.stdout.startswith("main and origin: One merge commit would join both sides.")
     assert "Stranger <stranger@example.org>" in planned.stdout
     done = ferry("reconcile", "--json")
     assert done.returncode == 0, done.stderr
@@ -93,7 +93,32 @@ def test_a_conflict_ends_with_status_1_and_names_the_field(client, worker, remot
     running.await_event("push.blocked")
     done = ferry("reconcile")
     assert done.returncode == 1
-    assert "conflict: people/jane.toml: email" in done.stdout
+    assert "conflict: people/jane.toml:email" in done.stdout
+    assert "Nothing was changed." in done.stdout
+    shown = ferry("reconcile", "--dry-run", "--take", "people/jane.toml:email=theirs").stdout
+    assert "would join both sides" in shown
+    assert "result theirs@example.org" in " ".join(shown.replace('"', "").split())
+    taken = ferry("reconcile", "--take", "people/jane.toml:email=theirs", "--json")
+    assert json.loads(taken.stdout)["state"] == "merged"
+    wait_until(
+        lambda: remote.head() == json.loads(taken.stdout)["local_head"], what="the merge on the remote"
+    )
+    assert api.get("/api/sheets/people/records/jane").json["record"]["email"] == "theirs@example.org"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--take", "people/jane.toml:email"), "is not PATH[:FIELD]=ours"),
+        (("--take", "a=ours", "--strategy", "preserve"), "--take decides the conflicts of --strategy merge"),
+    ],
+)
+def test_what_cannot_be_taken_is_a_wrong_use(ferry, options, said):
+    done = ferry("reconcile", *options)
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
+def test_a_remote_that_is_not_configured_is_named(ferry):
     assert ferry("reconcile", "--remote", "nowhere").stderr.startswith("ferry: no remote 'nowhere'")
 
 

@@ -240,13 +240,14 @@ def test_reconcile_shows_first_and_then_does_it(browser, diverged, remote):
     page = _shows(browser, "origin ! blocked", "Rescue branch rescue/main-")
     planned = browser.press(page, "Reconcile: dry run")
     assert "Dry run: main and origin" in planned.text
-    assert "✓ merged One merge commit holds both sides. Nothing was changed yet." in planned.text
+    assert "✓ merged One merge commit would join both sides. This is a dry run" in planned.text
     assert "Only here: 1 commit" in planned.text
     assert "by Stranger <stranger@example.org>" in planned.text
     assert "<script>alert" not in browser.answer.text
     assert remote.head() == theirs
     done = browser.press(planned, "Reconcile now (merge)")
     assert "Reconciled: main and origin" in done.text
+    assert "✓ merged One merge commit joined both sides." in done.text
     wait_until(lambda: remote.has(ours) and remote.has(theirs), what="both on the remote")
     _shows(browser, "origin ✓ idle")
 
@@ -257,7 +258,7 @@ def test_what_the_remote_got_meanwhile_is_shown_before_anything_is_done(browser,
     before = data.head()
     remote.commit("later")
     again = browser.press(planned, "Reconcile now (merge)")
-    assert "The remote has changed meanwhile. Nothing was done" in again.text
+    assert "What you were shown has changed meanwhile. Nothing was done" in again.text
     assert data.head() == before
     assert "Reconciled:" in browser.press(again, "Reconcile now (merge)").text
 
@@ -268,12 +269,33 @@ def test_a_conflict_is_named_and_has_another_way_out(browser, diverged, remote):
     )
     planned = browser.press(browser.open(), "Reconcile: dry run")
     assert "! conflict Both sides changed the same thing." in planned.text
-    assert "people/jane.toml: email" in planned.text
+    assert 'email none "ours@example.org" "theirs@example.org" conflict' in planned.text
     assert "Reconcile now (merge)" not in [form.button for form in planned.forms]
     preserve = browser.press(planned, "Dry run: preserve")
     done = browser.press(preserve, "Reconcile now (preserve)")
     kept_as = re.search(r"conflicts/\w+", done.text)[0]
     assert remote.git("rev-parse", kept_as) == ours
+
+
+def test_what_is_taken_of_a_conflict_is_shown_and_then_done(browser, diverged, remote, data):
+    """
+    It is not done where the value that was shown is no longer the one that would be taken.
+    """
+    diverged('email = "t@example.org"\nname = "Jane"\nslug = "jane"\n', slug="jane", email="o@example.org")
+    planned = browser.press(browser.open(), "Reconcile: dry run")
+    radios = [given for tag, given in planned.tags if given.get("type") == "radio"]
+    assert {given["value"] for given in radios} == {
+        f"people/jane.toml{field}={side}" for field in ("", ":email") for side in ("ours", "theirs")
+    }
+    [name] = {given["name"] for given in radios if given["value"] == "people/jane.toml:email=ours"}
+    taken = browser.press(planned, "Dry run with what is taken", **{str(name): "people/jane.toml:email=ours"})
+    assert 'email none "o@example.org" "t@example.org" "o@example.org"' in taken.text
+    _write(browser, email="later@example.org")
+    again = browser.press(taken, "Reconcile now (merge)")
+    assert "What you were shown has changed meanwhile. Nothing was done" in again.text
+    done = browser.press(again, "Reconcile now (merge)")
+    assert "One merge commit joined both sides." in done.text
+    assert 'email = "later@example.org"' in data.git("show", "main:people/jane.toml")
 
 
 def test_a_reconcile_that_cannot_be_done_says_why(browser, remote, tmp_path, data):
@@ -292,7 +314,7 @@ def test_a_reconcile_that_cannot_be_done_says_why(browser, remote, tmp_path, dat
     assert (remotes / "origin.lock").exists()
 
 
-@pytest.mark.parametrize("field", ["remote", "strategy"])
+@pytest.mark.parametrize("field", ["remote", "strategy", "take"])
 def test_a_form_with_made_up_values_does_nothing(browser, field):
     form = browser.open().form("Reconcile: dry run")
     answer = browser.client.post(form.action, data={**form.fields, field: "--force"})

@@ -54,6 +54,13 @@ class Divergence:
     theirs: Side
 
     @property
+    def files(self) -> list[str]:
+        """
+        Paths that a side changed, sorted.
+        """
+        return sorted(self.ours.files | self.theirs.files)
+
+    @property
     def touched_by_both(self) -> list[str]:
         """
         Paths that both sides changed, sorted; a conflict can be nowhere else.

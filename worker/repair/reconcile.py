@@ -1,73 +1,42 @@
 """
 Joining the branch with a remote that holds commits which it lacks.
 
-gitsheets merges and rebases, record by record and field by field. It moves refs
-before objects are on disk and knows no lock, so here it works on commits that
-no branch names yet; under the write lock the result is flushed, and the branch
-moved to it. No side is lost: where our commits would no longer be in the branch
+gitsheets merges (see ``merger``) and rebases (see ``rebasing``), record by record and
+field by field. It moves refs before objects are on disk and knows no lock, so here it
+works on commits that no branch names yet; under the write lock the result is flushed,
+and the branch moved to it. No side is lost: where our commits would no longer be in the branch
 they are kept as ``conflicts/UTC``, and that is on the remote before the branch moves.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NoReturn
 
-import gitsheets
-
-from ferry.worker.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
 from ferry.worker.errors import ReconcileError, RepositoryError, WorkerError
 from ferry.worker.files.locks import FileLock, LockTimeoutError
 from ferry.worker.files.moments import compact_utc
-from ferry.worker.files.places import rebase_view
-from ferry.worker.files.sharing import share_all
 from ferry.worker.git.divergence import Divergence, survey
-from ferry.worker.git.prepare import COMMITTER
 from ferry.worker.git.refs import RefError, move_ref
 from ferry.worker.git.remote import Remote, ended_within_s
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
-from ferry.worker.repair.merging import merged
+from ferry.worker.repair.merger import Change, Conflict, Merger, Takes
+from ferry.worker.repair.rebasing import rebased
 from ferry.worker.settings import ORIGIN, Settings
 
 State = Literal["in-sync", "fast-forwarded", "ahead", "rebased", "merged", "conflict", "fetch-failed"]
 Strategy = Literal["fast-forward", "merge", "rebase", "preserve"]
 
-_SCRATCH_REF = "refs/heads/scratch"
-_FORMER_SCRATCH_REF = "refs/ferry/reconcile"  # of earlier releases, in the data repository itself
 _WRITE_LOCK_TIMEOUT_S = 30.0
 # A writer waits half a minute for the lock; what is done under it must take less.
 _PRESERVE_TIMEOUT_S = 20.0
-_MERGE = Limit(cpu_s=20.0, wall_s=25.0, memory_bytes=1 << 30)
-# Writers and pushes wait for a merge, so its process gives way to nothing.
-_mergers = Pool(nice=0)
 # What joining takes at the most, beside two visits to the remote.
 JOIN_S = 4 * _WRITE_LOCK_TIMEOUT_S
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conflict:
-    """
-    A record, or one field of it, that both sides changed differently.
-
-    Attributes:
-        path: The file's path in the tree.
-        kind: ``field``, ``delete-modify``, or ``blob`` for what is no record.
-        field: The field's name, where it is one.
-    """
-
-    path: str
-    kind: str
-    field: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.field or self.kind}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +52,10 @@ class Outcome:
         remote_head: Where the remote's stands.
         after: Where the branch stands now.
         divergence: What each side had alone, where they had gone apart.
-        conflicts: What both changed differently.
+        conflicts: What both changed differently, and an operator has to decide.
+        tree: The tree with what an operator has decided of the conflicts, where some are left.
+        changes: What either side changed, field by field; at most two hundred files, those in conflict first.
+        changes_left_out: How many more files were changed.
         kept_as: The branch, here and on the remote, that holds what the branch no longer does.
         detail: Why it could not be done, or "".
     """
@@ -96,6 +68,9 @@ class Outcome:
     after: str | None = None
     divergence: Divergence | None = None
     conflicts: tuple[Conflict, ...] = ()
+    tree: str | None = None
+    changes: tuple[Change, ...] = ()
+    changes_left_out: int = 0
     kept_as: str | None = None
     detail: str = ""
 
@@ -117,10 +92,9 @@ class Outcome:
             "local_head_before": self.before,
             "local_head": self.after,
             "remote_head": self.remote_head,
-            "conflicts": [
-                {"path": conflict.path, "kind": conflict.kind, "field": conflict.field}
-                for conflict in self.conflicts
-            ],
+            "conflicts": [asdict(conflict) for conflict in self.conflicts],
+            "changes": [asdict(change) for change in self.changes],
+            "changes_left_out": self.changes_left_out,
             "kept_as": self.kept_as,
             "detail": self.detail,
             **(self.divergence.as_json() if self.divergence else {}),
@@ -154,8 +128,17 @@ class Reconciler:
         self._write_lock = write_lock
         self._timeout_s = settings.push_timeout_s
         self._clock = clock
+        self._merger = Merger(repository, clock)
 
-    def reconcile(self, remote: str, strategy: Strategy, *, dry_run: bool = False) -> Outcome:
+    def reconcile(
+        self,
+        remote: str,
+        strategy: Strategy,
+        *,
+        dry_run: bool = False,
+        takes: Takes | None = None,
+        compares: bool = False,
+    ) -> Outcome:
         """
         Fetch from *remote* and join the branch with it, once the push that runs has ended.
 
@@ -166,19 +149,42 @@ class Reconciler:
                 ``rebase`` makes ours anew on top of theirs; ``preserve`` does so too, and
                 where that conflicts takes theirs and sets ours aside.
             dry_run: Only say what would come of it.
+            takes: What an operator decided of the conflicts of a merge.
+            compares: Whether to say field by field what each side changed.
 
         Raises:
             RemoteBusyError: The push did not end in time.
-            ReconcileError: A writer did not end in time; or what would be replaced could not be
-                put on the remote first. Nothing was changed.
+            ReconcileError: A writer did not end in time; what would be replaced could not be
+                put on the remote first; or *takes* do not fit the conflicts. Nothing was changed.
             RepositoryError: git could not.
         """
-        outcome = self._claim_and_join(remote, strategy, dry_run=dry_run)
+        outcome = self._claim_and_join(remote, strategy, dry_run=dry_run, takes=takes)
         ours, theirs = outcome.before, outcome.remote_head
-        if ours is None or theirs is None or not self._is_apart(ours, theirs):
+        if ours is None or theirs is None:
             return outcome
         # For people, and read once nothing waits for us: neither a writer nor a push.
-        return replace(outcome, divergence=survey(self._repository, ours, theirs))
+        if self._is_apart(ours, theirs):
+            outcome = replace(outcome, divergence=survey(self._repository, ours, theirs))
+        return self._compared(outcome, ours, theirs) if compares else outcome
+
+    def _compared(self, outcome: Outcome, ours: str, theirs: str) -> Outcome:
+        """
+        Add to *outcome* what each side changed since they parted, and what comes of it.
+        """
+        repository, parted = self._repository, outcome.divergence
+        base = parted.base if parted else repository.merge_base(ours, theirs)
+        if base in (None, theirs):
+            return outcome
+        paths = parted.files if parted else repository.files_changed(base, theirs)
+        result = outcome.tree if outcome.after == ours else outcome.after
+        try:
+            changes = self._merger.compare(
+                (base, ours, theirs, result), conflicts=outcome.conflicts, paths=paths
+            )
+        except RepositoryError as exc:
+            log().warning("reconcile.not_compared", remote=outcome.remote, error=str(exc))
+            return outcome
+        return replace(outcome, changes=changes, changes_left_out=len(paths) - len(changes))
 
     def at_start(self) -> None:
         """
@@ -187,18 +193,20 @@ class Reconciler:
         if self._settings.data_reconcile == "manual" or ORIGIN not in self._settings.remotes:
             return
         try:
-            self._claim_and_join(ORIGIN, "merge", dry_run=False)
+            self._claim_and_join(ORIGIN, "merge")
         except WorkerError as exc:
             log().warning("reconcile.failed", remote=ORIGIN, error=str(exc))
 
-    def _claim_and_join(self, remote: str, strategy: Strategy, *, dry_run: bool) -> Outcome:
+    def _claim_and_join(self, remote: str, strategy: Strategy, **options: Any) -> Outcome:
         with self._ledger.claim_within(remote, self._timeout_s) as claim:
             claim.begin(JOIN_S + 2 * ended_within_s(self._timeout_s))
-            return self.join(remote, strategy, dry_run=dry_run)
+            return self.join(remote, strategy, **options)
 
-    def join(self, remote: str, strategy: Strategy, *, dry_run: bool = False) -> Outcome:
+    def join(
+        self, remote: str, strategy: Strategy, *, dry_run: bool = False, takes: Takes | None = None
+    ) -> Outcome:
         """
-        Do what ``reconcile`` does, for whoever holds the claim on *remote*; without the ``divergence``.
+        Do what ``reconcile`` does, for the holder of the claim on *remote*; does not say what each side has.
         """
         outcome = Outcome(state="ahead", remote=remote, branch=self._repository.branch)
         there = Remote(self._repository, remote, timeout_s=self._timeout_s)
@@ -209,11 +217,12 @@ class Reconciler:
             return replace(outcome, state="fetch-failed", before=head, after=head, detail=str(exc))
         ours = self._repository.head()
         outcome = replace(outcome, before=ours, after=ours, remote_head=theirs)
-        if endless := self._endless(ours, theirs, strategy):
+        if endless := self._endless(ours, theirs, strategy, takes):
             return replace(outcome, state="conflict", detail=endless)
         with self._alone(remote):
             ours = self._repository.head()
-            outcome = self._join(replace(outcome, before=ours, after=ours), strategy, dry_run=dry_run)
+            outcome = replace(outcome, before=ours, after=ours)
+            outcome = self._join(outcome, strategy, dry_run=dry_run, takes=takes)
         if not dry_run and outcome.state not in ("in-sync", "ahead"):
             log().info(
                 "reconcile.done",
@@ -227,20 +236,20 @@ class Reconciler:
             )
         return outcome
 
-    def _endless(self, ours: str | None, theirs: str | None, strategy: Strategy) -> str:
+    def _endless(self, ours: str | None, theirs: str | None, strategy: Strategy, takes: Takes | None) -> str:
         """
         Say why a merge would not come to its end under the write lock, where writers wait for it; else "".
         """
-        if strategy == "fast-forward" or ours is None or theirs is None:
+        if strategy == "fast-forward" or ours is None or theirs is None or not self._is_apart(ours, theirs):
             return ""
-        tried = self._try_merge(ours, theirs, message="") if self._is_apart(ours, theirs) else None
-        return tried.detail if tried and tried.ran_out else ""
+        tried = self._merger.merge(ours, theirs, message="", takes=takes)
+        return tried.detail if tried.ran_out else ""
 
     def _is_apart(self, ours: str, theirs: str) -> bool:
         contains = self._repository.contains
         return not contains(theirs, ours) and not contains(ours, theirs)
 
-    def _join(self, outcome: Outcome, strategy: Strategy, *, dry_run: bool) -> Outcome:
+    def _join(self, outcome: Outcome, strategy: Strategy, *, dry_run: bool, takes: Takes | None) -> Outcome:
         ours, theirs, contains = outcome.before, outcome.remote_head, self._repository.contains
         if theirs is None or (ours is not None and contains(theirs, ours)):
             return replace(outcome, state="in-sync" if ours == theirs else "ahead")
@@ -249,95 +258,31 @@ class Reconciler:
         if strategy == "fast-forward":
             return replace(outcome, state="conflict", detail="both sides have commits that the other lacks")
         if strategy == "merge":
-            return self._merge(outcome, ours, theirs, dry_run=dry_run)
+            return self._merge(outcome, ours, theirs, dry_run=dry_run, takes=takes)
         return self._rebase(outcome, ours, theirs, dry_run=dry_run, preserve=strategy == "preserve")
 
-    def _merge(self, outcome: Outcome, ours: str, theirs: str, *, dry_run: bool) -> Outcome:
+    def _merge(
+        self, outcome: Outcome, ours: str, theirs: str, *, dry_run: bool, takes: Takes | None
+    ) -> Outcome:
         message = f"Merge {self._repository.branch} of {outcome.remote}"
-        found = self._try_merge(ours, theirs, message=message)
-        if found.conflicts or found.detail:
+        found = self._merger.merge(ours, theirs, message=message, takes=takes)
+        if found.commit is None:
             return replace(
-                outcome,
-                state="conflict",
-                conflicts=found.conflicts,
-                detail=found.detail or "records conflict",
+                outcome, state="conflict", conflicts=found.conflicts, detail=found.detail, tree=found.tree
             )
         return self._moved(replace(outcome, state="merged", after=found.commit), dry_run=dry_run)
 
     def _rebase(self, outcome: Outcome, ours: str, theirs: str, *, dry_run: bool, preserve: bool) -> Outcome:
-        rebased = self._try_rebase(ours, theirs)
-        if rebased is not None:
+        tip = rebased(self._repository, ours, theirs, int(self._clock()))
+        if tip is not None:
             kept_as = self._keep(outcome.remote, ours, dry_run=dry_run)
-            return self._moved(
-                replace(outcome, state="rebased", after=rebased, kept_as=kept_as), dry_run=dry_run
-            )
-        found = self._try_merge(ours, theirs, message="")
+            return self._moved(replace(outcome, state="rebased", after=tip, kept_as=kept_as), dry_run=dry_run)
+        found = self._merger.merge(ours, theirs, message="")
         outcome = replace(outcome, state="conflict", conflicts=found.conflicts)
         if not preserve:
             return replace(outcome, detail=found.detail or "a commit of ours does not fit on top of theirs")
         kept_as = self._keep(outcome.remote, ours, dry_run=dry_run)
-        detail = f"the branch is what {outcome.remote} has; our commits are set aside on {kept_as}"
-        return self._moved(replace(outcome, after=theirs, kept_as=kept_as, detail=detail), dry_run=dry_run)
-
-    def _try_merge(self, ours: str, theirs: str, *, message: str) -> _Merged:
-        """
-        Merge, apart: gitsheets opens the sheets for it, which may run what their declarations hold.
-        """
-        place = str(self._repository.path), self._repository.root
-        try:
-            found = _mergers.call(
-                merged, *place, ours, theirs, int(self._clock()), message, COMMITTER, limit=_MERGE
-            )
-        except gitsheets.GitsheetsError as exc:  # no common history
-            return _Merged(commit=None, conflicts=(), detail=str(exc))
-        except OverrunError as exc:
-            detail = f"the records cannot be merged: {exc}"
-            return _Merged(commit=None, conflicts=(), detail=detail, ran_out=True)
-        except (CrowdedError, ApartError) as exc:
-            raise RepositoryError(f"cannot merge: {exc}") from exc
-        conflicts = [
-            Conflict(path=each["path"], kind=each["kind"], field=each["field"]) for each in found["conflicts"]
-        ]
-        return _Merged(commit=found["commit"], conflicts=tuple(conflicts), detail="")
-
-    def _try_rebase(self, ours: str, theirs: str) -> str | None:
-        """
-        Return our last commit as it is on top of *theirs*, or None where one of ours conflicts.
-        """
-        with suppress(RepositoryError):  # it is in nobody's way
-            self._repository.remove_ref(_FORMER_SCRATCH_REF)
-        try:
-            scratch = self._scratch(ours)
-            found = gitsheets.sync_branch(
-                str(scratch),
-                _SCRATCH_REF,
-                theirs,
-                int(self._clock()),
-                on_conflict="fail",
-                committer=COMMITTER,
-            )
-        except gitsheets.GitsheetsError:  # no common history
-            return None
-        except OSError as exc:
-            _fail(exc)
-        return str(found["new_commit"]) if found["outcome"] == "rebased" else None
-
-    def _scratch(self, head: str) -> Path:
-        """
-        Make a repository over the same objects whose one ref is at *head*.
-
-        A ref that a killed rebase leaves there concerns neither git nor the next rebase.
-        """
-        scratch = rebase_view(self._repository.path)
-        shutil.rmtree(scratch, ignore_errors=True)
-        ref = scratch / _SCRATCH_REF
-        ref.parent.mkdir(parents=True)
-        ref.write_text(f"{head}\n")
-        (scratch / "HEAD").write_text(f"ref: {_SCRATCH_REF}\n")
-        (scratch / "config").write_text("[core]\n\trepositoryformatversion = 0\n\tbare = true\n")
-        (scratch / "objects").symlink_to("../../objects")
-        share_all(str(self._repository.path), scratch)
-        return scratch
+        return self._moved(replace(outcome, after=theirs, kept_as=kept_as), dry_run=dry_run)
 
     def _keep(self, remote: str, commit: str, *, dry_run: bool) -> str:
         """
@@ -376,14 +321,6 @@ class Reconciler:
                 yield
         except LockTimeoutError as exc:
             raise ReconcileError(f"cannot reconcile with {remote}: {exc}") from exc
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Merged:
-    commit: str | None
-    conflicts: tuple[Conflict, ...]
-    detail: str
-    ran_out: bool = False
 
 
 def _fail(exc: Exception) -> NoReturn:

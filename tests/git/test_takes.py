@@ -1,0 +1,179 @@
+"""
+What an operator takes of a conflict is in the merge, and so is all that does not conflict.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+
+import pytest
+
+from ferry.worker.errors import ReconcileError
+from ferry.worker.files.places import state_directory, write_lock
+from ferry.worker.repair.reconcile import Outcome, Reconciler
+from tests.line import Deployment
+from tests.parts import Bare
+
+KIM, LOU, PHOTO, NOTE = "people/kim.toml", "people/lou.toml", "people/kim/photo.png", "NOTE"
+EMAIL, CITY = f"{KIM}:email", f"{KIM}:address.city"
+BASE = {
+    KIM: 'born = 1979-05-27\nemail = "base"\nname = "Kim"\nslug = "kim"\n'
+    '[address]\ncity = "Base"\nzip = "0"\n',
+    LOU: 'name = "Lou"\nslug = "lou"\n',
+    PHOTO: "\0base",
+    NOTE: "base\n",
+}
+OURS = {
+    KIM: 'born = 1979-05-27\nemail = "o"\nname = "Kim"\nours = 1\nslug = "kim"\n'
+    '[address]\ncity = "O"\nzip = "0"\n',
+    LOU: None,
+    PHOTO: "\0ours",
+    NOTE: "ours\n",
+}
+THEIRS = {
+    KIM: 'born = 1979-05-27\nemail = "t"\nname = "Kimberly"\nslug = "kim"\nsince = 07:32:00\n'
+    '[address]\ncity = "T"\nzip = "1"\n',
+    LOU: 'name = "Louise"\nslug = "lou"\n',
+    PHOTO: "\0theirs",
+    NOTE: "base\n",
+}
+UNDISPUTED = {"name": "Kimberly", "ours": 1, "slug": "kim", "born": date(1979, 5, 27)}
+
+
+@dataclass(frozen=True)
+class Parted:
+    """
+    Two sides that changed the same fields, and others.
+    """
+
+    data: Bare
+    remote: Bare
+    reconciler: Reconciler
+
+    def take(self, *takes: str, dry_run: bool = False, strategy="merge") -> Outcome:
+        chosen = dict(take.rsplit("=", 1) for take in takes)
+        return self.reconciler.reconcile("origin", strategy, takes=chosen, dry_run=dry_run, compares=True)
+
+    def file(self, path: str) -> str | None:
+        listed = self.data.git("ls-tree", "main", path)
+        return self.data.git("show", f"main:{path}") if listed else None
+
+
+@pytest.fixture
+def parted(deploy: Callable[..., Deployment], data: Bare, remote: Bare) -> Parted:
+    deployment = deploy()
+    _edit(data, BASE)
+    data.git("push", "--quiet", str(remote.path), "main:main")
+    _edit(data, OURS)
+    _edit(remote, THEIRS)
+    lock = write_lock(data.path)
+    return Parted(
+        data, remote, Reconciler(deployment.settings, deployment.repository, deployment.ledger, lock)
+    )
+
+
+def _edit(bare: Bare, files: dict[str, str | None]) -> None:
+    lines = [
+        f"D {path}\n" if text is None else f"M 100644 inline {path}\ndata {len(text)}\n{text}\n"
+        for path, text in files.items()
+    ]
+    head = "commit refs/heads/main\ncommitter Sam <sam@example.org> 1780000000 +0000\ndata 4\nedit\n"
+    bare.feed("fast-import", "--quiet", content=f"{head}from {bare.head()}\n{''.join(lines)}".encode())
+
+
+@pytest.mark.parametrize(
+    ("takes", "email", "city"),
+    [
+        ((f"{KIM}=ours",), "o", "O"),
+        ((f"{KIM}=theirs",), "t", "T"),
+        ((f"{EMAIL}=theirs", f"{CITY}=ours"), "t", "O"),
+        ((f"{KIM}=theirs", f"{EMAIL}=ours"), "o", "T"),
+    ],
+)
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_what_is_taken_is_in_the_merge_with_all_that_both_changed_besides(
+    parted: Parted, takes: tuple[str, ...], email: str, city: str, side: str
+):
+    ours, theirs = parted.data.head(), parted.remote.head()
+
+    outcome = parted.take(*takes, f"{LOU}={side}", f"{PHOTO}={side}")
+
+    assert (outcome.state, outcome.after, outcome.conflicts) == ("merged", parted.data.head(), ())
+    assert parted.data.git("log", "-1", "--format=%P") == f"{ours} {theirs}"
+    kim = tomllib.loads(parted.file(KIM) or "")
+    assert kim["email"] == email
+    assert kim["address"] == {"city": city, "zip": "1"}
+    assert kim.items() >= UNDISPUTED.items(), "what does not conflict is of both"
+    assert str(kim["since"]) == "07:32:00"
+    assert parted.file(PHOTO) == f"\0{side}"
+    assert parted.file(LOU) == (None if side == "ours" else THEIRS[LOU].strip())
+    assert parted.file(NOTE) == "ours"
+    assert f"{LOU}: {side}" in parted.data.git("log", "-1", "--format=%b"), "the commit says what was taken"
+    assert parted.data.git("fsck", "--strict", "--no-dangling") == ""
+    assert not list(state_directory(parted.data.path).glob("tmp*"))
+
+
+def test_what_nobody_has_decided_stays_a_conflict_and_nothing_is_changed(parted: Parted):
+    ours = parted.data.head()
+
+    outcome = parted.take(f"{EMAIL}=theirs", f"{PHOTO}=ours")
+
+    assert outcome.state == "conflict"
+    assert [str(conflict) for conflict in outcome.conflicts] == [CITY, LOU]
+    assert parted.data.head() == ours
+    fields = _fields(outcome)
+    assert fields[KIM, "email"] == ('"base"', '"o"', '"t"', '"t"', False)
+    assert fields[KIM, "address.city"] == ('"Base"', '"O"', '"T"', None, True)
+
+
+@pytest.mark.parametrize("take", [f"{KIM}:name", NOTE, "people/nobody.toml", "people/kim"])
+def test_a_side_of_what_does_not_conflict_cannot_be_taken(parted: Parted, take: str):
+    ours = parted.data.head()
+    with pytest.raises(ReconcileError, match="nothing conflicts at"):
+        parted.take(f"{take}=ours")
+    assert parted.data.head() == ours
+
+
+def test_a_dry_run_shows_each_field_with_what_both_sides_have_and_what_comes_of_it(parted: Parted):
+    outcome = parted.take(dry_run=True)
+
+    assert [change.path for change in outcome.changes] == [KIM, PHOTO, LOU, NOTE]
+    assert {(each.path, each.ours, each.theirs, each.result) for each in outcome.changes} == {
+        (KIM, "changed", "changed", "conflict"),
+        (LOU, "removed", "changed", "conflict"),
+        (PHOTO, "changed", "changed", "conflict"),
+        (NOTE, "changed", "unchanged", "changed"),
+    }
+    photo = [f"{len(side) + 1} bytes" for side in ("base", "ours", "theirs")]
+    assert _fields(outcome) == {
+        (KIM, "address.city"): ('"Base"', '"O"', '"T"', None, True),
+        (KIM, "address.zip"): ('"0"', '"0"', '"1"', '"1"', False),
+        (KIM, "email"): ('"base"', '"o"', '"t"', None, True),
+        (KIM, "name"): ('"Kim"', '"Kim"', '"Kimberly"', '"Kimberly"', False),
+        (KIM, "ours"): (None, "1", None, "1", False),
+        (KIM, "since"): (None, None, "07:32:00", "07:32:00", False),
+        (LOU, "name"): ('"Lou"', None, '"Louise"', None, True),
+        (LOU, "slug"): ('"lou"', None, '"lou"', None, True),
+        (PHOTO, None): (*photo, None, True),
+        (NOTE, None): ("base\n", "ours\n", "base\n", "ours\n", False),
+    }
+
+
+def test_a_dry_run_of_a_fast_forward_shows_what_would_be_taken_over(parted: Parted):
+    parted.data.git("update-ref", "refs/heads/main", "main~1")
+    outcome = parted.take(dry_run=True)
+    assert outcome.state == "fast-forwarded"
+    assert _fields(outcome)[KIM, "email"] == ('"base"', '"base"', '"t"', '"t"', False)
+
+
+def _fields(outcome: Outcome) -> dict[tuple[str, str | None], tuple[str | bool | None, ...]]:
+    found = {}
+    for change in outcome.changes:
+        for field in change.fields:
+            values = (field.base, field.ours, field.theirs, field.result)
+            shown = (value and value.partition(", ")[0] for value in values)  # without the name of a blob
+            found[change.path, field.name] = (*shown, field.conflict)
+    return found

@@ -1,0 +1,78 @@
+"""
+Trees and commits made of others, by git itself: for the few that no write makes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from ferry.worker.files.places import state_directory
+from ferry.worker.git.history import History
+
+
+def with_files_of(
+    repository: History, tree: str, other: str, *, paths: Iterable[str], texts: Mapping[str, str]
+) -> str:
+    """
+    Return *tree* with the files at *paths* as the tree *other* has them, or without those that it lacks.
+
+    Args:
+        texts: The content of further files, by their paths.
+
+    Raises:
+        RepositoryError: git could not.
+        OSError: The disk refused.
+    """
+    there = _changed(repository, tree, other)
+    entries = [(*there[path], path) for path in paths if path in there]
+    entries += [
+        ("100644", repository.objects.write("blob", text.encode()), path) for path, text in texts.items()
+    ]
+    query = repository.git.query
+    with (
+        tempfile.TemporaryDirectory(dir=state_directory(repository.path)) as scratch,
+        open(os.memfd_create("entries"), "w+b") as listed,
+    ):
+        listed.write("".join(f"{mode} {name}\t{path}\0" for mode, name, path in entries).encode())
+        listed.seek(0)
+        index = {"GIT_INDEX_FILE": str(Path(scratch) / "index")}
+        query("read-tree", tree, environment=index)
+        query("update-index", "-z", "--index-info", stdin=cast(BinaryIO, listed), environment=index)
+        return query("write-tree", environment=index).strip()
+
+
+def _changed(repository: History, tree: str, other: str) -> dict[str, tuple[str, str]]:
+    """
+    Return mode and object name in *other* of each file that differs from *tree*; zeros where it has none.
+    """
+    options = ("-r", "-z", "--raw", "--no-abbrev", "--no-renames")
+    parts = repository.git.query("diff-tree", *options, tree, other, "--").split("\0")
+    heads = (head.split() for head in parts[::2])
+    return {path: (head[1], head[3]) for head, path in zip(heads, parts[1::2], strict=False)}
+
+
+def commit_of(
+    repository: History,
+    tree: str,
+    parents: Sequence[str],
+    message: str,
+    committer: tuple[str, str],
+    seconds: int,
+) -> str:
+    """
+    Store a commit of *tree*; returns its full name. No branch names it.
+
+    Raises:
+        RepositoryError: git could not.
+    """
+    named = [argument for parent in parents for argument in ("-p", parent)]
+    who = {
+        f"GIT_{role}_{part}": value
+        for role in ("AUTHOR", "COMMITTER")
+        for part, value in zip(("NAME", "EMAIL", "DATE"), (*committer, f"{seconds} +0000"), strict=True)
+    }
+    return repository.git.query("commit-tree", tree, *named, "-m", message, environment=who).strip()
