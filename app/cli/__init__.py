@@ -1,6 +1,6 @@
 """
 The command ``ferry``: ``main`` puts its parts together.
 
-``pushes`` and ``explain`` are ``ferry push``, ``checks`` doctor, verify and page, ``repository`` and
-``reconcile`` what reads and joins the data repository, ``tokens`` makes tokens.
+``pushes`` and ``explain`` are ``ferry push``, ``checks`` doctor, verify and page, ``repository``,
+``reconcile`` and ``branches`` what reads and joins the data repository, ``tokens`` makes tokens.
 """

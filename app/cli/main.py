@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ferry.app.cli import checks, pushes, reconcile, repository, tokens
+from ferry.app.cli import branches, checks, pushes, reconcile, repository, tokens
 from ferry.app.version import this_build
 from ferry.worker.errors import WorkerError
 
@@ -90,6 +90,7 @@ def demo() -> None:
 
 
 for command in (
+    branches.branches,
     checks.doctor,
     checks.send_page,
     checks.verify_remotes,

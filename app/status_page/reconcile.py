@@ -1,11 +1,12 @@
 """
 Joining the branch with a remote's, in a browser: shown first, with what an operator takes of each conflict,
-and done only while that still holds.
+and done only while that still holds. And the branches that are left of it.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from flask import Blueprint, request
@@ -15,11 +16,13 @@ from ferry.app.problems import Problem
 from ferry.app.services import services
 from ferry.app.status_page.answers import message, page, the_remote
 from ferry.worker.errors import WorkerError
+from ferry.worker.repair import kept
 from ferry.worker.repair.merger import Takes, parse_takes
 from ferry.worker.repair.reconcile import Outcome, Strategy
 
 bp = Blueprint("reconcile", __name__)
 
+_ANSWER_S = 15.0  # for one remote; a browser does not wait for long
 _STRATEGIES: tuple[Strategy, ...] = ("merge", "rebase", "preserve")
 
 
@@ -53,6 +56,52 @@ def join() -> ResponseReturnValue:
         strategy=strategy,
         strategies=_STRATEGIES,
     )
+
+
+@bp.get("/branches")
+def show_branches() -> ResponseReturnValue:
+    """
+    Show the branches that Ferry made to keep commits safe.
+    """
+    found, problems = _branches()
+    return _branches_page(found, problems)
+
+
+@bp.post("/branches")
+def remove_branches() -> ResponseReturnValue:
+    """
+    Remove those of them whose commits are all in the branch.
+    """
+    found, problems = _branches()
+    removed = []
+    for each in [each for each in found if each.is_contained]:
+        try:
+            kept.remove(services().pipeline.repository, each, timeout_s=_ANSWER_S)
+            removed.append(each)
+        except WorkerError as exc:
+            problems.append(str(exc))
+    return _branches_page([each for each in found if each not in removed], problems, removed)
+
+
+def _branches() -> tuple[list[kept.Kept], list[str]]:
+    """
+    Return the branches of all remotes and of this machine, and why some could not be listed.
+    """
+    pipeline = services().pipeline
+    found, problems = [], []
+    for remote in (*pipeline.settings.remotes, kept.HERE):
+        try:
+            found += kept.kept_branches(pipeline.repository, remote, timeout_s=_ANSWER_S)
+        except WorkerError as exc:
+            problems.append(str(exc))
+    return found, problems
+
+
+def _branches_page(
+    found: Sequence[kept.Kept], problems: Sequence[str], removed: Sequence[kept.Kept] = ()
+) -> ResponseReturnValue:
+    branch = services().pipeline.repository.branch
+    return page("branches", found=found, problems=problems, removed=removed, branch=branch)
 
 
 def _plan(outcome: Outcome, takes: Takes) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from ferry.worker.repair.kept import HERE
 from ferry.worker.repair.reconcile import Outcome
 from ferry.worker.repair.reconcile import State as Joined
 from ferry.worker.status import RemoteStatus
@@ -64,6 +65,13 @@ _SET_ASIDE = (
     "Both sides changed the same thing. The branch was set to the remote's.",
 )
 _KEPT = ("would be kept", "are kept")
+
+
+def place(remote: str) -> str:
+    """
+    Say where a branch is, which is on a remote or in the data repository.
+    """
+    return "here" if remote == HERE else f"on {remote}"
 
 
 def joined(outcome: Outcome, *, is_done: bool) -> str:

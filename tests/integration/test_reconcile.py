@@ -12,6 +12,7 @@ import pytest
 
 from ferry.app import create_app
 from ferry.worker.enqueue import PushQueue
+from tests.pages import Browser
 from tests.parts import Bare, wait_until
 
 
@@ -183,6 +184,29 @@ def test_a_start_joins_where_the_settings_want_that(client, worker, env, remote,
         assert remote.head() == theirs
     else:
         wait_until(lambda: remote.has(ours) and remote.has(theirs), what="both on the remote")
+
+
+def test_the_branches_that_ferry_made_are_listed_and_removed_when_an_operator_says_so(
+    env, ferry, data, remote
+):
+    base, rescued, lacking = data.head(), "rescue/main-20261127T101112Z", "conflicts/20261127T101112Z"
+    data.git("push", "-q", str(remote.path), "main", f"main:refs/heads/{rescued}")
+    for bare in (data, remote):
+        bare.git("update-ref", f"refs/heads/{lacking}", bare.git("commit-tree", "-m", "else", "main^{tree}"))
+    shown = ferry("branches")
+    assert shown.returncode == 0, shown.stderr
+    assert f"{rescued} on origin is at {base}: all of it is in main" in shown.stdout
+    assert f"{lacking} here is at" in shown.stdout
+    assert ferry("branches", "--remove").returncode == 1, "nothing was said to the question"
+    assert remote.git("rev-parse", rescued) == base
+
+    browser = Browser(create_app(env, open_access=True).test_client())
+    page = browser.open("/status/branches")
+    assert f"{rescued} on origin {base[:10]} all in main" in page.text
+    assert f"{lacking} here" in page.text
+    assert f"Removed {rescued} on origin." in browser.press(page, "Remove those that are all in main").text
+    assert "refs/heads/rescue" not in remote.git("for-each-ref")
+    assert ferry("branches", "--remove", "--yes", "--json").stdout.count(lacking) == 2
 
 
 # --- The webhook ---

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -97,7 +97,7 @@ class Remote:
         ref, url = self._ref(branch), repository.url_of(self.name)
         options = ["--dry-run"] if dry_run else []
         command = ("push", "--porcelain", *options)
-        found = self._visit(url, *command, refspec=f"{commit}:{ref}", started=started, noted=noted)
+        found = self._visit(url, *command, refspecs=[f"{commit}:{ref}"], started=started, noted=noted)
         pushed = Pushed.of(found, ref)
         if ref == repository.ref and not dry_run and pushed.verdict.landed:
             repository.saw_on_remote(self.name, commit, url=url)
@@ -112,7 +112,7 @@ class Remote:
         """
         ref, url = self._ref(branch), self._repository.url_of(self.name)
         lease = f"--force-with-lease={ref}:{expected}"
-        found = self._visit(url, "push", "--porcelain", lease, refspec=f":{ref}")
+        found = self._visit(url, "push", "--porcelain", lease, refspecs=[f":{ref}"])
         return Pushed.of(found, ref)
 
     def ask(self, branch: str | None = None) -> str | None:
@@ -123,12 +123,20 @@ class Remote:
             RepositoryError: The remote did not answer.
         """
         ref = self._ref(branch)
-        found = self._visit(self._repository.url_of(self.name), "ls-remote", refspec=ref)
+        return self.heads(ref).get(ref)
+
+    def heads(self, *patterns: str) -> dict[str, str]:
+        """
+        Ask the remote for its refs that match *patterns*; returns the commit of each by its full name.
+
+        Raises:
+            RepositoryError: The remote did not answer.
+        """
+        found = self._visit(self._repository.url_of(self.name), "ls-remote", refspecs=patterns)
         if found.exit_status != 0:
-            asked = branch or self._repository.branch
+            asked = patterns[0].removeprefix("refs/heads/")
             raise RepositoryError(f"{self.name} did not say where {asked} stands: {_why(found)}")
-        lines = found.stdout.splitlines()
-        return next((line.split()[0] for line in lines if line.endswith(f"\t{ref}")), None)
+        return dict(line.split("\t", 1)[::-1] for line in found.stdout.splitlines() if "\t" in line)
 
     def fetch(self) -> str | None:
         """
@@ -146,7 +154,7 @@ class Remote:
             _clear(place)
             repository.clear_tracking(self.name)
             command = ("fetch", "--no-tags", "--refmap=", "--no-write-fetch-head")
-            found = self._visit(url, *command, refspec=f"+{repository.ref}:{ref}")
+            found = self._visit(url, *command, refspecs=[f"+{repository.ref}:{ref}"])
             if found.exit_status != 0:
                 raise RepositoryError(f"{failed}: {_why(found)}")
             tip = read_ref(repository.path, ref)
@@ -175,7 +183,7 @@ class Remote:
         self,
         url: str,
         *command: str,
-        refspec: str,
+        refspecs: Sequence[str],
         started: Callable[[int], object] = lambda group: None,
         noted: Callable[[int], object] | None = None,
     ) -> Finished:
@@ -190,7 +198,7 @@ class Remote:
             repository.path,
             *command,
             alias,
-            refspec,
+            *refspecs,
             timeout_s=self._timeout_s,
             given=repository.git.given(),
             configuration=[

@@ -164,14 +164,17 @@ class Repository(History):
         """
         self._tracking.forget(remote)
 
-    def remove_ref(self, ref: str) -> None:
+    def remove_ref(self, ref: str, *, expected: str | None = None) -> None:
         """
         Remove *ref*, if there is one, loose or packed.
 
+        Args:
+            expected: Where it must stand; default: anywhere.
+
         Raises:
-            RepositoryError: git could not.
+            RepositoryError: git could not, or it stands elsewhere.
         """
-        self.git.query("update-ref", "--no-deref", "-d", ref)
+        self.git.query("update-ref", "--no-deref", "-d", ref, *([expected] if expected else []))
 
     def is_current(self, remote: str) -> bool:
         """
