@@ -1,5 +1,5 @@
 """
-One attempt to push, made under a claim: run git, believe it or ask, remember.
+One attempt to push, made under a claim: run git, ask the remote in case of doubt, record the result.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Attempt:
         clock: Seconds since the epoch.
 
     Attributes:
-        is_in_burst: Whether several commits came while the push ran; one may be somebody's next.
+        is_in_burst: Whether several commits came while the push ran, so that more may follow.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Attempt:
 
     def _look(self, head: str) -> str | None:
         """
-        See what has become of a divergence that is known; returns None if a push may land now.
+        Look whether a known divergence still lasts; returns None if a push may land now.
         """
         self._begin(self._settings.push_timeout_s)
         if self._can_be_fast_forwarded(head):
@@ -143,7 +143,7 @@ class Attempt:
 
     def _is_behind(self, head: str) -> str:
         """
-        Note that the remote holds all that we have, and commits that we lack: nothing is to be pushed.
+        Record that the remote holds all our commits and others that we lack: there is nothing to push.
         """
         tip = self._repository.remote_head(self._remote)
         log().info("remote.ahead", remote=self._remote, local_head=head, remote_head=tip)
@@ -214,7 +214,7 @@ class Attempt:
 
     def _fetch(self) -> None:
         """
-        See where the remote stands now, as far as it tells.
+        Fetch the remote's branch, if the remote answers.
         """
         self._begin(self._settings.push_timeout_s)
         try:
@@ -230,7 +230,7 @@ class Attempt:
 
     def _end_orphan(self) -> None:
         """
-        End a push whose worker was killed: it runs on, and nobody minds its timeout.
+        End a push whose worker was killed: it runs on, and no process ends it at its timeout.
         """
         running = self._claim.entry.running
         if running and running.is_alive_here():

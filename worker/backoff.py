@@ -1,7 +1,7 @@
 """
 How long to wait before the next attempt.
 
-Pure: the clock and the dice are arguments.
+Pure: time and jitter are arguments.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ def delay_s(attempt: int, *, base_s: float, cap_s: float, jitter: float) -> floa
     """
     Return the wait before retry number *attempt*, in seconds.
 
-    Doubles from *base_s* and never exceeds *cap_s*. *jitter* then picks a point
-    in the upper half of that, so that many workers do not return at once while
-    every wait still grows ("equal jitter", M. Brooker, "Exponential Backoff And
+    The ceiling doubles from *base_s* and never exceeds *cap_s*. *jitter* picks a point in
+    its upper half, so that many workers do not return at the same moment and
+    every wait is still longer than the one before ("equal jitter", M. Brooker, "Exponential Backoff And
     Jitter", AWS Architecture Blog, 2015).
 
     Args:

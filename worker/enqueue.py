@@ -1,9 +1,9 @@
 """
 The API's only door into the worker: one push task per commit and remote.
 
-A task is a nudge and no record: git knows what is pending, and the sweep finds
-what nobody was nudged for. So the request that has just committed neither fails
-nor waits when the broker is away.
+A task only wakes a worker: git knows what is pending, and the sweep finds commits
+whose task was lost. So a request that has committed neither fails nor waits when
+the broker is away.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ferry.worker.observe.logs import log, traced
 from ferry.worker.turn import Occasion
 
 BUDGET_S = 0.25
-# The task pushes the branch as it stands then; the commit is for whoever reads the task list.
+# The task pushes the branch as it stands when it runs. The commit is for people who read the task list.
 SHOWN_CHARACTERS = 12
 _SENDERS = 4
 
@@ -48,8 +48,8 @@ class PushQueue:
         self._remotes = tuple(remotes)
         self._on_failure = on_failure
         self._budget_s = budget_s
-        # Sockets have timeouts, name look-ups and TLS handshakes do not: the
-        # sending is done elsewhere, and waited for as long as the budget lasts.
+        # Sockets have timeouts; name look-ups and TLS handshakes have none. So another thread
+        # sends, and this one waits for as long as the budget lasts.
         self._senders = _senders()
         # Neither threads nor a connection survive a fork (gunicorn --preload).
         os.register_at_fork(after_in_child=self._start_afresh)
@@ -82,9 +82,9 @@ class PushQueue:
                 sending.cancel()
                 raise TimeoutError(f"the broker did not answer within {self._budget_s:g} s") from None
         except Exception as exc:  # noqa: BLE001
-            # Whatever a broker's library raises, and threading where no thread can be had or
-            # the interpreter ends: the commit is durable already and the caller must be told
-            # so. An error here would invite a second write of the same record.
+            # A broker's library may raise anything, and threading raises where no thread can start or
+            # the interpreter ends. The commit is durable, and the client must get that answer: an error
+            # would make it write the same record again.
             self._report(remote, commit, str(exc))
             return False
         return True

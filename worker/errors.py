@@ -37,32 +37,32 @@ class SettingsError(WorkerError):
 
 class RepositoryError(WorkerError):
     """
-    The data repository is missing, not bare, or otherwise not usable.
+    The data repository is missing, is not bare, or cannot be used for another reason.
     """
 
 
 class LedgerError(RepositoryError):
     """
-    What is known of a remote is there and cannot be read: nothing is decided without it.
+    The ledger of a remote exists and cannot be read. Without it, nothing is decided.
     """
 
 
 class RemoteBusyError(WorkerError):
     """
-    A push has kept its remote to itself for longer than somebody could wait.
+    A push holds the claim on its remote for longer than the caller can wait.
     """
 
 
 class ReconcileError(WorkerError):
     """
-    The branch and a remote could not be joined, and nothing was changed.
+    The branch and a remote could not be joined. Nothing was changed.
     """
 
 
 class PushDeferred(WorkerError):
     """
-    Another push is due, but not in this turn: ``CFP_PUSH_MIN_INTERVAL`` is not
-    over, somebody else is at it, or the task has been at it for so long that it starts anew.
+    Another push is due, but not now: ``CFP_PUSH_MIN_INTERVAL`` is not over, another process
+    holds the claim, or the task has run for so long that a retry of it continues.
 
     Attributes:
         retry_in_s: Seconds until it is due.
@@ -101,11 +101,11 @@ class PushError(WorkerError):
 
 class PushFailed(PushError):
     """
-    The same push may succeed later, untouched. Celery retries it.
+    The same push may succeed later. Celery retries it.
 
     Attributes:
         retry_in_s: Seconds until the next attempt, or None where this attempt
-            was made out of turn and the retry that is scheduled already stands.
+            was made before its time and the scheduled retry remains.
     """
 
     retry_in_s: float | None = None
@@ -113,7 +113,7 @@ class PushFailed(PushError):
 
 class PushRefused(PushError):
     """
-    The same push will be refused again until a person acts. Not retried.
+    The remote will refuse the same push again until a person acts. Celery does not retry it.
     """
 
 
@@ -121,5 +121,5 @@ class NonFastForward(PushRefused):
     """
     The remote branch holds commits that the local branch does not.
 
-    Never retried and never forced: someone else's work would be lost.
+    It is never retried and never forced: other people's commits would be lost.
     """

@@ -238,11 +238,11 @@ REFUSED = (
     _BUSY,
     _HOST_DISK,
     _HOST_HOOK,
-    # Whoever broke while writing refs cannot be believed about refs.
+    # A remote that broke while it wrote refs cannot be believed about refs.
     _rule("broke-while-writing", "server", ANSWER,
           r"fatal error in commit_refs|rejected\] \((?:failure|internal (?:server )?error)", ambiguous=True),
     _HOST_TROUBLE,
-    # Somebody pushed at the same instant, or a dead git left its lock: the remote's tip tells which.
+    # Another push came at the same instant, or a killed git left its lock: the remote's tip tells which.
     _rule("ref-locked", "locked", ANSWER,
           r"(?:^|\(|error: )cannot lock ref|\(failed to (?:update ref|lock|delete)",
           r"\(lock[ _](?:failure|error)|\(.*already locked",
@@ -329,7 +329,7 @@ UNANSWERED = (
           r"unknown object format"),
     _HOST_KEY,
     _BUSY,
-    # What sshd says in place of its banner, or before it lets nobody in.
+    # What sshd says instead of its banner, or before it refuses every login.
     _rule("sshd-busy", "rate-limited", LOCAL, r"exceeded maxstartups|not allowed at this time"),
     _rule("sshd-starting", "server", LOCAL, r"system is (?:booting|going|shutting)"),
     _rule("too-many-requests", "rate-limited", LOCAL, _http("429|509")),
@@ -457,7 +457,7 @@ def explain(exit_status: int | None, stdout: str, stderr: str, *, ref: str | Non
         stdout: A line per ref, and ``Done``.
         stderr: Everything else.
         ref: Full name of the ref that was pushed to: without a line for it nothing counts as pushed.
-            None where that is not known, as for an output that somebody pasted.
+            None where that is not known, as for output that a person pasted.
     """
     if exit_status is None or exit_status in _ENDED_FROM_OUTSIDE:
         return Verdict("timeout", "ended-from-outside", "", ambiguous=True)

@@ -1,8 +1,8 @@
 """
 Several data repositories behind one worker, one beat and one Flower.
 
-``CFP_DATA_REPOSITORIES`` names a directory with a file of variables for each, as
-its API has them. What a worker takes in processes and memory, it takes once.
+``CFP_DATA_REPOSITORIES`` names a directory with one file for each repository. The file holds the same
+variables as the environment of that repository's API. The processes of the worker serve all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ferry.worker.settings import PREFIX, Settings, absolute_path
 
 VARIABLE = "CFP_DATA_REPOSITORIES"
 _ENDING = ".env"
-# What says which repository it is, and where its commits go: it must not be another one's by oversight.
+# Variables that say which repository it is and where its commits go. Each file has its own.
 _OF_EACH = f"{PREFIX}DATA_"
 _READ = (PREFIX, "SENTRY_", "GIT_SSH_COMMAND")
 
@@ -99,13 +99,13 @@ def _variables(file: Path) -> dict[str, str]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no text, or a line is something else.
+        ValueError: The file is not text, or a line is something else.
     """
     with file.open(encoding="utf-8") as stream:
         lines = list(parse_stream(stream))
     for line in lines:
         if line.error or (line.key and line.value is None):
-            # It is not repeated: what stands here may be a secret.
+            # The line itself is not shown: it may be a secret.
             raise ValueError(f"line {line.original.line} is not NAME=value")
     pairs = {line.key: line.value for line in lines if line.key and line.value is not None}
     if VARIABLE in pairs:

@@ -1,9 +1,10 @@
 """
-Looking once more, where a claim was let go of: the holder owes it to the tasks that met it.
+The look at the branch that follows the release of a claim.
 
-A task that finds its remote claimed hands its commit over and ends. The claim may have been
-held for anything: a push that was refused, a look at the remote, a page, a pause, a reconcile. So
-every claim ends here, and a push is queued where the branch holds what no attempt has tried.
+A task that finds its remote claimed hands its commit over to the holder and ends. The holder may
+do anything under the claim: make a push that is refused, ask the remote, send a page, pause, reconcile.
+So each release of a claim comes here, and queues a push where the branch holds a commit that no attempt
+has tried.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ _DUE_S = 1.0  # a retry that is due this soon is about to come
 
 class Handover:
     """
-    Queues a push for commits that were handed over to a holder which has let go.
+    Queues a push for commits that tasks handed over to a claim's holder.
 
     Args:
         repository: The data repository.
-        ledger: What was tried, and what is scheduled.
+        ledger: Which commit was tried, and which retry is scheduled.
         send: Queues a push of a commit to a remote.
     """
 
@@ -42,8 +43,8 @@ class Handover:
             if (commit := self._untried(remote)) is not None:
                 self._send(remote, commit)
         except Exception as exc:  # noqa: BLE001
-            # The claim was held for something that has its own result or error, which this
-            # must not replace. The sweep finds what is not queued here.
+            # The holder has a result or an error of its own, which this error must not replace.
+            # The sweep finds what is not queued here.
             log().warning("push.not_handed_over", remote=remote, error=str(exc))
 
     def _untried(self, remote: str) -> str | None:
@@ -51,7 +52,7 @@ class Handover:
         if head is None or self._repository.is_pushed(remote, head):
             return None
         entry = self._ledger.read(remote)
-        # Another holder looks again itself.
+        # Another holder looks again when it releases the claim.
         facts = Facts(
             pending=True, claimed=self._ledger.is_claimed(remote), occasion="commit", grace_s=_DUE_S
         )

@@ -1,11 +1,10 @@
 """
-A backlog that does not go in one push goes in parts, each small enough for the time that it has.
+A backlog that is too large for one push is pushed in parts, each small enough for the push timeout.
 
 Every ancestor of the branch that holds what the remote has is a fast-forward there. So a push
 that ran into its timeout is followed by one of half as many commits, and by half of that, until
-one lands; each that lands quickly is followed by one of twice as many. The size is kept in the
-ledger. What cannot be halved is a single commit: it is given the time that it takes on the
-slowest link.
+one lands; a push that lands quickly is followed by one of twice as many. The ledger keeps the
+size. A single commit cannot be halved: its timeout is the time that it takes on the slowest link.
 """
 
 from __future__ import annotations
@@ -98,8 +97,8 @@ class Parts:
         """
         Return the commits that the branch went through since *seen*, oldest first, that hold *seen*.
 
-        What was merged is no place to stop at: the remote would refuse it. A commit that holds
-        *seen* is followed by such commits only.
+        A commit of a merged side branch cannot be pushed alone: the remote would refuse it. All
+        commits after the first one that holds *seen* hold it too.
         """
         line = self._repository.commits_between(seen, head, first_parents=True)[::-1]
         if seen is None:

@@ -1,5 +1,5 @@
 """
-The parts that get commits of one repository to its remotes.
+The parts that bring the commits of one repository to its remotes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ferry.worker.watchdog import Watchdog
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
     """
-    Everything that gets commits of one repository to its remotes.
+    Everything that brings the commits of one repository to its remotes.
 
     Attributes:
         celery: The process's app, which several repositories may share.
@@ -65,7 +65,7 @@ def assemble(
     Args:
         env: Environment variables, for git.
         name: What the repository is called where a worker serves several; else "".
-        packing: The lock for one packing at a time, likewise; else None.
+        packing: The lock that lets such a worker pack one repository at a time; else None.
     """
     path = settings.data_repo_path
     credentials = Credentials.from_settings(settings, env)

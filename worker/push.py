@@ -1,9 +1,9 @@
 """
-Whether to push: one claim, and nobody waits for it.
+Which task pushes: the one that holds the remote's claim. The others do not wait for it.
 
 Any number of tasks may ask for the same remote. At most one of them holds the
-claim and makes an ``Attempt``; the others hand over to it. Nothing is lost by
-that: the holder looks at the branch again after it has let go of the claim, and
+claim and makes an ``Attempt``; the others hand their commits over to it and end. No commit
+is lost: the holder looks at the branch again after it has released the claim, and
 a commit is in the branch before its task can find the claim taken.
 """
 
@@ -28,10 +28,10 @@ from ferry.worker.settings import Settings
 from ferry.worker.sweep import may_lack_commits
 from ferry.worker.turn import AHEAD_OF_RETRY, Facts, Occasion, Turn, is_look_due, whose_turn
 
-# A worker that is to stop waits for its tasks: under steady load one would never end.
+# A worker that stops waits for its tasks, and under steady load a task would never end.
 _TURN_S = 2.0
-# Several commits that came while a push ran are a burst, and go along with what follows them without a
-# pause, for this long from that push's start: each costs as much as ten commits, and they share the machine.
+# Several commits that came while a push ran are a burst. The next push waits for the burst's end, for at most
+# this long from the last push's start: a push costs as much as ten commits, on the same machine.
 _GATHER_S = 0.25
 _PAUSE_S = 0.025
 _LOOK_EVERY_S = 0.005
@@ -88,7 +88,7 @@ class Pusher:
         ledger: Where attempts are remembered.
         reconciler: What joins the branch with origin's, where the settings say so.
         clock: Seconds since the epoch.
-        jitter: A number in [0, 1), afresh at each call.
+        jitter: Returns a new number in [0, 1) at each call.
     """
 
     def __init__(
@@ -111,14 +111,14 @@ class Pusher:
 
     def push(self, request: Request) -> str:
         """
-        Bring *request.remote* up to date, unless somebody else sees to it.
+        Bring *request.remote* up to date, unless another task or a scheduled retry does it.
 
         Returns:
-            What came of it, in a few words for whoever reads the task list.
+            The result in a few words, for people who read the task list.
 
         Raises:
-            PushDeferred: It is too soon after the last attempt, commits still arrive after some seconds, or
-                somebody else pushes at the moment when this retry is due.
+            PushDeferred: The last attempt was too recent, commits still arrive after some seconds, or
+                another process pushes at the moment when this retry is due.
             PushFailed: The attempt failed and is to be retried.
             PushRefused: The attempt failed and a retry would not help.
         """
@@ -126,7 +126,7 @@ class Pusher:
             return NO_SUCH_REMOTE
         try:
             if self._looks(request):
-                # If it answers it is worth a try; and tasks that met our claim have handed over to us.
+                # A remote that answers is worth an attempt. Tasks that met our claim have handed over to us.
                 request = replace(request, has_answered=self._look(request))
             return self._push(request)
         except LedgerError as exc:
@@ -136,7 +136,7 @@ class Pusher:
 
     def _looks(self, request: Request) -> bool:
         """
-        Whether to ask the remote first where its branch stands, instead of believing what the last push left.
+        Whether to ask the remote first where its branch stands, instead of trusting the remote-tracking ref.
         """
         if request.occasion == "sweep":
             return is_look_due(self._ledger.read(request.remote), self._clock())
@@ -144,7 +144,7 @@ class Pusher:
 
     def _look(self, request: Request) -> bool:
         """
-        See whether the remote still stands where we remember it: it may have been replaced, or restored.
+        Ask the remote whether its branch still stands where we saw it: the remote may have been replaced.
 
         Returns:
             Whether it answered.
@@ -171,7 +171,7 @@ class Pusher:
                 else:
                     there.fetch()
             except RepositoryError as exc:
-                # Nothing may be pending: that it does not answer matters when something is.
+                # This is no failure: perhaps nothing is pending. Where something is, the attempt reports it.
                 log().info("remote.not_seen", remote=remote, error=str(exc))
                 return False
         if known is not None:
@@ -181,7 +181,7 @@ class Pusher:
     def _push(self, request: Request) -> str:
         outcome, turn_ends, burst_ends = "", time.monotonic() + _TURN_S, 0.0
         if request.occasion != "retry" and self._ledger.is_claimed(request.remote):
-            return Turn.PUSHING.sentence  # as below, for a fifth of the price: in a burst most tasks end here
+            return Turn.PUSHING.sentence  # as below, at a fifth of the cost: in a burst most tasks end here
         while (turn := self._turn(request)) is Turn.FREE:
             if not self._repository.is_current(request.remote):
                 return OUTDATED
@@ -201,11 +201,11 @@ class Pusher:
                 begun, attempt = time.monotonic(), self._attempt(claim, request)
                 outcome = attempt.make()
                 burst_ends = begun + _GATHER_S if attempt.is_in_burst else 0.0
-                # What arrived during a mere look was handed over to us, and a push of it is to say so.
+                # Commits that arrived during a mere look were handed over to us, and need an attempt.
                 claim.looks_again = outcome != STILL_DIVERGED
             if outcome == STILL_DIVERGED:
                 return outcome
-            # What arrives from now on was handed over to us.
+            # Commits that arrive from now on were handed over to us.
             request = replace(request, occasion="commit", has_answered=False)
         return outcome if outcome and turn is Turn.DONE else turn.sentence
 
@@ -215,7 +215,7 @@ class Pusher:
 
     def _hands_over(self, request: Request) -> bool:
         """
-        Whether to leave all to the claim's holder, which may leave the next attempt to the retry itself.
+        Whether to leave everything to the claim's holder. It may leave the next attempt to this very retry.
 
         Returns:
             True; False where the retry is still to be made, and the claim is free again.
@@ -275,7 +275,8 @@ class Pusher:
         Leave the attempt to the one retry that is scheduled, while the last attempt is too recent.
 
         Raises:
-            PushDeferred: It is, or this task has had its turn, or it is that retry and came before its time.
+            PushDeferred: The last attempt is too recent, this task has used up its turn, or it is that retry
+                and came before its time.
         """
         last, now = claim.entry.last_attempt_at, self._clock()
         due = claim.entry.next_attempt_at

@@ -39,5 +39,5 @@ def rescue(claim: Claim, settings: Settings, repository: Repository, head: str, 
         claim.write(rescue=name, rescued=head)
         log().info("push.rescued", remote=remote, branch=name, commit=head)
     else:
-        # Of no consequence to the commits: they wait here as well.
+        # No commit is lost by that: they wait in the data repository as well.
         log().warning("push.rescue_failed", remote=remote, branch=name, commit=head, error=detail)

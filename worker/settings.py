@@ -3,7 +3,7 @@ What the environment may say, typed and checked once at the start.
 
 Every ``CFP_*`` variable of Ferry is a field of ``Settings``, those of the API
 too: the processes share one environment, and a name that none of them knows is
-a typing error which would otherwise be a default that nobody chose.
+a typing error, which would otherwise leave a default in force without a word.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def absolute_path(text: str) -> Path:
     """
     try:
         path = Path(text).expanduser()
-    except RuntimeError:  # nobody of that name
+    except RuntimeError:  # no user has that name
         path = Path(text)
     if not path.is_absolute():
         raise ValueError(f"must be an absolute path, got {text!r}")
@@ -330,7 +330,7 @@ class Settings:
         admin_token: Bearer token of the operators' endpoints; None closes them.
         data_reload_secret: Bearer token of the reload webhook; None closes it.
         ssh_key_path: Private key for the remotes, where GIT_SSH_COMMAND is unset.
-        ssh_known_hosts: Host keys of the remotes, likewise.
+        ssh_known_hosts: File with the host keys of the remotes.
         https_token_path: File with the token for ``origin``'s HTTP host, read at each push.
         sentry_dsn: Where pages go; None turns Sentry off.
         sentry_environment: Sentry's name for this deployment.
@@ -363,7 +363,7 @@ class Settings:
     api_tokens_path: Path | None = _from_env("CFP_API_TOKENS_PATH", absolute_path)
     api_trusted_proxies: int = _from_env("CFP_API_TRUSTED_PROXIES", _count, 0)
     api_read: str = _from_env("CFP_API_READ", _one_of("open", "token"), "open")
-    # RFC 2606: "invalid" is nobody's, so no mail ever reaches a stranger.
+    # RFC 2606: no one can own the domain "invalid", so no mail reaches a stranger.
     api_host: str = _from_env("CFP_API_HOST", _host, "ferry.invalid")
     api_rate_limit: str | None = _from_env("CFP_API_RATE_LIMIT", _rate)
     api_max_body_bytes: int = _from_env("CFP_API_MAX_BODY", _bytes, 1 << 20)

@@ -1,10 +1,10 @@
 """
-Finding what nobody was told of: the reason why no message needs to be safe.
+The sweep finds commits whose message was lost, so no message has to be safe.
 
 git says what is pending. The sweep compares refs every few seconds and names
-the remotes that lack commits while no push and no retry is under way: after a
-lost message, an emptied Redis, a process that died between commit and enqueue,
-or a worker that took a countdown with it.
+the remotes that lack commits while no push runs and no retry is scheduled: after a
+lost message, an emptied Redis, the death of a process between commit and enqueue,
+or the end of a worker that held a countdown.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Sweeper:
 
     def sweep(self, occasion: Occasion = "sweep") -> dict[str, str | None]:
         """
-        Do what ``wanting`` says, and remember that a sweep took place.
+        Return what ``wanting`` returns, and record that a sweep took place.
         """
         try:
             write_json(self._record, Moment.now(self._clock).as_json())
@@ -106,13 +106,13 @@ class Sweeper:
         try:
             return is_look_due(self._ledger.read(remote), self._clock(), start=start)
         except LedgerError:
-            return False  # the sweep has told of it
+            return False  # the sweep has reported it
 
     def _wants(self, remote: str, occasion: Occasion) -> bool:
         try:
             entry = self._ledger.read(remote)
         except LedgerError:
-            return True  # a task will meet the same error, and tell of it
+            return True  # a task will meet the same error, and report it
         facts = Facts(
             pending=may_lack_commits(self._repository, remote),
             claimed=self._ledger.is_claimed(remote),

@@ -114,7 +114,7 @@ def check(settings: Settings, repository: Repository) -> list[str]:
     if head is None:
         if list((path / "objects" / "pack").glob("tmp_pack_*")):
             raise RepositoryError(
-                f"{path} is a clone that was interrupted; make it anew with: rm -r {path} && ferry init"
+                f"{path} is an interrupted clone; remove it and clone again: rm -r {path} && ferry init"
             )
         warnings.append(
             f"{path} has no branch {repository.branch!r}, so no sheets; push one into it, "

@@ -233,7 +233,7 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
     if (kind := config.get_value("extensions", "objectformat", default="sha1")) != "sha1":
         raise RepositoryError(
             f"CFP_DATA_REPO_PATH: {path} names its objects by {kind}, and gitsheets knows sha1 only; "
-            "make it anew with: git init --bare --object-format=sha1"
+            "create it again with: git init --bare --object-format=sha1"
         )
     identity = config.get("ferry", "id", fallback="") or uuid.uuid4().hex[:12]
     wanted = {("ferry", "id"): [identity], **_kept_whole(config)}

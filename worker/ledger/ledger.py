@@ -132,7 +132,7 @@ class Sighting(Claim):
     What a watchdog may write of a remote although another process holds its claim, and hangs.
 
     It is kept beside the entry, part of what ``Ledger.read`` returns, and written into the entry
-    by whoever claims the remote next.
+    by the next holder of the claim.
     """
 
     __slots__ = ()

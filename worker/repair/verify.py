@@ -72,7 +72,7 @@ def _compared(repository: Repository, remote: str, *, known: str | None, tip: st
     head = repository.head()
     if known is not None and (tip is None or not repository.contains(known, tip)):
         lost = len(repository.commits_between(tip, known))
-        detail = f"lacks {lost} commits that were pushed to it: its branch was set back, or made anew"
+        detail = f"lacks {lost} commits that were pushed to it: its branch was set back, or created again"
         return Verified(remote=remote, is_ours=False, tip=tip, lacks=lost, detail=detail)
     if tip is None:
         lacks = len(repository.commits_between(None, head)) if head else 0
