@@ -42,7 +42,7 @@ from tests.parts import CELERY, Bare, Process, wait_until
 from tests.valkey_server import ValkeyServer
 
 # For XFS the least that it can be made in; neither is to become full, however long a run lasts.
-_SIZES = {"ext4": "256M", "xfs": "320M"}
+_SIZES = {"ext4": "512M", "xfs": "640M"}
 KINDS = tuple(_SIZES)
 _GUNICORN = [sys.executable, "-m", "gunicorn", "--config", "python:ferry.app.production"]
 _WRITERS = 3

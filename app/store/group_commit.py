@@ -24,6 +24,7 @@ from queue import Empty, SimpleQueue
 from typing import cast
 
 from ferry.app.errors import BusyError
+from ferry.app.store.translation import translated
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.locks import FileLock, LockTimeoutError
 
@@ -156,10 +157,11 @@ class GroupCommit:
             return True
 
     def _begin(self, place: _Place, deadline: float) -> Group:
-        try:
-            place.lock.enter_context(self._lock.hold(max(0.0, deadline - time.monotonic())))
-        except LockTimeoutError as exc:
-            raise BusyError(str(exc)) from exc
+        with translated():  # a full disk may have no room for the lock's file
+            try:
+                place.lock.enter_context(self._lock.hold(max(0.0, deadline - time.monotonic())))
+            except LockTimeoutError as exc:
+                raise BusyError(str(exc)) from exc
         place.group = self._group = Group(self._head(), place)
         return place.group
 

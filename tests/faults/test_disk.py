@@ -4,6 +4,8 @@ Full disks, here and there.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -32,7 +34,7 @@ def small_disk(tmp_path):
     """
     path = tmp_path / "small"
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(path)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m,nr_inodes=2000", "tmpfs", str(path)], check=True)
     yield path
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
@@ -50,6 +52,18 @@ def _fill(path):
             except OSError:
                 continue
     return ballast
+
+
+def _use_up_names(path):
+    """
+    Leave no file that could be made; returns those that take them.
+    """
+    made = []
+    with contextlib.suppress(OSError):
+        for number in itertools.count():
+            (path / f"ballast-{number}").touch()
+            made.append(path / f"ballast-{number}")
+    return made
 
 
 def test_a_full_disk_refuses_the_write_and_nothing_is_half_written(env, client, data, small_disk):
@@ -76,6 +90,27 @@ def test_a_full_disk_refuses_the_write_and_nothing_is_half_written(env, client, 
     assert response.status_code == 201
     assert here.head() == response.json["commit"]["hash"]
     here.git("fsck", "--strict")
+
+
+def test_an_api_that_starts_on_a_full_disk_serves_reads(env, client, data, small_disk):
+    """
+    Else the restart of one process would end them all.
+    """
+    here = Bare.copy(data.path, small_disk / "data.git")
+    env["CFP_DATA_REPO_PATH"] = str(here.path)
+    client()
+    ballast = [_fill(small_disk), *_use_up_names(small_disk)]
+
+    api = client()
+
+    assert api.get("/api/sheets/people/records/ada-quill").status_code == 200
+    assert api.get("/api/health/ready").status_code == 200
+    assert api.get("/api/_internal/push").status_code == 200
+    written = api.post("/api/sheets/people/records", json={"slug": "jane", "name": "Jane"})
+    assert (written.status_code, written.json["code"]) == (507, "disk-full")
+    for file in ballast:
+        file.unlink()
+    assert api.post("/api/sheets/people/records", json={"slug": "jane", "name": "Jane"}).status_code == 201
 
 
 def test_a_disk_that_fills_up_at_any_moment_of_a_write_breaks_nothing(env, client, data, small_disk):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import errno
 import os
 import re
 import time
@@ -191,6 +192,8 @@ def _check_file_system(state: Path) -> None:
         probe.touch()
         os.link(probe, linked)
     except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            return  # each write will be refused; people go on reading
         raise RepositoryError(
             f"{state} needs a file system with hard links that we may write to: {exc}"
         ) from exc
