@@ -49,7 +49,7 @@ Provides: perl, liberror-perl, git-man (= %s)\nDescription: what git asks for an
 # use a new named volume, which gets its owner and mode from this directory.
 RUN groupadd --gid 10001 ferry \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ferry \
- && install --directory --owner=ferry --group=root --mode=0770 /srv/ferry \
+ && install --directory --owner=ferry --group=root --mode=0770 /srv/ferry /var/lib/flower \
  && sed --in-place --regexp-extended 's/^((passwd|group): +)files.*/\1files extrausers/' /etc/nsswitch.conf \
  && ln --symbolic /tmp/ferry-passwd /var/lib/extrausers/passwd \
  && ln --symbolic /tmp/ferry-group /var/lib/extrausers/group
@@ -60,7 +60,8 @@ COPY docker/health.py /usr/local/bin/ferry-health
 ENV PATH=/opt/ferry/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     HOME=/tmp TMPDIR=/tmp \
-    CFP_DATA_REPO_PATH=/srv/ferry/data.git
+    CFP_DATA_REPO_PATH=/srv/ferry/data.git \
+    FLOWER_DB=/var/lib/flower/history
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000 5555

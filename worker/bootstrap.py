@@ -38,7 +38,6 @@ from ferry.worker.pipeline import Pipeline, assemble
 from ferry.worker.settings import Settings
 from ferry.worker.tasks import MaintainTask, register
 
-_FLOWER_TASKS = 10_000  # some 100 MiB
 _BESIDE = ("beat", "flower")
 # What stands before Celery's subcommand and has a value (https://docs.celeryq.dev/en/stable/reference/cli.html).
 _WITH_VALUE = frozenset({
@@ -161,12 +160,14 @@ def start_worker() -> Celery:
     Build what ``celery -A ferry.worker`` runs, over one repository or several: a worker, beat, or Flower.
     """
     end_beat_at_once(sys.argv)
-    # Flower reads it after this. It keeps 100,000 by default, for which 512 MiB are too little.
-    os.environ.setdefault("FLOWER_MAX_TASKS", str(_FLOWER_TASKS))
     # Celery would otherwise give the root logger a form of its own.
     setup_logging.connect(_configure_logging)
     logs.configure()
-    if (command := subcommand(sys.argv)) in _BESIDE:
+    if (command := subcommand(sys.argv)) == "flower":
+        from ferry.worker.observe import flower  # here, because no other process runs a web server
+
+        flower.configure(os.environ)
+    if command in _BESIDE:
         return build_beside(command, environments(os.environ))
     pipelines = build_all(environments(os.environ))
     paging.configure(pipelines[0].settings, CeleryIntegration())

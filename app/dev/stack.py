@@ -33,6 +33,7 @@ from ferry.app.dev.console import Console, end_of
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.valkey import LOOPBACK
 from ferry.worker.bootstrap import build
+from ferry.worker.files.places import flower_history
 from ferry.worker.observe import logs
 from ferry.worker.observe.logs import log
 from ferry.worker.pipeline import Pipeline
@@ -371,6 +372,7 @@ def _environment(repository: Path, remote: str | None) -> dict[str, str]:
         # git would resolve a relative path from the data repository.
         env["CFP_DATA_REMOTE"] = str(Path(remote).resolve()) if Path(remote).exists() else remote
     env.setdefault("CFP_DATA_BRANCH", _current_branch(repository))
+    env.setdefault("FLOWER_DB", str(flower_history(repository.resolve())))
     # Flower's API shows the tasks; it listens on loopback, as the whole stack does.
     env.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
     return env

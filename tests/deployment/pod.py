@@ -105,7 +105,8 @@ class Pod:
         Take the pod and its volumes away, whatever there is of them.
         """
         names = [self.container(each["name"]) for each in self.spec["containers"]]
-        volumes = [self._volume(each["name"]) for each in self.spec["volumes"]] + [self._volume("data")]
+        volumes = [self._volume(each["name"]) for each in self.spec["volumes"]]
+        volumes += [self._volume("data"), self._volume("data-flower")]
         self._run("docker", "rm", "--force", *names, self._name, check=False)
         self._run("docker", "volume", "rm", "--force", *volumes, check=False)
 
@@ -124,7 +125,9 @@ class Pod:
                 options += ["--tmpfs", f"{mount['mountPath']}:size=64m,mode=1777"]
             else:
                 read_only = ":ro" if mount.get("readOnly") else ""
-                options += ["--volume", f"{self._volume(mount['name'])}:{mount['mountPath']}{read_only}"]
+                # docker mounts no part of a volume, so a part is one of its own here.
+                volume = self._volume("-".join(filter(None, [mount["name"], mount.get("subPath")])))
+                options += ["--volume", f"{volume}:{mount['mountPath']}{read_only}"]
         env = self._environment(container)
         options += [part for name, value in env.items() for part in ("--env", f"{name}={value}")]
         arguments = container["args"]

@@ -41,7 +41,12 @@ MAY_HAVE = {
     "beat": BROKER,
     "flower": BROKER | NOT_OF_FERRY,
 }
-VOLUME_READ_ONLY = {"init": False, "api": False, "worker": False, "beat": True}
+# Flower has a directory beside the repository.
+MOUNTS = {
+    **{role: {"mountPath": "/srv/ferry", "readOnly": False} for role in ("init", "api", "worker")},
+    "beat": {"mountPath": "/srv/ferry", "readOnly": True},
+    "flower": {"mountPath": "/var/lib/flower", "subPath": "flower"},
+}
 # The Prometheus operator's and the Gateway API's, whose schemas Kubernetes does not have.
 CUSTOM = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
 
@@ -251,12 +256,12 @@ def test_each_role_is_given_the_secrets_that_it_works_with(manifests, values):
 
 def test_each_role_has_the_repository_as_far_as_it_needs_it(manifests):
     mounts = {
-        each["name"]: mount["readOnly"]
+        each["name"]: {key: value for key, value in mount.items() if key != "name"}
         for each in of_ferry(manifests)
         for mount in each["volumeMounts"]
         if mount["name"] == "data"
     }
-    assert mounts == VOLUME_READ_ONLY
+    assert mounts == {name: MOUNTS[name] for name in (each["name"] for each in of_ferry(manifests))}
 
 
 def test_files_that_settings_name_are_mounted(manifests):

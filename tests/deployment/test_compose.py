@@ -84,15 +84,16 @@ def test_each_role_is_given_the_secrets_that_it_works_with(demo, production):
 
 def test_each_role_has_the_volumes_that_it_works_with(demo, production):
     """
-    Beat reads the repository, and Flower has none of it.
+    Beat reads the repository; Flower has none of it, and a place for its history.
     """
     keys = "demo-keys:/run/ferry/keys:ro"
     mounted = {role: demo[role].get("volumes", []) for role in FERRY}
     assert mounted["api"] == mounted["worker"] == ["data:/srv/ferry", keys]
     assert mounted["beat"] == ["data:/srv/ferry:ro"]
-    assert mounted["flower"] == []
+    assert mounted["flower"] == ["flower:/var/lib/flower"]
     for role in FERRY:
         assert production[role].get("volumes", ["data:/srv/ferry"]) == ["data:/srv/ferry"]
+    assert "FLOWER_DB=/var/lib/flower/" in (ROOT / "Dockerfile").read_text()
 
 
 def test_every_setting_of_the_production_file_is_ferrys(production):

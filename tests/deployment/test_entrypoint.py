@@ -73,8 +73,8 @@ ROLES = {
 }
 
 
-def test_every_line_from_the_start_to_the_end_is_json(role):
-    running = {name: role(name) for name in ROLES}
+def test_every_line_from_the_start_to_the_end_is_json(role, tmp_path):
+    running = {name: role(name, FLOWER_DB=str(tmp_path / "history")) for name in ROLES}
     for name, process in running.items():
         words = ROLES[name][0]
         wait_until(lambda p=process, w=words: p.logged(w) or p.ended(), timeout_s=90, what=name)
@@ -92,6 +92,7 @@ def test_every_line_from_the_start_to_the_end_is_json(role):
     assert any(" exists; " in event for event in said["api"])  # what `ferry init` prints
     assert any("Shutting down" in event for event in said["api"])
     assert "worker.stopping" in said["worker"]
+    assert [*tmp_path.glob("history*")], "Flower keeps what it has seen"
 
 
 def test_a_refused_start_is_a_line_of_json(role):

@@ -205,7 +205,7 @@ def test_stopping_and_starting_loses_nothing(dev, tmp_path):
     """
     A commit made while only the API ran, and while the worker was dead, arrives after the next start.
     """
-    process, url, _, log_path = dev(CFP_PUSH_SWEEP_INTERVAL="1")
+    process, url, flower, log_path = dev(CFP_PUSH_SWEEP_INTERVAL="1")
     sample, remote = re.search(
         r"Made a sample repository: (\S+), with the remote (\S+)", log_path.read_text()
     ).groups()
@@ -223,12 +223,16 @@ def test_stopping_and_starting_loses_nothing(dev, tmp_path):
     stranded = _request(f"{url}/api/sheets/people/records", {"slug": "joan", "name": "Joan"})["commit"][
         "hash"
     ]
+    seen = _request(f"{flower}/api/tasks")
     process.send_signal(signal.SIGTERM)
     assert process.wait(40) == 0
     Path(f"{remote}.away").rename(remote)
 
-    dev(sample, "--remote", remote)
+    _, _, flower, _ = dev(sample, "--remote", remote)
     wait_until(lambda: Bare(Path(remote)).head() == stranded, what="the commit, after the next start")
+    pushes = {task for task, told in seen.items() if told["name"] == "push"}  # sweeps may be forgotten
+    assert pushes
+    assert pushes <= set(_request(f"{flower}/api/tasks")), "Flower's tasks of before the restart"
 
 
 def test_wrong_settings_end_the_start_with_one_clear_line(tmp_path):

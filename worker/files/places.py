@@ -16,6 +16,7 @@ Where each of Ferry's own files lies: in the directory ``ferry`` of the bare rep
 ``whole.json``              the commit up to which all objects were found at a start
 ``sweep.json``              the time of the last sweep
 ``verified.REMOTE.json``    when a remote was last verified and restored
+``flower.*``                the tasks that Flower has seen under ``ferry dev``
 ==========================  ==========================================================================
 """
 
@@ -117,3 +118,10 @@ def verified_record(repository: Path, remote: str) -> Path:
     Return the file that says when *remote* was last verified and restored.
     """
     return state_directory(repository) / f"verified.{remote}.json"
+
+
+def flower_history(repository: Path) -> Path:
+    """
+    Return the file, to which Flower adds an ending, of the tasks that it has seen under ``ferry dev``.
+    """
+    return state_directory(repository) / "flower"

@@ -93,8 +93,8 @@ flower: [CFP_REDIS_URL, CFP_BROKER_URL, FLOWER_BASIC_AUTH]
 {{- toJson $own }}
 {{- end }}
 
-{{- /* What every container of Ferry's has; called with a dict of root, role, volume (`write`, `read` or `none`: how it
-has the repository), remotes (whether it talks to them), and env (further variables, if any). */}}
+{{- /* What every container of Ferry's has; called with a dict of root, role, volume (`write` or `read`: how it has
+the repository; `history`: Flower's own directory beside it), remotes (whether it talks to them), and env (further variables, if any). */}}
 {{- define "ferry.container" -}}
 {{- $values := .root.Values }}
 {{- $fullname := include "ferry.fullname" .root -}}
@@ -117,7 +117,9 @@ envFrom:
 env: {{- trim . | nindent 2 }}
 {{- end }}
 volumeMounts:
-  {{- if ne .volume "none" }}
+  {{- if eq .volume "history" }}
+  - {name: data, mountPath: /var/lib/flower, subPath: flower}
+  {{- else }}
   - {name: data, mountPath: /srv/ferry, readOnly: {{ eq .volume "read" }}}
   {{- end }}
   - {name: tmp-{{ .role }}, mountPath: /tmp}
