@@ -13,6 +13,7 @@ from ferry.app.limits import address_key
 from ferry.app.problems import Problem
 from ferry.app.services import Services, services
 from ferry.app.tokens import Tokens
+from ferry.worker.operators import Operator
 from ferry.worker.settings import Token
 
 ANYBODY = "dev"
@@ -164,6 +165,17 @@ def is_operator_by_header() -> bool:
     if token and not is_admin_token(token):
         services().limits.wrong_token(request.remote_addr or "")
     return bool(token) and is_admin_token(token)
+
+
+def operator_of(why: str | None = None) -> Operator:
+    """
+    Return the operator who sent this request: the name of its token, and its address.
+
+    Args:
+        why: The reason that the request gives.
+    """
+    name = ANYBODY if services().open_access else "admin"
+    return Operator.of(f"{name}@{request.remote_addr or 'unknown'}", why)
 
 
 def reloader() -> None:

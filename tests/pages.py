@@ -23,6 +23,14 @@ class Form:
     button: str = ""
 
 
+def _beside(form: Form, button: dict[str, str | None]) -> Form:
+    """
+    Return what a further button of *form* sends.
+    """
+    named = {button["name"] or "": button.get("value") or ""} if "name" in button else {}
+    return Form(button.get("formaction") or form.action, {**form.fields, **named})
+
+
 class Page(HTMLParser):
     """
     Reads the text, the forms and the tags of a page.
@@ -47,6 +55,10 @@ class Page(HTMLParser):
         if tag == "form":
             assert given["method"] == "post"
             self.forms.append(Form(given["action"] or ""))
+        elif tag == "button" and self.forms and "form" in self._open and self.forms[-1].button:
+            self.forms.append(_beside(self.forms[-1], given))
+        elif tag == "select" and given.get("name"):
+            self.forms[-1].fields[given["name"] or ""] = ""
         elif tag == "input" and given.get("name") and given.get("type") != "radio":  # none is chosen
             self.forms[-1].fields[given["name"] or ""] = given.get("value") or ""
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ferry.worker.dossier import as_printed, dossier
-from ferry.worker.errors import PushError
+from ferry.worker.errors import PushError, PushRefused
 from ferry.worker.failures import Reason
 from ferry.worker.files.places import pages_directory
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry, Failure
+from ferry.worker.ledger.events import Event
 from ferry.worker.ledger.ledger import Claim
 from ferry.worker.ledger.outbox import Outbox
 from ferry.worker.need import is_page_due, needs_person
@@ -104,6 +105,9 @@ class Episodes:
             outcomes=claim.count(error.reason),
             **changes,
         )
+        if begins or (entry.last_failure and entry.last_failure.reason != error.reason):
+            detail = f"{error.reason}: {error.detail}"
+            claim.ledger.remember(claim.remote, Event(at=now, kind="failing", detail=detail))
         need = needs_person(claim.entry, page_after_s=self._page_after_s, now=now)
         error.needs_person = need is not None
         claim.write(needed_since=need and need.since)
@@ -134,12 +138,11 @@ class Episodes:
             **changes,
         )
         if entry.last_failure and entry.failing_since is not None:
-            log().info(
-                "push.recovered",
-                remote=claim.remote,
-                reason=entry.last_failure.reason,
-                episode_seconds=round(entry.failing_for_s(self._clock()), 3),
-            )
+            now, reason = self._clock(), entry.last_failure.reason
+            lasted_s = round(entry.failing_for_s(now), 3)
+            log().info("push.recovered", remote=claim.remote, reason=reason, episode_seconds=lasted_s)
+            detail = f"{reason}, after {lasted_s:.0f} s"
+            claim.ledger.remember(claim.remote, Event(at=now, kind="recovered", detail=detail))
 
     def tell(self, claim: Claim, error: PushError, told: Told) -> None:
         """
@@ -181,15 +184,33 @@ class Episodes:
         """
         send_again(self._outbox)
 
+    def tell_of_pause(self, claim: Claim) -> None:
+        """
+        Log and page that the remote of *claim* is still paused.
+        """
+        entry, remote = claim.entry, claim.remote
+        paused_at, by = entry.paused_at or self._clock(), entry.paused_by or "an operator"
+        detail = f"paused for {(self._clock() - paused_at) / 3600:.0f} h by {by}"
+        detail += f": {entry.paused_why}" if entry.paused_why else ""
+        error = PushRefused(remote, "paused", detail, f"Resume it: ferry push resume --remote {remote}")
+        log().warning("push.pause_forgotten", remote=remote, by=by, why=entry.paused_why, error=detail)
+        context = {"reason": error.reason, "what_happened": detail, "way_out": error.hint}
+        if self._send(error, since=paused_at, context=context) or not is_configured():
+            claim.write(pause_paged=True)
+
     def _page(self, claim: Claim, error: PushError, context: Mapping[str, Any]) -> None:
         entry = claim.entry
+        since = self._clock() if entry.failing_since is None else entry.failing_since
+        if self._send(error, since=since, context=context):
+            claim.write(paged=(*entry.paged, error.reason))
+
+    def _send(self, error: PushError, *, since: float, context: Mapping[str, Any]) -> bool:
         wanted = Page(
             error=error,
             branch=self._repository.branch,
             repository=self._repository.known_as,
             path=str(self._repository.path),
-            since=self._clock() if entry.failing_since is None else entry.failing_since,
+            since=since,
             context=context,
         )
-        if page(wanted, self._outbox):
-            claim.write(paged=(*entry.paged, error.reason))
+        return page(wanted, self._outbox)

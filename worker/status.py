@@ -14,7 +14,7 @@ from typing import Any
 
 from ferry.worker.git.backlog import Backlog
 from ferry.worker.git.repository import Repository
-from ferry.worker.ledger.entry import Entry
+from ferry.worker.ledger.entry import Entry, Failure
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.need import Need, needs_person
 from ferry.worker.repair import verify
@@ -109,6 +109,9 @@ class RemoteStatus:
             "remote_seen_at": timestamp(self.seen_at),
             "last_verified_at": timestamp(self.verified_at),
             "paused_at": timestamp(entry.paused_at),
+            "paused_by": entry.paused_by or None,
+            "paused_reason": entry.paused_why or None,
+            "paused_until": timestamp(entry.paused_until),
             "failing_since": timestamp(self.failing_since),
             "needs_person": self.need
             and {
@@ -116,15 +119,7 @@ class RemoteStatus:
                 "reason": self.need.reason,
                 "hint": self.need.hint,
             },
-            "last_error": failure
-            and {
-                "message": failure.message,
-                "at": timestamp(failure.at),
-                "attempt": failure.attempt,
-                "reason": failure.reason,
-                "hint": failure.hint,
-                "said": failure.said,
-            },
+            "last_error": failure and _last_error(failure),
             "current_attempt": entry.attempt + 1 if self.pending and entry.attempt else None,
             "current_backoff_ms": None if entry.backoff_s is None else round(entry.backoff_s * 1000),
             "next_attempt_at": timestamp(entry.next_attempt_at),
@@ -132,6 +127,17 @@ class RemoteStatus:
             "rescue_branch": entry.rescue,
             "outcomes": dict(sorted(entry.outcomes.items())),
         }
+
+
+def _last_error(failure: Failure) -> dict[str, Any]:
+    return {
+        "message": failure.message,
+        "at": timestamp(failure.at),
+        "attempt": failure.attempt,
+        "reason": failure.reason,
+        "hint": failure.hint,
+        "said": failure.said,
+    }
 
 
 def remote_statuses(settings: Settings, repository: Repository, ledger: Ledger) -> dict[str, RemoteStatus]:

@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ferry.worker import operators
 from ferry.worker.errors import LedgerError, RepositoryError
 from ferry.worker.files.atomic_json import read_json, write_json
 from ferry.worker.files.moments import Moment
 from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings
@@ -60,6 +62,8 @@ class Sweeper:
             write_json(self._record, Moment.now(self._clock).as_json())
         except OSError as exc:
             log().warning("sweep.not_recorded", error=str(exc))
+        for remote in self._settings.remotes:
+            self._end_pause(remote)
         return self.wanting(occasion)
 
     def wanting(self, occasion: Occasion = "sweep") -> dict[str, str | None]:
@@ -102,6 +106,21 @@ class Sweeper:
         late_after_s = _LATE_AFTER_SWEEPS * self._settings.push_sweep_interval_s
         return last is None or last.age_s(self._clock) > late_after_s
 
+    def _end_pause(self, remote: str) -> None:
+        """
+        End a pause that was to last for a while; the next sweep does where a process holds the remote.
+        """
+        try:
+            if not _has_ended(self._ledger.read(remote), now := self._clock()):
+                return
+            with self._ledger.claim(remote) as claim:
+                if claim is None or not _has_ended(claim.entry, now):
+                    return
+                claim.set_paused(None)
+        except LedgerError:
+            return  # a task meets the same error, and tells of it
+        operators.tell_resumed(self._ledger, remote, operators.FERRY, now=now, detail="the pause was over")
+
     def _is_unseen(self, remote: str, start: float) -> bool:
         try:
             return is_look_due(self._ledger.read(remote), self._clock(), start=start)
@@ -120,6 +139,10 @@ class Sweeper:
             grace_s=self._settings.push_sweep_interval_s,
         )
         return whose_turn(entry, facts, self._clock()) is Turn.FREE
+
+
+def _has_ended(entry: Entry, now: float) -> bool:
+    return entry.paused_at is not None and entry.paused_until is not None and now >= entry.paused_until
 
 
 def may_lack_commits(repository: Repository, remote: str) -> bool:

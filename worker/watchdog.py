@@ -6,8 +6,8 @@ sweeps: then the worker, beat or the broker is away. Or a process holds the remo
 claim for longer than what it does may take: then it hangs, or was stopped. Every API
 process looks, and so does every sweep; the ledger sees to it that one page is sent.
 
-A watchdog never claims a remote. So no task hands its commit over to it, and it can
-tell of a claim that is never let go of.
+A watchdog claims no remote that is pushed to. So no task hands its commit over to it, and it
+can tell of a claim that is never let go of. It also pages for a pause that seems forgotten.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ferry.worker.turn import Facts, Turn, whose_turn
 
 _REASON: Reason = "stalled"
 _SWEEPS = 2
+_PAUSE_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,8 @@ class Watchdog:
         Page for each remote that stalls, once; returns their names. Pages that Sentry has not taken go again.
         """
         stalled = [remote for remote in self._settings.remotes if self._look_at(remote)]
+        for remote in self._settings.remotes:
+            self._remind_of_pause(remote)
         self._episodes.send_pages()
         return stalled
 
@@ -119,6 +122,19 @@ class Watchdog:
         except Exception:  # noqa: BLE001 - a damaged ref of one remote must not hide the others
             log().exception("watchdog.failed", remote=remote)
             return False
+
+    def _remind_of_pause(self, remote: str) -> None:
+        """
+        Page once for a pause that no operator has ended for a day, and that does not end by itself.
+        """
+        try:
+            if not is_forgotten(self._ledger.read(remote), self._clock()):
+                return
+            with self._ledger.claim(remote) as claim:  # no push waits for it: they are paused
+                if claim is not None and is_forgotten(claim.entry, self._clock()):
+                    self._episodes.tell_of_pause(claim)
+        except Exception:  # noqa: BLE001 - a damaged ledger of one remote must not hide the others
+            log().exception("watchdog.failed", remote=remote)
 
     def _stillness(self, remote: str) -> _Stillness | None:
         """
@@ -175,3 +191,12 @@ def _last(entry: Entry) -> str:
     return (
         f"{entry.last_failure.reason}: {entry.last_failure.message}" if entry.last_failure else "none failed"
     )
+
+
+def is_forgotten(entry: Entry, now: float) -> bool:
+    """
+    Whether a pause without an end has lasted for a day, and no page was sent for it.
+    """
+    if entry.paused_at is None or entry.paused_until is not None or entry.pause_paged:
+        return False
+    return now - entry.paused_at >= _PAUSE_S

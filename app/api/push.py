@@ -4,15 +4,17 @@ The push status, and pushing now; for operators.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from ferry.app.access import operator
+from ferry.app.access import operator, operator_of
 from ferry.app.problems import Problem
 from ferry.app.services import services
+from ferry.worker import operators
 from ferry.worker.git.history import Commit
 from ferry.worker.git.packs import Packs
 from ferry.worker.git.repository import Repository
@@ -43,7 +45,9 @@ def push_now() -> ResponseReturnValue:
     Raises:
         Problem: 503 if the broker does not accept it.
     """
-    head = services().pipeline.repository.head()
+    pipeline = services().pipeline
+    operators.request(pipeline.ledger, pipeline.settings.remotes, operator_of(_reason()), now=time.time())
+    head = pipeline.repository.head()
     if head and not services().push_queue.enqueue_push(head, "operator"):
         raise Problem(
             503,
@@ -52,6 +56,15 @@ def push_now() -> ResponseReturnValue:
             "Check Redis (CFP_REDIS_URL) and the worker.",
         )
     return _document(), 202
+
+
+def _reason() -> str | None:
+    """
+    Return the ``reason`` of the request's body, which is optional.
+    """
+    body = request.get_json(silent=True)
+    reason = body.get("reason") if isinstance(body, dict) else None
+    return reason if isinstance(reason, str) else None
 
 
 def _document() -> dict[str, Any]:

@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 
 import click
 
-from ferry.app.cli.context import configured, open_pipeline
+from ferry.app.cli.context import REASON, configured, open_pipeline
 from ferry.app.status_page import words
 from ferry.worker.errors import WorkerError
+from ferry.worker.operators import Operator
 from ferry.worker.repair import kept
 
 
@@ -21,7 +23,8 @@ from ferry.worker.repair import kept
 @click.option("--remove", is_flag=True, help="Remove those whose commits are all in the branch; asks first.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
-def branches(remote: str | None, remove: bool, yes: bool, as_json: bool) -> None:
+@REASON
+def branches(remote: str | None, remove: bool, yes: bool, as_json: bool, reason: str | None) -> None:
     """
     List the branches that Ferry made to keep commits safe: rescue/BRANCH-UTC and conflicts/UTC.
 
@@ -30,6 +33,7 @@ def branches(remote: str | None, remove: bool, yes: bool, as_json: bool) -> None
     """
     failed = False
     with open_pipeline() as pipeline:
+        by = Operator.here(os.environ, reason)
         repository, timeout_s = pipeline.repository, pipeline.settings.push_timeout_s
         found: list[kept.Kept] = []
         for name in (*configured(pipeline, remote), kept.HERE):
@@ -44,7 +48,7 @@ def branches(remote: str | None, remove: bool, yes: bool, as_json: bool) -> None
         if remove and spare and (yes or _may_remove(len(spare), repository.branch)):
             for each in spare:
                 try:
-                    kept.remove(repository, each, timeout_s=timeout_s)
+                    kept.remove(repository, pipeline.ledger, each, by=by, timeout_s=timeout_s)
                     click.echo(f"removed {each.branch} {words.place(each.remote)}", err=as_json)
                 except WorkerError as exc:
                     click.echo(f"ferry: {exc}", err=True)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
+
 from ferry.app.dev import running
 from ferry.worker.bootstrap import build
 from ferry.worker.enqueue import PushQueue
@@ -19,6 +21,7 @@ from ferry.worker.observe import logs
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.turn import Occasion
 
+REASON = click.option("--reason", metavar="TEXT", help="Why, for the log and the history.")
 _ENQUEUE_BUDGET_S = 5.0  # no request waits for a command
 
 

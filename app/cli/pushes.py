@@ -5,17 +5,29 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import click
 
-from ferry.app.cli.context import configured, enqueue, open_pipeline
+from ferry.app.cli.context import REASON, configured, enqueue, open_pipeline
 from ferry.app.cli.explain import explain_push
+from ferry.app.status_page import words
+from ferry.worker import operators
+from ferry.worker.operators import Operator
 from ferry.worker.repair import poison
 from ferry.worker.settings import ORIGIN
-from ferry.worker.status import RemoteStatus, remote_statuses
+from ferry.worker.status import RemoteStatus, remote_statuses, timestamp
+
+
+def _duration(context: click.Context, parameter: click.Parameter, given: str | None) -> float | None:
+    try:
+        return None if given is None else words.seconds(given)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 @click.group()
@@ -30,32 +42,62 @@ push.add_command(explain_push)
 
 @push.command("pause")
 @click.option("--remote", help="Only this remote. Default: all remotes.")
-def pause(remote: str | None) -> None:
+@click.option("--for", "lasts_s", callback=_duration, metavar="TIME", help="End by itself: 90s, 30m, 2h, 1d.")
+@REASON
+def pause(remote: str | None, lasts_s: float | None, reason: str | None) -> None:
     """
-    Stop pushing until `ferry push resume`.
+    Stop pushing until `ferry push resume`, or for a time.
 
-    The API goes on accepting commits, and they wait. A push that is running completes.
+    The API goes on accepting commits, and they wait. A push that is running completes. A pause
+    without an end pages after a day.
     """
-    _set_paused(remote, time.time())
+    with open_pipeline() as pipeline:
+        now, by = time.time(), Operator.here(os.environ, reason)
+        until = None if lasts_s is None else now + lasts_s
+        for name in configured(pipeline, remote):
+            timeout_s = pipeline.settings.push_timeout_s
+            operators.pause(pipeline.ledger, name, by, now=now, until=until, timeout_s=timeout_s)
+            click.echo(f"{name}: paused{f' until {timestamp(until)}' if until else ''}")
 
 
 @push.command("resume")
 @click.option("--remote", help="Only this remote. Default: all remotes.")
-def resume(remote: str | None) -> None:
+@REASON
+def resume(remote: str | None, reason: str | None) -> None:
     """
     Resume pushing after `ferry push pause`, and push the commits that wait.
     """
-    _set_paused(remote, None)
-
-
-def _set_paused(remote: str | None, paused_at: float | None) -> None:
     with open_pipeline() as pipeline:
-        remotes = configured(pipeline, remote)
+        remotes, by = configured(pipeline, remote), Operator.here(os.environ, reason)
         for name in remotes:
-            pipeline.ledger.set_paused(name, paused_at, timeout_s=pipeline.settings.push_timeout_s)
-            click.echo(f"{name}: {'resumed' if paused_at is None else 'paused'}")
-        if paused_at is None:
-            enqueue(pipeline, remotes)
+            timeout_s = pipeline.settings.push_timeout_s
+            operators.resume(pipeline.ledger, name, by, now=time.time(), timeout_s=timeout_s)
+            click.echo(f"{name}: resumed")
+        enqueue(pipeline, remotes)
+
+
+@push.command("history")
+@click.option("--remote", help="Only this remote. Default: all remotes.")
+@click.option("--pushes", is_flag=True, help="Also each push that landed.")
+@click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(1, 2000), help="At most this many."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
+def show_history(remote: str | None, pushes: bool, limit: int, as_json: bool) -> None:
+    """
+    List failures, recoveries and what operators did in the last weeks, oldest first.
+    """
+    with open_pipeline() as pipeline:
+        found = [
+            (name, event)
+            for name in configured(pipeline, remote)
+            for event in pipeline.ledger.happened(name, pushes=pushes)
+        ]
+    for name, event in sorted(found, key=lambda each: each[1].at)[-limit:]:
+        if as_json:
+            click.echo(json.dumps({"remote": name, **asdict(event), "at": timestamp(event.at)}))
+        else:
+            click.echo(f"{timestamp(event.at)} {name} {event.told()}")
 
 
 @push.command("status")
@@ -100,7 +142,11 @@ def _print_status(name: str, status: RemoteStatus) -> None:
     if facts["pending_commits"]:
         click.echo(f"  {facts['pending_commits']} pending, the oldest since {facts['oldest_pending_at']}")
     if facts["paused_at"]:
-        click.echo(f"  paused since {facts['paused_at']}; resume with: ferry push resume --remote {name}")
+        by = f" by {facts['paused_by']}" if facts["paused_by"] else ""
+        why = f": {facts['paused_reason']}" if facts["paused_reason"] else ""
+        until = f", until {facts['paused_until']}" if facts["paused_until"] else ""
+        click.echo(f"  paused since {facts['paused_at']}{by}{why}{until}")
+        click.echo(f"  resume with: ferry push resume --remote {name}")
     if error := facts["last_error"]:
         click.echo(f"  attempt {error['attempt']} at {error['at']}: {error['reason']}: {error['message']}")
         click.echo(f"  {error['hint']}")
@@ -114,13 +160,15 @@ def _print_status(name: str, status: RemoteStatus) -> None:
 
 @push.command("now")
 @click.option("--remote", help="Only this remote. Default: all remotes.")
-def push_now(remote: str | None) -> None:
+@REASON
+def push_now(remote: str | None, reason: str | None) -> None:
     """
     Queue a push to every remote now, without waiting for a scheduled retry.
     """
     with open_pipeline() as pipeline:
         remotes = configured(pipeline, remote)
         head = pipeline.repository.head()
+        operators.request(pipeline.ledger, remotes, Operator.here(os.environ, reason), now=time.time())
     if not head or not remotes:
         click.echo("nothing to push" if remotes else "no remote is configured: set CFP_DATA_REMOTE")
         return

@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterable
 
 import click
 
-from ferry.app.cli.context import configured, enqueue, open_pipeline
+from ferry.app.cli.context import REASON, configured, enqueue, open_pipeline
 from ferry.app.status_page import words
 from ferry.worker.git.divergence import Divergence
+from ferry.worker.operators import Operator
 from ferry.worker.repair.merger import Change, Field, Takes, parse_takes
 from ferry.worker.repair.reconcile import Outcome, Strategy
 from ferry.worker.settings import ORIGIN
@@ -47,9 +49,12 @@ def _parsed(context: click.Context, parameter: click.Parameter, given: Iterable[
     help="Decide a conflict of a merge, of one field or of a whole file; repeatable. Everything else of both "
     "sides is kept.",
 )
+@REASON
 @click.option("--dry-run", is_flag=True, help="Show both sides and what would happen; change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def reconcile(remote: str, strategy: Strategy, takes: Takes, dry_run: bool, as_json: bool) -> None:
+def reconcile(
+    remote: str, strategy: Strategy, takes: Takes, reason: str | None, dry_run: bool, as_json: bool
+) -> None:
     """
     Join the branch with a remote that has commits which the branch lacks.
 
@@ -61,7 +66,10 @@ def reconcile(remote: str, strategy: Strategy, takes: Takes, dry_run: bool, as_j
         raise click.UsageError("--take decides the conflicts of --strategy merge")
     with open_pipeline() as pipeline:
         [name] = configured(pipeline, remote)
-        outcome = pipeline.reconciler.reconcile(name, strategy, dry_run=dry_run, takes=takes, compares=True)
+        by = Operator.here(os.environ, reason)
+        outcome = pipeline.reconciler.reconcile(
+            name, strategy, dry_run=dry_run, takes=takes, compares=True, by=by
+        )
         if not dry_run and outcome.state != "fetch-failed":
             enqueue(pipeline)
         if as_json:

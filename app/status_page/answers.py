@@ -10,10 +10,12 @@ from typing import Any
 from flask import redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from ferry.app.access import operator_of
 from ferry.app.problems import Problem
 from ferry.app.services import services
 from ferry.app.status_page import words
 from ferry.app.status_page.sessions import current_session, sessions
+from ferry.worker.operators import Operator
 
 
 def the_remote() -> str:
@@ -27,6 +29,13 @@ def the_remote() -> str:
     if remote not in services().pipeline.settings.remotes:
         raise Problem(404, "remote-not-found", "No such remote is configured.", "Reload /status.")
     return remote
+
+
+def by_form() -> Operator:
+    """
+    Return who sent the form, with the reason that it gives.
+    """
+    return operator_of(request.form.get("reason"))
 
 
 def back(done: str | None = None) -> ResponseReturnValue:

@@ -14,7 +14,7 @@ from flask.typing import ResponseReturnValue
 
 from ferry.app.problems import Problem
 from ferry.app.services import services
-from ferry.app.status_page.answers import message, page, the_remote
+from ferry.app.status_page.answers import by_form, message, page, the_remote
 from ferry.worker.errors import WorkerError
 from ferry.worker.repair import kept
 from ferry.worker.repair.merger import Takes, parse_takes
@@ -38,7 +38,9 @@ def join() -> ResponseReturnValue:
         shown = request.form.get("shown")
         is_done = shown == _plan(outcome, takes) and _is_worth_doing(outcome)
         if is_done:
-            outcome = pipeline.reconciler.reconcile(remote, strategy, takes=takes, compares=True)
+            outcome = pipeline.reconciler.reconcile(
+                remote, strategy, takes=takes, compares=True, by=by_form()
+            )
             if outcome.state != "fetch-failed" and (head := pipeline.repository.head()):
                 services().push_queue.enqueue_push(head, "operator")
     except WorkerError as exc:
@@ -73,10 +75,10 @@ def remove_branches() -> ResponseReturnValue:
     Remove those of them whose commits are all in the branch.
     """
     found, problems = _branches()
-    removed = []
+    pipeline, removed = services().pipeline, []
     for each in [each for each in found if each.is_contained]:
         try:
-            kept.remove(services().pipeline.repository, each, timeout_s=_ANSWER_S)
+            kept.remove(pipeline.repository, pipeline.ledger, each, by=by_form(), timeout_s=_ANSWER_S)
             removed.append(each)
         except WorkerError as exc:
             problems.append(str(exc))

@@ -18,10 +18,11 @@ from ferry.app.api import events
 from ferry.app.neighbours import is_own_site
 from ferry.app.problems import Problem
 from ferry.app.services import services
-from ferry.app.status_page import reconcile, runbook
-from ferry.app.status_page.answers import back, message, page, the_remote
+from ferry.app.status_page import reconcile, runbook, words
+from ferry.app.status_page.answers import back, by_form, message, page, the_remote
 from ferry.app.status_page.facts import look
 from ferry.app.status_page.sessions import begin, current_session, keep, sessions
+from ferry.worker import operators
 from ferry.worker.errors import RepositoryError, WorkerError
 from ferry.worker.observe.logs import log
 
@@ -44,6 +45,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _PAUSE_TIMEOUT_S = 10.0  # to wait for a running push; a browser does not wait for long
+_EVENTS = 200
 _ASSETS = "status.static"
 # The notice after a form, by the word in the page's address.
 _DONE = {
@@ -136,6 +138,16 @@ def show_runbook() -> ResponseReturnValue:
     return page("runbook", sections=runbook.sections())
 
 
+@bp.get("/history")
+def show_history() -> ResponseReturnValue:
+    """
+    Show failures, recoveries and what operators did, by remote, newest first.
+    """
+    pipeline = services().pipeline
+    found = {remote: pipeline.ledger.happened(remote) for remote in pipeline.settings.remotes}
+    return page("history", history={remote: events[::-1][:_EVENTS] for remote, events in found.items()})
+
+
 @bp.post("/sign-in")
 def sign_in() -> ResponseReturnValue:
     """
@@ -170,6 +182,7 @@ def push() -> ResponseReturnValue:
     only = the_remote() if request.form.get("remote") else None
     pipeline = services().pipeline
     head, remotes = pipeline.repository.head(), [only] if only else list(pipeline.settings.remotes)
+    operators.request(pipeline.ledger, remotes, by_form(), now=time.time())
     if head is None or not remotes:
         return back("nothing")
     if all(pipeline.ledger.read(remote).paused_at is not None for remote in remotes):
@@ -184,15 +197,31 @@ def pause() -> ResponseReturnValue:
     Pause or resume the pushes to the form's remote.
     """
     remote, resume = the_remote(), request.form.get("resume") == "yes"
-    pipeline = services().pipeline
+    pipeline, now = services().pipeline, time.time()
+    about = {"now": now, "timeout_s": _PAUSE_TIMEOUT_S}
     try:
-        pipeline.ledger.set_paused(remote, None if resume else time.time(), timeout_s=_PAUSE_TIMEOUT_S)
+        if resume:
+            operators.resume(pipeline.ledger, remote, by_form(), **about)
+        else:
+            operators.pause(pipeline.ledger, remote, by_form(), until=_until(now), **about)
     except WorkerError as exc:
         return message(HTTPStatus.SERVICE_UNAVAILABLE, f"Not paused: {remote}", str(exc))
     head = pipeline.repository.head()
     if resume and head:
         services().push_queue.enqueue_push(head, "operator", only=remote)
     return back("resumed" if resume else "paused")
+
+
+def _until(now: float) -> float | None:
+    """
+    Return when the form's pause ends by itself; None if it does not.
+    """
+    if not (lasts := request.form.get("lasts")):
+        return None
+    try:
+        return now + words.seconds(lasts)
+    except ValueError as exc:
+        raise Problem(400, "bad-request", str(exc), "Reload /status.") from exc
 
 
 @bp.errorhandler(Problem)

@@ -4,6 +4,7 @@ States, times and sizes in words.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -113,6 +114,20 @@ def duration(seconds: float) -> str:
             said.append((whole // size, unit))
             whole %= size
     return " ".join(f"{count} {unit}" for count, unit in said[:2] if count)
+
+
+def seconds(text: str) -> float:
+    """
+    Read a duration such as ``90s``, ``30m``, ``2h`` or ``1d``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    found = re.fullmatch(r"([1-9]\d{0,6})([smhd])", text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is not a time such as 90s, 30m, 2h or 1d")
+    return float(int(found[1]) * units[found[2]])
 
 
 def clock(seconds: float) -> str:

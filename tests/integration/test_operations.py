@@ -46,8 +46,9 @@ def test_a_paused_remote_waits_for_its_operator(client, worker, beat, remote, fe
     """
     api, running = client(), worker()
     wait_until(lambda: remote.head(), what="the first push")
-    paused = ferry("push", "pause")
-    assert (paused.returncode, paused.stdout) == (0, "origin: paused\n")
+    paused = ferry("push", "pause", "--for", "2h", "--reason", "the host moves")
+    assert paused.returncode == 0, paused.stderr
+    assert paused.stdout.startswith("origin: paused until 20")
     there = remote.head()
     commit = _write(api)
     running.kill()
@@ -61,17 +62,33 @@ def test_a_paused_remote_waits_for_its_operator(client, worker, beat, remote, fe
         return len(sweeps) >= 3
 
     wait_until(swept, what="two sweeps more")
-    api.post("/api/_internal/push")
+    api.post("/api/_internal/push", json={"reason": "in a hurry"})
     wait_until(lambda: running.logged("An operator has paused"), what="the task that was declined")
     assert remote.head() == there
     assert (_status(api)["state"], _status(api)["pending_commits"]) == ("paused", 1)
     shown = ferry("push", "status")
     assert shown.returncode == 0
-    assert "paused since" in shown.stdout
+    by = _status(api)["paused_by"]
+    assert "@" in by
+    assert f"by {by}: the host moves, until {_status(api)['paused_until']}" in shown.stdout
 
     assert ferry("push", "resume").stdout == "origin: resumed\n"
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
     assert _status(api)["paused_at"] is None
+    told = [line.split(" ", 2)[2] for line in ferry("push", "history").stdout.splitlines()]
+    assert [each for each in told if " by " in each] == [
+        f"paused by {by} (the host moves)",
+        "requested by dev@127.0.0.1 (in a hurry)",
+        f"resumed by {by}",
+    ]
+    events = map(json.loads, ferry("push", "history", "--pushes", "--json").stdout.splitlines())
+    assert "pushed" in {event["kind"] for event in events}
+
+
+@pytest.mark.parametrize("given", ["2", "h", "-1h", "0m", "2 weeks", "1e3s"])
+def test_a_pause_lasts_a_time(ferry, given):
+    refused = ferry("push", "pause", f"--for={given}")
+    assert (refused.returncode, "is not a time such as 90s, 30m, 2h or 1d" in refused.stderr) == (2, True)
 
 
 # --- Looking ---

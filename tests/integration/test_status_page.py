@@ -150,7 +150,7 @@ def test_a_paused_remote_says_so_and_how_to_go_on(browser):
         claim.write(paused_at=time.time() - 90)
     page = browser.open()
     assert "origin ‖ paused An operator has paused this remote" in page.text
-    assert "Paused 1 min 30 s ago, by an operator" in page.text
+    assert "Paused 1 min 30 s ago, by an operator; until resumed" in page.text
     assert "It is paused" in browser.press(page, "Push now").text
 
 
@@ -158,13 +158,18 @@ def test_a_remote_is_paused_and_resumed(browser, worker, remote):
     worker()
     wait_until(lambda: remote.head(), what="the first push")
     there = remote.head()
-    paused = browser.press(browser.open(), "Pause")
+    paused = browser.press(browser.open(), "Pause", reason="the <b>host</b> moves", lasts="4h")
     assert "It is paused" in paused.text
+    assert "by dev@127.0.0.1: the <b>host</b> moves; until 20" in paused.text
     commit = _write(browser)
     page = _shows(browser, "‖ paused", "1 commit pending")
     assert remote.head() == there
     assert "Resumed; the waiting commits are pushed." in browser.press(page, "Resume").text
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
+    assert "resumed dev@127.0.0.1" in browser.open("/status/history").text
+    assert "paused dev@127.0.0.1 the <b>host</b> moves" in browser.open("/status/history").text
+    assert "'soon' is not a time" in browser.press(browser.open(), "Pause", lasts="soon").text
+    assert browser.answer.status_code == 400
 
 
 def test_every_reason_is_in_the_runbook(browser):

@@ -8,7 +8,7 @@ Where each of Ferry's own files lies: in the directory ``ferry`` of the bare rep
 ``maintenance.*``           the lock of this repository's packing, and its last result
 ``drafts/``                 the next content of each ref, and of ``config``
 ``addresses/``              the address of each remote, as a digest
-``remotes/``                the ledger: an entry, a lock and the last landings of each remote
+``remotes/``                the ledger: an entry, a lock, the last landings and the events of each remote
 ``pages/``                  pages that wait to be sent
 ``idempotency/``            answers to requests with an idempotency key
 ``packs.git``               a view of the packs, for ``git repack``

@@ -116,6 +116,10 @@ class Entry:
         running: The push that runs now, or was running when its worker died.
         gave_up: Whether ``CFP_PUSH_MAX_RETRIES`` was reached.
         paused_at: When an operator stopped the pushes; None where they may be made.
+        paused_by: Which operator.
+        paused_why: The reason that was given.
+        paused_until: When the pause ends by itself; None: when an operator ends it.
+        pause_paged: Whether a page was sent because the pause seems forgotten.
         lag_s: From the oldest commit of each push to its arrival.
         push_s: How long the pushes that landed took.
         commits_pushed: How many commits those brought.
@@ -145,6 +149,10 @@ class Entry:
     running: Running | None = None
     gave_up: bool = False
     paused_at: float | None = None
+    paused_by: str = ""
+    paused_why: str = ""
+    paused_until: float | None = None
+    pause_paged: bool = False
     lag_s: Histogram = field(default_factory=Histogram)
     push_s: Histogram = field(default_factory=Histogram)
     commits_pushed: int = 0

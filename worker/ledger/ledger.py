@@ -27,8 +27,10 @@ from typing import Any
 from ferry.worker.errors import LedgerError, RemoteBusyError
 from ferry.worker.files.atomic_json import replace_file
 from ferry.worker.files.locks import FileLock
+from ferry.worker.ledger import events, landings
 from ferry.worker.ledger.entry import Entry, Stall, T, as_json, counted, from_json
-from ferry.worker.ledger.landings import Landing, recall, remember
+from ferry.worker.ledger.events import Event
+from ferry.worker.ledger.landings import Landing
 from ferry.worker.observe.logs import log
 
 _POLL_S = 0.05
@@ -114,11 +116,19 @@ class Claim:
         self._store(durably=_must_last(before) or _must_last(self.entry))
         return self.entry
 
+    def set_paused(
+        self, paused_at: float | None, *, by: str = "", why: str = "", until: float | None = None
+    ) -> None:
+        """
+        Stop the pushes, or with None let them be made again.
+        """
+        self.write(paused_at=paused_at, paused_by=by, paused_why=why, paused_until=until, pause_paged=False)
+
     def landed(self, landing: Landing) -> None:
         """
         Add a push that landed to the remote's history, if that can be written.
         """
-        remember(self.ledger._history(self.remote), landing)
+        landings.remember(self.ledger._history(self.remote), landing)
 
     def _store(self, *, durably: bool) -> None:
         if self.ledger._write(self.remote, self.entry, durably=durably) and self._stall:
@@ -182,7 +192,25 @@ class Ledger:
         """
         Return the last pushes that landed on *remote*, oldest first.
         """
-        return recall(self._history(remote))
+        return landings.recall(self._history(remote))
+
+    def happened(self, remote: str, *, pushes: bool = False) -> list[Event]:
+        """
+        Return what happened at *remote* in the last weeks, oldest first.
+
+        Args:
+            pushes: Whether to name each push that landed, too.
+        """
+        found = events.recall(self._events(remote))
+        if pushes:
+            found += [landing.as_event() for landing in self.history(remote)]
+        return sorted(found, key=lambda event: event.at)
+
+    def remember(self, remote: str, event: Event) -> None:
+        """
+        Add *event* to what happened at *remote*, if that can be written. Needs no claim.
+        """
+        events.remember(self._events(remote), event)
 
     @contextmanager
     def claim(self, remote: str) -> Iterator[Claim | None]:
@@ -232,7 +260,16 @@ class Ledger:
         with FileLock(self._directory / f"{remote}.watch").try_hold() as held:
             yield Sighting(self, remote) if held else None
 
-    def set_paused(self, remote: str, paused_at: float | None, *, timeout_s: float) -> None:
+    def set_paused(
+        self,
+        remote: str,
+        paused_at: float | None,
+        *,
+        timeout_s: float,
+        by: str = "",
+        why: str = "",
+        until: float | None = None,
+    ) -> None:
         """
         Stop the pushes to *remote*, or with None let them be made again; waits for one that runs.
 
@@ -240,7 +277,7 @@ class Ledger:
             RemoteBusyError: It has not ended within *timeout_s* seconds.
         """
         with self.claim_within(remote, timeout_s) as claim:
-            claim.write(paused_at=paused_at)
+            claim.set_paused(paused_at, by=by, why=why, until=until)
 
     def is_claimed(self, remote: str) -> bool:
         """
@@ -278,6 +315,9 @@ class Ledger:
     def _history(self, remote: str) -> Path:
         # No ending of the ledger's own files: a remote may be called "origin.history".
         return self._directory / f"{remote}.history"
+
+    def _events(self, remote: str) -> Path:
+        return self._directory / f"{remote}.events"
 
     def _stall_path(self, remote: str) -> Path:
         return self._directory / f"{remote}.stall"

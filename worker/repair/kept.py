@@ -9,12 +9,16 @@ removed only where it still stands there, and never by force.
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 
 from ferry.worker.errors import ReconcileError
 from ferry.worker.git.remote import Remote
 from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
+from ferry.worker.operators import Operator, remember
+from ferry.worker.settings import ORIGIN
 
 _UTC = r"\d{8}T\d{6}Z"  # as ``compact_utc`` writes it
 HERE = ""
@@ -69,7 +73,7 @@ def kept_branches(repository: Repository, remote: str, *, timeout_s: float) -> l
     ]
 
 
-def remove(repository: Repository, kept: Kept, *, timeout_s: float) -> None:
+def remove(repository: Repository, ledger: Ledger, kept: Kept, *, by: Operator, timeout_s: float) -> None:
     """
     Remove a branch that *kept_branches* has just returned.
 
@@ -87,4 +91,14 @@ def remove(repository: Repository, kept: Kept, *, timeout_s: float) -> None:
         if not verdict.landed:
             said = verdict.evidence or verdict.reason
             raise ReconcileError(f"{kept.remote} did not remove {kept.branch}: {said}")
-    log().info("reconcile.branch_removed", remote=kept.remote, branch=kept.branch, commit=kept.commit)
+    where = f"on {kept.remote}" if kept.remote else "here"
+    log().info(
+        "reconcile.branch_removed",
+        remote=kept.remote,
+        branch=kept.branch,
+        commit=kept.commit,
+        by=by.who,
+        why=by.why,
+    )
+    detail = f"{kept.branch} {where}, at {kept.commit}"
+    remember(ledger, kept.remote or ORIGIN, "branch-removed", by, now=time.time(), detail=detail)

@@ -25,6 +25,7 @@ from ferry.worker.git.remote import Remote, ended_within_s
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
+from ferry.worker.operators import FERRY, Operator, remember
 from ferry.worker.repair.merger import Change, Conflict, Merger, Takes
 from ferry.worker.repair.rebasing import rebased
 from ferry.worker.settings import ORIGIN, Settings
@@ -138,6 +139,7 @@ class Reconciler:
         dry_run: bool = False,
         takes: Takes | None = None,
         compares: bool = False,
+        by: Operator = FERRY,
     ) -> Outcome:
         """
         Fetch from *remote* and join the branch with it, once the push that runs has ended.
@@ -151,6 +153,7 @@ class Reconciler:
             dry_run: Only say what would come of it.
             takes: What an operator decided of the conflicts of a merge.
             compares: Whether to say field by field what each side changed.
+            by: Who asks for it.
 
         Raises:
             RemoteBusyError: The push did not end in time.
@@ -158,7 +161,7 @@ class Reconciler:
                 put on the remote first; or *takes* do not fit the conflicts. Nothing was changed.
             RepositoryError: git could not.
         """
-        outcome = self._claim_and_join(remote, strategy, dry_run=dry_run, takes=takes)
+        outcome = self._claim_and_join(remote, strategy, dry_run=dry_run, takes=takes, by=by)
         ours, theirs = outcome.before, outcome.remote_head
         if ours is None or theirs is None:
             return outcome
@@ -203,7 +206,13 @@ class Reconciler:
             return self.join(remote, strategy, **options)
 
     def join(
-        self, remote: str, strategy: Strategy, *, dry_run: bool = False, takes: Takes | None = None
+        self,
+        remote: str,
+        strategy: Strategy,
+        *,
+        dry_run: bool = False,
+        takes: Takes | None = None,
+        by: Operator = FERRY,
     ) -> Outcome:
         """
         Do what ``reconcile`` does, for the holder of the claim on *remote*; does not say what each side has.
@@ -224,17 +233,24 @@ class Reconciler:
             outcome = replace(outcome, before=ours, after=ours)
             outcome = self._join(outcome, strategy, dry_run=dry_run, takes=takes)
         if not dry_run and outcome.state not in ("in-sync", "ahead"):
-            log().info(
-                "reconcile.done",
-                remote=remote,
-                state=outcome.state,
-                strategy=strategy,
-                before=outcome.before,
-                after=outcome.after,
-                kept_as=outcome.kept_as,
-                conflicts=len(outcome.conflicts),
-            )
+            self._tell(outcome, strategy, by)
         return outcome
+
+    def _tell(self, outcome: Outcome, strategy: Strategy, by: Operator) -> None:
+        log().info(
+            "reconcile.done",
+            remote=outcome.remote,
+            state=outcome.state,
+            strategy=strategy,
+            before=outcome.before,
+            after=outcome.after,
+            kept_as=outcome.kept_as,
+            conflicts=len(outcome.conflicts),
+            by=by.who,
+            why=by.why,
+        )
+        detail = f"{strategy}: {outcome.state}, from {outcome.before} to {outcome.after}"
+        remember(self._ledger, outcome.remote, "reconciled", by, now=self._clock(), detail=detail)
 
     def _endless(self, ours: str | None, theirs: str | None, strategy: Strategy, takes: Takes | None) -> str:
         """

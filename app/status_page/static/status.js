@@ -50,10 +50,15 @@
   function swap(text) {
     const focused = document.activeElement ? document.activeElement.id : "";
     const scrolled = [...live.querySelectorAll("pre[id]")].map((each) => [each.id, each.scrollTop]);
+    const given = [...live.querySelectorAll("input[type=text][id], select[id]")].map((each) => [each.id, each.value]);
     live.replaceChildren(...new DOMParser().parseFromString(text, "text/html").body.childNodes);
     for (const [id, top] of scrolled) {
       const again = document.getElementById(id);
       if (again) again.scrollTop = top;
+    }
+    for (const [id, value] of given) {
+      const again = document.getElementById(id);
+      if (again) again.value = value;
     }
     const again = focused && document.getElementById(focused);
     if (again && again !== document.activeElement) again.focus({ preventScroll: true });
@@ -61,10 +66,12 @@
     tick();
   }
 
-  // Do not replace text that is selected, or a button that is pressed.
+  // Do not replace text that is selected or typed, or a button that is pressed.
   function isInUse() {
     const selection = getSelection();
-    return pressed || (selection && !selection.isCollapsed && live.contains(selection.anchorNode));
+    const active = document.activeElement;
+    const isTyping = active && live.contains(active) && active.matches("input[type=text]");
+    return pressed || isTyping || (selection && !selection.isCollapsed && live.contains(selection.anchorNode));
   }
 
   async function refresh() {

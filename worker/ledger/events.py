@@ -1,0 +1,75 @@
+"""
+What happened at one remote in the last weeks: episodes of failures, and what operators did.
+
+One JSON line per event, beside the ledger, see ``lines``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ferry.worker.ledger import lines
+
+Kind = Literal["failing", "recovered", "paused", "resumed", "requested", "reconciled", "branch-removed"]
+
+KEPT = 1000
+_LINE_BYTES = 400
+# Of a longer text, an event has the beginning.
+_TEXT_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """
+    One event.
+
+    Attributes:
+        at: When, in seconds since the epoch.
+        kind: ``failing``: a failure for a new reason; ``recovered``: the push that ended the failures; else
+            what an operator did.
+        by: Which operator, see ``ferry.worker.operators``.
+        why: The reason that the operator gave.
+        detail: The reason of the failure and what git said, or what came of the act.
+    """
+
+    at: float
+    kind: str
+    by: str = ""
+    why: str = ""
+    detail: str = ""
+
+    def told(self) -> str:
+        """
+        Say what happened in one line.
+        """
+        by, why = (f" by {self.by}" if self.by else ""), (f" ({self.why})" if self.why else "")
+        return f"{self.kind}{by}{why}{f': {self.detail}' if self.detail else ''}"
+
+
+def remember(path: Path, event: Event) -> None:
+    """
+    Add *event* to the file *path*; never raises.
+    """
+    shown = {
+        name: value[:_TEXT_CHARACTERS] if isinstance(value, str) else value
+        for name, value in asdict(event).items()
+    }
+    lines.append(path, shown, keep=KEPT, line_bytes=_LINE_BYTES)
+
+
+def recall(path: Path) -> list[Event]:
+    """
+    Return the newest events in *path*, oldest first, at most ``KEPT``.
+    """
+    return lines.last(path, _event, keep=KEPT)
+
+
+def _event(found: Mapping[str, Any]) -> Event:
+    at, kind = float(found["at"]), str(found["kind"])
+    if not math.isfinite(at):
+        raise ValueError(found)
+    return Event(at=at, kind=kind, **{name: str(found.get(name, "")) for name in ("by", "why", "detail")})
