@@ -203,9 +203,8 @@ def screen(page: Event) -> str:
     """
     Return a page as an operator sees it: title, tags, context.
     """
-    error = page["exception"]["values"][0]
-    tags = " ".join(f"{name}={page['tags'][name]}" for name in ("remote", "branch", "reason"))
-    lines = [f"{page['level'].upper()}  {error['type']}  {tags}", ""]
+    tags = "  ".join(f"{name}={value}" for name, value in page["tags"].items())
+    lines = [f"{page['level'].upper()}  {page['message']}", tags, ""]
     for name, value in page["contexts"]["push"].items():
         if name != "type":
             lines += _lines(name, value)
@@ -226,6 +225,23 @@ _HEAD = """# Pages
 What each page looks like: one Sentry event of level `fatal` per episode, that is per remote and reason,
 until a push lands. What to do about each is in the [runbook](runbook.md). `python -m tests.episodes` makes
 these from real failures, and the tests hold every reason to its page.
+
+## Wake somebody
+
+The pages of one remote and reason are one issue in Sentry, whatever git said, and each episode adds one event
+to it. Sentry's rule for a new project notifies of **new issues** alone: the second episode would wake nobody.
+Make this alert rule (*Alerts*, *Create Alert*, *Issues*):
+
+| part | choose |
+|---|---|
+| when | nothing: no trigger means each event |
+| if | *The event's level* is *equal to* *fatal* |
+| then | whoever is on call |
+| action interval | 5 minutes, the shortest |
+
+Ferry sends no other event of level `fatal`, and an episode's event once, so each event is a reason to wake
+somebody. To rule per team, add *The event's tags match* `repository`. `ferry page --test` sends a page
+through the rule.
 """
 
 
@@ -238,7 +254,7 @@ def main() -> None:
         directory = Path(tempfile.mkdtemp(prefix="ferry-"))
         try:
             with episode(directory, reason) as (_, pages):
-                text = screen(pages[0]).replace(str(directory), "/srv/ferry")
+                text = screen(pages[0]).replace(str(directory), "/srv/ferry").replace(directory.name, "ferry")
         finally:
             shutil.rmtree(directory)
         text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:3000", text)

@@ -5,6 +5,7 @@ What somebody who is woken at night needs to see on one screen.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from ferry.worker.errors import PushError, RepositoryError
@@ -49,6 +50,36 @@ def dossier(
         "way_out": error.hint,
         "commands": commands(error.reason, repository, error.remote),
     }
+
+
+def headline(known_as: str, error: PushError, context: Mapping[str, Any]) -> str:
+    """
+    Return what happened in one line, such as ``town/data: origin diverged, 2 commits here, 1 there by Sam``.
+
+    Args:
+        known_as: What people call the repository.
+        error: What went wrong.
+        context: The facts of its page.
+    """
+    name = "/".join(re.split(r":\d+/|[/:]", known_as)[-2:])
+    policy = POLICIES.get(cast(Reason, error.reason))
+    told = policy.told.format(remote=error.remote) if policy else ""
+    return f"{name}: {told or f'{error.remote}: {error.detail}'}{_commits(context)}"
+
+
+def _commits(context: Mapping[str, Any]) -> str:
+    ahead, behind = context.get("ahead", 0), context.get("behind", 0)
+    here = f", {ahead} commit{'' if ahead == 1 else 's'}"
+    if behind:
+        return f"{here} here, {behind} there{_by(context.get('foreign_authors', []))}"
+    return f"{here} wait{'s' if ahead == 1 else ''}" if ahead else ""
+
+
+def _by(authors: Sequence[str]) -> str:
+    names = [author.partition(" <")[0] for author in authors]
+    if len(names) > 2:
+        names = [names[0], f"{len(names) - 1} others"]
+    return f" by {' and '.join(names)}" if names else ""
 
 
 def as_printed(said: str) -> str:

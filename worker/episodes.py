@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ferry.worker.dossier import as_printed, dossier
+from ferry.worker.dossier import as_printed, dossier, headline
 from ferry.worker.errors import PushError, PushRefused
 from ferry.worker.failures import Reason
 from ferry.worker.files.places import pages_directory
@@ -206,6 +206,7 @@ class Episodes:
 
     def _send(self, error: PushError, *, since: float, context: Mapping[str, Any]) -> bool:
         wanted = Page(
+            title=headline(self._repository.known_as, error, context),
             error=error,
             branch=self._repository.branch,
             repository=self._repository.known_as,

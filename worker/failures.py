@@ -34,6 +34,7 @@ class Policy:
     Attributes:
         retried: Whether the same push is tried again by itself.
         page: When a person is told; ``after-a-while`` is CFP_PUSH_PAGE_AFTER of failing.
+        told: What happened, for a title, with ``{remote}``; "" where only the failure's own words tell.
         hint: What an operator does next, in one sentence.
         commands: What to type for that, in order, each with ``{repository}``, ``{remote}`` and
             ``{branch}`` to be filled in.
@@ -41,6 +42,7 @@ class Policy:
 
     retried: bool
     page: Literal["at-once", "after-a-while"]
+    told: str
     hint: str
     commands: tuple[str, ...]
 
@@ -48,44 +50,44 @@ class Policy:
 _LOOK, _TRY = "ferry push status", "ferry push now --remote {remote}"
 
 POLICIES: Mapping[Reason, Policy] = MappingProxyType({
-    "non-fast-forward": Policy(False, "at-once",
+    "non-fast-forward": Policy(False, "at-once", "{remote} diverged",
         "See what each side holds and join it: docs/operations/runbook.md#non-fast-forward.",
         ("ferry reconcile --remote {remote} --dry-run", "ferry reconcile --remote {remote}", _LOOK)),
-    "rejected": Policy(False, "at-once",
+    "rejected": Policy(False, "at-once", "{remote} refuses our commits",
         "Change the remote's rule, or the commit that breaks it: every later commit waits behind it.",
         ("ferry push find-refused --remote {remote}", _TRY, _LOOK)),
-    "auth": Policy(True, "at-once",
+    "auth": Policy(True, "at-once", "{remote} does not let us in",
         "Renew the key or token, or give it the right to write; the next attempt reads it afresh.",
         ("ferry doctor", _TRY, _LOOK)),
-    "host-key": Policy(True, "at-once",
+    "host-key": Policy(True, "at-once", "{remote} shows a key or certificate that is not trusted",
         "Compare the server's key or certificate with what its owner publishes (this may be an attack), then "
         "put an ssh key into the file that CFP_SSH_KNOWN_HOSTS names.",
         ("ferry doctor", _TRY, _LOOK)),
-    "not-found": Policy(True, "at-once",
+    "not-found": Policy(True, "at-once", "{remote} is not there",
         "Check the URL, and that the repository exists, is writable (not archived) and visible to us.",
         ("git -C {repository} remote get-url {remote}", _TRY, _LOOK)),
-    "locked": Policy(True, "after-a-while",
+    "locked": Policy(True, "after-a-while", "{remote} is locked by a git that ended",
         "Wait; if it lasts, remove the stale lock file that a dead git left in the remote repository.",
         (_LOOK, _TRY)),
-    "network": Policy(True, "after-a-while",
+    "network": Policy(True, "after-a-while", "{remote} cannot be reached",
         "Check DNS, firewall, proxy and the route to the remote; pushing resumes by itself.",
         ("ferry doctor", _TRY, _LOOK)),
-    "timeout": Policy(True, "after-a-while",
+    "timeout": Policy(True, "after-a-while", "{remote} does not answer in time",
         "See whether the remote or the way to it hangs; raise CFP_PUSH_TIMEOUT if a push needs longer.",
         ("ferry doctor", _TRY, _LOOK)),
-    "server": Policy(True, "after-a-while",
+    "server": Policy(True, "after-a-while", "{remote} answers with an error of its own",
         "Check the host's status page, or its logs and disk if it is yours; pushing resumes by itself.",
         (_LOOK, _TRY)),
-    "rate-limited": Policy(True, "after-a-while",
+    "rate-limited": Policy(True, "after-a-while", "{remote} asks us to push less often",
         "Raise CFP_PUSH_MIN_INTERVAL, or ask the host for a higher limit.",
         (_LOOK,)),
-    "local": Policy(True, "at-once",
+    "local": Policy(True, "at-once", "",
         "Look at the repository, its disk and its permissions: our side is at fault.",
         ("ferry doctor", "git -C {repository} fsck", "df -h {repository}", _TRY)),
-    "stalled": Policy(True, "at-once",
+    "stalled": Policy(True, "at-once", "nobody pushes to {remote}",
         "Start the worker and beat, or restart them if they hang.",
         (_LOOK, "celery -A ferry.worker inspect ping", _TRY)),
-    "unknown": Policy(True, "after-a-while",
+    "unknown": Policy(True, "after-a-while", "",
         "Act on what git said, and add a rule for it to worker/failures.py.",
         (_LOOK, _TRY)),
 })  # fmt: skip

@@ -36,7 +36,6 @@ from sentry_sdk.envelope import Envelope
 from sentry_sdk.integrations import Integration
 from sentry_sdk.integrations.logging import ignore_logger
 from sentry_sdk.transport import HttpTransport
-from sentry_sdk.utils import event_from_exception
 from urllib3.exceptions import InvalidHeader
 
 from ferry.worker.errors import PushError
@@ -53,6 +52,11 @@ _FIRST_WAIT_S, _LAST_WAIT_S = 5.0, 300.0
 _NO_EVENTS = (LOGGER, *(f"{library}*" for library in ("celery", "kombu", "amqp", "flower", "billiard")))
 _BROKER_ERRORS = (KombuError, RedisError, amqp.exceptions.AMQPError)
 _KEEP = "ferry.keep"
+_OF_A_PAGE = (
+    "event_id", "timestamp", "level", "message", "fingerprint", "environment", "release", "server_name",
+    "platform", "sdk",
+)  # fmt: skip
+_TAGS = ("repository", "remote", "reason", "branch", "url")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,7 @@ class Page:
     One reason to wake somebody.
 
     Attributes:
+        title: What happened, in one line.
         error: What went wrong; its remote and reason make the fingerprint.
         branch: The branch that does not reach the remote.
         repository: What people call its repository.
@@ -69,6 +74,7 @@ class Page:
         context: What the person who is woken needs to see.
     """
 
+    title: str
     error: PushError
     branch: str
     repository: str
@@ -188,22 +194,39 @@ def _made(wanted: Page | None) -> Event | None:
         return None
     made: list[Event] = []
     event: Any = {"message": "ferry doctor was here", "level": "info"}
-    hint: dict[str, Any] = {}
     if wanted is not None:
         error = wanted.error
-        event, hint = event_from_exception(error, client_options=sentry_sdk.get_client().options)
-        tags = {"remote": error.remote, "branch": wanted.branch, "reason": error.reason}
-        event |= {
+        event = {
             "event_id": wanted.event_id,
             "level": "fatal",
-            "tags": {**tags, "repository": wanted.repository},
+            "message": wanted.title,
+            "tags": _tags(wanted),
             # Its path too: two may have one name, and the project is shared.
             "fingerprint": ["ferry", "push", error.reason, error.remote, wanted.branch,
                             wanted.path, wanted.repository],
             "contexts": {"push": dict(wanted.context)},
         }  # fmt: skip
-    sentry_sdk.capture_event(event, {**hint, _KEEP: made.append})
+    sentry_sdk.capture_event(event, {_KEEP: made.append})
     return made[0] if made else None
+
+
+def _tags(wanted: Page) -> dict[str, str]:
+    """
+    Return the tags of a page, the most telling first; Sentry makes a link of ``url``.
+    """
+    error, url = wanted.error, wanted.context.get("status_page")
+    told = {"repository": wanted.repository, "remote": error.remote, "reason": error.reason}
+    return {**told, "branch": wanted.branch, **({"url": url} if url else {})}
+
+
+def _bare(event: Event) -> Event:
+    """
+    Return a page without what sentry-sdk and its integrations add: the task, its trace, modules, breadcrumbs.
+    """
+    bare = {name: event[name] for name in _OF_A_PAGE if name in event}
+    for part, names in (("tags", _TAGS), ("contexts", ("push",))):
+        bare[part] = {name: value for name, value in event.get(part, {}).items() if name in names}
+    return bare
 
 
 def _before_send(event: Any, hint: Mapping[str, Any]) -> Any:
@@ -211,7 +234,7 @@ def _before_send(event: Any, hint: Mapping[str, Any]) -> Any:
     Hold back a page, which has a way of its own, and what a broker's absence caused.
     """
     if keep := hint.get(_KEEP):
-        keep(clean(event))
+        keep(clean(_bare(event)))
         return None
     if "exc_info" in hint and isinstance(hint["exc_info"][1], _BROKER_ERRORS):
         return None

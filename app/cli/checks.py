@@ -90,6 +90,7 @@ def send_page(is_test: bool) -> None:
     """
     with open_pipeline() as pipeline:
         wanted = paging.Page(
+            title="test: nothing is wrong, an operator ran ferry page --test",
             error=PushRefused(
                 "test", "test", "nothing is wrong: an operator ran `ferry page --test`", "Do nothing."
             ),

@@ -78,6 +78,7 @@ def test_no_envelope_of_any_kind_carries_what_a_client_sent(env, sentry, monkeyp
     paging.CronMonitor(Settings.from_env(env)).check_in()
     error = NonFastForward("origin", "non-fast-forward", f"{URL} was refused", "look")
     wanted = paging.Page(
+        title=f"{URL} was refused",
         error=error,
         branch="main",
         repository="host/data",

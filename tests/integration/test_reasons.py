@@ -30,6 +30,10 @@ def test_a_reason_pages_once_with_the_way_out(reason, tmp_path):
         assert error.reason == reason
     assert page["level"] == "fatal"
     assert {page["tags"][name] for name in ("remote", "branch", "reason")} == {"origin", "main", reason}
+    assert page["message"].count("origin") == 1
+    if reason == "non-fast-forward":
+        title = f"{tmp_path.name}/remote: origin diverged, 1 commit here, 1 there by Sam"
+        assert page["message"] == title
     shown = page["contexts"]["push"]
     assert shown["reason"] == reason
     assert shown["ahead"] == 1
