@@ -59,11 +59,14 @@ class Group:
     Attributes:
         base: The branch's tip, until they land.
         tip: The last of them, the parent of the next.
+        landing: Where the branch was to be moved last. It may be there while *base* is not: the thread that
+            moved it was ended before it could say so.
     """
 
     def __init__(self, base: str | None, first: _Place) -> None:
         self.base = base
         self.tip = base
+        self.landing = base
         self.lock = first.lock
         self.members = {first}  # their blocks are running, or their commits have not landed
         self.made: list[_Place] = []  # the members that wait for the landing
@@ -202,6 +205,9 @@ class GroupCommit:
                 made, tip = group.made.copy(), group.tip
             if group.error is None and tip is not None and tip != group.base:
                 try:
+                    if group.landing != group.base and group.landing == self._head():
+                        group.base = group.landing
+                    group.landing = tip
                     self._land(tip, group.base)
                     group.base = tip
                 except Exception as exc:  # noqa: BLE001

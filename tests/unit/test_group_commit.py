@@ -101,7 +101,16 @@ def pool():
 
 @pytest.fixture(autouse=True)
 def _open_for_long(monkeypatch):
+    """
+    On a busy machine a thread comes late.
+    """
     monkeypatch.setattr(group_commit, "_OPEN_S", 10.0)
+    monkeypatch.setattr(group_commit, "_PATIENCE_S", 10.0)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(group_commit, "_PATIENCE_S", 0.01)
 
 
 def test_one_writer_alone_waits_for_nobody(branch):
@@ -110,8 +119,7 @@ def test_one_writer_alone_waits_for_nobody(branch):
     assert not branch.lock.is_held()
 
 
-def test_who_waits_together_lands_together_in_the_order_of_coming(branch, pool, monkeypatch):
-    monkeypatch.setattr(group_commit, "_PATIENCE_S", 10.0)  # on a busy machine a thread comes late
+def test_who_waits_together_lands_together_in_the_order_of_coming(branch, pool):
     writing = _together(branch, pool, *"abcdefgh")
 
     assert [each.result(10) for each in writing] == ["0abcdefgh"] * 8
@@ -151,15 +159,24 @@ def _is_free(branch: _Branch) -> bool:
     return not branch.lock.is_held() and not branch.writers._queue and branch.writers._group is None
 
 
-def test_what_a_thread_was_ended_over_lands_by_another(branch, pool, monkeypatch):
-    land, ends = branch.writers._land, [Ended()]
+def _end_who_lands(branch: _Branch, *ends: Ended) -> list[Ended]:
+    """
+    End the next threads that move the branch, once they have; returns the *ends* that are still to come.
+    """
+    land, left = branch.writers._land, [*ends]
 
     def land_and_be_ended(new: str, old: str | None) -> None:
         land(new, old)
-        if ends:
-            raise ends.pop()
+        if left:
+            raise left.pop()
 
     branch.writers._land = land_and_be_ended
+    return left
+
+
+def test_what_a_thread_was_ended_over_lands_by_another(branch, pool, monkeypatch):
+    monkeypatch.setattr(group_commit, "_PATIENCE_S", 1.0)
+    _end_who_lands(branch, Ended())
     first, last = _together(branch, pool, *"ab")
 
     assert first.result(10) == "0ab"
@@ -170,7 +187,22 @@ def test_what_a_thread_was_ended_over_lands_by_another(branch, pool, monkeypatch
     assert _is_free(branch)
 
 
-def test_nobody_waits_for_the_block_of_a_later_member(branch, pool):
+def test_a_commit_lands_on_top_of_one_over_which_threads_were_ended(branch, pool, impatient):
+    """
+    The branch had moved, and the group was not told.
+    """
+    may_end = threading.Event()
+    ends = _end_who_lands(branch, Ended(), Ended())
+    _together(branch, pool, "a", then=lambda: _write_when(branch, "z", may_end))
+    wait_until(lambda: not ends, what="the end of the two that waited for the landing")
+    may_end.set()
+
+    wait_until(lambda: _is_free(branch), what="the lock")
+    assert branch.landings == ["0a", "0az"]
+    assert branch.write("b") == "0azb"
+
+
+def test_nobody_waits_for_the_block_of_a_later_member(branch, pool, impatient):
     """
     It may take long, and it lands on top of what has landed meanwhile.
     """
@@ -194,7 +226,7 @@ def test_nobody_waits_for_the_block_of_a_later_member(branch, pool):
     wait_until(lambda: _is_free(branch), what="the lock")
 
 
-def test_a_commit_on_top_of_one_that_did_not_land_does_not_land_either(branch, pool):
+def test_a_commit_on_top_of_one_that_did_not_land_does_not_land_either(branch, pool, impatient):
     in_block, may_end, told = threading.Event(), threading.Event(), []
 
     def slow() -> None:
@@ -206,7 +238,13 @@ def test_a_commit_on_top_of_one_that_did_not_land_does_not_land_either(branch, p
         except BusyError as exc:
             told.append(exc)
 
-    branch.fails = BusyError("in the way")
+    land = branch.writers._land
+
+    def land_meanwhile(new: str, old: str | None) -> None:
+        assert in_block.wait(10)
+        land(new, old)
+
+    branch.fails, branch.writers._land = BusyError("in the way"), land_meanwhile
     (first,) = _together(branch, pool, "a", then=slow)
     with pytest.raises(BusyError, match="in the way"):
         first.result(10)
