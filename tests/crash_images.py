@@ -211,7 +211,7 @@ class Deployment:
             for part in self._parts:
                 opened.callback(part.kill)
                 part.spawn()
-            opened.callback(self._end_writers)
+            opened.callback(self.end_writers)
             self._writers = [threading.Thread(target=self._write, args=(n,)) for n in range(_WRITERS)]
             for writer in self._writers:
                 writer.start()
@@ -234,6 +234,14 @@ class Deployment:
         """
         with contextlib.suppress(psutil.Error, IndexError):
             self._random.choice(psutil.Process(self._parts[0].pid).children()).kill()
+
+    def end_writers(self) -> None:
+        """
+        Let nothing more be written, for no more images.
+        """
+        self._stop.set()
+        for writer in self._writers:
+            writer.join(2 * _REQUEST_TIMEOUT_S)
 
     def image(self) -> Image:
         """
@@ -385,11 +393,6 @@ class Deployment:
                     break
                 self._stop.wait(0.05)
 
-    def _end_writers(self) -> None:
-        self._stop.set()
-        for writer in self._writers:
-            writer.join(2 * _REQUEST_TIMEOUT_S)
-
 
 def _post(port: int, key: str, slug: str) -> str | None:
     """
@@ -429,6 +432,7 @@ def run(directory: Path, *, kind: str, redis_url: str, seed: int, seconds: float
                 if not images:
                     report.note(deployment.boot(taken[-1], with_worker=True))
             if images:
+                deployment.end_writers()
                 for image in taken:
                     report.note(deployment.boot(image, with_worker=image is taken[-1]))
             report.note(deployment.refused)

@@ -852,7 +852,7 @@ def test_an_event_id_that_is_none_of_ours_is_refused(api):
 
 
 def test_the_document_is_openapi_and_holds_every_sheets_schema(api):
-    from openapi_spec_validator import validate
+    from openapi_spec_validator import validate  # here, because it takes a second
 
     document = api.get("/openapi.json").json
     validate(document)
