@@ -20,7 +20,7 @@ ANYBODY = "dev"
 ANY_SHEET = ""  # for what shows no record, such as the names of the sheets
 RELOAD_PATH = "/api/_internal/reload-data"
 STATUS_PATH = "/status"
-_FORM_BYTES = 16 * 1024  # the status page's forms
+_FORM_BYTES = 64 * 1024  # the status page's forms; one may decide hundreds of conflicts
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="ferry"'}
 
 

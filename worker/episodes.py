@@ -194,7 +194,13 @@ class Episodes:
         detail += f": {entry.paused_why}" if entry.paused_why else ""
         error = PushRefused(remote, "paused", detail, f"Resume it: ferry push resume --remote {remote}")
         log().warning("push.pause_forgotten", remote=remote, by=by, why=entry.paused_why, error=detail)
-        context = {"reason": error.reason, "what_happened": detail, "way_out": error.hint}
+        commands = [f"ferry push {command} --remote {remote}" for command in ("history", "resume")]
+        context = {
+            "reason": error.reason,
+            "what_happened": detail,
+            "way_out": error.hint,
+            "commands": commands,
+        }
         if self._send(error, since=paused_at, context=context) or not is_configured():
             claim.write(pause_paged=True)
 

@@ -92,7 +92,7 @@ def _print_outcome(outcome: Outcome, takes: Takes, *, dry_run: bool) -> None:
         click.echo(f"  {words.many(left_out, 'file')} more; show them with --json")
     for conflict in outcome.conflicts:
         click.echo(f"  conflict: {conflict}")
-    if outcome.detail:
+    if outcome.detail and not outcome.conflicts:
         click.echo(f"  {outcome.detail}")
     if outcome.before != outcome.after:
         moved = "would move" if dry_run else "moved"

@@ -13,7 +13,7 @@ from ferry.app import create_app
 from ferry.app.sheets import evaluation
 from ferry.worker import apart
 from ferry.worker.apart import Limit
-from ferry.worker.repair import reconcile
+from ferry.worker.repair import merger, reconcile
 
 PEOPLE = "/api/sheets/people/records"
 PATH = "path = '''${{ %s }}'''\n"
@@ -251,7 +251,7 @@ def test_a_merge_that_never_ends_is_a_conflict_that_no_writer_waits_for(
     data.git("push", "-q", str(remote.path), "main")
     _commit(remote, "people/joe.toml", 'name = "Joe"\nslug = "joe"\n')
     assert api.put(f"{PEOPLE}/ann", json={"slug": "ann", "name": "Ann"}).status_code == 201
-    monkeypatch.setattr(reconcile, "_MERGE", Limit(cpu_s=0.3))
+    monkeypatch.setattr(merger, "_MERGE", Limit(cpu_s=0.3))
     monkeypatch.setattr(reconcile.Reconciler, "_alone", None)  # the write lock is not asked for
     reconciler = api.application.extensions["ferry"].pipeline.reconciler
     for strategy in ("merge", "rebase"):

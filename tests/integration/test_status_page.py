@@ -73,10 +73,12 @@ def test_disabled(env):
     assert [form.button for form in page.forms] == []
 
 
-def test_queued(browser):
+def test_queued(env, client):
     """
     Without a worker the commits wait, and the page says who is missing.
     """
+    env["CFP_PUSH_SWEEP_INTERVAL"] = "60"  # no commit has stalled, however slowly the page answers
+    browser = Browser(client())
     _write(browser)
     page = _shows(browser, "none answers Start a worker with: celery -A ferry.worker worker")
     assert "origin … queued" in page.text
@@ -475,7 +477,7 @@ def test_another_process_of_the_same_deployment_knows_the_session(env, guarded):
     assert other.get("/status").status_code == 200
 
 
-@pytest.mark.parametrize("address", ["push", "reconcile", "sign-in", "sign-out"])
+@pytest.mark.parametrize("address", ["push", "pause", "reconcile", "branches", "sign-in", "sign-out"])
 @pytest.mark.parametrize("who", ["browser", "guarded"])
 def test_every_form_needs_the_token_of_its_session(request, env, who, address):
     browser = request.getfixturevalue(who)
@@ -493,7 +495,20 @@ def test_every_form_needs_the_token_of_its_session(request, env, who, address):
 
 # --- What a page may do, and what it may not ---
 
-ADDRESSES = ["/status", "/status/live", "/status/runbook", "/status/assets/status.js"]
+ADDRESSES = [
+    "/status",
+    "/status/live",
+    "/status/runbook",
+    "/status/history",
+    "/status/branches",
+    "/status/assets/status.js",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES[:-1])
+def test_no_page_shows_anything_to_a_browser_that_is_not_signed_in(guarded, address):
+    page = guarded.open(address)
+    assert (guarded.answer.status_code, [form.button for form in page.forms]) == (401, ["Sign in"])
 
 
 @pytest.mark.parametrize("address", ADDRESSES)

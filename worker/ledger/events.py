@@ -55,7 +55,7 @@ def remember(path: Path, event: Event) -> None:
     Add *event* to the file *path*; never raises.
     """
     shown = {
-        name: value[:_TEXT_CHARACTERS] if isinstance(value, str) else value
+        name: " ".join(value.split())[:_TEXT_CHARACTERS] if isinstance(value, str) else value
         for name, value in asdict(event).items()
     }
     lines.append(path, shown, keep=KEPT, line_bytes=_LINE_BYTES)

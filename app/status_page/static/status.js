@@ -66,16 +66,20 @@
     tick();
   }
 
+  function isTyping() {
+    const active = document.activeElement;
+    return active && live.contains(active) && active.matches("input[type=text]");
+  }
+
   // Do not replace text that is selected or typed, or a button that is pressed.
   function isInUse() {
     const selection = getSelection();
-    const active = document.activeElement;
-    const isTyping = active && live.contains(active) && active.matches("input[type=text]");
-    return pressed || isTyping || (selection && !selection.isCollapsed && live.contains(selection.anchorNode));
+    return pressed || isTyping() || (selection && !selection.isCollapsed && live.contains(selection.anchorNode));
   }
 
   async function refresh() {
     wanted = true;
+    if (isTyping()) say("Not refreshed while you type.");
     if (fetching || isInUse()) return;
     fetching = true;
     wanted = false;
@@ -121,6 +125,7 @@
   addEventListener("pagehide", () => source && source.close());
   addEventListener("pageshow", (event) => event.persisted && location.reload());
   setInterval(tick, 1000);
+  addEventListener("focusout", () => setTimeout(() => wanted && refresh()));
   addEventListener("pointerdown", () => { pressed = true; });
   for (const kind of ["pointerup", "pointercancel"]) {
     addEventListener(kind, () => setTimeout(() => { pressed = false; })); // the click comes after it
