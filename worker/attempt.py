@@ -136,7 +136,7 @@ class Attempt:
             self._fetch()
             if self._repository.is_pushed(self._remote, part.commit):
                 return self._is_behind(head)
-        said = finished.stdout + finished.stderr
+        said = finished.stderr + finished.stdout  # the remote's own words first
         cut_short = self._parts.cut_short(part, seen, verdict, finished.duration_s)
         detail = in_one_line(finished, verdict)
         raise self._outcomes.failed(head, verdict, detail, said=said, cut_short=cut_short)

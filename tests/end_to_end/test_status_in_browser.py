@@ -20,7 +20,9 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -73,6 +75,17 @@ return [...document.querySelectorAll("body *")]
   .filter((each) => !each.closest("pre, .skip") && each.getBoundingClientRect().right > innerWidth + 1)
   .map((each) => each.outerHTML.slice(0, 120));
 """
+WHERE = "return document.getElementById(arguments[0]).getBoundingClientRect().top;"
+PUT_AT = f"""
+scrollBy(0, document.getElementById(arguments[0]).getBoundingClientRect().top - arguments[1]);
+{WHERE}
+"""
+AXE = (files("axe_core_python") / "axe.min.js").read_text()
+AXE_RUNS = """
+const done = arguments[arguments.length - 1];
+axe.run().then(({passes, violations}) => done([passes.length, violations.map(({id, help, nodes}) =>
+  [id, help, nodes.map((node) => node.html.slice(0, 120))])]));
+"""
 
 
 @dataclass
@@ -92,6 +105,16 @@ class Screen:
         return str(
             self.driver.execute_script("return document.querySelector(arguments[0])?.textContent", selector)
         )
+
+    def axe(self) -> list[Any]:
+        """
+        What axe-core, https://github.com/dequelabs/axe-core, finds wrong for people who cannot see the page.
+        """
+        # As the browser's own, past the page's content security policy.
+        self.driver.execute_script(AXE)
+        passed, wrong = self.driver.execute_async_script(AXE_RUNS)
+        assert passed > 10, "axe-core found nothing to check"
+        return list(wrong)
 
     def press(self, name: str) -> bool:
         """
@@ -248,7 +271,8 @@ def test_the_page_lives_and_fits(screen, tmp_path):
     _wait_to_see(lambda: screen.read("[data-until]") != countdown, what="a tick")
 
     screen.closed.touch()
-    driver.execute_script("document.getElementById('push-1').focus()")
+    driver.execute_script("document.getElementById('push-1').focus({preventScroll: true})")
+    place = driver.execute_script(PUT_AT, "commits", 40)
     screen.write("elif")
     screen.write("fay")
     screen.await_text(
@@ -257,6 +281,7 @@ def test_the_page_lives_and_fits(screen, tmp_path):
         "ferry push find-refused --remote origin",
     )
     assert driver.execute_script("return document.activeElement.id") == "push-1"
+    assert driver.execute_script(WHERE, "commits") == pytest.approx(place, abs=2)
     assert driver.execute_script("return window.sameDocument") is True
     assert driver.title.startswith("origin, archive: a person is needed (rejected, not-found)")
 
@@ -297,6 +322,8 @@ def _sign_in_and_out(driver, url, data):
     says("That is not the admin token.")
     driver.find_element(By.NAME, "token").send_keys(TOKEN, Keys.ENTER)
     says("queued")
+    card, main = (driver.find_element(By.CSS_SELECTOR, name).rect["width"] for name in (".card", "main"))
+    assert card > 0.95 * main, "a single remote does not use the width"
     data.commit("Seen after a while")
     says("Seen after a while")
     driver.find_element(By.XPATH, "//button[.='Sign out']").click()
@@ -311,6 +338,7 @@ def _look_at_it(screen, tmp_path):
         for scheme in ("dark", "light"):
             screen.prefer(scheme)
             assert screen.driver.execute_script(TOO_PALE) == []
+            assert screen.axe() == []
         assert screen.driver.execute_script("return document.documentElement.scrollWidth") <= width
         assert screen.driver.execute_script(TOO_WIDE) == []
         screen.await_text("! blocked")  # the sweep tries in between

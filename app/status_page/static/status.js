@@ -47,7 +47,14 @@
     }
   }
 
+  // What is at the top of the window, so that it stays there though things above it grow.
+  function atTop() {
+    const isSeen = ({ height, top }) => height && top >= 0;
+    return scrollY && [...live.querySelectorAll("[id]")].find((each) => isSeen(each.getBoundingClientRect()));
+  }
+
   function swap(text) {
+    const held = atTop(), top = held && held.getBoundingClientRect().top;
     const focused = document.activeElement ? document.activeElement.id : "";
     const scrolled = [...live.querySelectorAll("pre[id]")].map((each) => [each.id, each.scrollTop]);
     const given = [...live.querySelectorAll("input[type=text][id], select[id]")].map((each) => [each.id, each.value]);
@@ -62,6 +69,8 @@
     }
     const again = focused && document.getElementById(focused);
     if (again && again !== document.activeElement) again.focus({ preventScroll: true });
+    const there = held && document.getElementById(held.id);
+    if (there) scrollBy(0, there.getBoundingClientRect().top - top);
     readClock();
     tick();
   }
