@@ -93,7 +93,7 @@ class Attempt:
         try:
             head = self._repository.head()
             if head is None or self._repository.is_pushed(self._remote, head):
-                self._episodes.end(self._claim)
+                self._episodes.end(self._claim, waits_from=self._claim.entry.last_attempt_at)
                 return NOTHING_LEFT
             if self._looks_first and self._is_known_divergence() and (outcome := self._look(head)):
                 return outcome
@@ -147,7 +147,8 @@ class Attempt:
         """
         tip = self._repository.remote_head(self._remote)
         log().info("remote.ahead", remote=self._remote, local_head=head, remote_head=tip)
-        self._episodes.end(self._claim, outcomes=self._claim.count("up-to-date"))
+        waits_from = self._claim.entry.last_attempt_at
+        self._episodes.end(self._claim, outcomes=self._claim.count("up-to-date"), waits_from=waits_from)
         return BEHIND
 
     def _is_known_divergence(self) -> bool:

@@ -24,12 +24,13 @@ from ferry.worker import paging
 from ferry.worker.broker.celery_app import longest_countdown_s
 from ferry.worker.errors import RepositoryError
 from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.files.moments import timestamp
 from ferry.worker.git import clone, packing
 from ferry.worker.git.packs import Packs
 from ferry.worker.git.prepare import old_locks
 from ferry.worker.git.remote import Remote, ssh_programs
 from ferry.worker.pipeline import Pipeline
-from ferry.worker.status import RemoteStatus, remote_statuses, timestamp
+from ferry.worker.status import RemoteStatus, remote_statuses
 
 _SOON_S = 14 * 24 * 3600.0
 _BROKER_TIMEOUT_S = 3.0
@@ -68,10 +69,12 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
     Look at one thing after another; none hangs, and none changes anything.
     """
     yield _git(pipeline)
+    yield _disk(pipeline)
     yield from _repository(pipeline)
     yield _broker(pipeline)
-    yield _workers(pipeline)
-    yield _sweeps(pipeline)
+    workers = _workers(pipeline)
+    yield workers
+    yield _sweeps(pipeline, has_worker=workers.state == "ok")
     yield from _files(pipeline)
     yield _countdowns(pipeline)
     yield _sentry(pipeline)
@@ -101,13 +104,15 @@ def _repository(pipeline: Pipeline) -> Iterator[Finding]:
     except RepositoryError as exc:
         yield Finding(name="repository", state="failed", detail=str(exc), remedy=POLICIES["local"].hint)
         return
-    disk = os.statvfs(repository.path)
-    free_mib = disk.f_bavail * disk.f_frsize >> 20
     yield _ok(
         "repository",
         f"{repository.path}: {repository.branch} is at {head}; {size['bytes'] >> 20} MiB in "
-        f"{size['packs']} packs and {size['loose_objects']} loose objects; {free_mib} MiB free",
+        f"{size['packs']} packs and {size['loose_objects']} loose objects",
     )
+    if pipeline.maintenance.is_late():
+        detail = f"{size['loose_objects']} loose objects, and none was packed for an hour"
+        remedy = "See why: the worker's log has maintenance.done, or the error of the task maintain."
+        yield Finding(name="packing", state="failed", detail=detail, remedy=remedy)
     for warning in warnings:
         detail, _, remedy = warning.partition("; ")
         yield Finding(name="repository", state="warning", detail=detail, remedy=remedy)
@@ -115,6 +120,13 @@ def _repository(pipeline: Pipeline) -> Iterator[Finding]:
         named = ", ".join(f"{name} {why}" for name, why in sorted(damaged.items())[:_MANY_NAMES])
         detail = f"{len(damaged)} loose objects are damaged, and are not packed: {named}"
         yield Finding(name="repository", state="warning", detail=detail, remedy=packing.HINT)
+
+
+def _disk(pipeline: Pipeline) -> Finding:
+    room = pipeline.disk.room()
+    states: dict[str, Literal["ok", "warning", "failed"]] = {"ok": "ok", "low": "warning", "full": "failed"}
+    remedy = "" if room.state == "ok" else pipeline.disk.hint
+    return Finding(name="disk", state=states[room.state], detail=f"{room.state}: {room.told}", remedy=remedy)
 
 
 def _broker(pipeline: Pipeline) -> Finding:
@@ -143,15 +155,12 @@ def _workers(pipeline: Pipeline) -> Finding:
     return _ok("worker", ", ".join(names))
 
 
-def _sweeps(pipeline: Pipeline) -> Finding:
+def _sweeps(pipeline: Pipeline, *, has_worker: bool) -> Finding:
     last = pipeline.sweeper.last_at()
     if pipeline.sweeper.is_late():
-        return Finding(
-            name="sweep",
-            state="failed",
-            detail="never" if last is None else "late",
-            remedy="Start beat with: celery -A ferry.worker beat",
-        )
+        detail = "never" if last is None else f"late; the last one was at {timestamp(last)}"
+        remedy = "Start beat with: celery -A ferry.worker beat" if has_worker else "Start a worker first."
+        return Finding(name="sweep", state="failed", detail=detail, remedy=remedy)
     return _ok("sweep", "on time")
 
 
@@ -214,8 +223,8 @@ def on_record(remote: str, status: RemoteStatus) -> Iterator[Finding]:
 
 def _failures(status: RemoteStatus) -> str:
     failure = status.entry.last_failure
-    told = f"; attempt {failure.attempt}: {failure.reason}: {failure.message}" if failure else ""
-    return f"failing since {timestamp(status.failing_since)}{told}"
+    message = f" ({failure.message})" if failure else ""
+    return f"failing since {timestamp(status.failing_since)}: {status.attempts}{message}"
 
 
 def _asked(pipeline: Pipeline, remote: str) -> Finding:

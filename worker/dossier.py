@@ -42,7 +42,7 @@ def dossier(
     since = entry.failing_since if entry.failing_since is not None else now
     return {
         "reason": error.reason,
-        **_standing(repository, error.remote, now=now),
+        **_standing(repository, error.remote, entry, now=now),
         **({"rescue_branch": entry.rescue} if entry.rescue else {}),
         "attempts": entry.attempt,
         "failing_seconds": round(now - since),
@@ -105,13 +105,14 @@ def in_one_line(finished: Finished, verdict: Verdict) -> str:
 
 def commands(reason: str, repository: Repository, remote: str) -> list[str]:
     """
-    Return what to type after a failure with *reason*, in order.
+    Return what to type after a failure with *reason*, in order; nothing where that is another version's.
     """
     names = {"repository": str(repository.path), "remote": remote, "branch": repository.branch}
-    return [command.format(**names) for command in POLICIES[cast(Reason, reason)].commands]
+    policy = POLICIES.get(cast(Reason, reason))
+    return [command.format(**names) for command in policy.commands] if policy else []
 
 
-def _standing(repository: Repository, remote: str, *, now: float) -> dict[str, Any]:
+def _standing(repository: Repository, remote: str, entry: Entry, *, now: float) -> dict[str, Any]:
     """
     Return where both sides stand, as last seen, and what waits.
     """
@@ -124,9 +125,11 @@ def _standing(repository: Repository, remote: str, *, now: float) -> dict[str, A
         pending = repository.commits_between(seen, head)
         facts |= {"ahead": len(pending), "behind": repository.count_between(head, seen) if seen else 0}
         if pending:
+            made_at = repository.commit_time(pending[-1])
+            since = entry.waiting_since(made_at, repository.known_since(remote))
             facts |= {
                 "oldest_pending_commit": pending[-1],
-                "oldest_pending_seconds": round(now - repository.commit_time(pending[-1])),
+                "oldest_pending_seconds": max(0, round(now - since)),
             }
         if seen and facts["behind"]:
             facts |= _apart(repository, head, seen)

@@ -63,7 +63,7 @@ class Episodes:
     Records the failures of one repository's pushes, and tells of them.
 
     Args:
-        settings: When a person is told.
+        settings: When a person is told, and the API's address.
         repository: The data repository.
         clock: Seconds since the epoch.
     """
@@ -73,6 +73,7 @@ class Episodes:
         self._outbox = outbox_of(repository)
         self._clock = clock
         self._page_after_s = settings.push_page_after_s
+        self._link = settings.link
 
     def record(self, claim: Claim, error: PushError, *, number: int, said: str = "", **changes: Any) -> bool:
         """
@@ -121,6 +122,21 @@ class Episodes:
             changes: Further fields of the entry, for the same write.
         """
         entry = claim.entry
+        self.forget(claim, **changes)
+        if entry.last_failure and entry.failing_since is not None:
+            now, reason = self._clock(), entry.last_failure.reason
+            lasted_s = round(entry.failing_for_s(now), 3)
+            log().info("push.recovered", remote=claim.remote, reason=reason, episode_seconds=lasted_s)
+            detail = f"{reason}, after {lasted_s:.0f} s"
+            claim.ledger.remember(claim.remote, Event(at=now, kind="recovered", detail=detail))
+
+    def forget(self, claim: Claim, **changes: Any) -> None:
+        """
+        Forget the failures of the episode that ends.
+
+        Args:
+            changes: Further fields of the entry, for the same write.
+        """
         claim.write(
             attempt=0,
             chain=None,
@@ -137,12 +153,6 @@ class Episodes:
             tried=None,
             **changes,
         )
-        if entry.last_failure and entry.failing_since is not None:
-            now, reason = self._clock(), entry.last_failure.reason
-            lasted_s = round(entry.failing_for_s(now), 3)
-            log().info("push.recovered", remote=claim.remote, reason=reason, episode_seconds=lasted_s)
-            detail = f"{reason}, after {lasted_s:.0f} s"
-            claim.ledger.remember(claim.remote, Event(at=now, kind="recovered", detail=detail))
 
     def tell(self, claim: Claim, error: PushError, told: Told) -> None:
         """
@@ -155,6 +165,7 @@ class Episodes:
             "attempt": told.attempt,
             "reason": error.reason,
             "error": error.detail,
+            "said": as_printed(told.said),
         }
         if not told.is_blocked:
             log().warning("push.failed", **fields)
@@ -168,7 +179,11 @@ class Episodes:
             heads = {name: context.get(name) for name in _HEADS}
             log().error("push.blocked", **fields, hint=error.hint, **heads)
         if pages:
-            self._page(claim, error, context)
+            self.page(claim, error, context)
+
+    def _links(self, reason: str) -> dict[str, str]:
+        pages = {"status_page": "/status", "runbook": f"/status/runbook#{reason}"}
+        return {name: link for name, path in pages.items() if (link := self._link(path))}
 
     def is_known(self, entry: Entry, reason: Reason) -> bool:
         """
@@ -204,7 +219,10 @@ class Episodes:
         if self._send(error, since=paused_at, context=context) or not is_configured():
             claim.write(pause_paged=True)
 
-    def _page(self, claim: Claim, error: PushError, context: Mapping[str, Any]) -> None:
+    def page(self, claim: Claim, error: PushError, context: Mapping[str, Any]) -> None:
+        """
+        Send off the page for *error*, and record that it is on its way; does not wait for Sentry.
+        """
         entry = claim.entry
         since = self._clock() if entry.failing_since is None else entry.failing_since
         if self._send(error, since=since, context=context):
@@ -218,6 +236,6 @@ class Episodes:
             repository=self._repository.known_as,
             path=str(self._repository.path),
             since=since,
-            context=context,
+            context={**context, **self._links(error.reason)},
         )
         return page(wanted, self._outbox)

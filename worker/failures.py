@@ -51,7 +51,7 @@ _LOOK, _TRY = "ferry push status", "ferry push now --remote {remote}"
 
 POLICIES: Mapping[Reason, Policy] = MappingProxyType({
     "non-fast-forward": Policy(False, "at-once", "{remote} diverged",
-        "See what each side holds and join it: docs/operations/runbook.md#non-fast-forward.",
+        "See what each side holds, and join it.",
         ("ferry reconcile --remote {remote} --dry-run", "ferry reconcile --remote {remote}", _LOOK)),
     "rejected": Policy(False, "at-once", "{remote} refuses our commits",
         "Change the remote's rule, or the commit that breaks it: every later commit waits behind it.",

@@ -14,7 +14,11 @@ from dataclasses import dataclass
 from typing import cast
 
 from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.files.moments import timestamp
 from ferry.worker.ledger.entry import Entry
+
+_PAUSE_S = 86400.0
+_RESUME = "Resume it with: ferry push resume; or let the pause end by itself: ferry push pause --for 2h."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +28,19 @@ class Need:
 
     Attributes:
         since: Since when, in seconds since the epoch.
-        reason: The reason of the last failure.
+        reason: The reason of the last failure, or ``paused`` for a pause that seems forgotten.
         hint: What to do about it.
     """
 
     since: float
     reason: str
     hint: str
+
+    def as_json(self) -> dict[str, str | None]:
+        """
+        Return it as the API tells it.
+        """
+        return {"since": timestamp(self.since), "reason": self.reason, "hint": self.hint}
 
 
 def is_page_due(entry: Entry, *, page_after_s: float, now: float) -> bool:
@@ -50,12 +60,28 @@ def is_page_due(entry: Entry, *, page_after_s: float, now: float) -> bool:
     return at_once or entry.gave_up or entry.failing_for_s(now) >= page_after_s
 
 
-def needs_person(entry: Entry, *, page_after_s: float, now: float) -> Need | None:
+def is_pause_forgotten(entry: Entry, now: float) -> bool:
+    """
+    Whether a pause that does not end by itself has lasted for a day.
+    """
+    return entry.paused_at is not None and entry.paused_until is None and now - entry.paused_at >= _PAUSE_S
+
+
+def needs_person(entry: Entry, *, page_after_s: float, now: float, pending: bool = True) -> Need | None:
     """
     Return why a person is needed at the remote of *entry*; None where none is.
 
-    Args: as of ``is_page_due``.
+    Args:
+        pending: Whether the remote lacks commits: where another has brought them, the failures are over.
+        page_after_s, now: As of ``is_page_due``.
     """
+    failing = _needs_person_for_failures(entry, page_after_s, now) if pending else None
+    if failing is None and entry.paused_at is not None and is_pause_forgotten(entry, now):
+        return Need(since=entry.paused_at + _PAUSE_S, reason="paused", hint=_RESUME)
+    return failing
+
+
+def _needs_person_for_failures(entry: Entry, page_after_s: float, now: float) -> Need | None:
     failure, since = entry.last_failure, entry.needed_since
     if failure is None:
         return None

@@ -77,7 +77,8 @@ class Outcomes:
         outcome = "landed_but_reported_failed" if verdict.rule == ASKED else verdict.reason
         # Without a remote-tracking ref it only seemed that the remote lacked everything.
         pushed = [] if verdict.reason == "up-to-date" else self._repository.commits_between(seen, head)
-        lag_s = max(0.0, now - self._repository.commit_time(pushed[-1] if seen and pushed else head))
+        made_at = self._repository.commit_time(pushed[-1] if seen and pushed else head)
+        lag_s = max(0.0, now - entry.waiting_since(made_at, self._repository.known_since(self._remote)))
         log().info(
             "push.done",
             remote=self._remote,
@@ -96,6 +97,7 @@ class Outcomes:
             self._claim,
             part=None if is_all else part.next_size(duration_s),
             last_push_at=now,
+            waits_from=entry.last_attempt_at if is_all else entry.waits_from,
             lag_s=entry.lag_s.observe(lag_s),
             push_s=entry.push_s.observe(duration_s),
             commits_pushed=entry.commits_pushed + len(pushed),
@@ -185,6 +187,10 @@ class Outcomes:
             jitter=self._jitter(),
         )
         wait_s = max(backoff_s, stated_wait_s or 0.0, self._settings.push_min_interval_s)
+        # An attempt pages, once pushes have failed for long enough: one is made at that time.
+        left_s = self._settings.push_page_after_s - self._claim.entry.failing_for_s(self._clock())
+        if not stated_wait_s and self._settings.push_min_interval_s < left_s < wait_s:
+            wait_s = left_s
         wait_s = min(wait_s, self._settings.push_longest_wait_s)
         error.retry_in_s = wait_s
         return {

@@ -10,6 +10,7 @@ from functools import partial
 
 from celery import Celery
 
+from ferry.worker.disk import ENTRY, Disk
 from ferry.worker.enqueue import send_push
 from ferry.worker.episodes import outbox_of
 from ferry.worker.files.locks import FileLock
@@ -43,6 +44,7 @@ class Pipeline:
     pusher: Pusher
     sweeper: Sweeper
     watchdog: Watchdog
+    disk: Disk
     maintenance: Maintenance
     reconciler: Reconciler
     monitor: CronMonitor
@@ -73,8 +75,8 @@ def assemble(
     outbox_of(repository).reserve()
     ledger = Ledger(remotes_directory(path), released=lambda remote: handover.look_again(remote))
     handover = Handover(repository, ledger, partial(send_push, celery, occasion="commit", queue=queue))
-    for remote in settings.remotes:
-        ledger.make(remote)
+    for entry in (*settings.remotes, ENTRY):
+        ledger.make(entry)
     lock = write_lock(path)
     reconciler = Reconciler(settings, repository, ledger, lock)
     return Pipeline(
@@ -84,6 +86,7 @@ def assemble(
         pusher=Pusher(settings, repository, ledger, reconciler),
         sweeper=Sweeper(settings, repository, ledger, state_directory(path)),
         watchdog=Watchdog(settings, repository, ledger),
+        disk=Disk(settings, repository, ledger),
         maintenance=Maintenance(repository, state_directory(path), lock, packing),
         reconciler=reconciler,
         monitor=CronMonitor(settings),

@@ -166,6 +166,7 @@ class Pusher:
                 known, tip = self._repository.remote_head(remote), there.ask()
                 if tip == known:
                     return True
+                claim.write(waits_from=self._clock())  # what it has lost is missing from now on
                 if tip is None:
                     self._repository.forget(remote)
                 else:

@@ -107,6 +107,13 @@ def _url_of(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def _public_url(text: str) -> str:
+    # Without a user or a password: it is shown to everybody who is paged.
+    if not _scheme(text) or not re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#@]*)?", text):
+        raise ValueError("must be where people reach the API, such as https://records.town.example")
+    return text.rstrip("/")
+
+
 def _broker_url(text: str) -> str:
     _url_of("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps")(text)
     if text.startswith("sentinel:") and not urlsplit(text).fragment:
@@ -323,6 +330,7 @@ class Settings:
         api_trusted_proxies: How many proxies stand before the API, each adding to X-Forwarded-For.
         api_read: ``open``, or ``token``: reads need a token too.
         api_host: Host in the authors' pseudonymous addresses, ``NAME@users.noreply.HOST``.
+        api_public_url: Where people reach this API, for links; None: not known.
         api_rate_limit: Requests that one client may make, such as ``600 per minute``; None: any number.
         api_max_body_bytes: Largest body of a request that carries records.
         api_max_attachment_bytes: Largest attachment.
@@ -365,6 +373,7 @@ class Settings:
     api_read: str = _from_env("CFP_API_READ", _one_of("open", "token"), "open")
     # RFC 2606: no one can own the domain "invalid", so no mail reaches a stranger.
     api_host: str = _from_env("CFP_API_HOST", _host, "ferry.invalid")
+    api_public_url: str | None = _from_env("CFP_API_PUBLIC_URL", _public_url)
     api_rate_limit: str | None = _from_env("CFP_API_RATE_LIMIT", _rate)
     api_max_body_bytes: int = _from_env("CFP_API_MAX_BODY", _bytes, 1 << 20)
     api_max_attachment_bytes: int = _from_env("CFP_API_MAX_ATTACHMENT", _bytes, 16 << 20)
@@ -386,6 +395,12 @@ class Settings:
         """
         origin = {ORIGIN: self.data_remote} if self.data_remote else {}
         return {**origin, **self.data_mirrors}
+
+    def link(self, path: str) -> str | None:
+        """
+        Return the address of *path* of this API, as people reach it; None where that is not known.
+        """
+        return f"{self.api_public_url}{path}" if self.api_public_url else None
 
     @property
     def push_longest_wait_s(self) -> float:

@@ -8,10 +8,12 @@ it those are empty; what is pending is right all the same.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+from ferry.worker.dossier import commands
+from ferry.worker.files.moments import timestamp
 from ferry.worker.git.backlog import Backlog
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry, Failure
@@ -35,6 +37,9 @@ class RemoteStatus:
         pending: The commits the remote lacks.
         entry: What the ledger knows.
         need: Why a person is needed; None where none is.
+        known_since: Since when the remote is at its address.
+        commands: What to type after its last failure, in order.
+        runbook: Where people read more of that; None where the API's address is not known.
         verified_at: When ``ferry verify`` last found that the remote's branch is ours.
     """
 
@@ -45,6 +50,9 @@ class RemoteStatus:
     pending: Backlog
     entry: Entry
     need: Need | None = None
+    known_since: float | None = None
+    commands: Sequence[str] = ()
+    runbook: str | None = None
     verified_at: float | None = None
 
     @property
@@ -69,6 +77,17 @@ class RemoteStatus:
         return 0.0 if self.failing_since is None else self.entry.failing_for_s(time.time())
 
     @property
+    def attempts(self) -> str:
+        """
+        The attempts since pushes fail, in words; "" where none failed.
+        """
+        failure = self.entry.last_failure
+        if self.failing_since is None or failure is None:
+            return ""
+        runs = f"attempt {failure.attempt + 1} runs; " if self.state == "pushing" else ""
+        return f"{runs}{many(failure.attempt, 'attempt')} failed, the last one: {failure.reason}"
+
+    @property
     def seen_at(self) -> float | None:
         """
         When the remote was last asked, or pushed to, in seconds since the epoch.
@@ -79,9 +98,11 @@ class RemoteStatus:
     @property
     def oldest_pending_at(self) -> float | None:
         """
-        When the oldest pending commit was made, in seconds since the epoch; None when there is none.
+        Since when the oldest pending commit has waited for this remote, in seconds since the epoch; None when
+        there is none.
         """
-        return self.pending.oldest_at
+        made_at = self.pending.oldest_at
+        return None if made_at is None else self.entry.waiting_since(made_at, self.known_since)
 
     @property
     def oldest_pending_age_s(self) -> float:
@@ -113,12 +134,7 @@ class RemoteStatus:
             "paused_reason": entry.paused_why or None,
             "paused_until": timestamp(entry.paused_until),
             "failing_since": timestamp(self.failing_since),
-            "needs_person": self.need
-            and {
-                "since": timestamp(self.need.since),
-                "reason": self.need.reason,
-                "hint": self.need.hint,
-            },
+            "needs_person": self.need and self.need.as_json(),
             "last_error": failure and _last_error(failure),
             "current_attempt": entry.attempt + 1 if self.pending and entry.attempt else None,
             "current_backoff_ms": None if entry.backoff_s is None else round(entry.backoff_s * 1000),
@@ -156,8 +172,7 @@ def _status(settings: Settings, remote: str, repository: Repository, ledger: Led
     # The claim is looked at first: a push that ends meanwhile shows in what follows.
     claimed, entry = ledger.is_claimed(remote), ledger.read(remote)
     pending, now = repository.backlog(remote), time.time()
-    # Where nothing waits any more, somebody else has brought it; the next sweep ends the episode.
-    need = needs_person(entry, page_after_s=settings.push_page_after_s, now=now) if pending else None
+    need = needs_person(entry, page_after_s=settings.push_page_after_s, now=now, pending=bool(pending))
     return RemoteStatus(
         turn=whose_turn(entry, Facts(pending=bool(pending), claimed=claimed), now),
         branch=repository.branch,
@@ -166,6 +181,9 @@ def _status(settings: Settings, remote: str, repository: Repository, ledger: Led
         pending=pending,
         entry=entry,
         need=need,
+        known_since=repository.known_since(remote),
+        commands=commands(entry.last_failure.reason, repository, remote) if entry.last_failure else (),
+        runbook=settings.link(f"/status/runbook#{entry.last_failure.reason}") if entry.last_failure else None,
         verified_at=verify.last(repository.path, remote).get("verified_at"),
     )
 
@@ -182,10 +200,8 @@ def _disabled(repository: Repository) -> RemoteStatus:
     )
 
 
-def timestamp(seconds: float | None) -> str | None:
+def many(count: int, noun: str) -> str:
     """
-    Write seconds since the epoch as RFC 3339 in UTC, to the millisecond.
+    Write a number of things, such as ``1 commit`` or ``2 commits``.
     """
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -18,19 +18,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ferry.worker.disk import Disk
 from ferry.worker.episodes import Episodes, Told
 from ferry.worker.errors import PushFailed, RepositoryError
 from ferry.worker.failures import POLICIES, Reason
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Ledger, Step
+from ferry.worker.need import is_pause_forgotten
 from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings
 from ferry.worker.turn import Facts, Turn, whose_turn
 
 _REASON: Reason = "stalled"
 _SWEEPS = 2
-_PAUSE_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,17 +79,23 @@ class Watchdog:
         self._clock = clock
         self._monotonic = monotonic
         self._episodes = Episodes(settings, repository, clock)
+        self._disk = Disk(settings, repository, ledger, clock=clock)
         self._patience_s = _SWEEPS * settings.push_sweep_interval_s
         self._seen: dict[str, _Stillness] = {}
         self._stopped = threading.Event()
 
     def check(self) -> list[str]:
         """
-        Page for each remote that stalls, once; returns their names. Pages that Sentry has not taken go again.
+        Page for each remote that stalls, once; returns their names. Page for a full disk, too, and send again
+        the pages that Sentry has not taken.
         """
         stalled = [remote for remote in self._settings.remotes if self._look_at(remote)]
         for remote in self._settings.remotes:
             self._remind_of_pause(remote)
+        try:
+            self._disk.check()
+        except Exception:  # noqa: BLE001 - as for a remote
+            log().exception("watchdog.failed")
         self._episodes.send_pages()
         return stalled
 
@@ -128,13 +135,16 @@ class Watchdog:
         Page once for a pause that no operator has ended for a day, and that does not end by itself.
         """
         try:
-            if not is_forgotten(self._ledger.read(remote), self._clock()):
+            if not self._is_to_be_told(self._ledger.read(remote)):
                 return
             with self._ledger.claim(remote) as claim:  # no push waits for it: they are paused
-                if claim is not None and is_forgotten(claim.entry, self._clock()):
+                if claim is not None and self._is_to_be_told(claim.entry):
                     self._episodes.tell_of_pause(claim)
         except Exception:  # noqa: BLE001 - a damaged ledger of one remote must not hide the others
             log().exception("watchdog.failed", remote=remote)
+
+    def _is_to_be_told(self, entry: Entry) -> bool:
+        return is_pause_forgotten(entry, self._clock()) and not entry.pause_paged
 
     def _stillness(self, remote: str) -> _Stillness | None:
         """
@@ -191,12 +201,3 @@ def _last(entry: Entry) -> str:
     return (
         f"{entry.last_failure.reason}: {entry.last_failure.message}" if entry.last_failure else "none failed"
     )
-
-
-def is_forgotten(entry: Entry, now: float) -> bool:
-    """
-    Whether a pause without an end has lasted for a day, and no page was sent for it.
-    """
-    if entry.paused_at is None or entry.paused_until is not None or entry.pause_paged:
-        return False
-    return now - entry.paused_at >= _PAUSE_S

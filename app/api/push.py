@@ -15,11 +15,12 @@ from ferry.app.access import operator, operator_of
 from ferry.app.problems import Problem
 from ferry.app.services import services
 from ferry.worker import operators
+from ferry.worker.files.moments import timestamp
 from ferry.worker.git.history import Commit
 from ferry.worker.git.packs import Packs
 from ferry.worker.git.repository import Repository
 from ferry.worker.pipeline import Pipeline
-from ferry.worker.status import remote_statuses, timestamp
+from ferry.worker.standing import look
 
 bp = Blueprint("push", __name__, url_prefix="/api/_internal/push")
 
@@ -69,12 +70,11 @@ def _reason() -> str | None:
 
 def _document() -> dict[str, Any]:
     pipeline = services().pipeline
-    remotes = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
+    standing = look(pipeline)
     return {
-        "remotes": {name: remote.as_json() for name, remote in remotes.items()},
-        "sweep": {"last_at": timestamp(pipeline.sweeper.last_at()), "late": pipeline.sweeper.is_late()},
+        **standing.as_json(),
         "repository": {
-            "last_maintenance_at": timestamp(pipeline.maintenance.last().get("at")),
+            "last_maintenance_at": timestamp(standing.packed_at),
             **Packs(pipeline.repository.git).size(),
         },
     }

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
@@ -17,10 +17,13 @@ from ferry.app.cli.context import REASON, configured, enqueue, open_pipeline
 from ferry.app.cli.explain import explain_push
 from ferry.app.status_page import words
 from ferry.worker import operators
+from ferry.worker.files.moments import timestamp
+from ferry.worker.need import Need
 from ferry.worker.operators import Operator
 from ferry.worker.repair import poison
 from ferry.worker.settings import ORIGIN
-from ferry.worker.status import RemoteStatus, remote_statuses, timestamp
+from ferry.worker.standing import Standing, look
+from ferry.worker.status import RemoteStatus
 
 
 def _duration(context: click.Context, parameter: click.Parameter, given: str | None) -> float | None:
@@ -111,23 +114,43 @@ def show_status(watch: bool, as_json: bool) -> None:
     """
     with open_pipeline() as pipeline:
         while True:
-            statuses = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
+            standing = look(pipeline)
             if watch and not as_json:
                 click.clear()
-            _print_statuses(statuses, as_json=as_json)
+            _print_standing(standing, as_json=as_json)
             if not watch:
                 break
             time.sleep(1)
-    if any(status.need for status in statuses.values()):
+    if standing.needs_person:
         sys.exit(1)
 
 
-def _print_statuses(statuses: Mapping[str, RemoteStatus], *, as_json: bool) -> None:
+def _print_standing(standing: Standing, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"remotes": {name: status.as_json() for name, status in statuses.items()}}))
+        click.echo(json.dumps(standing.as_json()))
         return
-    for name, status in statuses.items():
+    if standing.room.state != "ok":
+        click.echo(f"disk: {standing.room.state}: {standing.room.told}")
+    if standing.disk:
+        _print_need(standing.disk)
+        click.echo(f"  {standing.disk.hint}")
+    for name, status in standing.remotes.items():
         _print_status(name, status)
+    if standing.sweeps_are_late:
+        click.echo("sweeps: late; beat, Redis or every worker is away; see: ferry doctor")
+    if standing.packing_is_late:
+        click.echo("packing: late; loose objects pile up; see: ferry doctor")
+
+
+def _print_lines(title: str, lines: Sequence[str]) -> None:
+    if lines:
+        click.echo(f"  {title}:")
+    for line in lines:
+        click.echo(f"    {line}")
+
+
+def _print_need(need: Need) -> None:
+    click.echo(f"  a person is needed since {timestamp(need.since)}: {need.reason}")
 
 
 def _print_status(name: str, status: RemoteStatus) -> None:
@@ -135,9 +158,9 @@ def _print_status(name: str, status: RemoteStatus) -> None:
     click.echo(f"{name}: {facts['state']}")
     click.echo(f"  {facts['turn']}")
     if status.need:
-        click.echo(f"  a person is needed since {facts['needs_person']['since']}: {status.need.reason}")
+        _print_need(status.need)
     if facts["failing_since"]:
-        click.echo(f"  failing since {facts['failing_since']}")
+        click.echo(f"  failing since {facts['failing_since']}: {status.attempts}")
     click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote at {facts['remote_head']}")
     if facts["pending_commits"]:
         click.echo(f"  {facts['pending_commits']} pending, the oldest since {facts['oldest_pending_at']}")
@@ -149,7 +172,11 @@ def _print_status(name: str, status: RemoteStatus) -> None:
         click.echo(f"  resume with: ferry push resume --remote {name}")
     if error := facts["last_error"]:
         click.echo(f"  attempt {error['attempt']} at {error['at']}: {error['reason']}: {error['message']}")
+        _print_lines("git and the remote said", error["said"].splitlines())
         click.echo(f"  {error['hint']}")
+        _print_lines("run", status.commands)
+        if status.runbook:
+            click.echo(f"  runbook: {status.runbook}")
     if facts["commits_per_push"]:
         click.echo(
             f"  a larger push exceeded its timeout, so the next one takes {facts['commits_per_push']} commits"
@@ -164,17 +191,26 @@ def _print_status(name: str, status: RemoteStatus) -> None:
 def push_now(remote: str | None, reason: str | None) -> None:
     """
     Queue a push to every remote now, without waiting for a scheduled retry.
+
+    Exit status: 1 if a remote is paused, or the broker did not accept the push.
     """
     with open_pipeline() as pipeline:
         remotes = configured(pipeline, remote)
         head = pipeline.repository.head()
-        operators.request(pipeline.ledger, remotes, Operator.here(os.environ, reason), now=time.time())
-    if not head or not remotes:
-        click.echo("nothing to push" if remotes else "no remote is configured: set CFP_DATA_REMOTE")
-        return
-    if not enqueue(pipeline, remotes):
-        sys.exit("ferry: the broker did not accept the push; check Redis (CFP_REDIS_URL)")
-    click.echo(f"queued a push to {', '.join(remotes)}; see: ferry push status")
+        if not head or not remotes:
+            click.echo("nothing to push" if remotes else "no remote is configured: set CFP_DATA_REMOTE")
+            return
+        paused = [name for name in remotes if pipeline.ledger.read(name).paused_at is not None]
+        moving = [name for name in remotes if name not in paused]
+        operators.request(pipeline.ledger, moving, Operator.here(os.environ, reason), now=time.time())
+        if moving and not enqueue(pipeline, moving):
+            sys.exit("ferry: the broker did not accept the push; check Redis (CFP_REDIS_URL)")
+    if moving:
+        click.echo(f"queued a push to {', '.join(moving)}; see: ferry push status")
+    for name in paused:
+        click.echo(f"{name}: paused, so nothing is pushed; resume with: ferry push resume --remote {name}")
+    if paused:
+        sys.exit(1)
 
 
 @push.command("find-refused")

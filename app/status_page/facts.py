@@ -12,12 +12,12 @@ from ferry.app.liveness import Workers
 from ferry.app.services import Services
 from ferry.app.status_page import words
 from ferry.app.status_page.charts import Charts, draw
-from ferry.worker.dossier import commands
-from ferry.worker.failures import POLICIES
+from ferry.worker import standing as standings
 from ferry.worker.git.history import Commit
 from ferry.worker.git.packs import Packs
 from ferry.worker.pipeline import Pipeline
-from ferry.worker.status import RemoteStatus, remote_statuses
+from ferry.worker.standing import Standing
+from ferry.worker.status import RemoteStatus
 
 _COMMITS = 20
 
@@ -31,14 +31,12 @@ class Card:
         name: Its name.
         status: Its status.
         words: Its state in words.
-        commands: The commands that help after its last failure.
         charts: The pushes of the last hours; None if there were none.
     """
 
     name: str
     status: RemoteStatus
     words: words.Words
-    commands: list[str]
     charts: Charts | None
 
 
@@ -57,16 +55,6 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
-    """
-    The time of the last sweep, and whether the next one is overdue.
-    """
-
-    last_at: float | None
-    is_late: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """
     All facts of one request.
@@ -77,9 +65,9 @@ class Facts:
         cards: The remotes, ``origin`` first.
         commits: The branch's latest.
         workers: The workers that answer.
-        sweep: Whether sweeps take place.
+        standing: What the files tell: remotes, disk, sweeps, packing.
         size: The repository's objects, see ``Repository.size``.
-        packed_at: When the repository was last packed.
+        disk_commands: The commands that help with a full disk.
     """
 
     now: float
@@ -87,37 +75,27 @@ class Facts:
     cards: list[Card]
     commits: list[Line]
     workers: Workers
-    sweep: Sweep
+    standing: Standing
     size: Mapping[str, int]
-    packed_at: float | None
+    disk_commands: list[str]
+
+    @property
+    def away(self) -> str | None:
+        """
+        What does not answer, in a sentence; None where nothing is missing.
+        """
+        if self.workers.state == "unknown":
+            return "The broker does not answer."
+        if self.workers.state == "none":
+            return "No worker answers."
+        return "Beat is away." if self.standing.sweeps_are_late else None
 
     @property
     def headline(self) -> str:
         """
-        The state of the deployment in one sentence.
+        The state of the deployment in a sentence or two.
         """
-        statuses = {card.name: card.status for card in self.cards}
-        waiting = max((len(status.pending) for status in statuses.values()), default=0)
-        pending = f"{words.many(waiting, 'commit')} pending"
-        needed = {name: status.need.reason for name, status in statuses.items() if status.need}
-        failing = [name for name, status in statuses.items() if status.failing_since is not None]
-        paused = [name for name, status in statuses.items() if status.state == "paused"]
-        if needed:
-            reasons = ", ".join(dict.fromkeys(needed.values()))
-            return f"{', '.join(needed)}: a person is needed ({reasons}); {pending}."
-        if any(status.state == "disabled" for status in statuses.values()):
-            return "No remote is configured."
-        if failing:
-            return f"{', '.join(failing)}: pushes fail and are retried; {pending}."
-        if self.workers.state == "none":
-            return f"No worker answers; {pending}."
-        if self.sweep.is_late:
-            return f"Sweeps are late; {pending}."
-        if paused:
-            return f"{', '.join(paused)}: paused; {pending}."
-        if waiting:
-            return f"{words.many(waiting, 'commit')} on the way."
-        return "Every commit is on every remote."
+        return self.standing.headline(self.away)
 
 
 def look(services: Services) -> Facts:
@@ -128,28 +106,22 @@ def look(services: Services) -> Facts:
         RepositoryError: The data repository cannot be read.
     """
     pipeline, now = services.pipeline, time.time()
-    statuses = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
+    standing = standings.look(pipeline)
     return Facts(
         now=now,
         branch=pipeline.repository.branch,
-        cards=[_card(pipeline, name, status, now) for name, status in statuses.items()],
-        commits=_commits(pipeline, statuses),
+        cards=[_card(pipeline, name, status, now) for name, status in standing.remotes.items()],
+        commits=_commits(pipeline, standing.remotes),
         workers=services.liveness.look(),
-        sweep=Sweep(last_at=pipeline.sweeper.last_at(), is_late=pipeline.sweeper.is_late()),
+        standing=standing,
         size=Packs(pipeline.repository.git).size(),
-        packed_at=pipeline.maintenance.last().get("at"),
+        disk_commands=pipeline.disk.commands,
     )
 
 
 def _card(pipeline: Pipeline, name: str, status: RemoteStatus, now: float) -> Card:
-    failure = status.entry.last_failure
-    known = failure is not None and failure.reason in POLICIES  # else another version's reason
     return Card(
-        name=name,
-        status=status,
-        words=words.of(status),
-        commands=commands(failure.reason, pipeline.repository, name) if failure and known else [],
-        charts=draw(pipeline.ledger.history(name), now),
+        name=name, status=status, words=words.of(status), charts=draw(pipeline.ledger.history(name), now)
     )
 
 

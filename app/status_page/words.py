@@ -14,6 +14,7 @@ from ferry.worker.repair.kept import HERE
 from ferry.worker.repair.reconcile import Outcome
 from ferry.worker.repair.reconcile import State as Joined
 from ferry.worker.status import RemoteStatus
+from ferry.worker.status import many as many  # for the templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +147,3 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
-
-
-def many(count: int, noun: str) -> str:
-    """
-    Write a number of things, such as ``1 commit`` or ``2 commits``.
-    """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,7 @@ def _use_up_names(path):
     return made
 
 
-def test_a_full_disk_refuses_the_write_and_nothing_is_half_written(env, client, data, small_disk):
+def test_a_full_disk_refuses_the_write_and_nothing_is_half_written(env, client, data, small_disk, ferry):
     """
     507 and a remedy, however often; reads go on; and the same write works when there is room.
     """
@@ -82,6 +83,13 @@ def test_a_full_disk_refuses_the_write_and_nothing_is_half_written(env, client, 
         assert response.content_type == "application/problem+json"
     assert here.head() == before
     assert api.get("/api/sheets/people/records/ada-quill").status_code == 200
+    assert "The data disk is full: every write is refused." in api.get("/status").text
+    shown = ferry("push", "status")
+    assert (shown.returncode, shown.stdout.partition("\n")[0]) == (1, "disk: full: 0 MiB of 3 MiB free")
+    assert "failed   disk: full" in ferry("doctor").stdout
+    status = api.get("/api/_internal/push").json["disk"]
+    assert (status["state"], status["needs_person"]["reason"]) == ("full", "local")
+    assert re.search(r"^ferry_repository_free_bytes.* 0\.0$", api.get("/metrics").text, re.MULTILINE)
     assert api.get("/api/sheets/people/records/jane").status_code == 404
     assert not list(here.path.glob("refs/heads/*.lock"))
 

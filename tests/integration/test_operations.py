@@ -71,6 +71,9 @@ def test_a_paused_remote_waits_for_its_operator(client, worker, beat, remote, fe
     by = _status(api)["paused_by"]
     assert "@" in by
     assert f"by {by}: the host moves, until {_status(api)['paused_until']}" in shown.stdout
+    assert "paused since" in shown.stdout
+    now = ferry("push", "now")
+    assert (now.returncode, now.stdout.partition(";")[0]) == (1, "origin: paused, so nothing is pushed")
 
     assert ferry("push", "resume").stdout == "origin: resumed\n"
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
@@ -118,7 +121,7 @@ def test_doctor_finds_a_healthy_deployment_healthy(client, worker, beat, remote,
     done = ferry("doctor", "--json", SENTRY_DSN=sentry.dsn)
     findings = {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0, done.stdout
-    for name in ("git", "repository", "broker", "worker", "sweep", "sentry", "remote origin"):
+    for name in ("git", "repository", "broker", "worker", "sweep", "sentry", "disk", "remote origin"):
         assert findings[name]["state"] == "ok", findings[name]
     assert sentry.events[-1]["level"] == "info"
 
@@ -138,7 +141,7 @@ def test_doctor_names_what_is_wrong_and_the_remedy(data, remote, ferry, tmp_path
     assert failed == ["broker", "worker", "sweep", "CFP_SSH_KEY_PATH", "sentry", "remote origin"]
     assert re.search(r"^warning\s+locks: .*main\.lock is old", done.stdout, re.MULTILINE)
     assert "not-found" in done.stdout
-    assert "celery -A ferry.worker beat" in done.stdout
+    assert "Start a worker first." in done.stdout, "no beat is to blame"
 
 
 # --- Proving ---

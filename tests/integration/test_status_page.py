@@ -83,7 +83,8 @@ def test_queued(env, client):
     page = _shows(browser, "none answers Start a worker with: celery -A ferry.worker worker")
     assert "origin … queued" in page.text
     assert "Waiting 3 commits, the oldest for" in page.text
-    assert "! late Beat, Redis or every worker is down." in page.text
+    assert "No worker answers. 3 commits pending." in page.text
+    assert "Beat ? unknown Sweeps need the broker and a worker." in page.text
     assert "origin: … pending" in page.text
     assert "Last push none yet" in page.text
 
@@ -92,7 +93,7 @@ def test_idle(browser, worker, beat):
     running, _ = worker(), beat()
     commit = _write(browser)
     running.await_event("push.done")
-    page = _shows(browser, "origin ✓ idle", "Beat ✓ alive")
+    page = _shows(browser, "origin ✓ idle", "Beat ✓ alive", "Broker ✓ answers", "Data disk ✓ has room")
     assert "Every commit is on every remote." in page.text
     assert "Worker ✓ alive celery@" in page.text
     assert f"{commit[:10]} by dev" in page.text
@@ -129,17 +130,27 @@ def test_retrying(browser, worker, env, remote, tmp_path):
     assert any("data-until" in attributes for _, attributes in page.tags)
 
 
-def test_blocked_says_why_and_what_to_do(browser, worker, remote, data):
-    remote.hook("pre-receive", 'echo "the town hall is closed <b>today</b>" >&2; exit 1')
-    worker()
+def test_blocked_says_why_and_what_to_do(browser, worker, remote, data, ferry, sentry):
+    """
+    The rule's own words, all of them, and what to type: here, at the command line, in the log and in Sentry.
+    """
+    words = ("the town hall is closed <b>today</b>", "ask: https://hall.example/unblock/7")
+    remote.hook("pre-receive", "".join(f'echo "{each}" >&2; ' for each in words) + "exit 1")
+    running = worker(SENTRY_DSN=sentry.dsn)
     _write(browser)
-    page = _shows(browser, "origin ! blocked")
+    page = _shows(browser, "origin ! blocked", "Last error: rejected")
     assert "A person is needed; commits are kept and wait." in page.text
-    assert "Last error: rejected" in page.text
     assert "the town hall is closed" in page.text
     assert "Change the remote's rule, or the commit that breaks it" in page.text
+    shown = ferry("push", "status", CFP_API_PUBLIC_URL="https://records.example").stdout
     for command in ("ferry push find-refused --remote origin", "ferry push now --remote origin"):
         assert command in page.text
+        assert f"    {command}\n" in shown
+    assert "  runbook: https://records.example/status/runbook#rejected\n" in shown
+    wait_until(lambda: sentry.events, what="the page")
+    said = sentry.events[0]["contexts"]["push"]["what_git_said"]
+    for told in (page.text, shown, running.events("push.blocked")[0]["said"], said):
+        assert "https://hall.example/unblock/7" in told
     assert "<b>today" not in browser.answer.text
     links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
     assert "/status/runbook#rejected" in links
@@ -214,7 +225,9 @@ def test_a_broker_that_is_away_is_said(env):
     env["CFP_REDIS_URL"] = "redis://127.0.0.1:1/0"
     browser = Browser(create_app(env, open_access=True).test_client())
     page = browser.open()
-    assert "unknown Redis did not answer in time." in page.text
+    assert "Broker ! does not answer" in page.text
+    assert "The broker does not answer. 2 commits pending." in page.text
+    assert "celery -A ferry.worker beat" not in page.text, "which is not what is away"
     assert "The broker did not accept the push." in browser.press(page, "Push now").text
 
 
@@ -589,7 +602,7 @@ def test_a_redis_that_hangs_does_not_hang_the_page(env, own_valkey):
     try:
         assert least(lambda: _takes(browser.open), below_s=2) < 2
         page = browser.open()
-        assert "Worker ? unknown Redis did not answer in time." in page.text
+        assert "Worker ? unknown Only the broker can tell." in page.text
         assert least(lambda: _takes(lambda: browser.press(page, "Push now")), below_s=2) < 2
     finally:
         os.kill(own_valkey.pid, signal.SIGCONT)

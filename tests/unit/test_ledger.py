@@ -267,7 +267,7 @@ def test_a_full_disk_has_room_for_the_next_entry_in_the_last_one(ledger, stored:
     def refuse(path: Path, content: bytes, *, durably: bool) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("ferry.worker.ledger.ledger.replace_file", refuse)
+    monkeypatch.setattr("ferry.worker.files.atomic_json.replace_file", refuse)
     failure = replace(FULL.last_failure, message="no space left on device " * 40)
     with ledger.claim("origin") as claim:
         assert claim
@@ -277,13 +277,27 @@ def test_a_full_disk_has_room_for_the_next_entry_in_the_last_one(ledger, stored:
     )
 
 
+def test_what_the_remote_said_finds_no_room_on_a_full_disk_and_keeps_nothing_else_out(
+    ledger, stored: Path, monkeypatch
+):
+    def refuse(path: Path, content: bytes, *, durably: bool) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ferry.worker.files.atomic_json.replace_file", refuse)
+    with ledger.claim("origin") as claim:
+        assert claim
+        claim.write(last_failure=replace(FULL.last_failure, said="no, " * 2000), chain="task-8")
+    found = Ledger(stored.parent).read("origin")
+    assert (found.chain, found.last_failure) == ("task-8", replace(FULL.last_failure, said=""))
+
+
 def test_an_entry_that_is_too_long_for_a_full_disk_is_known_to_this_process(ledger, stored, monkeypatch):
     def refuse(path: Path, content: bytes, *, durably: bool) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as full, ledger.claim("origin") as claim:
         assert claim
-        full.setattr("ferry.worker.ledger.ledger.replace_file", refuse)
+        full.setattr("ferry.worker.files.atomic_json.replace_file", refuse)
         claim.write(chain="x" * 20_000)
     assert ledger.read("origin").chain == "x" * 20_000
     assert Ledger(stored.parent).read("origin") == FULL

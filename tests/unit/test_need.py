@@ -16,13 +16,15 @@ from ferry.app.api.metrics import TABLE
 from ferry.app.cli import pushes
 from ferry.app.liveness import Workers
 from ferry.app.status_page import words
-from ferry.app.status_page.facts import Card, Facts, Sweep
+from ferry.app.status_page.facts import Card, Facts
 from ferry.worker import doctor
 from ferry.worker.episodes import Episodes
 from ferry.worker.errors import PushFailed, PushRefused
 from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.files.room import Room
 from ferry.worker.ledger.entry import Entry, Failure, Running, from_json
-from ferry.worker.need import is_page_due, needs_person
+from ferry.worker.need import Need, is_page_due, needs_person
+from ferry.worker.standing import Standing
 from ferry.worker.status import RemoteStatus, remote_statuses
 from tests.line import Clock, Deployment
 
@@ -46,6 +48,7 @@ class Situation:
     needs: bool | None = None
 
 
+ROOM = Room(free_bytes=1 << 30, total_bytes=1 << 31)
 RUNNING = Running(host="worker", group=7, born="1")
 SITUATIONS = {
     "a retry waits": Situation(fields={"next_attempt_at": NOW + 9, "last_attempt_at": NOW - 1}),
@@ -100,9 +103,10 @@ def says(
 
     @contextmanager
     def opened():
-        yield deployment
+        yield None
 
     monkeypatch.setattr(pushes, "open_pipeline", opened)
+    monkeypatch.setattr(pushes, "look", lambda _: _standing(**_statuses(deployment)))
 
     def voices(entry: Entry, *, claimed: bool) -> dict[str, bool]:
         with deployment.ledger.claim("origin") as claim:
@@ -120,8 +124,12 @@ def clock() -> Clock:
     return Clock()
 
 
+def _statuses(deployed: Deployment) -> Mapping[str, RemoteStatus]:
+    return remote_statuses(deployed.settings, deployed.repository, deployed.ledger)
+
+
 def _voices(deployed: Deployment) -> dict[str, bool]:
-    statuses = remote_statuses(deployed.settings, deployed.repository, deployed.ledger)
+    statuses = _statuses(deployed)
     status = statuses["origin"]
     shown = CliRunner().invoke(pushes.show_status)
     metric = {row.name: row for row in TABLE}["ferry_push_needs_person"]
@@ -140,17 +148,30 @@ def _voices(deployed: Deployment) -> dict[str, bool]:
 
 
 def _headline(status: RemoteStatus) -> str:
-    card = Card(name="origin", status=status, words=words.of(status), commands=[], charts=None)
+    card = Card(name="origin", status=status, words=words.of(status), charts=None)
     return Facts(
         now=NOW,
         branch="main",
         cards=[card],
         commits=[],
         workers=Workers(state="alive"),
-        sweep=Sweep(last_at=NOW, is_late=False),
+        standing=_standing(origin=status),
         size={},
-        packed_at=None,
+        disk_commands=[],
     ).headline
+
+
+def _standing(room: Room = ROOM, *, late: bool = False, **remotes: RemoteStatus) -> Standing:
+    disk = Need(since=NOW, reason="local", hint="Free room.") if room.state == "full" else None
+    return Standing(
+        remotes=remotes,
+        room=room,
+        disk=disk,
+        swept_at=NOW,
+        sweeps_are_late=late,
+        packed_at=None,
+        packing_is_late=False,
+    )
 
 
 @pytest.mark.parametrize("reason", REASONS)
@@ -160,13 +181,21 @@ def test_every_voice_says_the_same(says, clock: Clock, reason: Reason):
         assert set(found.values()) == {_expected(reason, situation)}, (name, found)
 
 
-@pytest.mark.parametrize("paused_at", [None, 5.0])
-def test_nobody_is_needed_where_nothing_fails(says, paused_at: float | None):
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_nobody_is_needed_where_nothing_fails(says, clock: Clock, is_paused: bool):
+    paused_at = clock.now - 5 if is_paused else None
     assert set(says(Entry(paused_at=paused_at), claimed=False).values()) == {False}
 
 
-def test_a_paused_remote_is_the_headline_where_nothing_fails(says, deployment: Deployment):
-    says(Entry(paused_at=5.0), claimed=False)
+@pytest.mark.parametrize("until", [None, 9e9])
+def test_a_pause_without_an_end_needs_a_person_after_a_day(says, clock: Clock, until: float | None):
+    for age_s, is_needed in ((86_000, False), (87_000, until is None)):
+        entry = Entry(paused_at=clock.now - age_s, paused_until=until)
+        assert set(says(entry, claimed=False).values()) == {is_needed}
+
+
+def test_a_paused_remote_is_the_headline_where_nothing_fails(says, deployment: Deployment, clock: Clock):
+    says(Entry(paused_at=clock.now), claimed=False)
     status = remote_statuses(deployment.settings, deployment.repository, deployment.ledger)["origin"]
     assert _headline(status) == f"origin: paused; {words.many(len(status.pending), 'commit')} pending."
 
@@ -175,6 +204,47 @@ def test_nobody_is_needed_once_another_has_brought_everything(says, deployment: 
     deployment.repository.saw_on_remote("origin", deployment.repository.head() or "")
     entry = _entry("rejected", SITUATIONS["no retry waits"], Clock().now)
     assert set(says(entry, claimed=False).values()) == {False}
+
+
+# --- What the machine lacks ---
+
+
+FULL, LOW = Room(free_bytes=0, total_bytes=1 << 31), Room(free_bytes=1 << 24, total_bytes=1 << 31)
+
+
+@pytest.mark.parametrize(
+    ("room", "away", "fails", "headline"),
+    [
+        (ROOM, None, None, "1 commit on the way."),
+        (FULL, "No worker answers.", None,
+         "The data disk is full: every write is refused. 1 commit pending."),
+        (LOW, None, None, "The data disk is nearly full. 1 commit on the way."),
+        (LOW, "Beat is away.", None, "Beat is away. 1 commit pending."),
+        (ROOM, "The broker does not answer.", None, "The broker does not answer. 1 commit pending."),
+        (ROOM, None, "timeout", "origin: pushes fail (timeout) and are retried; 1 commit pending."),
+        (ROOM, "No worker answers.", "auth",
+         "No worker answers. origin: a person is needed (auth); 1 commit pending."),
+    ],
+)  # fmt: skip
+def test_the_headline_names_what_is_away_and_what_comes_of_it(
+    says, deployment: Deployment, data, room: Room, away: str | None, fails: Reason | None, headline: str
+):
+    deployment.repository.saw_on_remote("origin", deployment.repository.head() or "")
+    data.commit("waits")
+    says(_entry(fails, SITUATIONS["no retry waits"], Clock().now) if fails else Entry(), claimed=False)
+    standing = _standing(room, **_statuses(deployment))
+    assert standing.headline(away) == headline
+    assert standing.needs_person is (room is FULL or fails == "auth")
+    assert (standing.as_json()["disk"]["needs_person"] is not None) is (room is FULL)
+
+
+def test_failures_stay_in_view_while_the_next_attempt_runs(says, deployment: Deployment, clock: Clock):
+    says(_entry("timeout", SITUATIONS["an attempt runs"], clock.now), claimed=False)
+    with deployment.ledger.claim("origin"):
+        status = _statuses(deployment)["origin"]
+    assert (status.state, words.of(status).tone) == ("pushing", "warn")
+    assert status.attempts == "attempt 3 runs; 2 attempts failed, the last one: timeout"
+    assert status.failing_s == pytest.approx(60, abs=5)
 
 
 # --- As failures are recorded ---

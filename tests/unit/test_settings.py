@@ -439,3 +439,26 @@ def test_settings_may_be_printed():
 )
 def test_the_root_is_a_directory_in_the_tree(given: str, root: str):
     assert _read(CFP_DATA_ROOT=given).data_root == root
+
+
+@pytest.mark.parametrize("text", ["https://records.town.example", "http://127.0.0.1:8000/ferry/"])
+def test_a_public_url_makes_links(text: str):
+    link = _read(CFP_API_PUBLIC_URL=text).link("/status/runbook#auth")
+    assert link == f"{text.rstrip('/')}/status/runbook#auth"
+    assert _read().link("/status") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "records.town.example",
+        "ftp://town.example",
+        "https://ana:hunter2@town.example",
+        "https://a?b",
+        "https://[",
+    ],
+)
+def test_a_public_url_that_links_to_nothing_is_refused(text: str):
+    [problem] = _problems(CFP_API_PUBLIC_URL=text)
+    assert problem.startswith("CFP_API_PUBLIC_URL: must be where people reach the API")
+    assert "hunter2" not in problem

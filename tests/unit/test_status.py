@@ -4,6 +4,7 @@ That the name of a state says what somebody who looks needs to know.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.files.moments import timestamp
 from ferry.worker.git.remote import Remote
 from ferry.worker.ledger.entry import Entry, Failure, Running
-from ferry.worker.status import RemoteStatus, remote_statuses, timestamp
+from ferry.worker.status import RemoteStatus, remote_statuses
 from ferry.worker.turn import STATES, Facts, State, whose_turn
 from tests.line import Deployment
 from tests.parts import Bare
@@ -159,6 +161,25 @@ def test_pending_is_counted_from_git(deployment: Deployment, data: Bare, remote:
     assert (status.local_head, status.remote_head) == (commits[-1], remote.head())
     assert status.oldest_pending_at == deployment.repository.commit_time(commits[0])
     assert status.oldest_pending_age_s >= 0
+
+
+def test_a_commit_waits_for_a_remote_since_it_lacks_it_and_not_since_it_was_made(
+    deploy: Callable[..., Deployment], data: Bare, tmp_path
+):
+    """
+    A new mirror lacks what is years old, and has not kept it waiting for years.
+    """
+    began = time.time() - 1
+    assert float(data.git("log", "-1", "--format=%ct")) < began
+    deployed = deploy(CFP_DATA_MIRRORS=f"backup={Bare.init(tmp_path / 'backup.git').path}")
+    for status in remote_statuses(deployed.settings, deployed.repository, deployed.ledger).values():
+        assert status.oldest_pending_at is not None
+        assert status.oldest_pending_at >= began
+        assert status.oldest_pending_age_s < 60
+    made_at, known_since = 500.0, 100.0
+    assert Entry().waiting_since(made_at, known_since) == 500
+    assert Entry(waits_from=700.0).waiting_since(made_at, known_since) == 700
+    assert Entry(waits_from=300.0).waiting_since(made_at, None) == 500
 
 
 def test_a_remote_that_is_ahead_of_us_has_nothing_pending(deployment: Deployment, data: Bare, remote: Bare):

@@ -32,7 +32,7 @@ def watched(deploy: Callable[..., Deployment], sentry: SentrySink) -> Deployment
     """
     Two commits wait, and no worker has ever run.
     """
-    deployment = deploy(SENTRY_DSN=sentry.dsn)
+    deployment = deploy(SENTRY_DSN=sentry.dsn, CFP_API_PUBLIC_URL="https://town.example")
     paging.configure(deployment.settings)
     return deployment
 
@@ -65,6 +65,8 @@ def test_a_stall_is_an_episode_and_a_failure_like_any_other(
     (event,) = sentry.events
     assert event["tags"]["reason"] == "stalled"
     assert event["contexts"]["push"]["idle_seconds"] == 60
+    assert event["contexts"]["push"]["status_page"] == "https://town.example/status"
+    assert event["contexts"]["push"]["runbook"] == "https://town.example/status/runbook#stalled"
 
 
 def test_a_stall_within_an_episode_begins_none(watched: Deployment, watchdog: Watchdog, clock: Clock):

@@ -5,6 +5,7 @@ Small files that are replaced whole: a reader sees the old one or the new one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -14,6 +15,8 @@ from typing import Any
 from ferry.worker.files.flushing import flush_directory
 from ferry.worker.files.sharing import inherit
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_PIECE_BYTES = 256
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -35,7 +38,9 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     Raises:
         OSError: The disk refused; the old file is still there.
     """
-    replace_file(path, json.dumps(value).encode(), durably=False)
+    content = json.dumps(value).encode()
+    # Room to grow: the next one may be written over this one.
+    replace_or_overwrite(path, content.ljust(-(-len(content) // _PIECE_BYTES) * _PIECE_BYTES), durably=False)
 
 
 def replace_file(path: Path, content: bytes, *, durably: bool, private: bool = False) -> None:
@@ -66,3 +71,29 @@ def replace_file(path: Path, content: bytes, *, durably: bool, private: bool = F
         raise
     if durably:
         flush_directory(path.parent)
+
+
+def replace_or_overwrite(path: Path, content: bytes, *, durably: bool) -> None:
+    """
+    Replace *path* by a file with *content*, or on a full disk write it over what *path* holds.
+
+    A file that is written over is torn for a moment, to a reader; its rest becomes blanks.
+
+    Raises:
+        OSError: The disk refused, and the old file is too short.
+    """
+    try:
+        replace_file(path, content, durably=durably)
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise
+        _overwrite(path, content.rstrip(), exc)
+
+
+def _overwrite(path: Path, content: bytes, full: OSError) -> None:
+    with path.open("r+b", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        if len(content) > length:
+            raise full
+        file.write(content.ljust(length))
+        os.fsync(file.fileno())

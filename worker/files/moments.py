@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,12 @@ def compact_utc(seconds: float) -> str:
     Write *seconds* since the epoch in UTC as part of a branch's name, such as ``20261123T091234Z``.
     """
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+
+
+def timestamp(seconds: float | None) -> str | None:
+    """
+    Write seconds since the epoch as RFC 3339 in UTC, to the millisecond.
+    """
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -34,6 +34,7 @@ _WRITE_LOCK_TIMEOUT_S = 60.0
 _MANY_NAMES = 20
 _HOUR_S = 3600.0
 _DAY_S = 86400.0
+_LATE = 5  # times as many loose objects as are packed
 
 HINT = (
     "Move these files out of the repository and run: git fsck. What it misses then comes back from a remote "
@@ -74,6 +75,14 @@ class Maintenance:
             return True
         # Tried once a day at most: git may be unable to write one.
         return self._packs.lacks_commit_graph() and time.time() - self.last().get("at", 0) > _DAY_S
+
+    def is_late(self) -> bool:
+        """
+        Whether loose objects pile up, and have not been packed for an hour.
+        """
+        if self._packs.loose_objects() < _LATE * _MANY_LOOSE_OBJECTS or self._lock.is_held():
+            return False
+        return bool(time.time() - self.last().get("at", 0) > _HOUR_S)
 
     def run(self) -> str:
         """

@@ -124,6 +124,12 @@ class Repository(History):
             return url
         return self.git.query("config", "--local", "--get", f"remote.{remote}.url").strip()
 
+    def known_since(self, remote: str) -> float | None:
+        """
+        Return since when *remote* is at its URL, in seconds since the epoch; None if not known.
+        """
+        return self._tracking.at_address_since(remote)
+
     def saw_on_remote(self, remote: str, commit: str, *, url: str | None = None) -> None:
         """
         Record that *remote* holds *commit*.

@@ -121,6 +121,15 @@ class Tracking:
         """
         return self._address(remote) in (None, _fingerprint(url))
 
+    def at_address_since(self, remote: str) -> float | None:
+        """
+        Return when the URL of *remote* was last changed, in seconds since the epoch; None if not known.
+        """
+        try:
+            return self._address_file(remote).stat().st_mtime
+        except OSError:
+            return None
+
     def set_address(self, remote: str, url: str, *, before: str | None) -> None:
         """
         Record the URL of *remote*. If it changed, remove the remote-tracking ref.

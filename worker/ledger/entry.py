@@ -103,6 +103,8 @@ class Entry:
         last_attempt_at: When an attempt last began.
         last_push_at: When a push last landed.
         looked_at: When the remote was last asked where its branch stands.
+        waits_from: When an attempt last began that left the remote with everything, or the remote was found
+            to have lost commits: none has waited for it since before then.
         tried: Where the branch stood at the last attempt that failed.
         part: How many commits the next push takes at most, after a push of more
             ran into its timeout; None: all.
@@ -137,6 +139,7 @@ class Entry:
     last_attempt_at: float | None = None
     last_push_at: float | None = None
     looked_at: float | None = None
+    waits_from: float | None = None
     tried: str | None = None
     part: int | None = None
     last_failure: Failure | None = None
@@ -189,6 +192,15 @@ class Entry:
             return 0.0
         last = self.last_failure.at if self.last_failure else self.failing_since
         return self.failing_s + max(0.0, now - last)
+
+    def waiting_since(self, made_at: float, known_since: float | None) -> float:
+        """
+        Return since when the oldest commit that the remote lacks, made at *made_at*, has waited for it.
+
+        Args:
+            known_since: Since when the remote is at its address: a new mirror lacks old commits, too.
+        """
+        return max(made_at, self.waits_from or 0.0, known_since or 0.0)
 
     def waits(self, now: float, *, grace_s: float = 0.0) -> bool:
         """

@@ -13,7 +13,6 @@ pages twice nor forgets a backoff; see ``docs/decisions/0002-ledger-in-the-repos
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ferry.worker.errors import LedgerError, RemoteBusyError
-from ferry.worker.files.atomic_json import replace_file
+from ferry.worker.files.atomic_json import replace_file, replace_or_overwrite
 from ferry.worker.files.locks import FileLock
 from ferry.worker.ledger import events, landings
 from ferry.worker.ledger.entry import Entry, Stall, T, as_json, counted, from_json
@@ -37,7 +36,6 @@ _POLL_S = 0.05
 _BOOKKEEPING_S = 30.0  # what a holder may take that has not said what it does
 # A file is a few blocks long, with room to grow: on a full disk the next entry is written over the last one.
 _BLOCK_BYTES = 4096
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # A file that is written over is torn for a moment, to a reader.
 _LOOKS = 5
 _LOOK_EVERY_S = 0.002
@@ -301,7 +299,8 @@ class Ledger:
         """
         if self._path(remote).exists():
             return
-        with self.claim(remote) as claim:
+        # On a disk that is full already there is none, and the start goes on without it.
+        with contextlib.suppress(OSError), self.claim(remote) as claim:
             if claim is not None:
                 claim.looks_again = True  # what waits at a start, the worker's start finds
                 claim.write()
@@ -338,13 +337,11 @@ class Ledger:
         path, content = self._path(remote), as_json(entry)
         length = -(-(len(content) + _BLOCK_BYTES) // _BLOCK_BYTES) * _BLOCK_BYTES
         try:
-            try:
-                replace_file(path, content.ljust(length), durably=durably)
-            except OSError as exc:
-                if exc.errno not in _FULL:
-                    raise
-                _overwrite(path, content, exc)
+            replace_or_overwrite(path, content.ljust(length), durably=durably)
         except OSError as exc:
+            if entry.last_failure and entry.last_failure.said:  # that is long, and for people alone
+                brief = replace(entry, last_failure=replace(entry.last_failure, said=""))
+                return self._write(remote, brief, durably=durably)
             self._unwritten[remote] = entry, _identity(path)
             log().warning("ledger.write_failed", remote=remote, error=str(exc))
             return False
@@ -399,18 +396,3 @@ def _load(kind: type[T], path: Path) -> T | None:
         if look < _LOOKS - 1:
             time.sleep(_LOOK_EVERY_S)
     return None
-
-
-def _overwrite(path: Path, content: bytes, full: OSError) -> None:
-    """
-    Write *content* into the blocks that the file at *path* has already.
-
-    Raises:
-        OSError: *full*, where there are not enough of them.
-    """
-    with path.open("r+b", buffering=0) as file:
-        length = os.fstat(file.fileno()).st_size
-        if len(content) > length:
-            raise full
-        file.write(content.ljust(length))
-        os.fsync(file.fileno())

@@ -1,0 +1,124 @@
+"""
+The whole deployment at one moment, as far as its files tell: remotes, disk, sweeps and packing.
+
+The status page, ``ferry push status`` and ``GET /api/_internal/push`` read it, and begin with its headline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ferry.worker.files.moments import timestamp
+from ferry.worker.files.room import Room
+from ferry.worker.need import Need
+from ferry.worker.pipeline import Pipeline
+from ferry.worker.status import RemoteStatus, many, remote_statuses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """
+    Where everything stands.
+
+    Attributes:
+        remotes: The remotes, by name; ``origin`` first.
+        room: The room on the data disk.
+        disk: Why a person is needed at the disk; None while it has room.
+        swept_at: When a sweep last took place, in seconds since the epoch; None: never.
+        sweeps_are_late: Whether the next sweep is overdue.
+        packed_at: When the repository was last packed; None: never.
+        packing_is_late: Whether loose objects pile up and are not packed.
+    """
+
+    remotes: Mapping[str, RemoteStatus]
+    room: Room
+    disk: Need | None
+    swept_at: float | None
+    sweeps_are_late: bool
+    packed_at: float | None
+    packing_is_late: bool
+
+    @property
+    def needs_person(self) -> bool:
+        """
+        Whether a person is needed, at the disk or at a remote.
+        """
+        return self.disk is not None or any(status.need for status in self.remotes.values())
+
+    def headline(self, away: str | None = None) -> str:
+        """
+        Say in a sentence or two what matters most: what this machine lacks, and how the remotes are.
+
+        Args:
+            away: What a caller that asked the broker misses, such as ``No worker answers.``
+        """
+        lacking = away
+        if self.disk:
+            lacking = "The data disk is full: every write is refused."
+        elif away is None and self.room.state == "low":
+            lacking = "The data disk is nearly full."
+        remotes = self._of_remotes(is_moving=away is None and self.disk is None)
+        return f"{lacking} {remotes}" if lacking else remotes
+
+    def _of_remotes(self, *, is_moving: bool) -> str:
+        statuses = self.remotes
+        if any(status.state == "disabled" for status in statuses.values()):
+            return "No remote is configured."
+        needed = {name: status.need.reason for name, status in statuses.items() if status.need}
+        failing = {
+            name: status.entry.last_failure.reason
+            for name, status in statuses.items()
+            if status.failing_since is not None and status.entry.last_failure
+        }
+        paused = [name for name, status in statuses.items() if status.state == "paused"]
+        waiting = max((len(status.pending) for status in statuses.values()), default=0)
+        pending = f"{many(waiting, 'commit')} pending."
+        if needed:
+            return f"{', '.join(needed)}: a person is needed ({_once(needed)}); {pending}"
+        if failing:
+            return f"{', '.join(failing)}: pushes fail ({_once(failing)}) and are retried; {pending}"
+        if paused:
+            return f"{', '.join(paused)}: paused; {pending}"
+        if waiting:
+            return f"{many(waiting, 'commit')} on the way." if is_moving else pending
+        return "Every commit is on every remote."
+
+    def as_json(self) -> dict[str, Any]:
+        """
+        Return it in the shape of ``GET /api/_internal/push``.
+        """
+        return {
+            "remotes": {name: status.as_json() for name, status in self.remotes.items()},
+            "sweep": {"last_at": timestamp(self.swept_at), "late": self.sweeps_are_late},
+            "disk": {
+                "state": self.room.state,
+                "free_bytes": self.room.free_bytes,
+                "total_bytes": self.room.total_bytes,
+                "needs_person": self.disk and self.disk.as_json(),
+            },
+        }
+
+
+def _once(reasons: Mapping[str, str]) -> str:
+    return ", ".join(dict.fromkeys(reasons.values()))
+
+
+def look(pipeline: Pipeline) -> Standing:
+    """
+    Read where everything stands.
+
+    Raises:
+        RepositoryError: The data repository cannot be read.
+    """
+    room = pipeline.disk.room()
+    return Standing(
+        remotes=remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger),
+        room=room,
+        disk=pipeline.disk.need(room),
+        swept_at=pipeline.sweeper.last_at(),
+        sweeps_are_late=pipeline.sweeper.is_late(),
+        packed_at=pipeline.maintenance.last().get("at"),
+        packing_is_late=pipeline.maintenance.is_late(),
+    )
