@@ -202,6 +202,7 @@ ROUTES = [
     "/api/sheets/{}/records/{}/attachments/{}", "/api/transactions", "/api/commits", "/api/commits/{}",
     "/api/_internal/push", "/api/_internal/reload-data", "/api/health", "/api/health/ready",
     "/openapi.json", "/docs", "/docs/{}", "/metrics", "/status", "/status/live", "/status/runbook",
+    "/status/history", "/status/branches",
     "/status/sign-in", "/status/push", "/status/pause", "/status/reconcile", "/status/sign-out", "/{}",
     "/api/{}", "/api/events",
 ]  # fmt: skip
@@ -213,6 +214,7 @@ USUAL = {
     "/api/_internal/push": ["GET", "POST"], "/api/_internal/reload-data": ["POST"],
     "/status/sign-in": ["POST"], "/status/sign-out": ["POST"], "/status/push": ["POST"],
     "/status/pause": ["POST"], "/status/reconcile": ["POST"],
+    "/status/branches": ["GET", "POST"],
 }  # fmt: skip
 Seen = dict[str, list[str]]
 PARAMETERS = [

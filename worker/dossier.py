@@ -42,7 +42,7 @@ def dossier(
     since = entry.failing_since if entry.failing_since is not None else now
     return {
         "reason": error.reason,
-        **_standing(repository, error.remote, entry, now=now),
+        **standing(repository, error.remote, entry, now=now),
         **({"rescue_branch": entry.rescue} if entry.rescue else {}),
         "attempts": entry.attempt,
         "failing_seconds": round(now - since),
@@ -112,7 +112,7 @@ def commands(reason: str, repository: Repository, remote: str) -> list[str]:
     return [command.format(**names) for command in policy.commands] if policy else []
 
 
-def _standing(repository: Repository, remote: str, entry: Entry, *, now: float) -> dict[str, Any]:
+def standing(repository: Repository, remote: str, entry: Entry, *, now: float) -> dict[str, Any]:
     """
     Return where both sides stand, as last seen, and what waits.
     """

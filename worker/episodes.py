@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ferry.worker.dossier import as_printed, dossier, headline
+from ferry.worker.dossier import as_printed, dossier, headline, standing
 from ferry.worker.errors import PushError, PushRefused
 from ferry.worker.failures import Reason
 from ferry.worker.files.places import pages_directory
@@ -212,6 +212,7 @@ class Episodes:
         commands = [f"ferry push {command} --remote {remote}" for command in ("history", "resume")]
         context = {
             "reason": error.reason,
+            **standing(self._repository, remote, entry, now=self._clock()),
             "what_happened": detail,
             "way_out": error.hint,
             "commands": commands,

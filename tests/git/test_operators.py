@@ -92,6 +92,7 @@ def test_a_pause_that_seems_forgotten_pages_once(
     if lasts_s is None:
         [event] = sentry.events
         assert (event["level"], event["tags"]["reason"]) == ("fatal", "paused")
+        assert event["contexts"]["push"]["ahead"] == 2
         assert event["contexts"]["push"]["what_happened"] == f"paused for 24 h by {JANE.who}: {JANE.why}"
         _pause(line)
         line.clock.wind(DAY_S)
@@ -120,10 +121,11 @@ def test_each_new_reason_of_a_row_of_failures_is_kept_and_how_it_ended(line: Lin
     assert "pushed" in {each.kind for each in line.ledger.happened("origin", pushes=True)}
 
 
-def test_the_history_is_bounded_in_bytes_and_keeps_the_newest(tmp_path):
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_the_history_is_bounded_in_bytes_and_keeps_the_newest(tmp_path, letter: str):
     path, longest = tmp_path / "origin.events", 0
     for number in range(3 * KEPT):
-        remember(path, Event(at=float(number), kind="failing", detail="x" * 5000))
+        remember(path, Event(at=float(number), kind="failing", detail=letter * 5000))
         longest = max(longest, path.stat().st_size)
     assert recall(path)[-1].at == 3 * KEPT - 1
     assert len(recall(path)) <= KEPT

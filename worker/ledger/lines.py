@@ -7,7 +7,8 @@ No decision depends on one: a line that cannot be written is left out, and one t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,8 +29,8 @@ def append(path: Path, line: Mapping[str, Any], *, keep: int, line_bytes: int) -
     Never raises: a full disk must not keep commits from leaving it.
 
     Args:
-        keep: How many lines are kept.
-        line_bytes: How many bytes a line has, mostly.
+        keep: How many lines are kept at most.
+        line_bytes: How many bytes a line has, mostly; if they are longer, fewer are kept.
     """
     try:
         with path.open("ab") as file:
@@ -40,9 +41,19 @@ def append(path: Path, line: Mapping[str, Any], *, keep: int, line_bytes: int) -
                 inherit(file.fileno(), path.parent)
             size = file.tell()
         if size > keep * line_bytes + _SLACK_BYTES:
-            replace_file(path, b"\n".join(path.read_bytes().splitlines()[-keep:]), durably=False)
+            newest = _newest(path.read_bytes().splitlines()[-keep:], keep * line_bytes)
+            replace_file(path, b"\n".join(newest), durably=False)
     except OSError as exc:
         log().warning("history.write_failed", path=str(path), error=str(exc))
+
+
+def _newest(lines: Sequence[bytes], most_bytes: int) -> list[bytes]:
+    """
+    Return the last of *lines*, at most *most_bytes* of them.
+    """
+    sizes = accumulate(len(line) + 1 for line in reversed(lines))
+    count = sum(1 for _ in takewhile(lambda size: size <= most_bytes, sizes))
+    return list(lines[len(lines) - count :])
 
 
 def last(path: Path, read: Callable[[Mapping[str, Any]], T], *, keep: int) -> list[T]:

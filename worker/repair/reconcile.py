@@ -249,6 +249,8 @@ class Reconciler:
             by=by.who,
             why=by.why,
         )
+        if by is FERRY and outcome.state != "merged":
+            return  # it happens often, by itself
         detail = f"{strategy}: {outcome.state}, from {outcome.before} to {outcome.after}"
         remember(self._ledger, outcome.remote, "reconciled", by, now=self._clock(), detail=detail)
 
