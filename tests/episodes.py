@@ -242,6 +242,9 @@ Make this alert rule (*Alerts*, *Create Alert*, *Issues*):
 Ferry sends no other event of level `fatal`, and an episode's event once, so each event is a reason to wake
 somebody. To rule per team, add *The event's tags match* `repository`. `ferry page --test` sends a page
 through the rule.
+
+With [`SENTRY_AUTH_TOKEN`](../reference/settings.md#sentry_auth_token-and-sentry_org), Ferry resolves the
+issue when a push lands. The next episode reopens it.
 """
 
 

@@ -8,7 +8,7 @@ once in it. ``Episodes`` is the only place that records a failure, ends an episo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,8 @@ from ferry.worker.ledger.ledger import Claim
 from ferry.worker.ledger.outbox import Outbox
 from ferry.worker.need import is_page_due, needs_person
 from ferry.worker.observe.logs import log
-from ferry.worker.paging import Page, is_configured, page, send_again
+from ferry.worker.paging import Page, event_id, is_configured, page, send_again
+from ferry.worker.resolving import Resolver
 from ferry.worker.settings import Settings
 
 _HEADS = ("local_head", "remote_head", "ahead", "behind", "rescue_branch")
@@ -74,6 +75,7 @@ class Episodes:
         self._clock = clock
         self._page_after_s = settings.push_page_after_s
         self._link = settings.link
+        self._resolver = Resolver(settings)
 
     def record(self, claim: Claim, error: PushError, *, number: int, said: str = "", **changes: Any) -> bool:
         """
@@ -129,6 +131,7 @@ class Episodes:
             log().info("push.recovered", remote=claim.remote, reason=reason, episode_seconds=lasted_s)
             detail = f"{reason}, after {lasted_s:.0f} s"
             claim.ledger.remember(claim.remote, Event(at=now, kind="recovered", detail=detail))
+            self._resolver.resolve(self._told_of(claim.remote, entry.failing_since, entry.paged))
 
     def forget(self, claim: Claim, **changes: Any) -> None:
         """
@@ -153,6 +156,11 @@ class Episodes:
             tried=None,
             **changes,
         )
+
+    def _told_of(self, remote: str, since: float, reasons: Sequence[str]) -> list[str]:
+        repository = self._repository
+        about = (repository.known_as, str(repository.path), remote, repository.branch)
+        return [event_id(*about, reason=reason, since=since) for reason in reasons]
 
     def tell(self, claim: Claim, error: PushError, told: Told) -> None:
         """

@@ -87,9 +87,16 @@ class Page:
         """
         The event's name: the same for the same reason, remote and episode, in whatever process.
         """
-        error, since = self.error, repr(self.since)
-        of = (self.repository, self.path, error.remote, self.branch, error.reason, since)
-        return hashlib.sha256("\0".join(of).encode()).hexdigest()[:32]
+        about = (self.repository, self.path, self.error.remote, self.branch)
+        return event_id(*about, reason=self.error.reason, since=self.since)
+
+
+def event_id(repository: str, path: str, remote: str, branch: str, *, reason: str, since: float) -> str:
+    """
+    Return the name of the page of one episode, of what a ``Page`` has under these names.
+    """
+    of = (repository, path, remote, branch, reason, repr(since))
+    return hashlib.sha256("\0".join(of).encode()).hexdigest()[:32]
 
 
 def configure(settings: Settings, *integrations: Integration) -> None:

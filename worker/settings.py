@@ -343,6 +343,8 @@ class Settings:
         sentry_dsn: Where pages go; None turns Sentry off.
         sentry_environment: Sentry's name for this deployment.
         sentry_traces_sample_rate: Share of requests and pushes whose timing Sentry gets.
+        sentry_auth_token: Token of Sentry's API, which resolves the issues of an episode that has ended.
+        sentry_org: Slug of the organization at Sentry, for that.
         sentry_cron_monitor: Slug of the Sentry monitor that every sweep checks in with.
     """
 
@@ -386,6 +388,8 @@ class Settings:
     sentry_dsn: str | None = _from_env("SENTRY_DSN", _url_of("http", "https"), secret=True, common=True)
     sentry_environment: str = _from_env("SENTRY_ENVIRONMENT", str, "production", common=True)
     sentry_traces_sample_rate: float = _from_env("SENTRY_TRACES_SAMPLE_RATE", _share, 0.0, common=True)
+    sentry_auth_token: str | None = _from_env("SENTRY_AUTH_TOKEN", str, secret=True, common=True)
+    sentry_org: str | None = _from_env("SENTRY_ORG", _slug, common=True)
     sentry_cron_monitor: str | None = _from_env("SENTRY_CRON_MONITOR", _slug)
 
     @property

@@ -40,7 +40,7 @@ ELSEWHERE = {
     },
     "settings": {
         "CFP_(DATA_REMOTE|DATA_MIRRORS|REDIS_URL|BROKER_URL|API_TOKENS|ADMIN_TOKEN|DATA_RELOAD_SECRET)"
-        "|SENTRY_DSN|FLOWER_BASIC_AUTH": "may hold a secret: use secrets",
+        "|SENTRY_(DSN|AUTH_TOKEN)|FLOWER_BASIC_AUTH": "may hold a secret: use secrets",
         "CFP_DATA_REPO_PATH|CFP_SSH_.*|CFP_HTTPS_TOKEN_PATH": "the chart sets it; see ssh and httpsToken",
         "GIT_SSH_COMMAND": "use ssh.command",
         "OTEL_EXPORTER_OTLP_(TRACES_)?HEADERS": "may hold a secret: use extraEnv with a secretKeyRef",

@@ -37,7 +37,7 @@ REMOTES = {"CFP_DATA_REMOTE", "CFP_DATA_MIRRORS"}
 MAY_HAVE = {
     "init": BROKER | REMOTES,
     "api": SECRETS - NOT_OF_FERRY,
-    "worker": BROKER | REMOTES | {"SENTRY_DSN"},
+    "worker": BROKER | REMOTES | {"SENTRY_DSN", "SENTRY_AUTH_TOKEN"},
     "beat": BROKER,
     "flower": BROKER | NOT_OF_FERRY,
 }
