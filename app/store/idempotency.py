@@ -9,7 +9,6 @@ made. Answers are kept for at least a day on the repository's volume, for every 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from ferry.worker.errors import RepositoryError
 from ferry.worker.files.atomic_json import replace_file
 from ferry.worker.files.flushing import flush
 from ferry.worker.files.places import idempotency_directory
+from ferry.worker.files.room import NO_ROOM
 from ferry.worker.files.sharing import inherit, make_directories
 from ferry.worker.git.refs import OBJECT_NAME
 from ferry.worker.git.repository import Repository
@@ -175,7 +175,7 @@ class IdempotencyStore:
             path = before or self._place_of(write)
             replace_file(path, json.dumps(record).encode(), durably=before is not None)
         except OSError as exc:
-            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            if exc.errno in NO_ROOM:
                 raise DiskFullError("The data repository's disk is full; nothing was written.") from exc
             raise BusyError(f"The answer cannot be stored: {exc.strerror}.") from exc
         return Place(record=path, id=str(record["id"]))

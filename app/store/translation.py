@@ -5,7 +5,6 @@ Errors of gitsheets, git's locks and the disk as the store's own.
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import gitsheets
 from ferry.app.errors import BusyError, DiskFullError, InvalidPathError, InvalidRecordError
 from ferry.app.sheets.declarations import unusable
 from ferry.worker.errors import RepositoryError
+from ferry.worker.files.room import NO_ROOM
 from ferry.worker.git.refs import RefError, RefLockedError, RefMovedError
 
 
@@ -41,7 +41,7 @@ def translated(sheet_name: str = "") -> Iterator[None]:
     except (RefLockedError, RefMovedError) as exc:
         raise BusyError(str(exc)) from exc
     except (gitsheets.GitsheetsError, RefError, OSError) as exc:
-        if getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if getattr(exc, "errno", None) in NO_ROOM:
             raise DiskFullError("The data repository's disk is full; nothing was written.") from exc
         raise RepositoryError(str(exc)) from exc
 

@@ -5,7 +5,6 @@ Small files that are replaced whole: a reader sees the old one or the new one.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import uuid
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ferry.worker.files.flushing import flush_directory
+from ferry.worker.files.room import NO_ROOM
 from ferry.worker.files.sharing import inherit
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _PIECE_BYTES = 256
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -85,7 +84,7 @@ def replace_or_overwrite(path: Path, content: bytes, *, durably: bool) -> None:
     try:
         replace_file(path, content, durably=durably)
     except OSError as exc:
-        if exc.errno not in _FULL:
+        if exc.errno not in NO_ROOM:
             raise
         _overwrite(path, content.rstrip(), exc)
 

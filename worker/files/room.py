@@ -4,11 +4,13 @@ How much room the disk of a directory has.
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})  # the numbers of an OSError that says so
 _FULL_BYTES = 1 << 20  # less may not take the next commit
 _FULL_FILES = 16
 _LOW_SHARE, _LOW_BYTES = 0.05, 1 << 30

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import configparser
 import contextlib
-import errno
 import os
 import re
 import time
@@ -24,6 +23,7 @@ from ferry.worker.files.atomic_json import replace_file
 from ferry.worker.files.locks import LockTimeoutError
 from ferry.worker.files.ownership import not_ours, owners_named
 from ferry.worker.files.places import prepare_lock, remotes_directory, state_directory
+from ferry.worker.files.room import NO_ROOM
 from ferry.worker.files.sharing import make_directories, share_all
 from ferry.worker.git.config import Key, partial_clone, pushes_elsewhere, read_all, replace_config
 from ferry.worker.git.tracking import Tracking
@@ -192,7 +192,7 @@ def _check_file_system(state: Path) -> None:
         probe.touch()
         os.link(probe, linked)
     except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        if exc.errno in NO_ROOM:
             return  # each write will be refused; people go on reading
         raise RepositoryError(
             f"{state} needs a file system with hard links that we may write to: {exc}"
