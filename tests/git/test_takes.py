@@ -12,7 +12,7 @@ from datetime import date
 import pytest
 
 from ferry.worker.errors import ReconcileError
-from ferry.worker.files.places import state_directory, write_lock
+from ferry.worker.files.places import write_lock
 from ferry.worker.repair.reconcile import Outcome, Reconciler
 from tests.line import Deployment
 from tests.parts import Bare
@@ -113,7 +113,6 @@ def test_what_is_taken_is_in_the_merge_with_all_that_both_changed_besides(
     assert parted.file(NOTE) == "ours"
     assert f"{LOU}: {side}" in parted.data.git("log", "-1", "--format=%b"), "the commit says what was taken"
     assert parted.data.git("fsck", "--strict", "--no-dangling") == ""
-    assert not list(state_directory(parted.data.path).glob("tmp*"))
 
 
 def test_what_nobody_has_decided_stays_a_conflict_and_nothing_is_changed(parted: Parted):
@@ -135,6 +134,35 @@ def test_a_side_of_what_does_not_conflict_cannot_be_taken(parted: Parted, take: 
     with pytest.raises(ReconcileError, match="nothing conflicts at"):
         parted.take(f"{take}=ours")
     assert parted.data.head() == ours
+
+
+def _post(title: str, body: str, **fields: str) -> str:
+    lines = [
+        f'{name} = "{value}"\n' for name, value in sorted({**fields, "slug": "p", "title": title}.items())
+    ]
+    return f"+++\n{''.join(lines)}+++\n\n{body}\n"
+
+
+def test_a_markdown_record_is_taken_as_a_whole_and_merged_field_by_field(deploy, data: Bare, remote: Bare):
+    deployment = deploy()
+    head = "[gitsheet]\nroot = 'posts'\npath = '${{ slug }}'\n"
+    sheet = f"{head}[gitsheet.format]\ntype = 'markdown'\nbody = 'body'\n"
+    _edit(data, {".gitsheets/posts.toml": sheet, "posts/p.md": _post("Base", "Base")})
+    data.git("push", "--quiet", str(remote.path), "main:main")
+    _edit(data, {"posts/p.md": _post("Ours", "Ours", ours="1")})
+    _edit(remote, {"posts/p.md": _post("Theirs", "Theirs", theirs="1")})
+    parts = deployment.settings, deployment.repository, deployment.ledger
+    parted = Parted(data, remote, Reconciler(*parts, write_lock(data.path)))
+
+    planned = parted.take(dry_run=True)
+    assert sorted(map(str, planned.conflicts)) == ["posts/p.md:body", "posts/p.md:title"]
+    assert [(each.path, [field.name for field in each.fields]) for each in planned.changes] == [
+        ("posts/p.md", [None])
+    ]
+    with pytest.raises(ReconcileError, match="take one side of the whole file"):
+        parted.take("posts/p.md:title=ours", "posts/p.md:body=theirs")
+    assert parted.take("posts/p.md=theirs").state == "merged"
+    assert parted.file("posts/p.md") == _post("Theirs", "Theirs", ours="1", theirs="1").strip()
 
 
 def test_a_dry_run_shows_each_field_with_what_both_sides_have_and_what_comes_of_it(parted: Parted):

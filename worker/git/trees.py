@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from ferry.worker.files.places import state_directory
 from ferry.worker.git.history import History
 
 
@@ -34,7 +33,7 @@ def with_files_of(
     ]
     query = repository.git.query
     with (
-        tempfile.TemporaryDirectory(dir=state_directory(repository.path)) as scratch,
+        tempfile.TemporaryDirectory(prefix="ferry-index-") as scratch,
         open(os.memfd_create("entries"), "w+b") as listed,
     ):
         listed.write("".join(f"{mode} {name}\t{path}\0" for mode, name, path in entries).encode())
