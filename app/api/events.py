@@ -183,7 +183,11 @@ def _count(repository: Repository, old: str, new: str) -> int:
 
 def _states_of(pipeline: Pipeline) -> dict[str, Any]:
     return {
-        name: {"state": status.state, "pending_commits": len(status.pending)}
+        name: {
+            "state": status.state,
+            "pending_commits": len(status.pending),
+            "needs_person": status.need and status.need.reason,
+        }
         for name, status in remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger).items()
     }
 

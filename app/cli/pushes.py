@@ -159,6 +159,8 @@ def _print_status(name: str, status: RemoteStatus) -> None:
     click.echo(f"  {facts['turn']}")
     if status.need:
         _print_need(status.need)
+        if facts["last_error"] is None:
+            click.echo(f"  {status.need.hint}")
     if facts["failing_since"]:
         click.echo(f"  failing since {facts['failing_since']}: {status.attempts}")
     click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote at {facts['remote_head']}")

@@ -180,7 +180,7 @@ class Reader:
             if self.dev.poll() is not None or time.monotonic() > deadline:
                 raise Wrong(f"ferry dev did not come up:\n{log.read_text()}")
             time.sleep(0.1)
-        found = re.search(r"need: \. (\S+)$", log.read_text(), re.MULTILINE)
+        found = re.search(r": \. (\S+/environment)$", log.read_text(), re.MULTILINE)
         self.environment_file = found[1] if found else ""
 
     def stop(self) -> None:

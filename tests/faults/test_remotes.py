@@ -175,7 +175,8 @@ def test_a_push_that_landed_though_git_says_it_failed_is_a_success(fault, env, c
     assert not running.events("push.failed")
     status = wait_until(lambda: _status(api) if _status(api)["state"] == "idle" else None)
     assert status["outcomes"] == {"landed_but_reported_failed": 1, "pushed": 1}
-    assert 'outcome="landed_but_reported_failed",remote="origin"} 1.0' in api.get("/metrics").text
+    metric = r'ferry_push_attempts_total\{outcome="landed_but_reported_failed",remote="origin",[^}]*\} 1\.0'
+    assert re.search(metric, api.get("/metrics").text)
 
 
 def test_our_own_timeout_is_doubted_too(env, client, worker, remote):

@@ -124,7 +124,7 @@ def test_retrying(browser, worker, env, remote, tmp_path):
     _write(browser)
     page = _shows(browser, "origin ! retrying")
     assert "origin: a person is needed (not-found); 3 commits pending." in page.text
-    assert "A person is needed since" in page.text
+    assert "A person is needed , for" in page.text
     assert re.search(r"Next attempt in \d+ s ?, attempt 2", page.text)
     assert "Last error: not-found" in page.text
     assert any("data-until" in attributes for _, attributes in page.tags)

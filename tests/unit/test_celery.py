@@ -4,6 +4,7 @@ What Celery is told, for each broker: how long a retry waits in a worker, how so
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -44,6 +45,24 @@ def test_on_rabbitmq_no_countdown_comes_near_its_consumer_timeout(
     assert [(options["countdown"], options["kwargs"]) for options in asked] == [
         (countdown_s, {"occasion": "retry"})
     ]
+
+
+@pytest.mark.parametrize("needs_person", [False, True])
+def test_flower_shows_a_task_as_failed_where_a_person_is_needed_though_it_is_retried(
+    monkeypatch: pytest.MonkeyPatch, needs_person: bool
+):
+    env = {"CFP_DATA_REPO_PATH": "/srv/data.git", "CFP_REDIS_URL": "redis://host"}
+    app = build_celery({"push.x": Settings.from_env(env)}, publisher=False)
+    task = type("Bound", (PushTask,), {"_app": app})()
+    scheduled: list[float] = []
+    monkeypatch.setattr(Task, "retry", lambda *_, **options: scheduled.append(options["countdown"]))
+    failed = PushFailed("origin", "auth", "denied", "renew")
+    failed.retry_in_s, failed.needs_person = 3.0, needs_person
+
+    with pytest.raises(PushFailed) if needs_person else contextlib.nullcontext():
+        task.retry(exc=failed)
+
+    assert scheduled == [3.0]
 
 
 @pytest.mark.parametrize("broker", ["redis://127.0.0.1:1", "amqp://127.0.0.1:1", "sentinel://127.0.0.1:1#m"])
