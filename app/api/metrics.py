@@ -26,6 +26,7 @@ from ferry.app.certificates import authority_ends
 from ferry.app.metering import Buckets
 from ferry.app.services import services
 from ferry.app.version import this_build
+from ferry.worker.files.room import Room
 from ferry.worker.git.packs import Packs
 from ferry.worker.ledger.histogram import Histogram
 from ferry.worker.pipeline import Pipeline
@@ -78,6 +79,13 @@ class Scrape:
         The size of the repository.
         """
         return Packs(self.pipeline.repository.git).size()
+
+    @cached_property
+    def room(self) -> Room:
+        """
+        The room on the data disk.
+        """
+        return self.pipeline.disk.room()
 
     @cached_property
     def counted(self) -> Mapping[str, Mapping[Labels, float | Buckets]]:
@@ -228,7 +236,9 @@ TABLE = (
         "Objects in the repository: loose or packed.", _objects),
     Row("ferry_repository_free_bytes", "gauge", (),
         "Room on the data disk. With less than 1 MiB it is full, and every write is refused.",
-        _single(lambda scrape: scrape.pipeline.disk.room().free_bytes)),
+        _single(lambda scrape: scrape.room.free_bytes)),
+    Row("ferry_repository_disk_bytes", "gauge", (), "Size of the data disk.",
+        _single(lambda scrape: scrape.room.total_bytes)),
     Row("ferry_repository_bytes", "gauge", (), "Size of the repository's objects.",
         _single(lambda scrape: scrape.size["bytes"])),
     Row("ferry_ca_certificate_end_timestamp_seconds", "gauge", ("subject",),

@@ -4,6 +4,7 @@ The alert rules, by Prometheus itself: each fires in time for the repository in 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import threading
@@ -17,7 +18,7 @@ import yaml
 from werkzeug.serving import make_server
 
 from ferry.app import create_app
-from ferry.app.dev.stack import accepts, free_port
+from ferry.app.dev.stack import free_port
 from ferry.worker.files.places import remotes_directory
 from ferry.worker.ledger.ledger import Ledger
 from tests.deployment.helm import CHART, ROOT
@@ -154,6 +155,36 @@ CASES = [
         silent="10m", fires="11m", says="10% of the requests end with an error of the server's",
     ),
     Case(
+        "FerryDiskFull",
+        {"ferry_repository_free_bytes": "1048575x5"},
+        {"ferry_repository_free_bytes": "1048576x5"},
+        silent="0m",
+        fires="1m",
+        says="its disk is full, and every write is refused",
+    ),
+    Case(  # a gigabyte of a hundred; of two it is half
+        "FerryDiskFillsUp",
+        {"ferry_repository_free_bytes": "1000000000x60", "ferry_repository_disk_bytes": "100000000000x60"},
+        {"ferry_repository_free_bytes": "1000000000x60", "ferry_repository_disk_bytes": "2000000000x60"},
+        silent="29m",
+        fires="30m",
+        says="its disk fills up, 953.7MiB are free",
+    ),
+    Case(  # 86 GB a day, with 50 left; and 14 GB a day
+        "FerryDiskFillsUp",
+        {
+            "ferry_repository_free_bytes": "50000000000-60000000x60",
+            "ferry_repository_disk_bytes": "100000000000x60",
+        },
+        {
+            "ferry_repository_free_bytes": "50000000000-10000000x60",
+            "ferry_repository_disk_bytes": "100000000000x60",
+        },
+        silent="30m",
+        fires="31m",
+        says="its disk fills up, 44.83GiB are free",
+    ),
+    Case(
         "FerryCertificateEnds",
         {'ferry_ca_certificate_end_timestamp_seconds{subject="Town Root"}': "1209600x5"},
         {'ferry_ca_certificate_end_timestamp_seconds{subject="Village"}': "9999999x5"},
@@ -276,13 +307,22 @@ def prometheus(env, tmp_path):
             [*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=log, stderr=log
         )
     try:
-        wait_until(lambda: accepts(port), what="Prometheus")
+        wait_until(lambda: _is_ready(port), what="Prometheus")
         yield f"http://127.0.0.1:{port}/api/v1"
     finally:
         started.kill()
         started.wait(10)
         server.shutdown()
         server.server_close()
+
+
+def _is_ready(port: int) -> bool:
+    with (
+        contextlib.suppress(OSError),
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=10) as answer,
+    ):
+        return answer.status == 200
+    return False
 
 
 def _ask(url: str) -> dict[str, Any]:
