@@ -234,7 +234,7 @@ Make this alert rule (*Alerts*, *Create Alert*, *Issues*):
 
 | part | choose |
 |---|---|
-| when | nothing: no trigger means each event |
+| when | no trigger, which is each event; *An event or issue activity is captured* where one is required |
 | if | *The event's level* is *equal to* *fatal* |
 | then | whoever is on call |
 | action interval | 5 minutes, the shortest |
