@@ -21,6 +21,7 @@ from ferry.worker.paging import is_configured
 from ferry.worker.settings import Settings
 
 ENTRY = "@disk"  # no remote can be called so
+_NAME = "the data disk"
 _HINT = "Free room on the disk of {path}, or enlarge it: until then every write is refused (507)."
 COMMANDS = ("df -h {path}", "df -i {path}", "ferry doctor")
 
@@ -81,10 +82,11 @@ class Disk:
                 return  # another process is at it
             claim.looks_again = True
             if not is_full:
+                self._episodes.resolve(_NAME, claim.entry)
                 self._episodes.forget(claim)
                 log().info("disk.recovered", path=str(self._path), free_bytes=room.free_bytes)
                 return
-            error = PushRefused("the data disk", "local", f"full: {room.told}", self.hint)
+            error = PushRefused(_NAME, "local", f"full: {room.told}", self.hint)
             if claim.entry.last_failure is None:
                 self._episodes.record(claim, error, number=0)
                 facts = {"path": str(self._path), "free_bytes": room.free_bytes, "hint": self.hint}

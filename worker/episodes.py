@@ -8,7 +8,7 @@ once in it. ``Episodes`` is the only place that records a failure, ends an episo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,7 +131,7 @@ class Episodes:
             log().info("push.recovered", remote=claim.remote, reason=reason, episode_seconds=lasted_s)
             detail = f"{reason}, after {lasted_s:.0f} s"
             claim.ledger.remember(claim.remote, Event(at=now, kind="recovered", detail=detail))
-            self._resolver.resolve(self._told_of(claim.remote, entry.failing_since, entry.paged))
+            self.resolve(claim.remote, entry)
 
     def forget(self, claim: Claim, **changes: Any) -> None:
         """
@@ -157,10 +157,14 @@ class Episodes:
             **changes,
         )
 
-    def _told_of(self, remote: str, since: float, reasons: Sequence[str]) -> list[str]:
-        repository = self._repository
-        about = (repository.known_as, str(repository.path), remote, repository.branch)
-        return [event_id(*about, reason=reason, since=since) for reason in reasons]
+    def resolve(self, remote: str, entry: Entry) -> None:
+        """
+        Resolve in Sentry what was paged of *remote* in the episode of *entry*; does not wait for Sentry.
+        """
+        repository, since = self._repository, entry.failing_since
+        if since is not None:
+            about = (repository.known_as, str(repository.path), remote, repository.branch)
+            self._resolver.resolve([event_id(*about, reason=reason, since=since) for reason in entry.paged])
 
     def tell(self, claim: Claim, error: PushError, told: Told) -> None:
         """

@@ -18,6 +18,7 @@ from ferry.worker.disk import ENTRY, Disk
 from ferry.worker.files import atomic_json
 from ferry.worker.files.atomic_json import read_json, write_json
 from ferry.worker.files.room import Room, room_at
+from ferry.worker.resolving import Resolver
 from ferry.worker.watchdog import Watchdog
 from tests.line import Clock, Deployment
 
@@ -58,9 +59,11 @@ def room(monkeypatch: pytest.MonkeyPatch) -> list[Room]:
 
 
 def test_a_full_disk_pages_once_from_whatever_process_looks_and_again_in_the_next_episode(
-    deploy, room: list[Room], sentry: SentrySink
+    deploy, room: list[Room], sentry: SentrySink, monkeypatch
 ):
     deployed: Deployment = deploy(SENTRY_DSN=sentry.dsn)
+    resolved: list[str] = []
+    monkeypatch.setattr(Resolver, "resolve", lambda _, event_ids: resolved.extend(event_ids))
     paging.configure(deployed.settings)
     clock = Clock()
     dogs = [
@@ -88,10 +91,12 @@ def test_a_full_disk_pages_once_from_whatever_process_looks_and_again_in_the_nex
     assert str(deployed.repository.path) in need.hint
     (event,) = (each for each in sentry.events if each["tags"]["reason"] == "local")
     assert (event["level"], event["tags"]["reason"]) == ("fatal", "local")
+    assert event["message"].endswith(": the data disk: full: 0 MiB of 1000 MiB free")
     assert "df -h" in "".join(event["contexts"]["push"]["commands"])
 
     room[0] = ROOM
     assert look() == ["disk.recovered"]
+    assert resolved == [event["event_id"]]
     assert disk.need(disk.room()) is None
     room[0] = FULL
     assert look() == ["disk.full"]
