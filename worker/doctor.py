@@ -215,8 +215,9 @@ def on_record(remote: str, status: RemoteStatus) -> Iterator[Finding]:
         yield Finding(name=name, state="failed", detail=detail, remedy=status.need.hint)
     elif status.failing_since is not None and entry.last_failure:
         yield Finding(name=name, state="warning", detail=_failures(status), remedy=entry.last_failure.hint)
-    if entry.paused_at is not None:
-        detail = f"paused by an operator since {timestamp(entry.paused_at)}; {len(status.pending)} pending"
+    if entry.is_paused(time.time()):
+        by, since = entry.paused_by or "an operator", timestamp(entry.paused_at)
+        detail = f"paused by {by} since {since}; {len(status.pending)} pending"
         remedy = f"ferry push resume --remote {remote}"
         yield Finding(name=name, state="warning", detail=detail, remedy=remedy)
 

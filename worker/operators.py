@@ -92,13 +92,18 @@ def tell_resumed(ledger: Ledger, remote: str, by: Operator, *, now: float, detai
     remember(ledger, remote, "resumed", by, now=now, detail=detail)
 
 
-def request(ledger: Ledger, remotes: Iterable[str], by: Operator, *, now: float) -> None:
+def request(ledger: Ledger, remotes: Iterable[str], by: Operator, *, now: float) -> list[str]:
     """
-    Tell that a push to *remotes* was asked for.
+    Tell that a push to *remotes* was asked for; returns those that are not paused, to which it is made.
+
+    Raises:
+        LedgerError: What is known of a remote cannot be read.
     """
-    for remote in remotes:
+    moving = [remote for remote in remotes if not ledger.read(remote).is_paused(now)]
+    for remote in moving:
         log().info("push.requested", remote=remote, by=by.who, why=by.why)
         remember(ledger, remote, "requested", by, now=now)
+    return moving
 
 
 def remember(ledger: Ledger, remote: str, kind: Kind, by: Operator, *, now: float, detail: str = "") -> None:

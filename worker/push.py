@@ -154,7 +154,7 @@ class Pusher:
             if claim is None:
                 return False
             claim.looks_again = True
-            if claim.entry.paused_at is not None:
+            if claim.entry.is_paused(self._clock()):
                 return False
             if request.occasion == "sweep" and self._was_told_to_wait(claim.entry):
                 return False

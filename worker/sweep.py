@@ -142,7 +142,7 @@ class Sweeper:
 
 
 def _has_ended(entry: Entry, now: float) -> bool:
-    return entry.paused_at is not None and entry.paused_until is not None and now >= entry.paused_until
+    return entry.paused_at is not None and not entry.is_paused(now)
 
 
 def may_lack_commits(repository: Repository, remote: str) -> bool:

@@ -98,7 +98,7 @@ def whose_turn(entry: Entry, facts: Facts, now: float) -> Turn:
         now: Seconds since the epoch.
     """
     looks = facts.occasion is None
-    if entry.paused_at is not None:
+    if entry.is_paused(now):
         return Turn.PAUSED
     if not facts.pending and (looks or entry.last_failure is None):
         return Turn.DONE  # with a failure on record, a task has its episode to end

@@ -10,6 +10,7 @@ processes have counted; ``ferry.app.metering`` adds them up.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -189,7 +190,7 @@ TABLE = (
         "Time since the first of the failures that followed each other; 0 after a push that landed.",
         _by_remote(lambda remote: remote.failing_s)),
     Row("ferry_push_paused", "gauge", _REMOTE, "1 while an operator has paused the remote.",
-        _by_remote(lambda remote: remote.entry.paused_at is not None)),
+        _by_remote(lambda remote: remote.entry.is_paused(time.time()))),
     Row("ferry_push_needs_person", "gauge", _REMOTE,
         "1 while a person is needed at the remote: a page is due, or was in this episode.",
         _by_remote(lambda remote: remote.need is not None)),

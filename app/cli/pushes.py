@@ -202,13 +202,13 @@ def push_now(remote: str | None, reason: str | None) -> None:
         if not head or not remotes:
             click.echo("nothing to push" if remotes else "no remote is configured: set CFP_DATA_REMOTE")
             return
-        paused = [name for name in remotes if pipeline.ledger.read(name).paused_at is not None]
-        moving = [name for name in remotes if name not in paused]
-        operators.request(pipeline.ledger, moving, Operator.here(os.environ, reason), now=time.time())
+        by = Operator.here(os.environ, reason)
+        moving = operators.request(pipeline.ledger, remotes, by, now=time.time())
         if moving and not enqueue(pipeline, moving):
             sys.exit("ferry: the broker did not accept the push; check Redis (CFP_REDIS_URL)")
     if moving:
         click.echo(f"queued a push to {', '.join(moving)}; see: ferry push status")
+    paused = [name for name in remotes if name not in moving]
     for name in paused:
         click.echo(f"{name}: paused, so nothing is pushed; resume with: ferry push resume --remote {name}")
     if paused:

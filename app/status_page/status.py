@@ -182,10 +182,9 @@ def push() -> ResponseReturnValue:
     only = the_remote() if request.form.get("remote") else None
     pipeline = services().pipeline
     head, remotes = pipeline.repository.head(), [only] if only else list(pipeline.settings.remotes)
-    operators.request(pipeline.ledger, remotes, by_form(), now=time.time())
     if head is None or not remotes:
         return back("nothing")
-    if all(pipeline.ledger.read(remote).paused_at is not None for remote in remotes):
+    if not operators.request(pipeline.ledger, remotes, by_form(), now=time.time()):
         return back("paused")
     taken = services().push_queue.enqueue_push(head, "operator", only=only)
     return back("queued" if taken else "no-broker")

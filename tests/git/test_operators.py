@@ -33,13 +33,14 @@ def _happened(line: Line) -> list[tuple[str, str, str]]:
 
 def test_what_an_operator_does_is_logged_and_in_the_history(line: Line):
     with capture_logs() as logged:
+        assert operators.request(line.ledger, ["origin"], JANE, now=line.clock()) == ["origin"]
         _pause(line)
-        operators.request(line.ledger, ["origin"], JANE, now=line.clock())
+        assert operators.request(line.ledger, ["origin"], JANE, now=line.clock()) == [], "it is paused"
         operators.resume(line.ledger, "origin", JANE, now=line.clock(), timeout_s=1.0)
     assert [(each["event"], each["by"], each["why"]) for each in logged] == [
-        (name, *_who(JANE)) for name in ("push.paused", "push.requested", "push.resumed")
+        (name, *_who(JANE)) for name in ("push.requested", "push.paused", "push.resumed")
     ]
-    assert _happened(line) == [(kind, *_who(JANE)) for kind in ("paused", "requested", "resumed")]
+    assert _happened(line) == [(kind, *_who(JANE)) for kind in ("requested", "paused", "resumed")]
 
 
 def _who(by: Operator) -> tuple[str, str]:
@@ -58,6 +59,14 @@ def test_a_pause_with_an_end_is_ended_by_the_first_sweep_after_it(line: Line, da
     assert line.sweeper.sweep() == {"origin": head}
     assert line.entry.paused_at is None
     assert _happened(line) == [("paused", *_who(JANE)), ("resumed", "ferry", "")]
+
+
+def test_a_pause_is_over_at_its_end_though_no_sweep_takes_place(line: Line, data: Bare, remote: Bare):
+    _pause(line, lasts_s=60)
+    assert "paused" in line.push()
+    line.clock.wind(60)
+    line.push()
+    assert remote.head() == data.head()
 
 
 def test_a_pause_without_an_end_is_ended_by_no_sweep(line: Line):

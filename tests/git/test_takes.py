@@ -111,7 +111,9 @@ def test_what_is_taken_is_in_the_merge_with_all_that_both_changed_besides(
     assert parted.file(PHOTO) == f"\0{side}"
     assert parted.file(LOU) == (None if side == "ours" else THEIRS[LOU].strip())
     assert parted.file(NOTE) == "ours"
-    assert f"{LOU}: {side}" in parted.data.git("log", "-1", "--format=%b"), "the commit says what was taken"
+    assert f"Take {side} of {LOU}" in parted.data.git("log", "-1", "--format=%b"), (
+        "the commit says what was taken"
+    )
     assert parted.data.git("fsck", "--strict", "--no-dangling") == ""
 
 

@@ -62,7 +62,7 @@ def test_a_paused_remote_waits_for_its_operator(client, worker, beat, remote, fe
         return len(sweeps) >= 3
 
     wait_until(swept, what="two sweeps more")
-    api.post("/api/_internal/push", json={"reason": "in a hurry"})
+    api.post("/api/_internal/push")
     wait_until(lambda: running.logged("An operator has paused"), what="the task that was declined")
     assert remote.head() == there
     assert (_status(api)["state"], _status(api)["pending_commits"]) == ("paused", 1)
@@ -78,11 +78,12 @@ def test_a_paused_remote_waits_for_its_operator(client, worker, beat, remote, fe
     assert ferry("push", "resume").stdout == "origin: resumed\n"
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
     assert _status(api)["paused_at"] is None
+    api.post("/api/_internal/push", json={"reason": "in a hurry"})
     told = [line.split(" ", 2)[2] for line in ferry("push", "history").stdout.splitlines()]
     assert [each for each in told if " by " in each] == [
         f"paused by {by} (the host moves)",
-        "requested by dev@127.0.0.1 (in a hurry)",
         f"resumed by {by}",
+        "requested by dev@127.0.0.1 (in a hurry)",
     ]
     events = map(json.loads, ferry("push", "history", "--pushes", "--json").stdout.splitlines())
     assert "pushed" in {event["kind"] for event in events}

@@ -162,6 +162,12 @@ class Entry:
     episodes: dict[str, int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
 
+    def is_paused(self, now: float) -> bool:
+        """
+        Whether pushes are stopped: an operator paused them, and the pause has not ended by itself.
+        """
+        return self.paused_at is not None and (self.paused_until is None or now < self.paused_until)
+
     def is_superseded(self, chain: str, retry: int) -> bool:
         """
         Whether retry number *retry* of the task *chain* comes to nothing: another retry is scheduled.

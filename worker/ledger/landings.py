@@ -40,7 +40,8 @@ class Landing:
         """
         Return it as what happened at the remote.
         """
-        detail = f"{self.commits} commits, {self.lag_s:.1f} s after the oldest was made"
+        noun = "commit" if self.commits == 1 else "commits"
+        detail = f"{self.commits} {noun}, {self.lag_s:.1f} s after the oldest was made"
         return Event(at=self.at, kind="pushed", detail=detail)
 
 

@@ -179,7 +179,7 @@ class Merger:
         left = [conflict for conflict in conflicts if not conflict.is_decided(takes)]
         commit = None
         if message and not left:
-            told = "\n".join(f"{name}: {side}" for name, side in sorted(takes.items()))
+            told = "\n".join(f"Take {side} of {place}" for place, side in sorted(takes.items()))
             commit = commit_of(
                 self._repository, tree, (ours, theirs), f"{message}\n\n{told}", COMMITTER, seconds
             )
