@@ -103,7 +103,7 @@ def test_the_api_answers_and_the_worker_resumes_by_itself(deployment, own_valkey
     wait_until(
         lambda: remote.head() == writer.commits[-1], timeout_s=60, what="what was written after the fault"
     )
-    assert writer.slowest_s < 1
+    assert writer.slowest_s < 10, "a write waited for the broker"
     assert not running.ended()
     assert not sweeping.ended()
     wait_until(lambda: not writer.status()["sweep"]["late"], timeout_s=30, what="sweeps that go on")
@@ -219,6 +219,6 @@ def test_a_broker_that_refuses_for_now_is_waited_for(deployment, env, own_valkey
             assert not process.ended(), process.text()
         sweeping.log_path.write_text("")
     assert processes[0].logged("Connection to broker lost")
-    assert writer.slowest_s < 1
+    assert writer.slowest_s < 10, "a write waited for the broker"
     for process in processes[2:]:
         process.kill()

@@ -79,7 +79,7 @@ def test_push_now_brings_the_backlog_forward(env, client, worker, remote, tmp_pa
 
 class _Watch:
     """
-    Asks the worker all the time how many retries of a push it holds for later.
+    Asks the worker again and again how many retries of a push it holds for later.
 
     One whose time has come may still be there, on a busy machine beside its successor: the sweep takes a
     retry that is an interval late for lost, and the late one comes to nothing.
@@ -112,6 +112,7 @@ class _Watch:
                 and datetime.fromisoformat(entry["eta"]) > datetime.now(UTC)
             ]
             self.most_scheduled = max(self.most_scheduled, len(held))
+            self._stop.wait(0.05)  # or worker and watch would have little time for anything else
 
 
 def _write_many(api, count):

@@ -28,7 +28,7 @@ def test_a_token_in_a_remotes_url_shows_nowhere(userinfo, env, client, worker, d
 
     api.post("/api/sheets/people/records", json={"slug": "jane", "name": "Jane"})
     failed = running.await_event("push.failed")
-    wait_until(lambda: running.logged("retry: Retry in"), what="the end of the task")
+    wait_until(lambda: running.logged("raised expected: PushFailed"), what="the end of the task")
     wait_until(lambda: sentry.events, what="the page")
 
     assert failed["reason"] == "auth"

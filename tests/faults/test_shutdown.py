@@ -120,7 +120,7 @@ def test_a_packing_that_runs_keeps_no_worker_from_stopping(env, client, worker, 
     [packing] = [each for each in running.children() if each.name() == "sleep"]
 
     assert running.stop() == 0
-    assert not packing.is_running()
+    wait_until(lambda: not packing.is_running(), what="the end of the packing")
     assert running.logged("interrupted: the worker ends")
     assert pipeline.maintenance.run().startswith("packed in ")
 

@@ -158,7 +158,7 @@ def test_waiting_ends_in_time_and_says_for_what(lock: FileLock, holder):
     with pytest.raises(LockTimeoutError, match=str(lock.path)), lock.hold(0.2):
         pytest.fail("the lock was given away twice")
 
-    assert 0.2 <= time.monotonic() - begun < 2
+    assert 0.2 <= time.monotonic() - begun < 20
 
 
 def test_who_does_not_want_to_wait_does_not(lock: FileLock, holder):

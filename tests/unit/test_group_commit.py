@@ -398,7 +398,7 @@ def test_a_lock_that_another_process_holds_is_waited_for_and_no_longer_than_said
         for each in [pool.submit(branch.write, name) for name in "abcd"]:
             with pytest.raises(BusyError):
                 each.result(10)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
     monkeypatch.undo()
 
     assert branch.write("e") == "0e"
