@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import tarfile
 import threading
 import urllib.request
 from dataclasses import dataclass, field
@@ -275,6 +276,14 @@ def test_the_rules_of_two_releases_fire_once(helm, tmp_path):
         "alert_rule_test": [{"eval_time": "5m", "alertname": "FerryDown", "exp_alerts": [alert]}],
     }
     _promtool(tmp_path, rules, [*(case.group() for case in CASES), never_up])
+
+
+def test_the_package_of_the_chart_has_the_rules(helm, tmp_path):
+    done = helm("package", str(CHART), "--destination", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (package,) = tmp_path.glob("*.tgz")
+    with tarfile.open(package) as files:
+        assert files.extractfile("ferry/prometheus-rules.yml").read() == RULES.read_bytes()
 
 
 # --- A Prometheus that runs ---
