@@ -162,7 +162,8 @@ def _print_status(name: str, status: RemoteStatus) -> None:
         if facts["last_error"] is None:
             click.echo(f"  {status.need.hint}")
     if facts["failing_since"]:
-        click.echo(f"  failing since {facts['failing_since']}: {status.attempts}")
+        lasts = words.duration(status.failing_s)
+        click.echo(f"  failing for {lasts}, since {facts['failing_since']}: {status.attempts}")
     click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote at {facts['remote_head']}")
     if facts["pending_commits"]:
         click.echo(f"  {facts['pending_commits']} pending, the oldest since {facts['oldest_pending_at']}")
@@ -183,7 +184,7 @@ def _print_status(name: str, status: RemoteStatus) -> None:
         click.echo(
             f"  a larger push exceeded its timeout, so the next one takes {facts['commits_per_push']} commits"
         )
-    if facts["next_attempt_at"]:
+    if facts["next_attempt_at"] and not facts["paused_at"]:
         click.echo(f"  next attempt at {facts['next_attempt_at']}")
 
 

@@ -187,3 +187,15 @@ def test_a_retry_ends_well_before_redis_delivers_it_again(env, cap_s):
     assert options["visibility_timeout"] == 2 * pipeline.settings.push_longest_wait_s
     pipeline.celery.conf.broker_transport_options = {**options, "visibility_timeout": 1.0}
     assert doctor._countdowns(pipeline).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("is_failing", "detail"), [(False, "would take a push"), (True, "only a push tells")]
+)
+def test_a_dry_run_promises_no_push_where_pushes_fail(deployment, is_failing, detail):
+    """
+    It asks no hook of the remote's.
+    """
+    found = doctor._asked(deployment, "origin", is_failing=is_failing)
+    assert found.state == "ok"
+    assert detail in found.detail
