@@ -143,6 +143,7 @@ def test_flower_remembers_as_many_tasks_as_its_memory_holds(env):
     As ``celery -A ferry.worker flower`` reads its options.
     """
     script = (
+        "import sys; sys.argv = ['celery', '-A', 'ferry.worker', 'flower']\n"
         "import ferry.worker; ferry.worker.app.conf\n"
         "import flower.command, tornado.options\n"
         "flower.command.apply_env_options()\n"

@@ -193,7 +193,7 @@ def test_each_pin_admits_every_python(python: str):
         f"{package} needs Python {needed}"
         for package in _pins("dev")
         if _is_installed(package)
-        and (needed := distribution(package).metadata["Requires-Python"])
+        and (needed := distribution(package).metadata.get("Requires-Python"))
         and python not in SpecifierSet(needed)
     }
 

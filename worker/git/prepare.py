@@ -92,6 +92,9 @@ def known_or_prepared(settings: Settings) -> str:
 
 
 def _check(path: Path) -> None:
+    # Path.exists() of Python 3.14 calls missing what may not be seen.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        (path / "HEAD").stat()
     if not path.exists():
         raise RepositoryError(f"CFP_DATA_REPO_PATH: there is no {path}; make it with: ferry init")
     if (path / ".git").exists():
