@@ -122,10 +122,8 @@ def _stalled(place: Place) -> None:
 
 def _unknown(place: Place) -> None:
     helper = place.directory / "git-remote-pigeon"
-    # It can do nothing, and says so to git; of one that just ends, newer gits say more than others.
-    helper.write_text(
-        "#!/bin/sh\nread -r asked\necho\necho\necho 'the pigeon flew away' >&2\ncat >/dev/null\n"
-    )
+    # A list of refs that is none; of a helper that just ends, newer gits say more than others.
+    helper.write_text("#!/bin/sh\nread -r _\necho push\necho\nread -r _\necho pigeon\necho\ncat >/dev/null\n")
     helper.chmod(0o755)
     os.environ["PATH"] = f"{place.directory}:{os.environ['PATH']}"
     place.undo.callback(os.environ.__setitem__, "PATH", os.environ["PATH"].partition(":")[2])
