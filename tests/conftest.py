@@ -101,7 +101,7 @@ def _connections_of_past_apps() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _rules_are_compiled_once() -> Iterator[None]:
     """
-    Let the apps of this process share what Werkzeug compiles for each rule: a fifth of the time that one takes.
+    Let the apps of this process share what Werkzeug compiles for each rule: a fifth of what an app costs.
     """
     compiled: dict[tuple[object, ...], Any] = {}
     compile_builder = Rule._compile_builder
