@@ -13,7 +13,7 @@ from ferry.app.limits import address_key
 from ferry.app.problems import Problem
 from ferry.app.services import Services, services
 from ferry.app.tokens import Tokens
-from ferry.worker.operators import Operator
+from ferry.worker.ledger.operators import Operator
 from ferry.worker.settings import Token
 
 ANYBODY = "dev"

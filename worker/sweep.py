@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ferry.worker import operators
 from ferry.worker.errors import LedgerError, RepositoryError
 from ferry.worker.files.atomic_json import read_json, write_json
 from ferry.worker.files.moments import Moment
 from ferry.worker.git.repository import Repository
+from ferry.worker.ledger import operators
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log

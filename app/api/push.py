@@ -14,11 +14,11 @@ from flask.typing import ResponseReturnValue
 from ferry.app.access import operator, operator_of
 from ferry.app.problems import Problem
 from ferry.app.services import services
-from ferry.worker import operators
 from ferry.worker.files.moments import timestamp
 from ferry.worker.git.history import Commit
 from ferry.worker.git.packs import Packs
 from ferry.worker.git.repository import Repository
+from ferry.worker.ledger import operators
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.standing import look
 

@@ -14,7 +14,7 @@ import click
 from ferry.app.cli.context import REASON, configured, open_pipeline
 from ferry.app.status_page import words
 from ferry.worker.errors import WorkerError
-from ferry.worker.operators import Operator
+from ferry.worker.ledger.operators import Operator
 from ferry.worker.repair import kept
 
 

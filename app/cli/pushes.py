@@ -16,10 +16,10 @@ import click
 from ferry.app.cli.context import REASON, configured, enqueue, open_pipeline
 from ferry.app.cli.explain import explain_push
 from ferry.app.status_page import words
-from ferry.worker import operators
 from ferry.worker.files.moments import timestamp
+from ferry.worker.ledger import operators
+from ferry.worker.ledger.operators import Operator
 from ferry.worker.need import Need
-from ferry.worker.operators import Operator
 from ferry.worker.repair import poison
 from ferry.worker.settings import ORIGIN
 from ferry.worker.standing import Standing, look

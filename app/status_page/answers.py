@@ -15,7 +15,7 @@ from ferry.app.problems import Problem
 from ferry.app.services import services
 from ferry.app.status_page import words
 from ferry.app.status_page.sessions import current_session, sessions
-from ferry.worker.operators import Operator
+from ferry.worker.ledger.operators import Operator
 
 
 def the_remote() -> str:

@@ -22,8 +22,8 @@ from ferry.app.status_page import reconcile, runbook, words
 from ferry.app.status_page.answers import back, by_form, message, page, the_remote
 from ferry.app.status_page.facts import look
 from ferry.app.status_page.sessions import begin, current_session, keep, sessions
-from ferry.worker import operators
 from ferry.worker.errors import RepositoryError, WorkerError
+from ferry.worker.ledger import operators
 from ferry.worker.observe.logs import log
 
 bp = Blueprint(

@@ -11,7 +11,7 @@ import pytest
 
 from ferry.worker.errors import ReconcileError, RepositoryError
 from ferry.worker.git.repository import Repository
-from ferry.worker.operators import Operator
+from ferry.worker.ledger.operators import Operator
 from ferry.worker.repair.kept import HERE, Kept, kept_branches, remove
 from tests.line import Deployment
 from tests.parts import Bare

@@ -10,10 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from ferry.app.dev.sentry_sink import SentrySink
-from ferry.worker import operators, paging
+from ferry.worker import paging
+from ferry.worker.ledger import operators
 from ferry.worker.ledger.entry import Entry, as_json, from_json
 from ferry.worker.ledger.events import KEPT, Event, recall, remember
-from ferry.worker.operators import Operator
+from ferry.worker.ledger.operators import Operator
 from ferry.worker.watchdog import Watchdog
 from tests.line import Line
 from tests.parts import Bare

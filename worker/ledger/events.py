@@ -31,7 +31,7 @@ class Event:
         at: When, in seconds since the epoch.
         kind: ``failing``: a failure for a new reason; ``recovered``: the push that ended the failures; else
             what an operator did.
-        by: Which operator, see ``ferry.worker.operators``.
+        by: Which operator, see ``ferry.worker.ledger.operators``.
         why: The reason that the operator gave.
         detail: The reason of the failure and what git said, or what came of the act.
     """

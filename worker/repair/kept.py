@@ -16,8 +16,8 @@ from ferry.worker.errors import ReconcileError
 from ferry.worker.git.remote import Remote
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.ledger.operators import Operator, remember
 from ferry.worker.observe.logs import log
-from ferry.worker.operators import Operator, remember
 from ferry.worker.settings import ORIGIN
 
 _UTC = r"\d{8}T\d{6}Z"  # as ``compact_utc`` writes it

@@ -107,7 +107,7 @@ class Merged:
     Attributes:
         commit: The merge commit, which no branch names yet; None while something conflicts.
         tree: The tree of what is decided, where an operator decided only a part.
-        conflicts: What nobody has decided.
+        conflicts: What is left to decide.
         detail: Why there is no commit, or "".
         ran_out: Whether it took longer than writers can wait for.
     """

@@ -24,8 +24,8 @@ from ferry.worker.git.refs import RefError, move_ref
 from ferry.worker.git.remote import Remote, ended_within_s
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.ledger.operators import FERRY, Operator, remember
 from ferry.worker.observe.logs import log
-from ferry.worker.operators import FERRY, Operator, remember
 from ferry.worker.repair.merger import Change, Conflict, Merger, Takes
 from ferry.worker.repair.rebasing import rebased
 from ferry.worker.settings import ORIGIN, Settings
