@@ -5,7 +5,8 @@ Read the modules in the order a commit meets them: ``enqueue`` is the API's only
 door into the worker, ``tasks`` is what Celery runs, ``push`` decides with ``turn``
 whether to push now, ``attempt`` makes one attempt, ``git.remote`` runs the one
 command that leaves the machine, and ``failures`` names what went wrong. ``outcome``
-and ``episodes`` record it in the ``ledger``, and ``paging`` wakes a person.
+and ``episodes`` record it in the ``ledger``, ``need`` says whether a person is
+needed, and ``paging`` wakes one.
 ``sweep`` and ``watchdog`` find what was missed. ``bootstrap`` puts all parts
 together, once for each process.
 
