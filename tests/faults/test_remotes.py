@@ -11,6 +11,7 @@ import socket
 import stat
 import threading
 import time
+import zlib
 
 import psutil
 import pytest
@@ -72,12 +73,19 @@ def _leftovers(running, marker):
     return found
 
 
+def _nap(tmp_path):
+    """
+    A command of this test alone: what others left is none of its business.
+    """
+    return f"sleep {1000 + zlib.crc32(bytes(tmp_path)) % 10**6}"
+
+
 def _hanging_ssh(tmp_path):
     """
     An ssh that never authenticates, has a child of its own, and does not care for SIGTERM.
     """
     ssh = tmp_path / "hanging-ssh"
-    ssh.write_text("#!/bin/sh\ntrap '' TERM\nsleep 1000 &\nwhile :; do sleep 0.1; done\n")
+    ssh.write_text(f"#!/bin/sh\ntrap '' TERM\n{_nap(tmp_path)} &\nwhile :; do sleep 0.1; done\n")
     ssh.chmod(ssh.stat().st_mode | stat.S_IEXEC)
     return str(ssh)
 
@@ -100,10 +108,10 @@ def test_a_hung_push_is_ended_with_every_child_and_the_next_attempt_works(
         bad = f"git://127.0.0.1:{silent_port}/web.git"
         marker = str(silent_port)
     elif kind == "ssh":
-        bad, marker = "ssh://git@ferry.invalid/web.git", "hanging-ssh"
+        bad, marker = "ssh://git@ferry.invalid/web.git", str(tmp_path / "hanging-ssh")
         env["GIT_SSH_COMMAND"] = _hanging_ssh(tmp_path)
     elif kind == "hook":
-        remote.hook("pre-receive", "sleep 1001")
+        remote.hook("pre-receive", _nap(tmp_path))
     else:
         bad, marker, arrived_at = http_remote.url("web.git"), http_remote.url("web.git"), web
         http_remote.fault = kind.removeprefix("http-")
@@ -125,7 +133,7 @@ def test_a_hung_push_is_ended_with_every_child_and_the_next_attempt_works(
     http_remote.fault = None
     (remote.path / "hooks/pre-receive").unlink(missing_ok=True)
     wait_until(lambda: arrived_at.head() == commit, timeout_s=30, what="the commit, when the remote behaves")
-    for name in (marker, "sleep 1001"):
+    for name in (marker, _nap(tmp_path)):
         wait_until(lambda name=name: not _leftovers(running, name), what="no process to be left")
 
 
@@ -144,8 +152,8 @@ def test_no_process_is_left_of_a_push_that_ignores_sigterm(env, client, worker, 
     wait_until(
         lambda: (
             not (
-                _leftovers(running, "hanging-ssh")
-                or _leftovers(running, "sleep 1000")
+                _leftovers(running, str(tmp_path / "hanging-ssh"))
+                or _leftovers(running, _nap(tmp_path))
                 or [child for child in running.children() if "git" in child.name()]
             )
         ),
