@@ -222,15 +222,17 @@ def test_stopping_and_starting_loses_nothing_and_a_divergence_is_a_failed_task_i
     _status_is(url, "idle")  # or the push, which still ends there, leaves a lock in the remote
     away = remote.path.rename(f"{where}.away")
     stranded = _write(url, "joan")
-    seen = _request(f"{flower}/api/tasks")
+
+    def seen():  # sweeps may be forgotten
+        return {task for task, told in _request(f"{flower}/api/tasks").items() if told["name"] == "push"}
+
+    pushes = wait_until(seen, what="a push in Flower")
     process.send_signal(signal.SIGTERM)
     assert process.wait(40) == 0
     away.rename(remote.path)
 
     _, url, flower, _ = dev(sample, "--remote", where)
     wait_until(lambda: remote.head() == stranded, what="the commit, after the next start")
-    pushes = {task for task, told in seen.items() if told["name"] == "push"}  # sweeps may be forgotten
-    assert pushes
     assert pushes <= set(_request(f"{flower}/api/tasks")), "Flower's tasks of before the restart"
     _a_divergence_is_a_failed_task_in_flower(url, flower, remote)
 
