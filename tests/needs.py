@@ -13,6 +13,7 @@ import pytest
 
 # Each with the Debian package that brings it. sshd lives where an ordinary user's PATH does not look.
 PACKAGES = {
+    "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "curl": "curl",
     "prometheus": "prometheus",

@@ -8,12 +8,10 @@ To make the pictures in the documentation anew:
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
 import random
-import shutil
 import tempfile
 import threading
 import time
@@ -27,8 +25,6 @@ from typing import Any
 import pytest
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from werkzeug.serving import make_server
@@ -38,8 +34,9 @@ from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.stack import Stack, free_port
 from ferry.worker.files.places import remotes_directory
 from ferry.worker.ledger.landings import Landing, remember
+from tests.browser import chromium, picture, prefer, resize
+from tests.needs import need
 from tests.parts import Bare, clean_environment, wait_until
-from tests.png import smaller
 
 TOKEN = "a token of some length"
 PICTURES = os.environ.get("FERRY_PICTURES")
@@ -137,27 +134,6 @@ class Screen:
         with urllib.request.urlopen(request, timeout=10) as response:
             return str(json.load(response)["commit"]["hash"])
 
-    def resize(self, width: int, height: int) -> None:
-        self.driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
-        )
-
-    def prefer(self, scheme: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-    def picture(self, path: Path, *, height: int) -> None:
-        """
-        Save what is seen, down to *height*.
-        """
-        width = self.driver.execute_script("return innerWidth")
-        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        taken = self.driver.execute_cdp_cmd(
-            "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip}
-        )
-        path.write_bytes(smaller(base64.b64decode(taken["data"])))
-
 
 def _wait_to_see(seen: Callable[[], bool], *, what: str) -> None:
     """
@@ -171,27 +147,10 @@ def driver(tmp_path):
     """
     A headless Chromium.
     """
-    browser, control = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not control:
-        missing = "chromium or chromedriver is missing: apt install chromium chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    options = Options()
-    options.binary_location = browser
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",  # Chromium refuses to run as root with one
-        "--disable-dev-shm-usage",
-        f"--user-data-dir={tmp_path / 'chromium'}",
-    ):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(
-        options=options, service=Service(control, log_output=str(tmp_path / "driver.log"))
-    )
-    yield driver
-    driver.quit()
+    need("chromium")
+    need("chromedriver")
+    with chromium(tmp_path) as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -334,13 +293,13 @@ def _look_at_it(screen, tmp_path):
     pictures = Path(PICTURES) if PICTURES else tmp_path
     pictures.mkdir(exist_ok=True)
     for name, width, height, shown in (("status", 1180, 900, 1450), ("status-phone", 360, 780, 1180)):
-        screen.resize(width, height)
+        resize(screen.driver, width, height)
         for scheme in ("dark", "light"):
-            screen.prefer(scheme)
+            prefer(screen.driver, scheme)
             assert screen.driver.execute_script(TOO_PALE) == []
             assert screen.axe() == []
         assert screen.driver.execute_script("return document.documentElement.scrollWidth") <= width
         assert screen.driver.execute_script(TOO_WIDE) == []
         screen.await_text("! blocked")  # the sweep tries in between
-        screen.picture(pictures / f"{name}.png", height=shown)
+        picture(screen.driver, pictures / f"{name}.png", height=shown)
         assert (pictures / f"{name}.png").stat().st_size < 150_000
