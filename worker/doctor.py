@@ -148,7 +148,8 @@ def _workers(pipeline: Pipeline) -> Finding:
     try:
         answers = pipeline.celery.control.ping(timeout=_PING_TIMEOUT_S)
     except Exception as exc:  # noqa: BLE001 - as above
-        return Finding(name="worker", state="failed", detail=f"cannot be asked: {exc}", remedy=remedy)
+        detail = f"cannot be asked: {exc}"
+        return Finding(name="worker", state="failed", detail=detail, remedy="Mend the broker first.")
     names = sorted(name for answer in answers for name in answer)
     if not names:
         return Finding(name="worker", state="failed", detail="none answers", remedy=remedy)

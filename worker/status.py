@@ -23,6 +23,8 @@ from ferry.worker.repair import verify
 from ferry.worker.settings import ORIGIN, Settings
 from ferry.worker.turn import Facts, State, Turn, whose_turn
 
+_RETRIED = "Retries go on; they fail for as long as the cause lasts."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteStatus:
@@ -84,8 +86,17 @@ class RemoteStatus:
         failure = self.entry.last_failure
         if self.failing_since is None or failure is None:
             return ""
+        if not failure.attempt:
+            return "no attempt was made"
         runs = f"attempt {failure.attempt + 1} runs; " if self.state == "pushing" else ""
         return f"{runs}{many(failure.attempt, 'attempt')} failed, the last one: {failure.reason}"
+
+    @property
+    def retries(self) -> str:
+        """
+        That retries go on although a person is needed, in a sentence; else "".
+        """
+        return _RETRIED if self.need and self.state in ("retrying", "pushing", "queued") else ""
 
     @property
     def seen_at(self) -> float | None:

@@ -47,7 +47,7 @@ class _Stillness:
 
     def told(self, idle_s: float) -> str:
         if not self.is_claimed:
-            return f"commits wait, and nobody has tried to push them for {idle_s} s"
+            return f"commits wait, and no process has tried to push them for {idle_s} s"
         holder = self.step.holder if self.step else "a process"
         return f"commits wait, and {holder}, which holds the remote, has not moved for {idle_s} s"
 

@@ -8,8 +8,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -23,7 +24,7 @@ from ferry.worker.need import Need
 from ferry.worker.repair import poison
 from ferry.worker.settings import ORIGIN
 from ferry.worker.standing import Standing, look
-from ferry.worker.status import RemoteStatus
+from ferry.worker.status import RemoteStatus, many
 
 
 def _duration(context: click.Context, parameter: click.Parameter, given: str | None) -> float | None:
@@ -153,6 +154,24 @@ def _print_need(need: Need) -> None:
     click.echo(f"  a person is needed since {timestamp(need.since)}: {need.reason}")
 
 
+def _print_pause(name: str, facts: Mapping[str, Any]) -> None:
+    by = f" by {facts['paused_by']}" if facts["paused_by"] else ""
+    why = f": {facts['paused_reason']}" if facts["paused_reason"] else ""
+    until = f", until {facts['paused_until']}" if facts["paused_until"] else ""
+    click.echo(f"  paused since {facts['paused_at']}{by}{why}{until}")
+    click.echo(f"  resume with: ferry push resume --remote {name}")
+
+
+def _print_failure(status: RemoteStatus, error: Mapping[str, Any]) -> None:
+    attempt = f"attempt {error['attempt']} at " if error["attempt"] else ""
+    click.echo(f"  {attempt}{error['at']}: {error['reason']}: {error['message']}")
+    _print_lines("git and the remote said", error["said"].splitlines())
+    click.echo(f"  {error['hint']}")
+    _print_lines("run", status.commands)
+    if status.runbook:
+        click.echo(f"  runbook: {status.runbook}")
+
+
 def _print_status(name: str, status: RemoteStatus) -> None:
     facts = status.as_json()
     click.echo(f"{name}: {facts['state']}")
@@ -161,29 +180,23 @@ def _print_status(name: str, status: RemoteStatus) -> None:
         _print_need(status.need)
         if facts["last_error"] is None:
             click.echo(f"  {status.need.hint}")
+        if status.retries:
+            click.echo(f"  {status.retries}")
     if facts["failing_since"]:
         lasts = words.duration(status.failing_s)
         click.echo(f"  failing for {lasts}, since {facts['failing_since']}: {status.attempts}")
-    click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote at {facts['remote_head']}")
+    there = f"at {facts['remote_head']}" if facts["remote_head"] else "not seen yet"
+    click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote {there}")
     if facts["pending_commits"]:
         click.echo(f"  {facts['pending_commits']} pending, the oldest since {facts['oldest_pending_at']}")
+        click.echo("  they are kept in the data repository until they arrive")
     if facts["paused_at"]:
-        by = f" by {facts['paused_by']}" if facts["paused_by"] else ""
-        why = f": {facts['paused_reason']}" if facts["paused_reason"] else ""
-        until = f", until {facts['paused_until']}" if facts["paused_until"] else ""
-        click.echo(f"  paused since {facts['paused_at']}{by}{why}{until}")
-        click.echo(f"  resume with: ferry push resume --remote {name}")
+        _print_pause(name, facts)
     if error := facts["last_error"]:
-        click.echo(f"  attempt {error['attempt']} at {error['at']}: {error['reason']}: {error['message']}")
-        _print_lines("git and the remote said", error["said"].splitlines())
-        click.echo(f"  {error['hint']}")
-        _print_lines("run", status.commands)
-        if status.runbook:
-            click.echo(f"  runbook: {status.runbook}")
+        _print_failure(status, error)
     if facts["commits_per_push"]:
-        click.echo(
-            f"  a larger push exceeded its timeout, so the next one takes {facts['commits_per_push']} commits"
-        )
+        part = many(facts["commits_per_push"], "commit")
+        click.echo(f"  a larger push exceeded its timeout, so the next one takes {part}")
     if facts["next_attempt_at"] and not facts["paused_at"]:
         click.echo(f"  next attempt at {facts['next_attempt_at']}")
 
