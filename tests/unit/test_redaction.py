@@ -22,6 +22,8 @@ GITLAB = "glpat-" + "x_Y-z" * 4
 BITBUCKET = "ATBB" + "aB3" * 10
 ATLASSIAN = "ATCTT3xFfGN0" + "aB3" * 10 + "-_x" * 4 + "=8A1B2C3D"
 ATLASSIAN_API = "ATATT3xFfGF0" + "aB3" * 10 + "-_x" * 4 + "=8A1B2C3D"
+FERRY = "ferry_" + "x_Y-z" * 8 + "abc"
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbmEifQ.c2lnbmF0dXJl-_x"
 PEM = f"""-----BEGIN OPENSSH PRIVATE KEY-----
 b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW
 {SECRET}
@@ -89,6 +91,18 @@ b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW
         (f"glcbt-64_{'aB3' * 8} gldt-{'aB3' * 8} glrt-{'aB3' * 8}", "aB3"),
         (f"remote: {ATLASSIAN}", ATLASSIAN[-20:]),
         (f"remote: {ATLASSIAN_API}", ATLASSIAN_API[5:]),
+        (f"the token {FERRY} was refused", FERRY[6:]),
+        ("cannot sign with AKIAIOSFODNN7EXAMPLE", "IOSFODNN7"),
+        ("xoxb-123456789012-abcdefABCDEF", "123456789012"),
+        (f"jwt {JWT}", JWT[10:]),
+        # Named, or said to be one.
+        (f"token={SECRET} is wrong", SECRET),
+        (f"deploy --password={SECRET}", SECRET),
+        (f"CI_JOB_TOKEN={SECRET}", SECRET),
+        (f"api_key = '{SECRET}'", SECRET),
+        (f"the password: {SECRET}", SECRET),
+        ("Password: swordfish", "swordfish"),
+        (f"curl -H 'X: Bearer {SECRET}'", SECRET),
         # Keys, whole or cut off.
         (f"Load key: {PEM} invalid format", SECRET),
         (PEM.partition("-----END")[0], SECRET),
@@ -202,7 +216,11 @@ def test_what_is_no_text_is_looked_through():
         "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
         "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----",
         "the authorization failed: no token was given, and no password either",
-        "token=abc", # no query: nobody's
+        "ana@host's password: Permission denied, please try again.",
+        "error: the Bearer token is missing",
+        "WWW-Authenticate: Bearer realm=\"host\"",
+        "the key=value pairs, the token and the password: both are missing",
+        "/srv/ferry_data/token/password.toml, xoxo and eyJ",
         "?page=2&monkey=banana&keys=3",
         "ghp_ is what GitHub's tokens begin with, glpat- GitLab's",
         "remote: Resolving deltas: 100% (3/3), completed with 2 local objects.",
@@ -224,7 +242,28 @@ def test_without_a_url_nothing_is_taken_for_one(text: str):
 # --- And quickly ---
 
 
-@pytest.mark.parametrize("piece", ["a", "a.", "glpat-", "https://a:", "://", "@a", "x-y-", "-----BEGIN "])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a",
+        "a.",
+        "glpat-",
+        "https://a:",
+        "://",
+        "@a",
+        "x-y-",
+        "-----BEGIN ",
+        "eyJ",
+        "eyJ-",
+        "eyJaaaaaaaa.",
+        "token=",
+        "token ",
+        "password:",
+        "Bearer ",
+        "ferry_",
+        "xoxb-",
+    ],
+)
 def test_a_long_line_costs_no_time(piece: str):
     """
     A hook may print whatever it likes, and the worker reads all of it while it holds the claim.

@@ -23,13 +23,24 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _QUERY = re.compile(
-    r"(?P<name>[?&](?:access_token|private_token|token|password|api_key|key)=)[^&\s'\"\0]+", re.IGNORECASE
+    r"(?P<name>(?:[?&]key=|(?<![^\W_])(?:(?:access_|private_)?token|password|passwd|api_key) ?= ?)['\"]?)"
+    r"[^&\s'\"\0]+",
+    re.IGNORECASE,
 )
+# A word that another follows is a sentence: "password: permission denied".
+_PROSE = r"(?![A-Za-z]{1,20},? [A-Za-z])"
+_PASSWORD = re.compile(
+    rf"(?P<name>\b(?:password|passwd|passphrase): {{0,2}}['\"]?){_PROSE}[^\s'\"\0]+", re.IGNORECASE
+)
+_BEARER = re.compile(rf"(?P<name>\bBearer )(?!(?:tokens?|auth\w{{0,20}}|realm)\b){_PROSE}[^\s'\"\0]+")
 _CURL_USER = re.compile(r"(?P<name>\bauth using \w{1,20} with user )'[^\r\n\0]*'")
-# The shapes that hosts document for their own tokens, so that secret scanners can find them: GitHub
-# (ghp_ gho_ ghu_ ghs_ ghr_ github_pat_), GitLab (glpat- gldt- glrt- glcbt-), Atlassian (ATBB ATCTT ATATT).
+# The shapes that hosts document for their own tokens, so that secret scanners can find them: GitHub (ghp_
+# gho_ ghu_ ghs_ ghr_ github_pat_), GitLab (glpat- gldt- glrt- glcbt-), Atlassian (ATBB ATCTT ATATT), Ferry,
+# AWS (AKIA) and Slack (xox). eyJ begins a JSON Web Token.
 _TOKEN = re.compile(
-    r"\b(?:gh[pousr]_\w{16,}|github_pat_\w{16,}|gl(?:pat|dt|rt|cbt)-[\w.-]{16,}|AT(?:BB|CTT|ATT)[\w=-]{16,})"
+    r"\b(?:gh[pousr]_\w{16,}|github_pat_\w{16,}|gl(?:pat|dt|rt|cbt)-[\w.-]{16,}|AT(?:BB|CTT|ATT)[\w=-]{16,}"
+    r"|ferry_[\w-]{40,}|AKIA[A-Z0-9]{16}\b|xox[abprs]-[\w-]{10,}"
+    r"|(?<!-)eyJ[\w-]{8,}\.[\w-]{2,}\.[\w-]*)"
 )
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^\0]*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|(?=\0)|\Z)"
@@ -44,7 +55,8 @@ def redact(text: str) -> str:
     text = _WORD.sub(_redact_urls, text)
     text = _HEADER.sub(rf"\g<name> {HIDDEN}", text)
     text = _CURL_USER.sub(rf"\g<name>'{HIDDEN}'", text)
-    text = _QUERY.sub(rf"\g<name>{HIDDEN}", text)
+    for named in (_QUERY, _PASSWORD, _BEARER):
+        text = named.sub(rf"\g<name>{HIDDEN}", text)
     return _TOKEN.sub(HIDDEN, text)
 
 
