@@ -181,8 +181,8 @@ def remote_statuses(settings: Settings, repository: Repository, ledger: Ledger) 
 
 def _status(settings: Settings, remote: str, repository: Repository, ledger: Ledger) -> RemoteStatus:
     # The claim is looked at first: a push that ends meanwhile shows in what follows.
-    claimed, entry = ledger.is_claimed(remote), ledger.read(remote)
-    pending, now = repository.backlog(remote), time.time()
+    now, claimed = time.time(), ledger.is_claimed(remote)
+    entry, pending = ledger.read(remote).without_past_pause(now), repository.backlog(remote)
     need = needs_person(entry, page_after_s=settings.push_page_after_s, now=now, pending=bool(pending))
     return RemoteStatus(
         turn=whose_turn(entry, Facts(pending=bool(pending), claimed=claimed), now),

@@ -26,6 +26,8 @@ from ferry.worker.settings import ORIGIN
 from ferry.worker.standing import Standing, look
 from ferry.worker.status import RemoteStatus, many
 
+_NOT_ACCEPTED = "the broker did not accept the push; check Redis (CFP_REDIS_URL)"
+
 
 def _duration(context: click.Context, parameter: click.Parameter, given: str | None) -> float | None:
     try:
@@ -77,7 +79,8 @@ def resume(remote: str | None, reason: str | None) -> None:
             timeout_s = pipeline.settings.push_timeout_s
             operators.resume(pipeline.ledger, name, by, now=time.time(), timeout_s=timeout_s)
             click.echo(f"{name}: resumed")
-        enqueue(pipeline, remotes)
+        if not enqueue(pipeline, remotes):
+            sys.exit(f"ferry: {_NOT_ACCEPTED}; once it answers, the next sweep pushes what waits")
 
 
 @push.command("history")
@@ -219,7 +222,7 @@ def push_now(remote: str | None, reason: str | None) -> None:
         by = Operator.here(os.environ, reason)
         moving = operators.request(pipeline.ledger, remotes, by, now=time.time())
         if moving and not enqueue(pipeline, moving):
-            sys.exit("ferry: the broker did not accept the push; check Redis (CFP_REDIS_URL)")
+            sys.exit(f"ferry: {_NOT_ACCEPTED}")
     if moving:
         click.echo(f"queued a push to {', '.join(moving)}; see: ferry push status")
     paused = [name for name in remotes if name not in moving]
@@ -242,6 +245,8 @@ def find_refused(remote: str, as_json: bool) -> None:
         [name] = configured(pipeline, remote)
         timeout_s = pipeline.settings.push_timeout_s
         with pipeline.ledger.claim_within(name, timeout_s) as claim:
+            if claim.entry.is_paused(time.time()):
+                sys.exit(f"ferry: {name} is paused: nothing is pushed there; first: ferry push resume")
             found = poison.find(pipeline.repository, claim, timeout_s=timeout_s)
     if as_json:
         click.echo(json.dumps(found and found.as_json()))

@@ -50,7 +50,7 @@ _ASSETS = "status.static"
 # The notice after a form, by the word in the page's address.
 _DONE = {
     "queued": ("good", "The push is queued."),
-    "resumed": ("good", "Resumed; the waiting commits are pushed."),
+    "resumed": ("good", "Resumed. The commits that wait are pushed now, or by the next sweep."),
     "nothing": ("busy", "There is nothing to push."),
     "paused": ("warn", "It is paused: commits wait until an operator resumes it."),
     "no-broker": ("bad", "The broker did not accept the push. Check Redis (CFP_REDIS_URL) and the worker."),

@@ -99,6 +99,7 @@ def of(status: RemoteStatus) -> Words:
     return replace(words, tone="warn") if status.failing_since is not None else words
 
 
+_LONGEST_S = 366 * 86400.0
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -119,16 +120,19 @@ def duration(seconds: float) -> str:
 
 def seconds(text: str) -> float:
     """
-    Read a duration such as ``90s``, ``30m``, ``2h`` or ``1d``.
+    Read a duration such as ``90s``, ``30m``, ``2h`` or ``1d``, of a year at most.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is none, or longer.
     """
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    found = re.fullmatch(r"([1-9]\d{0,6})([smhd])", text.strip())
+    found = re.fullmatch(r"([1-9]\d{0,7})([smhd])", text.strip())
     if found is None:
         raise ValueError(f"{text!r} is not a time such as 90s, 30m, 2h or 1d")
-    return float(int(found[1]) * units[found[2]])
+    lasts_s = float(int(found[1]) * units[found[2]])
+    if lasts_s > _LONGEST_S:
+        raise ValueError(f"{text!r} is longer than a year")
+    return lasts_s
 
 
 def clock(seconds: float) -> str:

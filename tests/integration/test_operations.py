@@ -89,10 +89,28 @@ def test_a_paused_remote_waits_for_its_operator(client, worker, beat, remote, fe
     assert "pushed" in {event["kind"] for event in events}
 
 
-@pytest.mark.parametrize("given", ["2", "h", "-1h", "0m", "2 weeks", "1e3s"])
+@pytest.mark.parametrize("given", ["2", "h", "-1h", "0m", "2 weeks", "1e3s", "9999999d", "367d", "99999999s"])
 def test_a_pause_lasts_a_time(ferry, given):
     refused = ferry("push", "pause", f"--for={given}")
-    assert (refused.returncode, "is not a time such as 90s, 30m, 2h or 1d" in refused.stderr) == (2, True)
+    why = "longer than a year" if given[0] in "39" else "not a time such as 90s, 30m, 2h or 1d"
+    assert (refused.returncode, why in refused.stderr) == (2, True)
+
+
+def test_nothing_is_pushed_to_a_paused_remote_and_a_resume_says_where_no_push_was_queued(client, ferry):
+    _write(client())
+    assert ferry("push", "pause").returncode == 0
+    refused = ferry("push", "find-refused")
+    assert (refused.returncode, "origin is paused" in refused.stderr) == (1, True)
+    resumed = ferry("push", "resume", CFP_REDIS_URL="redis://127.0.0.1:1/0")
+    assert (resumed.returncode, resumed.stdout) == (1, "origin: resumed\n")
+    assert "the next sweep pushes what waits" in resumed.stderr
+
+
+def test_a_pause_that_is_over_is_not_shown(client, ferry):
+    api = client()
+    assert ferry("push", "pause", "--for", "1s").returncode == 0
+    wait_until(lambda: _status(api)["paused_at"] is None, what="the end of the pause")
+    assert "paused" not in ferry("push", "status").stdout
 
 
 # --- Looking ---

@@ -177,7 +177,10 @@ def test_a_remote_is_paused_and_resumed(browser, worker, remote):
     commit = _write(browser)
     page = _shows(browser, "‖ paused", "1 commit pending")
     assert remote.head() == there
-    assert "Resumed; the waiting commits are pushed." in browser.press(page, "Resume").text
+    assert (
+        "Resumed. The commits that wait are pushed now, or by the next sweep."
+        in browser.press(page, "Resume").text
+    )
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
     assert "resumed dev@127.0.0.1" in browser.open("/status/history").text
     assert "paused dev@127.0.0.1 the <b>host</b> moves" in browser.open("/status/history").text

@@ -168,6 +168,14 @@ class Entry:
         """
         return self.paused_at is not None and (self.paused_until is None or now < self.paused_until)
 
+    def without_past_pause(self, now: float) -> Entry:
+        """
+        Return the entry as if a pause that has ended by itself had been removed from it.
+        """
+        if self.paused_at is None or self.is_paused(now):
+            return self
+        return replace(self, paused_at=None, paused_by="", paused_why="", paused_until=None)
+
     def is_superseded(self, chain: str, retry: int) -> bool:
         """
         Whether retry number *retry* of the task *chain* comes to nothing: another retry is scheduled.
