@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -104,6 +104,18 @@ class Bare:
             env={**os.environ, **_IDENTITY},
         )
         return done.stdout.strip()
+
+    def edit(self, files: Mapping[str, str | None]) -> None:
+        """
+        Commit the texts of files to the branch main; None removes one.
+        """
+        lines = [
+            f"D {path}\n" if text is None else f"M 100644 inline {path}\ndata {len(text)}\n{text}\n"
+            for path, text in files.items()
+        ]
+        head = "commit refs/heads/main\ncommitter Sam <sam@example.org> 1780000000 +0000\ndata 4\nedit\n"
+        content = f"{head}from {self.head()}\n{''.join(lines)}".encode()
+        self.feed("fast-import", "--quiet", content=content)
 
     def feed(self, *arguments: str, content: bytes) -> None:
         """

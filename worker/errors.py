@@ -7,6 +7,7 @@ What can go wrong between a commit and its remote.
     │   └── LedgerError      what is known of a remote cannot be read at the moment
     ├── RemoteBusyError      a push keeps its remote for too long
     ├── ReconcileError       the branch and a remote were not joined; nothing was changed
+    │   └── TakeError        no such side of a conflict can be taken
     ├── PushDeferred         not now, although nothing failed; tried again in a moment
     └── PushError            an attempt ended without the commit on the remote
         ├── PushFailed       may pass by itself: retried after a delay
@@ -56,6 +57,12 @@ class RemoteBusyError(WorkerError):
 class ReconcileError(WorkerError):
     """
     The branch and a remote could not be joined. Nothing was changed.
+    """
+
+
+class TakeError(ReconcileError):
+    """
+    What an operator takes does not fit the conflicts.
     """
 
 

@@ -15,7 +15,8 @@ from flask.typing import ResponseReturnValue
 from ferry.app.problems import Problem
 from ferry.app.services import services
 from ferry.app.status_page.answers import by_form, message, page, the_remote
-from ferry.worker.errors import WorkerError
+from ferry.worker.errors import TakeError, WorkerError
+from ferry.worker.git.trees import changed
 from ferry.worker.repair import kept
 from ferry.worker.repair.merger import Takes, parse_takes
 from ferry.worker.repair.reconcile import Outcome, Strategy
@@ -35,8 +36,8 @@ def join() -> ResponseReturnValue:
     pipeline = services().pipeline
     try:
         outcome = pipeline.reconciler.reconcile(remote, strategy, dry_run=True, takes=takes, compares=True)
-        shown = request.form.get("shown")
-        is_done = shown == _plan(outcome, takes) and _is_worth_doing(outcome)
+        shown, plan = request.form.get("shown"), _plan(outcome, takes)
+        is_done = shown == plan and _is_worth_doing(outcome)
         if is_done:
             outcome = pipeline.reconciler.reconcile(
                 remote, strategy, takes=takes, compares=True, by=by_form()
@@ -44,7 +45,8 @@ def join() -> ResponseReturnValue:
             if outcome.state != "fetch-failed" and (head := pipeline.repository.head()):
                 services().push_queue.enqueue_push(head, "operator")
     except WorkerError as exc:
-        return message(HTTPStatus.SERVICE_UNAVAILABLE, f"Not reconciled with {remote}", str(exc))
+        status = HTTPStatus.CONFLICT if isinstance(exc, TakeError) else HTTPStatus.SERVICE_UNAVAILABLE
+        return message(status, f"Not reconciled with {remote}", str(exc))
     return page(
         "outcome",
         outcome=outcome,
@@ -53,7 +55,7 @@ def join() -> ResponseReturnValue:
         is_worth_doing=_is_worth_doing(outcome),
         is_open=not is_done and strategy == "merge" and bool(outcome.conflicts),
         conflicts={(conflict.path, conflict.field) for conflict in outcome.conflicts},
-        plan=_plan(outcome, takes),
+        plan=plan,
         takes=[f"{place}={side}" for place, side in takes.items()],
         strategy=strategy,
         strategies=_STRATEGIES,
@@ -111,11 +113,24 @@ def _plan(outcome: Outcome, takes: Takes) -> str:
     Return what must not change between what is shown and what is done.
 
     Our own tip may: writers go on, and their commits are joined as well. But a side is taken of the values
-    that were shown.
+    that were shown: the files that *takes* decide must be the same, and so must the merge base.
+
+    Raises:
+        RepositoryError: git could not tell.
     """
-    taken = {place.rpartition(":")[0] or place for place in takes} | set(takes)
-    decided = [change for change in outcome.changes if change.path in taken]
+    decided: list[object] = []
+    if takes and outcome.divergence and outcome.before and outcome.remote_head:
+        # All files, by their objects: the page leaves files out, and shortens values.
+        files = changed(services().pipeline.repository, outcome.remote_head, outcome.before)
+        decided = [outcome.divergence.base, sorted(item for item in files.items() if _is_in(item[0], takes))]
     return f"{outcome.state} {outcome.remote_head} {hashlib.sha256(repr(decided).encode()).hexdigest()}"
+
+
+def _is_in(path: str, takes: Takes) -> bool:
+    """
+    Whether *takes* decides the file at *path* or a field of it; names of both may hold a colon.
+    """
+    return any(place == path or place.startswith(f"{path}:") for place in takes)
 
 
 def _is_worth_doing(outcome: Outcome) -> bool:

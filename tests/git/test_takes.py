@@ -11,8 +11,9 @@ from datetime import date
 
 import pytest
 
-from ferry.worker.errors import ReconcileError
+from ferry.worker.errors import ReconcileError, TakeError
 from ferry.worker.files.places import write_lock
+from ferry.worker.repair.merger import parse_takes
 from ferry.worker.repair.reconcile import Outcome, Reconciler
 from tests.line import Deployment
 from tests.parts import Bare
@@ -65,23 +66,14 @@ class Parted:
 @pytest.fixture
 def parted(deploy: Callable[..., Deployment], data: Bare, remote: Bare) -> Parted:
     deployment = deploy()
-    _edit(data, BASE)
+    data.edit(BASE)
     data.git("push", "--quiet", str(remote.path), "main:main")
-    _edit(data, OURS)
-    _edit(remote, THEIRS)
+    data.edit(OURS)
+    remote.edit(THEIRS)
     lock = write_lock(data.path)
     return Parted(
         data, remote, Reconciler(deployment.settings, deployment.repository, deployment.ledger, lock)
     )
-
-
-def _edit(bare: Bare, files: dict[str, str | None]) -> None:
-    lines = [
-        f"D {path}\n" if text is None else f"M 100644 inline {path}\ndata {len(text)}\n{text}\n"
-        for path, text in files.items()
-    ]
-    head = "commit refs/heads/main\ncommitter Sam <sam@example.org> 1780000000 +0000\ndata 4\nedit\n"
-    bare.feed("fast-import", "--quiet", content=f"{head}from {bare.head()}\n{''.join(lines)}".encode())
 
 
 @pytest.mark.parametrize(
@@ -138,6 +130,25 @@ def test_a_side_of_what_does_not_conflict_cannot_be_taken(parted: Parted, take: 
     assert parted.data.head() == ours
 
 
+@pytest.mark.parametrize(
+    ("behind", "strategy"),
+    [(["data"], "merge"), (["remote"], "merge"), (["data", "remote"], "merge"), ([], "preserve")],
+)
+def test_where_no_merge_is_made_no_side_can_be_taken(parted: Parted, behind: list[str], strategy: str):
+    for side in behind:
+        getattr(parted, side).git("update-ref", "refs/heads/main", "main~1")
+    before = parted.data.head()
+    with pytest.raises(TakeError, match="nothing was changed"):
+        parted.take(f"{EMAIL}=ours", strategy=strategy)
+    assert parted.data.head() == before
+
+
+def test_both_sides_of_one_place_cannot_be_taken():
+    assert parse_takes(["a:b=c=ours", "a=theirs", "a=theirs"]) == {"a:b=c": "ours", "a": "theirs"}
+    with pytest.raises(ValueError, match="both sides of 'x'"):
+        parse_takes(["x=ours", "x=theirs"])
+
+
 def _post(title: str, body: str, **fields: str) -> str:
     lines = [
         f'{name} = "{value}"\n' for name, value in sorted({**fields, "slug": "p", "title": title}.items())
@@ -149,10 +160,10 @@ def test_a_markdown_record_is_taken_as_a_whole_and_merged_field_by_field(deploy,
     deployment = deploy()
     head = "[gitsheet]\nroot = 'posts'\npath = '${{ slug }}'\n"
     sheet = f"{head}[gitsheet.format]\ntype = 'markdown'\nbody = 'body'\n"
-    _edit(data, {".gitsheets/posts.toml": sheet, "posts/p.md": _post("Base", "Base")})
+    data.edit({".gitsheets/posts.toml": sheet, "posts/p.md": _post("Base", "Base")})
     data.git("push", "--quiet", str(remote.path), "main:main")
-    _edit(data, {"posts/p.md": _post("Ours", "Ours", ours="1")})
-    _edit(remote, {"posts/p.md": _post("Theirs", "Theirs", theirs="1")})
+    data.edit({"posts/p.md": _post("Ours", "Ours", ours="1")})
+    remote.edit({"posts/p.md": _post("Theirs", "Theirs", theirs="1")})
     parts = deployment.settings, deployment.repository, deployment.ledger
     parted = Parted(data, remote, Reconciler(*parts, write_lock(data.path)))
 

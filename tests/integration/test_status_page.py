@@ -17,7 +17,7 @@ from ferry.app import create_app
 from ferry.app.status_page.sessions import LASTS_S, Sessions
 from ferry.worker.failures import POLICIES
 from ferry.worker.files.places import remotes_directory
-from tests.pages import Browser
+from tests.pages import Browser, Page
 from tests.parts import Bare, least, wait_until
 
 TOKEN = "correct horse battery staple"
@@ -319,6 +319,64 @@ def test_what_is_taken_of_a_conflict_is_shown_and_then_done(browser, diverged, r
     done = browser.press(again, "Reconcile now (merge)")
     assert "One merge commit joined both sides." in done.text
     assert 'email = "later@example.org"' in data.git("show", "main:people/jane.toml")
+
+
+@pytest.fixture
+def parted(browser, remote, data):
+    """
+    Both sides with other texts of files, although no worker runs.
+    """
+
+    def part(base, ours, theirs):
+        data.edit(base)
+        data.git("push", "--quiet", str(remote.path), "main:main")
+        data.edit(ours)
+        remote.edit(theirs)
+
+    return part
+
+
+def _reconcile(browser, *takes):
+    """
+    Return the dry run of a merge with *takes*.
+    """
+    form = browser.open().form("Reconcile: dry run")
+    taken = {f"take-{number}": take for number, take in enumerate(takes)}
+    browser.answer = browser.client.post(form.action, data={**form.fields, **taken})
+    return Page(browser.answer.text)
+
+
+JANE = "people/jane.toml"
+
+
+@pytest.mark.parametrize(
+    ("name", "many", "filling"),
+    [("c:d", 0, ""), ("email", 201, ""), ("email", 0, "x" * 400)],
+    ids=["a colon", "many files", "a long value"],
+)
+def test_a_value_that_was_not_shown_is_not_joined(browser, parted, data, name, many, filling):
+    def files(value):
+        text = f'"{name}" = "{filling}{value}{filling}"\nname = "Jane"\nslug = "jane"\n'
+        return {JANE: text, **{f"aside/{number}": value for number in range(many)}}
+
+    parted(files("base"), files("ours"), files("theirs"))
+    takes = [f"{path}=ours" for path in files("")]
+    takes[0] = f"{JANE}:{name}=ours"
+    shown = _reconcile(browser, *takes)
+    data.edit({JANE: files("later")[JANE]})
+    before = data.head()
+    again = browser.press(shown, "Reconcile now (merge)")
+    assert "What you were shown has changed meanwhile. Nothing was done" in again.text
+    assert data.head() == before
+    data.edit({"people/joe.toml": 'name = "Joe"\nslug = "joe"\n'})
+    assert "One merge commit joined both sides." in browser.press(again, "Reconcile now (merge)").text
+    assert f"{filling}later{filling}" in data.git("show", f"main:{JANE}")
+
+
+def test_a_side_that_cannot_be_taken_is_a_conflict_of_the_request(browser, remote, data):
+    data.git("push", "--quiet", str(remote.path), "main:main")
+    assert "nothing conflicts at 'q'" in _reconcile(browser, "q=ours").text
+    assert browser.answer.status_code == 409
 
 
 def test_a_reconcile_that_cannot_be_done_says_why(browser, remote, tmp_path, data):

@@ -26,7 +26,7 @@ def with_files_of(
         RepositoryError: git could not.
         OSError: The disk refused.
     """
-    there = _changed(repository, tree, other)
+    there = changed(repository, tree, other)
     entries = [(*there[path], path) for path in paths if path in there]
     entries += [
         ("100644", repository.objects.write("blob", text.encode()), path) for path, text in texts.items()
@@ -44,9 +44,12 @@ def with_files_of(
         return query("write-tree", environment=index).strip()
 
 
-def _changed(repository: History, tree: str, other: str) -> dict[str, tuple[str, str]]:
+def changed(repository: History, tree: str, other: str) -> dict[str, tuple[str, str]]:
     """
     Return mode and object name in *other* of each file that differs from *tree*; zeros where it has none.
+
+    Raises:
+        RepositoryError: git could not tell.
     """
     options = ("-r", "-z", "--raw", "--no-abbrev", "--no-renames")
     parts = repository.git.query("diff-tree", *options, tree, other, "--").split("\0")

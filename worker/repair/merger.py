@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import gitsheets
 
 from ferry.worker.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
-from ferry.worker.errors import ReconcileError, RepositoryError
+from ferry.worker.errors import RepositoryError, TakeError
 from ferry.worker.git.prepare import COMMITTER
 from ferry.worker.git.repository import Repository
 from ferry.worker.git.trees import commit_of, with_files_of
@@ -124,14 +124,15 @@ def parse_takes(texts: Iterable[str]) -> dict[str, Side]:
     Return what *texts*, each ``PATH=SIDE`` or ``PATH:FIELD=SIDE``, take.
 
     Raises:
-        ValueError: One of them names no side.
+        ValueError: One of them names no side, or two take both sides of one place.
     """
     takes: dict[str, Side] = {}
     for text in texts:
         place, _, side = text.rpartition("=")
         if not place or side not in SIDES:
             raise ValueError(f"{text!r} is not PATH[:FIELD]=ours or PATH[:FIELD]=theirs")
-        takes[place] = cast(Side, side)
+        if takes.setdefault(place, cast(Side, side)) != side:
+            raise ValueError(f"both sides of {place!r} cannot be taken")
     return takes
 
 
@@ -157,7 +158,7 @@ class Merger:
             takes: What an operator decided.
 
         Raises:
-            ReconcileError: *takes* names what does not conflict, or cannot be taken so.
+            TakeError: *takes* names what does not conflict, or cannot be taken so.
             RepositoryError: The merge could not be started.
         """
         seconds = int(self._clock())
@@ -168,9 +169,9 @@ class Merger:
         except OverrunError as exc:
             return Merged(detail=f"the records cannot be merged: {exc}", ran_out=True)
         except (ValueError, OverflowError) as exc:
-            raise ReconcileError(f"take one side of the whole file: {exc}") from exc
+            raise TakeError(f"take one side of the whole file: {exc}") from exc
         conflicts = [Conflict(**each) for each in found["conflicts"]]
-        _refuse_unknown(takes or {}, conflicts)
+        refuse_unknown(takes or {}, conflicts)
         if not takes:
             return Merged(commit=found["commit"], conflicts=tuple(conflicts), detail=_why(conflicts))
         tree = with_files_of(
@@ -222,10 +223,16 @@ class Merger:
             raise RepositoryError(f"cannot merge: {exc}") from exc
 
 
-def _refuse_unknown(takes: Takes, conflicts: Sequence[Conflict]) -> None:
+def refuse_unknown(takes: Takes, conflicts: Sequence[Conflict]) -> None:
+    """
+    Refuse *takes* that name what does not conflict.
+
+    Raises:
+        TakeError: One of them does.
+    """
     known = {str(conflict) for conflict in conflicts} | {conflict.path for conflict in conflicts}
     if unknown := sorted(set(takes) - known):
-        raise ReconcileError(
+        raise TakeError(
             f"nothing conflicts at {unknown[0]!r}, so that no side of it can be taken; nothing was changed. "
             f"In conflict: {', '.join(map(str, conflicts)) or 'nothing'}"
         )

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NoReturn
 
-from ferry.worker.errors import ReconcileError, RepositoryError, WorkerError
+from ferry.worker.errors import ReconcileError, RepositoryError, TakeError, WorkerError
 from ferry.worker.files.locks import FileLock, LockTimeoutError
 from ferry.worker.files.moments import compact_utc
 from ferry.worker.git.divergence import Divergence, survey
@@ -26,7 +26,7 @@ from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.ledger.operators import FERRY, Operator, remember
 from ferry.worker.observe.logs import log
-from ferry.worker.repair.merger import Change, Conflict, Merger, Takes
+from ferry.worker.repair.merger import Change, Conflict, Merger, Takes, refuse_unknown
 from ferry.worker.repair.rebasing import rebased
 from ferry.worker.settings import ORIGIN, Settings
 
@@ -157,8 +157,9 @@ class Reconciler:
 
         Raises:
             RemoteBusyError: The push did not end in time.
-            ReconcileError: A writer did not end in time; what would be replaced could not be
-                put on the remote first; or *takes* do not fit the conflicts. Nothing was changed.
+            ReconcileError: A writer did not end in time, or what would be replaced could not be
+                put on the remote first. Nothing was changed.
+            TakeError: *takes* do not fit the conflicts. Nothing was changed.
             RepositoryError: git could not.
         """
         outcome = self._claim_and_join(remote, strategy, dry_run=dry_run, takes=takes, by=by)
@@ -269,6 +270,10 @@ class Reconciler:
 
     def _join(self, outcome: Outcome, strategy: Strategy, *, dry_run: bool, takes: Takes | None) -> Outcome:
         ours, theirs, contains = outcome.before, outcome.remote_head, self._repository.contains
+        if takes and strategy != "merge":
+            raise TakeError("a side is taken of the conflicts of a merge; nothing was changed")
+        if ours is None or theirs is None or not self._is_apart(ours, theirs):
+            refuse_unknown(takes or {}, ())
         if theirs is None or (ours is not None and contains(theirs, ours)):
             return replace(outcome, state="in-sync" if ours == theirs else "ahead")
         if ours is None or contains(ours, theirs):
