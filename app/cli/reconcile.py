@@ -132,6 +132,10 @@ def _print_way_out(outcome: Outcome, takes: Takes) -> None:
         options = " ".join(f"--take {shlex.quote(take)}" for take in (*taken, *open_))
         click.echo("  decide each conflict, ours or theirs; everything else of both sides is kept:")
         click.echo(f"    {command} {options}")
+    by_hand = "join them by hand: docs/how-to/reconcile-a-diverged-remote.md"
+    if outcome.is_unrelated:
+        click.echo(f"  {by_hand}")
+        return
     click.echo("  or take the remote's side, and keep ours on a branch:")
     click.echo(f"    {command} --strategy preserve")
-    click.echo("  or join them by hand: docs/how-to/reconcile-a-diverged-remote.md")
+    click.echo(f"  or {by_hand}")

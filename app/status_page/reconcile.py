@@ -54,7 +54,6 @@ def join() -> ResponseReturnValue:
         has_changed=shown is not None and not is_done,
         is_worth_doing=_is_worth_doing(outcome),
         is_open=not is_done and strategy == "merge" and bool(outcome.conflicts),
-        conflicts={(conflict.path, conflict.field) for conflict in outcome.conflicts},
         plan=plan,
         takes=[f"{place}={side}" for place, side in takes.items()],
         strategy=strategy,

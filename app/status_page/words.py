@@ -56,16 +56,10 @@ _JOINED: Mapping[Joined, tuple[str, str]] = MappingProxyType({
         "Our commits would be repeated on top of the remote's.",
         "Our commits were repeated on top of the remote's.",
     ),
-    "conflict": (
-        "Both sides changed the same thing. Nothing would be changed.",
-        "Both sides changed the same thing. Nothing was changed.",
-    ),
+    "conflict": ("Nothing would be changed.", "Nothing was changed."),
     "fetch-failed": ("The remote could not be fetched. Nothing was changed.",) * 2,
 })  # fmt: skip
-_SET_ASIDE = (
-    "Both sides changed the same thing. The branch would be set to the remote's.",
-    "Both sides changed the same thing. The branch was set to the remote's.",
-)
+_SET_ASIDE = ("The branch would be set to the remote's.", "The branch was set to the remote's.")
 _KEPT = ("would be kept", "are kept")
 
 
@@ -80,8 +74,10 @@ def joined(outcome: Outcome, *, is_done: bool) -> str:
     """
     Say what came of a reconcile, or would come of it.
     """
-    sets_aside = outcome.state == "conflict" and outcome.kept_as
-    sentence = (_SET_ASIDE if sets_aside else _JOINED[outcome.state])[is_done]
+    sentence = _JOINED[outcome.state][is_done]
+    if outcome.state == "conflict":
+        why = "Both sides share no history." if outcome.is_unrelated else "Both sides changed the same thing."
+        sentence = f"{why} {_SET_ASIDE[is_done] if outcome.kept_as else sentence}"
     if outcome.kept_as is None:
         return sentence
     return (

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ferry.app.cli.reconcile import _print_outcome
 from ferry.app.store.store import Store
 from ferry.worker.errors import ReconcileError, RemoteBusyError
 from ferry.worker.files.places import write_lock
@@ -232,7 +233,7 @@ def test_a_dry_run_says_the_same_and_changes_nothing(two: Two, strategy: str, sl
     assert done.after == planned.after
 
 
-def test_histories_without_a_common_commit_are_a_conflict(two: Two):
+def test_histories_without_a_common_commit_are_a_conflict(two: Two, capsys):
     ours = two.ours("jane")
     orphan = two.remote.git("commit-tree", "-m", "a new beginning", "main^{tree}")
     two.remote.git("update-ref", "refs/heads/main", orphan)
@@ -242,6 +243,10 @@ def test_histories_without_a_common_commit_are_a_conflict(two: Two):
         assert outcome.state == "conflict"
         assert "no history" in outcome.detail
         assert two.data.head() == ours
+        _print_outcome(outcome, {}, dry_run=False)
+        told = capsys.readouterr().out
+        assert "Both sides share no history. Nothing was changed." in told
+        assert "preserve" not in told
     assert two.reconcile("preserve").after == orphan
     assert two.data.git("rev-parse", KEPT_AS) == ours
 

@@ -172,6 +172,10 @@ def test_a_markdown_record_is_taken_as_a_whole_and_merged_field_by_field(deploy,
     assert [(each.path, [field.name for field in each.fields]) for each in planned.changes] == [
         ("posts/p.md", [None])
     ]
+    assert _fields(planned)["posts/p.md", None][3:] == (None, True)
+    half = parted.take("posts/p.md:title=ours", dry_run=True)
+    assert (*map(str, half.conflicts),) == ("posts/p.md:body",)
+    assert _fields(half)["posts/p.md", None][3:] == (None, True)
     with pytest.raises(ReconcileError, match="take one side of the whole file"):
         parted.take("posts/p.md:title=ours", "posts/p.md:body=theirs")
     assert parted.take("posts/p.md=theirs").state == "merged"
@@ -201,6 +205,14 @@ def test_a_dry_run_shows_each_field_with_what_both_sides_have_and_what_comes_of_
         (PHOTO, None): (*photo, None, True),
         (NOTE, None): ("base\n", "ours\n", "base\n", "ours\n", False),
     }
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_preserve_leaves_no_field_in_conflict(parted: Parted, dry_run: bool):
+    outcome = parted.take(strategy="preserve", dry_run=dry_run)
+    assert outcome.conflicts
+    assert {change.result for change in outcome.changes} == {"changed", "unchanged"}
+    assert _fields(outcome)[KIM, "email"] == ('"base"', '"o"', '"t"', '"t"', False)
 
 
 def test_a_dry_run_of_a_fast_forward_shows_what_would_be_taken_over(parted: Parted):

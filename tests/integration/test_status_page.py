@@ -373,6 +373,39 @@ def test_a_value_that_was_not_shown_is_not_joined(browser, parted, data, name, m
     assert f"{filling}later{filling}" in data.git("show", f"main:{JANE}")
 
 
+def test_a_choice_is_offered_for_each_conflict_and_for_nothing_else(browser, parted):
+    head = "[gitsheet]\nroot = 'notes'\npath = '${{ slug }}'\n"
+    sheet = f"{head}[gitsheet.format]\ntype = 'markdown'\nbody = 'body'\n"
+
+    def files(value):
+        return {
+            ".gitsheets/notes.toml": sheet,
+            "README.md": value,
+            "notes/n.md": f'+++\nslug = "n"\ntitle = "{value}"\n+++\n\n{value}\n',
+            JANE: f'email = "{value}"\nheight = nan\nslug = "jane"\n',
+        }
+
+    parted(files("base"), files("ours"), files("theirs"))
+    page = _reconcile(browser)
+    radios = [given["value"] or "" for tag, given in page.tags if given.get("type") == "radio"]
+    places = {radio.removesuffix("=ours") for radio in radios if radio.endswith("=ours")}
+    fields = {"notes/n.md": ["title", "body"], JANE: ["email", "height"]}
+    named = {f"{path}:{name}" for path, names in fields.items() for name in names}
+    assert places == {"README.md", *fields, *named}
+    for place in places:
+        assert "nothing conflicts at" not in _reconcile(browser, f"{place}=ours").text
+    assert "one merge commit" in _reconcile(browser, *(f"{place}=ours" for place in places)).text.lower()
+
+
+def test_histories_that_share_nothing_are_said_to(browser, remote, data):
+    data.git("push", "--quiet", str(remote.path), "main:main")
+    orphan = remote.git("commit-tree", "-m", "a new beginning", "main^{tree}")
+    remote.git("update-ref", "refs/heads/main", orphan)
+    page = _reconcile(browser)
+    assert "Both sides share no history. Nothing would be changed." in page.text
+    assert not [form.button for form in page.forms if "preserve" in form.button]
+
+
 def test_a_side_that_cannot_be_taken_is_a_conflict_of_the_request(browser, remote, data):
     data.git("push", "--quiet", str(remote.path), "main:main")
     assert "nothing conflicts at 'q'" in _reconcile(browser, "q=ours").text

@@ -124,13 +124,13 @@ def _fields(path: str, texts: Sequence[str | None], conflicts: Sequence[str | No
     Return the fields that differ; a file that is no TOML record is one field without a name.
     """
     records = [{} if text is None else parse(text) for text in texts]
-    found: list[tuple[str | None, Sequence[str | None]]] = [(None, texts)]
-    if path.endswith(".toml") and None not in records:
-        whole = [name for name in conflicts if name]
-        found = [
-            (name_of(keys), [None if value is None else literal(value) for value in values])
-            for keys, values in differences(records, whole)
-        ]
+    if None in records or not path.endswith(".toml"):
+        return [_field(None, texts, is_open=bool(conflicts))]
+    whole = [name for name in conflicts if name]
+    found = [
+        (name_of(keys), [None if value is None else literal(value) for value in values])
+        for keys, values in differences(records, whole)
+    ]
     return [_field(name, values, is_open=name in conflicts or None in conflicts) for name, values in found]
 
 

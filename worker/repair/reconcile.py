@@ -82,6 +82,13 @@ class Outcome:
         """
         return self.state not in ("conflict", "fetch-failed")
 
+    @property
+    def is_unrelated(self) -> bool:
+        """
+        Whether both sides share no history.
+        """
+        return self.divergence is not None and self.divergence.base is None
+
     def as_json(self) -> dict[str, Any]:
         """
         Return the outcome as plain data.
@@ -180,11 +187,10 @@ class Reconciler:
         if base in (None, theirs):
             return outcome
         paths = parted.files if parted else repository.files_changed(base, theirs)
-        result = outcome.tree if outcome.after == ours else outcome.after
+        is_open = outcome.after == ours  # else the result holds one side of each conflict
+        result, conflicts = (outcome.tree, outcome.conflicts) if is_open else (outcome.after, ())
         try:
-            changes = self._merger.compare(
-                (base, ours, theirs, result), conflicts=outcome.conflicts, paths=paths
-            )
+            changes = self._merger.compare((base, ours, theirs, result), conflicts=conflicts, paths=paths)
         except RepositoryError as exc:
             log().warning("reconcile.not_compared", remote=outcome.remote, error=str(exc))
             return outcome
