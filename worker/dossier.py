@@ -15,13 +15,10 @@ from ferry.worker.git.process import Finished
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.observe.logs import log
+from ferry.worker.printable import printable
 
 _SHOWN = 20
 _SAID_CHARACTERS = 8000  # GitHub's longest refusals have some 3000
-# Escape sequences, which a remote might send to an operator's terminal, and other control characters.
-_CONTROL = re.compile(
-    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.?)|[^\n\t -\x7e\xa0-\U0010ffff]"
-)
 
 
 def dossier(
@@ -88,7 +85,7 @@ def as_printed(said: str) -> str:
     """
     # A line with progress is drawn over and over, and ends as its last drawing.
     lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in said.split("\n"))
-    text = _CONTROL.sub("", "\n".join(lines)).strip()
+    text = printable("\n".join(lines)).strip()
     # Both ends count: a hook's text comes first, and git says last what it made of that.
     half = _SAID_CHARACTERS // 2
     return text if len(text) <= _SAID_CHARACTERS else f"{text[:half]}\n[...]\n{text[-half:]}"

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from ferry.worker.printable import in_line
+
 Reason = Literal[
     "non-fast-forward", "rejected", "auth", "host-key", "not-found", "locked", "network", "timeout",
     "server", "rate-limited", "local", "stalled", "unknown",
@@ -409,7 +411,6 @@ _NOTHING_SENT = (
 _ENDED_FROM_OUTSIDE = frozenset({124, 130, 137, 143, -2, -9, -15})
 
 _WIDTH, _HEIGHT = 500, 60  # so that a hook that prints megabytes costs no time; both ends are kept
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _REF_LINE = re.compile(r"([ +*=!-])\t\S*:(\S*)\t")
 _REFUSAL = re.compile(r"!\t\S*:\S*\t|\s*! \[")  # the second is how it looks without --porcelain
 _KIND_AND_WORDS = re.compile(r"(\[[^\]]*\])(?:.*? \((.*)\))?")
@@ -556,7 +557,7 @@ def _first(rules: Iterable[Rule], lines: list[_Line], *, is_in: bool) -> tuple[R
 def _lines(text: str) -> list[str]:
     lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
     kept = lines[:_HEIGHT] + lines[_HEIGHT:][-_HEIGHT:]
-    return [_COLOUR.sub("", line[:_WIDTH]).rstrip() for line in kept]
+    return [in_line(line[:_WIDTH]).rstrip() for line in kept]
 
 
 def _label(line: str) -> _Line:

@@ -90,5 +90,5 @@ def _needs_person_for_failures(entry: Entry, page_after_s: float, now: float) ->
             return None
         # No attempt has failed since the page became due: it was due after a while, or at the failure.
         overdue_s = entry.failing_for_s(now) - page_after_s
-        since = max(failure.at, now - overdue_s) if overdue_s > 0 else failure.at
+        since = max(failure.at, entry.tried_until(now) - overdue_s) if overdue_s > 0 else failure.at
     return Need(since=since, reason=failure.reason, hint=failure.hint)

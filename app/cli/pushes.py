@@ -21,6 +21,7 @@ from ferry.worker.files.moments import timestamp
 from ferry.worker.ledger import operators
 from ferry.worker.ledger.operators import Operator
 from ferry.worker.need import Need
+from ferry.worker.printable import in_line
 from ferry.worker.repair import poison
 from ferry.worker.settings import ORIGIN
 from ferry.worker.standing import Standing, look
@@ -263,8 +264,8 @@ def _print_found(remote: str, found: poison.Found) -> None:
         click.echo("  its rule is about the branch itself, such as branch protection; see: ferry push status")
         return
     click.echo(f"{commit.hash} is the first commit that {remote} refuses; {found.behind} more wait behind it")
-    click.echo(f"  {commit.author[0]} <{commit.author[1]}>, {commit.authored_at}")
-    click.echo(f"  {commit.subject}")
+    click.echo(in_line(f"  {commit.author[0]} <{commit.author[1]}>, {commit.authored_at}"))
+    click.echo(in_line(f"  {commit.subject}"))
     for path in found.files:
-        click.echo(f"  changes {path}")
+        click.echo(in_line(f"  changes {path}"))
     click.echo(f"  {found.verdict.reason}: {found.verdict.evidence}")

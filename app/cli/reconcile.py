@@ -16,6 +16,7 @@ from ferry.app.cli.context import REASON, configured, enqueue, open_pipeline
 from ferry.app.status_page import words
 from ferry.worker.git.divergence import Divergence
 from ferry.worker.ledger.operators import Operator
+from ferry.worker.printable import in_line
 from ferry.worker.repair.merger import Change, Field, Takes, parse_takes
 from ferry.worker.repair.reconcile import Outcome, Strategy
 from ferry.worker.settings import ORIGIN
@@ -80,48 +81,53 @@ def reconcile(
         sys.exit(1)
 
 
+def _say(line: str) -> None:
+    click.echo(in_line(line))
+
+
 def _print_outcome(outcome: Outcome, takes: Takes, *, dry_run: bool) -> None:
-    click.echo(f"{outcome.branch} and {outcome.remote}: {words.joined(outcome, is_done=not dry_run)}")
+    _say(f"{outcome.branch} and {outcome.remote}: {words.joined(outcome, is_done=not dry_run)}")
     if dry_run:
-        click.echo("  This is a dry run: nothing was changed.")
+        _say("  This is a dry run: nothing was changed.")
     if outcome.divergence:
         _print_divergence(outcome.divergence, outcome.remote)
     for change in outcome.changes[:_SHOWN]:
         _print_change(change, outcome.remote)
     if left_out := len(outcome.changes[_SHOWN:]) + outcome.changes_left_out:
-        click.echo(f"  {words.many(left_out, 'file')} more; show them with --json")
+        _say(f"  {words.many(left_out, 'file')} more; show them with --json")
     for conflict in outcome.conflicts:
-        click.echo(f"  conflict: {conflict}")
+        _say(f"  conflict: {conflict}")
     if outcome.detail and not outcome.conflicts:
-        click.echo(f"  {outcome.detail}")
+        _say(f"  {outcome.detail}")
     if outcome.before != outcome.after:
         moved = "would move" if dry_run else "moved"
-        click.echo(f"  {outcome.branch} {moved} from {outcome.before} to {outcome.after}")
+        _say(f"  {outcome.branch} {moved} from {outcome.before} to {outcome.after}")
     elif outcome.state == "conflict":
         _print_way_out(outcome, takes)
 
 
 def _print_divergence(divergence: Divergence, remote: str) -> None:
-    click.echo(f"  both have {divergence.base or 'no commit in common'}")
+    _say(f"  both have {divergence.base or 'no commit in common'}")
     for title, side in (("only here", divergence.ours), (f"only on {remote}", divergence.theirs)):
-        click.echo(f"  {title}: {side.count}, by {', '.join(side.authors)}")
+        _say(f"  {title}: {side.count}, by {', '.join(side.authors)}")
         for commit in side.commits[:_SHOWN]:
-            click.echo(f"    {commit.hash[:12]} {commit.subject}")
+            _say(f"    {commit.hash[:12]} {commit.subject}")
 
 
 def _print_change(change: Change, remote: str) -> None:
-    click.echo(f"  {change.path}: {change.ours} here, {change.theirs} on {remote}; result: {change.result}")
+    _say(f"  {change.path}: {change.ours} here, {change.theirs} on {remote}; result: {change.result}")
     for field in change.fields:
-        click.echo(f"    {field.name or 'the file'}")
+        _say(f"    {field.name or 'the file'}")
         for side in ("base", "ours", "theirs", "result"):
-            click.echo(f"      {side:<7}{_value(field, side)}")
+            for line in f"{side:<7}{_value(field, side)}".split("\n"):
+                _say(f"      {line}")
 
 
 def _value(field: Field, side: str) -> str:
     if side == "result" and field.conflict:
         return "conflict"
     value: str | None = getattr(field, side)
-    return "none" if value is None else value.rstrip("\n").replace("\n", f"\n{'':13}")
+    return "none" if value is None else value.rstrip("\n").replace("\n", f"\n{'':7}")
 
 
 def _print_way_out(outcome: Outcome, takes: Takes) -> None:
@@ -130,12 +136,12 @@ def _print_way_out(outcome: Outcome, takes: Takes) -> None:
         taken = [f"{place}={side}" for place, side in takes.items()]
         open_ = [f"{conflict}=ours" for conflict in outcome.conflicts[:_SHOWN]]
         options = " ".join(f"--take {shlex.quote(take)}" for take in (*taken, *open_))
-        click.echo("  decide each conflict, ours or theirs; everything else of both sides is kept:")
-        click.echo(f"    {command} {options}")
+        _say("  decide each conflict, ours or theirs; everything else of both sides is kept:")
+        _say(f"    {command} {options}")
     by_hand = "join them by hand: docs/how-to/reconcile-a-diverged-remote.md"
     if outcome.is_unrelated:
-        click.echo(f"  {by_hand}")
+        _say(f"  {by_hand}")
         return
-    click.echo("  or take the remote's side, and keep ours on a branch:")
-    click.echo(f"    {command} --strategy preserve")
-    click.echo(f"  or {by_hand}")
+    _say("  or take the remote's side, and keep ours on a branch:")
+    _say(f"    {command} --strategy preserve")
+    _say(f"  or {by_hand}")

@@ -17,6 +17,7 @@ import click
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.git.repository import Repository
+from ferry.worker.printable import in_line
 
 _ONCE_PER_S = 60.0  # at the start, each process gives the same warnings
 _COMMITS_SHOWN = 20
@@ -65,7 +66,7 @@ class Console:
                 self._say(f"{word:<8} {text}", color="red" if is_trouble else None)
 
     def _say(self, line: str, color: str | None = None) -> None:
-        now = time.monotonic()
+        line, now = in_line(line), time.monotonic()
         self._shown_at = {text: at for text, at in self._shown_at.items() if now - at < _ONCE_PER_S}
         if line not in self._shown_at:
             click.secho(f"{time.strftime('%H:%M:%S')}  {line}", fg=color)

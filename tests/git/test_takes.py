@@ -230,3 +230,15 @@ def _fields(outcome: Outcome) -> dict[tuple[str, str | None], tuple[str | bool |
             shown = (value and value.partition(", ")[0] for value in values)  # without the name of a blob
             found[change.path, field.name] = (*shown, field.conflict)
     return found
+
+
+def test_a_key_with_a_line_end_writes_no_line_into_the_message(parted: Parted):
+    path = "people/eve.toml"
+    for side, bare in enumerate((parted.data, parted.remote)):
+        bare.edit({path: f'"c\\nReviewed-by: Kim" = {side}\nname = "Eve"\nslug = "eve"\n'})
+
+    outcome = parted.take(*(f"{each}=ours" for each in (KIM, LOU, PHOTO)), f"{path}:c\nReviewed-by: Kim=ours")
+
+    assert outcome.state == "merged"
+    told = parted.data.git("log", "-1", "--format=%b").splitlines()
+    assert f"Take ours of {path}:c Reviewed-by: Kim" in told

@@ -56,6 +56,13 @@ def test_what_happens_is_a_line(said, event, line):
     assert said(event) == [line]
 
 
+def test_an_event_writes_one_line_and_no_escape_sequence(said):
+    event = {"event": "push.failed", "level": "warning", "remote": "m", "attempt": 2, "reason": "rejected"}
+    assert said({**event, "error": "\x1b[2Jno\u202e\nentry"}) == [
+        "trouble  m: attempt 2 failed, rejected: no entry"
+    ]
+
+
 def test_what_tells_a_developer_nothing_is_not_shown(said):
     assert said(
         {"event": "worker.serves", "level": "info"},

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from ferry.worker.errors import LedgerError
+from ferry.worker.files.moments import timestamp
 from ferry.worker.ledger.entry import Entry, Failure, Running, from_json
 from ferry.worker.ledger.ledger import Ledger
 
@@ -177,6 +178,23 @@ def test_a_field_of_a_later_version_is_passed_over(ledger: Ledger, stored: Path)
 def test_what_is_no_moment_is_damage_and_no_error_of_who_reads_it(name: str, moment: str):
     assert from_json(Entry, f'{{"{name}": {moment}}}'.encode()) is None
     assert from_json(Entry, f'{{"{name}": 1764187200.5}}'.encode())
+
+
+@pytest.mark.parametrize(("moment", "is_read"), [(-62135596800.0, True), (-62135596801.0, False)])
+def test_a_moment_before_the_first_year_is_damage(moment: float, is_read: bool):
+    entry = from_json(Entry, json.dumps({"last_push_at": moment}).encode())
+    assert (entry is not None) is is_read
+    assert timestamp(entry and entry.last_push_at) == ("0001-01-01T00:00:00.000Z" if is_read else None)
+
+
+def test_damage_is_told_once_and_its_absence_never(ledger: Ledger, stored: Path):
+    with capture_logs() as logged:
+        ledger.read("origin")
+        ledger.read("backup")
+        stored.write_bytes(b"{")
+        for _ in range(3):
+            assert ledger.read("origin") == Entry()
+    assert logged == [{"event": "ledger.damaged", "log_level": "warning", "path": str(stored)}]
 
 
 def test_what_is_too_deep_to_read_is_damage():

@@ -305,3 +305,16 @@ def test_a_reason_of_another_release_is_paged_after_a_while():
     entry = _entry("bewitched", SITUATIONS["no retry waits"], NOW)
     assert not is_page_due(entry, page_after_s=AFTER_S, now=NOW)
     assert is_page_due(entry, page_after_s=60, now=NOW)
+
+
+def test_a_pause_does_not_count_as_failing_and_a_need_from_before_it_stays():
+    entry = _entry("network", SITUATIONS["no retry waits"], NOW)
+    paused = replace(entry, paused_at=NOW, paused_until=NOW + 3 * AFTER_S)
+    later = NOW + 2 * AFTER_S
+    assert needs_person(entry, page_after_s=AFTER_S, now=later)
+    assert needs_person(paused, page_after_s=AFTER_S, now=later) is None
+
+    overdue = replace(paused, failing_since=NOW - AFTER_S - 9, failing_s=AFTER_S + 8)
+    need = needs_person(overdue, page_after_s=AFTER_S, now=later)
+    assert need
+    assert need.since == needs_person(overdue, page_after_s=AFTER_S, now=NOW).since == NOW - 1

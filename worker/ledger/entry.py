@@ -198,14 +198,22 @@ class Entry:
             outcomes=counted(self.outcomes, reason),
         )
 
+    def tried_until(self, now: float) -> float:
+        """
+        Return until when attempts were made: *now*, or when a pause that has not been ended began.
+        """
+        return now if self.paused_at is None else min(now, self.paused_at)
+
     def failing_for_s(self, now: float) -> float:
         """
         Return how long failures have followed each other, in seconds, though the clock be set back.
+
+        A pause does not count while it lasts: nothing is tried in it.
         """
         if self.failing_since is None:
             return 0.0
         last = self.last_failure.at if self.last_failure else self.failing_since
-        return self.failing_s + max(0.0, now - last)
+        return self.failing_s + max(0.0, self.tried_until(now) - last)
 
     def waiting_since(self, made_at: float, known_since: float | None) -> float:
         """
@@ -253,7 +261,7 @@ def from_json(kind: type[T], content: bytes) -> T | None:
     return value if isinstance(value, kind) else None
 
 
-_YEAR_10000 = 253_402_300_800  # in seconds since the epoch
+_YEAR_1, _YEAR_10000 = -62_135_596_800, 253_402_300_800  # in seconds since the epoch
 _hints = lru_cache(maxsize=None)(get_type_hints)
 
 
@@ -285,6 +293,6 @@ def _read(kind: Any, value: Any) -> Any:
         value, (int, float) if kind is float else kind
     ):
         raise TypeError(f"{value!r} is no {kind}")
-    if kind is float and not -_YEAR_10000 < value < _YEAR_10000:  # not a number, or infinite, neither
+    if kind is float and not _YEAR_1 <= value < _YEAR_10000:  # not a number, or infinite, neither
         raise TypeError(f"{value!r} is neither a moment nor a time span")
     return value

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ferry.worker.ledger import lines
+from ferry.worker.printable import in_line
 
 Kind = Literal["failing", "recovered", "paused", "resumed", "requested", "reconciled", "branch-removed"]
 
@@ -55,7 +56,7 @@ def remember(path: Path, event: Event) -> None:
     Add *event* to the file *path*; never raises.
     """
     shown = {
-        name: " ".join(value.split())[:_TEXT_CHARACTERS] if isinstance(value, str) else value
+        name: " ".join(in_line(value).split())[:_TEXT_CHARACTERS] if isinstance(value, str) else value
         for name, value in asdict(event).items()
     }
     lines.append(path, shown, keep=KEPT, line_bytes=_LINE_BYTES)

@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -395,4 +396,10 @@ def _load(kind: type[T], path: Path) -> T | None:
             return found
         if look < _LOOKS - 1:
             time.sleep(_LOOK_EVERY_S)
+    _tell_damaged(path, _identity(path))
     return None
+
+
+@lru_cache(maxsize=64)  # once for each damage: every look at the pushes reads the file
+def _tell_damaged(path: Path, identity: tuple[int, ...] | None) -> None:
+    log().warning("ledger.damaged", path=str(path))

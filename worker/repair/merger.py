@@ -20,6 +20,7 @@ from ferry.worker.errors import RepositoryError, TakeError
 from ferry.worker.git.prepare import COMMITTER
 from ferry.worker.git.repository import Repository
 from ferry.worker.git.trees import commit_of, with_files_of
+from ferry.worker.printable import in_line
 from ferry.worker.repair.merging import SIDES, compared, merged
 
 Side = Literal["ours", "theirs"]
@@ -180,7 +181,7 @@ class Merger:
         left = [conflict for conflict in conflicts if not conflict.is_decided(takes)]
         commit = None
         if message and not left:
-            told = "\n".join(f"Take {side} of {place}" for place, side in sorted(takes.items()))
+            told = "\n".join(in_line(f"Take {side} of {place}") for place, side in sorted(takes.items()))
             commit = commit_of(
                 self._repository, tree, (ours, theirs), f"{message}\n\n{told}", COMMITTER, seconds
             )

@@ -1,0 +1,29 @@
+"""
+Text of others, such as a commit's subject or a hook's output, made safe to print.
+
+A terminal obeys the escape sequences and control characters in what it shows.
+"""
+
+from __future__ import annotations
+
+import re
+
+# Escape sequences and other control characters, with those of Unicode that end a line or turn its direction.
+_CONTROL = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|.?)|[^\n\t -\x7e\xa0-\U0010ffff]"
+    r"|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
+
+
+def printable(text: str) -> str:
+    """
+    Return *text* without what a terminal would obey; its lines stay.
+    """
+    return _CONTROL.sub("", text)
+
+
+def in_line(text: str) -> str:
+    """
+    Return *text* as one line, without what a terminal would obey; an end of a line is a space.
+    """
+    return printable(" ".join(text.splitlines()))
