@@ -220,7 +220,7 @@ def test_what_is_no_text_is_looked_through():
         "error: the Bearer token is missing",
         "WWW-Authenticate: Bearer realm=\"host\"",
         "the key=value pairs, the token and the password: both are missing",
-        "/srv/ferry_data/token/password.toml, xoxo and eyJ",
+        "/srv/ferry_data/token/password.toml, people/token=ana.toml, xoxo and eyJ",
         "?page=2&monkey=banana&keys=3",
         "ghp_ is what GitHub's tokens begin with, glpat- GitLab's",
         "remote: Resolving deltas: 100% (3/3), completed with 2 local objects.",

@@ -23,7 +23,7 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _QUERY = re.compile(
-    r"(?P<name>(?:[?&]key=|(?<![^\W_])(?:(?:access_|private_)?token|password|passwd|api_key) ?= ?)['\"]?)"
+    r"(?P<name>(?:[?&]key=|(?<![a-z0-9/])(?:(?:access_|private_)?token|password|passwd|api_key) ?= ?)['\"]?)"
     r"[^&\s'\"\0]+",
     re.IGNORECASE,
 )
