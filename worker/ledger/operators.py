@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ferry.worker.ledger.events import Event, Kind
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
-from ferry.worker.observe.redaction import redact
+from ferry.worker.observe.redaction import redact_typed
 from ferry.worker.printable import in_line
 
 _TEXT_CHARACTERS = 300
@@ -37,7 +37,9 @@ class Operator:
         """
         Return an operator whose texts fit into one line of a log.
         """
-        texts = (" ".join(redact(in_line(text or "")).split())[:_TEXT_CHARACTERS] for text in (who, why))
+        texts = (
+            " ".join(redact_typed(in_line(text or "")).split())[:_TEXT_CHARACTERS] for text in (who, why)
+        )
         return cls(**dict(zip(("who", "why"), texts, strict=True)))
 
     @classmethod

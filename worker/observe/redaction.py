@@ -23,8 +23,10 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _QUERY = re.compile(
-    r"(?P<name>(?:[?&]key=|(?<![a-z0-9/])(?:(?:access_|private_)?token|password|passwd|api_key) ?= ?)['\"]?)"
-    r"[^&\s'\"\0]+",
+    r"(?P<name>[?&](?:access_token|private_token|token|password|api_key|key)=)[^&\s'\"\0]+", re.IGNORECASE
+)
+_NAMED = re.compile(
+    r"(?P<name>(?<![a-z0-9/])(?:(?:access_|private_)?token|password|passwd|api_key) ?= ?['\"]?)[^&\s'\"\0]+",
     re.IGNORECASE,
 )
 # A word that another follows is a sentence: "password: permission denied".
@@ -55,9 +57,19 @@ def redact(text: str) -> str:
     text = _WORD.sub(_redact_urls, text)
     text = _HEADER.sub(rf"\g<name> {HIDDEN}", text)
     text = _CURL_USER.sub(rf"\g<name>'{HIDDEN}'", text)
-    for named in (_QUERY, _PASSWORD, _BEARER):
-        text = named.sub(rf"\g<name>{HIDDEN}", text)
+    text = _QUERY.sub(rf"\g<name>{HIDDEN}", text)
     return _TOKEN.sub(HIDDEN, text)
+
+
+def redact_typed(text: str) -> str:
+    """
+    Redact what a person typed: also each value that is called a token or a password.
+
+    What git prints may be the name of a file or the message of a commit, and stays as it is there.
+    """
+    for named in (_NAMED, _PASSWORD, _BEARER):
+        text = named.sub(rf"\g<name>{HIDDEN}", text)
+    return redact(text)
 
 
 def redact_all(value: Any) -> Any:
