@@ -11,6 +11,7 @@ import json
 import re
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
@@ -71,8 +72,12 @@ class Resolver:
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
             method=method,
         )
-        with _opener.open(request, timeout=_TIMEOUT_S) as answer:
-            return json.load(answer)
+        try:
+            with _opener.open(request, timeout=_TIMEOUT_S) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as exc:
+            exc.close()
+            raise
 
 
 def api_of(dsn: str) -> str:

@@ -28,6 +28,7 @@ from ferry.worker.ledger.outbox import Outbox
 from ferry.worker.observe.logs import LOGGER
 from ferry.worker.paging import Page, configure, flush, page, probe, send_again
 from ferry.worker.settings import Settings, address
+from tests.parts import wait_until
 
 SECRET = "s3cr3t-w0rd"
 URL = f"https://ana:{SECRET}@host/data.git"
@@ -377,10 +378,15 @@ def test_a_sentry_that_is_away_costs_a_push_nothing(sentry: SentrySink, outbox: 
         assert time.monotonic() - begun < 10  # a request to it may take half a minute
     configure(_settings(SENTRY_DSN=sentry.dsn))
     assert _due(outbox) == [], "as far as anybody knows, it is being sent"
-    outbox.release()
-    send_again(outbox)
-    flush(5)
-    assert [event["event_id"] for event in sentry.events] == [_wanted().event_id]
+
+    def is_sent_again():
+        outbox.release()  # the answer of the Sentry that was away may put it off at this very moment
+        send_again(outbox)
+        flush(5)
+        return sentry.events
+
+    wait_until(is_sent_again, what="the page")
+    assert {event["event_id"] for event in sentry.events} == {_wanted().event_id}
 
 
 def test_a_page_is_asked_for_by_its_name(sentry: SentrySink, outbox: Outbox, send: Send):
