@@ -63,7 +63,7 @@ def _let_in() -> ResponseReturnValue | None:
         return None
     if not services().open_access:
         access.admin_token()
-    if request.method == "POST" and not _is_from_ourpage():
+    if request.method == "POST" and not _is_from_our_page():
         raise Problem(
             403,
             "form-expired",
@@ -75,7 +75,7 @@ def _let_in() -> ResponseReturnValue | None:
     return _sign_in_form()
 
 
-def _is_from_ourpage() -> bool:
+def _is_from_our_page() -> bool:
     # A third check, beside the cookie, which is for this site only, and the form token.
     if not is_own_site(request.headers.get("Sec-Fetch-Site")):
         return False

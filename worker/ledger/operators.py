@@ -19,6 +19,10 @@ from ferry.worker.printable import in_line
 _TEXT_CHARACTERS = 300
 
 
+def _short(text: str) -> str:
+    return " ".join(redact_typed(in_line(text)).split())[:_TEXT_CHARACTERS]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
     """
@@ -37,10 +41,7 @@ class Operator:
         """
         Return an operator whose texts fit into one line of a log.
         """
-        texts = (
-            " ".join(redact_typed(in_line(text or "")).split())[:_TEXT_CHARACTERS] for text in (who, why)
-        )
-        return cls(**dict(zip(("who", "why"), texts, strict=True)))
+        return cls(who=_short(who), why=_short(why or ""))
 
     @classmethod
     def here(cls, environ: Mapping[str, str], why: str | None = None) -> Operator:
