@@ -15,6 +15,7 @@ import pytest
 from ferry.worker import paging
 from ferry.worker.errors import PushFailed
 from ferry.worker.files.places import remotes_directory, state_directory, write_lock
+from ferry.worker.follow import Follower
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.prepare import prepare
 from ferry.worker.git.repository import Repository
@@ -100,20 +101,34 @@ class Line:
     repository: Repository
     ledger: Ledger
     clock: Clock = field(default_factory=Clock)
+    sent: list[tuple[str, str]] = field(default_factory=list)  # the pushes that taking over has queued
 
     @property
     def entry(self) -> Entry:
         return self.ledger.read("origin")
 
+    @property
+    def reconciler(self) -> Reconciler:
+        lock = write_lock(self.settings.data_repo_path)
+
+        def send(remote: str, commit: str) -> None:
+            self.sent.append((remote, commit))
+
+        return Reconciler(self.settings, self.repository, self.ledger, lock, send=send, clock=self.clock)
+
+    def follow(self, *, is_noted: bool = False) -> str:
+        """
+        Do what a task does that looks at origin for commits of others.
+        """
+        parts = self.settings, self.repository, self.ledger, self.reconciler
+        return Follower(*parts, clock=self.clock).follow(is_noted=is_noted)
+
     def push(self, chain: str = "first", **request: Any) -> str:
         """
         Do what a task with the id *chain* does.
         """
-        lock = write_lock(self.settings.data_repo_path)
-        reconciler = Reconciler(self.settings, self.repository, self.ledger, lock, clock=self.clock)
-        pusher = Pusher(
-            self.settings, self.repository, self.ledger, reconciler, clock=self.clock, jitter=lambda: JITTER
-        )
+        parts = self.settings, self.repository, self.ledger, self.reconciler
+        pusher = Pusher(*parts, clock=self.clock, jitter=lambda: JITTER)
         if request.get("retries"):
             request["occasion"] = "retry"
         try:

@@ -123,5 +123,28 @@ def send_push(
     )
 
 
+def send_follow(
+    celery: Celery, told_by: str = "", *, is_noted: bool = False, queue: str | None = None
+) -> str:
+    """
+    Send one task that looks at origin for commits of others; returns its id, and raises whatever the broker's
+    library does.
+
+    Args:
+        told_by: Who told that there are some; Flower shows it.
+        is_noted: Whether a nudge was noted in the ledger: if another task takes it first, this one ends.
+        queue: The repository's queue; None: the app's only one.
+    """
+    sent = celery.send_task(
+        "follow",
+        kwargs={"told_by": told_by, "is_noted": is_noted},
+        headers=traced(),
+        **({"queue": queue} if queue else {}),
+        retry=False,
+        ignore_result=True,
+    )
+    return str(sent.id)
+
+
 def _senders() -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(_SENDERS, thread_name_prefix="push-queue")

@@ -4,7 +4,8 @@ The look at the branch that follows the release of a claim.
 A task that finds its remote claimed hands its commit over to the holder and ends. The holder may
 do anything under the claim: make a push that is refused, ask the remote, send a page, pause, reconcile.
 So each release of a claim comes here, and queues a push where the branch holds a commit that no attempt
-has tried.
+has tried. A task that is to look for commits of others ends, too, where it finds the remote claimed; a
+release queues another such task where the remote was nudged.
 """
 
 from __future__ import annotations
@@ -28,12 +29,20 @@ class Handover:
         repository: The data repository.
         ledger: Which commit was tried, and which retry is scheduled.
         send: Queues a push of a commit to a remote.
+        follow: Queues a look at origin for commits of others.
     """
 
-    def __init__(self, repository: Repository, ledger: Ledger, send: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        ledger: Ledger,
+        send: Callable[[str, str], None],
+        follow: Callable[[], object] = lambda: None,
+    ) -> None:
         self._repository = repository
         self._ledger = ledger
         self._send = send
+        self._follow = follow
 
     def look_again(self, remote: str) -> None:
         """
@@ -46,6 +55,15 @@ class Handover:
             # The holder has a result or an error of its own, which this error must not replace.
             # The sweep finds what is not queued here.
             log().warning("push.not_handed_over", remote=remote, error=str(exc))
+
+    def follow_again(self, remote: str) -> None:
+        """
+        Queue a look at *remote*, which was nudged while the claim was held. Never raises.
+        """
+        try:
+            self._follow()
+        except Exception as exc:  # noqa: BLE001 - as above; the sweep finds that it is still nudged
+            log().warning("follow.not_handed_over", remote=remote, error=str(exc))
 
     def _untried(self, remote: str) -> str | None:
         head = self._repository.head()

@@ -11,10 +11,11 @@ from functools import partial
 from celery import Celery
 
 from ferry.worker.disk import ENTRY, Disk
-from ferry.worker.enqueue import send_push
+from ferry.worker.enqueue import send_follow, send_push
 from ferry.worker.episodes import outbox_of
 from ferry.worker.files.locks import FileLock
 from ferry.worker.files.places import remotes_directory, state_directory, write_lock
+from ferry.worker.follow import Follower
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.packing import Maintenance
 from ferry.worker.git.repository import Repository
@@ -43,6 +44,7 @@ class Pipeline:
     ledger: Ledger
     pusher: Pusher
     sweeper: Sweeper
+    follower: Follower
     watchdog: Watchdog
     disk: Disk
     maintenance: Maintenance
@@ -73,18 +75,25 @@ def assemble(
     credentials = Credentials.from_settings(settings, env)
     repository = Repository.of(settings, credentials, name)
     outbox_of(repository).reserve()
-    ledger = Ledger(remotes_directory(path), released=lambda remote: handover.look_again(remote))
-    handover = Handover(repository, ledger, partial(send_push, celery, occasion="commit", queue=queue))
+    ledger = Ledger(
+        remotes_directory(path),
+        released=lambda remote: handover.look_again(remote),
+        nudged=lambda remote: handover.follow_again(remote),
+    )
+    send = partial(send_push, celery, occasion="commit", queue=queue)
+    look = partial(send_follow, celery, "claim", is_noted=True, queue=queue)
+    handover = Handover(repository, ledger, send, look)
     for entry in (*settings.remotes, ENTRY):
         ledger.make(entry)
     lock = write_lock(path)
-    reconciler = Reconciler(settings, repository, ledger, lock)
+    reconciler = Reconciler(settings, repository, ledger, lock, send=send)
     return Pipeline(
         settings=settings,
         repository=repository,
         ledger=ledger,
         pusher=Pusher(settings, repository, ledger, reconciler),
         sweeper=Sweeper(settings, repository, ledger, state_directory(path)),
+        follower=Follower(settings, repository, ledger, reconciler),
         watchdog=Watchdog(settings, repository, ledger),
         disk=Disk(settings, repository, ledger),
         maintenance=Maintenance(repository, state_directory(path), lock, packing),

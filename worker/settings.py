@@ -314,6 +314,7 @@ class Settings:
         data_mirrors: Further remotes, name to URL.
         data_reconcile: When the branch is joined with origin's without being asked:
             ``manual`` never, ``boot`` at a start, ``auto`` also after a divergence.
+        data_follow_interval_s: Seconds between two looks at origin for commits of others; 0: only when told.
         redis_url: Redis or Valkey: the broker, unless broker_url names another.
         broker_url: Another Celery broker.
         push_backoff_base_s: Seconds before the first retry, doubling from there.
@@ -356,6 +357,7 @@ class Settings:
     data_expressions: bool = _from_env("CFP_DATA_EXPRESSIONS", _switch, True)
     data_mirrors: Mapping[str, str] = _from_env("CFP_DATA_MIRRORS", _mirrors, factory=dict, secret=True)
     data_reconcile: str = _from_env("CFP_DATA_RECONCILE", _one_of("manual", "boot", "auto"), "manual")
+    data_follow_interval_s: float = _from_env("CFP_DATA_FOLLOW_INTERVAL", _seconds_or_zero, 60.0)
     redis_url: str = _from_env(
         "CFP_REDIS_URL", _url_of("redis", "rediss", "redis+socket"), secret=True, common=True
     )

@@ -148,11 +148,34 @@ class SweepTask(_FerryTask):
                     {"occasion": why},
                     queue=pipeline.queue,
                 )
+            if pipeline.follower.is_nudged():  # the message was lost, or is still on its way
+                self.app.tasks[FollowTask.name].apply_async(
+                    (), {"told_by": "sweep", "is_noted": True}, queue=pipeline.queue
+                )
             pipeline.monitor.check_in()
             pipeline.watchdog.check()
         if pipeline.maintenance.is_due():
             self.app.tasks[MaintainTask.name].apply_async(queue=pipeline.queue)
         return f"queued {', '.join(wanting)}" if wanting else NOTHING_TO_DO
+
+
+class FollowTask(_FerryTask):
+    """
+    Takes over what others pushed to origin.
+    """
+
+    name = "follow"
+
+    def run(self, *, told_by: str = "", is_noted: bool = False) -> str:
+        """
+        Look at origin once, and take over what it has and we lack.
+
+        Args:
+            told_by: Who told of it, for people who read the task list; "" for beat.
+            is_noted: Whether a nudge was noted for it in the ledger.
+        """
+        with self.logged():
+            return self.pipeline.follower.follow(is_noted=is_noted)
 
 
 class MaintainTask(_FerryTask):
@@ -180,7 +203,7 @@ def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
     """
     Register the tasks with *app*, which serves *pipelines*, by their queues.
     """
-    for kind in (PushTask, SweepTask, MaintainTask):
+    for kind in (PushTask, SweepTask, FollowTask, MaintainTask):
         # Celery keeps the app on the class, and another app of this process may serve other repositories.
         own = type(kind.__name__, (kind,), {"__module__": kind.__module__, "pipelines": pipelines})
         app.register_task(own())

@@ -215,6 +215,7 @@ def test_a_name_near_none_is_refused_without_a_guess():
         "CFP_PUSH_BACKOFF_CAP",
         "CFP_PUSH_TIMEOUT",
         "CFP_PUSH_SWEEP_INTERVAL",
+        "CFP_DATA_FOLLOW_INTERVAL",
         "CFP_PUSH_MIN_INTERVAL",
         "CFP_PUSH_PAGE_AFTER",
         "CFP_PUSH_MAX_RETRIES",
@@ -229,8 +230,9 @@ def test_no_time_at_all_is_allowed_only_where_it_means_something(text: str):
     """
     Zero seconds between pushes, or before a page, but never for a push or a sweep.
     """
-    settings = _read(CFP_PUSH_MIN_INTERVAL=text, CFP_PUSH_PAGE_AFTER=text)
+    settings = _read(CFP_PUSH_MIN_INTERVAL=text, CFP_PUSH_PAGE_AFTER=text, CFP_DATA_FOLLOW_INTERVAL=text)
     assert (settings.push_min_interval_s, settings.push_page_after_s) == (0, 0)
+    assert settings.data_follow_interval_s == 0
 
     for name in ("BACKOFF_BASE", "BACKOFF_CAP", "TIMEOUT", "SWEEP_INTERVAL"):
         assert f"CFP_PUSH_{name}: must be a positive" in _problems(**{f"CFP_PUSH_{name}": text})[0]

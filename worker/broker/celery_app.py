@@ -73,7 +73,7 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool) -> Celery:
         worker_consumer="ferry.worker.broker.consumer:FerryConsumer",
         # Beat needs no memory of its own: the sweep compares refs.
         beat_scheduler="celery.beat:Scheduler",
-        beat_schedule=_sweeps(served),
+        beat_schedule={**_sweeps(served), **_looks(served)},
     )
     return app
 
@@ -96,18 +96,30 @@ def _slots(remotes: list[int]) -> int:
 
 
 def _sweeps(served: Mapping[str, Settings]) -> dict[str, dict[str, Any]]:
-    now, schedule = datetime.now(UTC), {}
-    for number, (queue, settings) in enumerate(served.items()):
-        interval_s = settings.push_sweep_interval_s
-        schedule[f"sweep {queue}"] = {
-            "task": "sweep",
+    return _every("sweep", {queue: settings.push_sweep_interval_s for queue, settings in served.items()})
+
+
+def _looks(served: Mapping[str, Settings]) -> dict[str, dict[str, Any]]:
+    intervals = {queue: each.data_follow_interval_s for queue, each in served.items() if each.data_remote}
+    return _every("follow", {queue: interval_s for queue, interval_s in intervals.items() if interval_s})
+
+
+def _every(task: str, intervals: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """
+    Return beat's schedule of *task*, by the queues that it is sent to and the seconds between two.
+    """
+    now = datetime.now(UTC)
+    return {
+        f"{task} {queue}": {
+            "task": task,
             "schedule": interval_s,
-            # Sweeps that no worker took must not pile up.
+            # Those that no worker took must not pile up.
             "options": {"expires": interval_s, "queue": queue},
             # One after the other over the interval: all at once they would hold up the pushes.
-            "last_run_at": now + timedelta(seconds=number * interval_s / len(served)),
+            "last_run_at": now + timedelta(seconds=number * interval_s / len(intervals)),
         }
-    return schedule
+        for number, (queue, interval_s) in enumerate(intervals.items())
+    }
 
 
 def _transport_options(served: Mapping[str, Settings], *, publisher: bool) -> dict[str, Any]:

@@ -52,6 +52,27 @@ class Pushed(Finished):
         return cls(**asdict(found), verdict=verdict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """
+    Where the branch stands on a remote.
+
+    Attributes:
+        known: Where it was last seen before; None: not known.
+        tip: Where it stands now; None: the remote has no such branch.
+    """
+
+    known: str | None
+    tip: str | None
+
+    @property
+    def has_moved(self) -> bool:
+        """
+        Whether it no longer stands where it was last seen.
+        """
+        return self.tip != self.known
+
+
 class Remote:
     """
     One remote of a repository, and how long a command may take that talks to it.
@@ -137,6 +158,22 @@ class Remote:
             asked = patterns[0].removeprefix("refs/heads/")
             raise RepositoryError(f"{self.name} did not say where {asked} stands: {_why(found)}")
         return dict(line.split("\t", 1)[::-1] for line in found.stdout.splitlines() if "\t" in line)
+
+    def look(self) -> Seen:
+        """
+        Ask the remote where the branch stands, fetch it if it has moved, and remember where it stands.
+
+        For the holder of the claim on the remote.
+
+        Raises:
+            RepositoryError: The remote did not answer, or the branch could not be fetched.
+        """
+        known, tip = self._repository.remote_head(self.name), self.ask()
+        if tip is None:
+            self._repository.forget(self.name)
+        elif tip != known:
+            tip = self.fetch()
+        return Seen(known=known, tip=tip)
 
     def fetch(self) -> str | None:
         """

@@ -15,7 +15,9 @@ from typing import Any, Literal
 from ferry.worker.ledger import lines
 from ferry.worker.printable import in_line
 
-Kind = Literal["failing", "recovered", "paused", "resumed", "requested", "reconciled", "branch-removed"]
+Kind = Literal[
+    "failing", "recovered", "paused", "resumed", "requested", "reconciled", "received", "branch-removed"
+]
 
 KEPT = 1000
 _LINE_BYTES = 400

@@ -115,6 +115,12 @@ class Claim:
         self._store(durably=_must_last(before) or _must_last(self.entry))
         return self.entry
 
+    def take_nudge(self) -> bool:
+        """
+        Return whether this remote was nudged since the last call, see ``Ledger.nudge``.
+        """
+        return self.ledger._take_nudge(self.remote)
+
     def set_paused(
         self, paused_at: float | None, *, by: str = "", why: str = "", until: float | None = None
     ) -> None:
@@ -166,14 +172,22 @@ class Ledger:
         directory: Where they live; it exists.
         released: Called with a remote's name after each claim on it: a task that met the claim has handed
             its commit over to the holder. Must not raise.
+        nudged: Called with a remote's name after a claim on it where the remote is nudged: a task that met
+            the claim has left its look to another. Must not raise.
 
     Attributes:
-        released: The same.
+        released, nudged: The same.
     """
 
-    def __init__(self, directory: Path, released: Callable[[str], None] = lambda remote: None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        released: Callable[[str], None] = lambda remote: None,
+        nudged: Callable[[str], None] = lambda remote: None,
+    ) -> None:
         self._directory = directory
         self.released = released
+        self.nudged = nudged
         # What could not be written, with the file that was there then.
         self._unwritten: dict[str, tuple[Entry, tuple[int, ...] | None]] = {}
 
@@ -228,6 +242,8 @@ class Ledger:
                 yield claim
             looks_again = claim is not None and claim.looks_again
         finally:
+            if held and self.is_nudged(remote):
+                self.nudged(remote)
             if held and not looks_again:
                 self.released(remote)
 
@@ -278,6 +294,25 @@ class Ledger:
         with self.claim_within(remote, timeout_s) as claim:
             claim.set_paused(paused_at, by=by, why=why, until=until)
 
+    def nudge(self, remote: str) -> bool:
+        """
+        Note that *remote* may hold commits of others; returns whether that could be noted. Needs no claim.
+
+        It stays noted until a holder of the claim takes it and looks, so that many nudges lead to one look.
+        """
+        try:
+            self._nudge(remote).touch()
+        except OSError as exc:
+            log().warning("ledger.write_failed", remote=remote, error=str(exc))
+            return False
+        return True
+
+    def is_nudged(self, remote: str) -> bool:
+        """
+        Whether *remote* was nudged and no one has looked since.
+        """
+        return self._nudge(remote).exists()
+
     def is_claimed(self, remote: str) -> bool:
         """
         Whether a process holds the claim on *remote* at this moment.
@@ -322,6 +357,16 @@ class Ledger:
 
     def _stall_path(self, remote: str) -> Path:
         return self._directory / f"{remote}.stall"
+
+    def _nudge(self, remote: str) -> Path:
+        return self._directory / f"{remote}.nudge"
+
+    def _take_nudge(self, remote: str) -> bool:
+        try:
+            self._nudge(remote).unlink()
+        except OSError:
+            return False
+        return True
 
     def _read(self, remote: str) -> Entry:
         path = self._path(remote)

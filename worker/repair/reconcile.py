@@ -28,6 +28,7 @@ from ferry.worker.ledger.operators import FERRY, Operator, remember
 from ferry.worker.observe.logs import log
 from ferry.worker.repair.merger import Change, Conflict, Merger, Takes, refuse_unknown
 from ferry.worker.repair.rebasing import rebased
+from ferry.worker.repair.received import send_on, tell_received
 from ferry.worker.settings import ORIGIN, Settings
 
 State = Literal["in-sync", "fast-forwarded", "ahead", "rebased", "merged", "conflict", "fetch-failed"]
@@ -118,6 +119,7 @@ class Reconciler:
         repository: The data repository.
         ledger: Whose claim keeps pushes away meanwhile.
         write_lock: What every writer of the repository holds.
+        send: Queues a push of a commit to a remote; may raise what the broker's library does.
         clock: Seconds since the epoch.
     """
 
@@ -128,12 +130,14 @@ class Reconciler:
         ledger: Ledger,
         write_lock: FileLock,
         *,
+        send: Callable[[str, str], object] = lambda remote, commit: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._repository = repository
         self._ledger = ledger
         self._write_lock = write_lock
+        self._send = send
         self._timeout_s = settings.push_timeout_s
         self._clock = clock
         self._merger = Merger(repository, clock)
@@ -212,9 +216,23 @@ class Reconciler:
             claim.begin(JOIN_S + 2 * ended_within_s(self._timeout_s))
             return self.join(remote, strategy, **options)
 
-    def join(
+    def join(self, remote: str, strategy: Strategy, **options: Any) -> Outcome:
+        """
+        Do what ``reconcile`` does, for the holder of the claim on *remote*; does not say what each side has.
+        """
+        try:
+            theirs = Remote(self._repository, remote, timeout_s=self._timeout_s).look().tip
+        except RepositoryError as exc:
+            head, branch = self._repository.head(), self._repository.branch
+            return Outcome(
+                state="fetch-failed", remote=remote, branch=branch, before=head, after=head, detail=str(exc)
+            )
+        return self.join_with(remote, theirs, strategy, **options)
+
+    def join_with(
         self,
         remote: str,
+        theirs: str | None,
         strategy: Strategy,
         *,
         dry_run: bool = False,
@@ -222,17 +240,12 @@ class Reconciler:
         by: Operator = FERRY,
     ) -> Outcome:
         """
-        Do what ``reconcile`` does, for the holder of the claim on *remote*; does not say what each side has.
+        Do the same with *theirs*, the remote's tip, which was fetched; None: the remote has no such branch.
         """
-        outcome = Outcome(state="ahead", remote=remote, branch=self._repository.branch)
-        there = Remote(self._repository, remote, timeout_s=self._timeout_s)
-        try:
-            theirs = there.fetch() if there.ask() is not None else None
-        except RepositoryError as exc:
-            head = self._repository.head()
-            return replace(outcome, state="fetch-failed", before=head, after=head, detail=str(exc))
-        ours = self._repository.head()
-        outcome = replace(outcome, before=ours, after=ours, remote_head=theirs)
+        ours, branch = self._repository.head(), self._repository.branch
+        outcome = Outcome(
+            state="ahead", remote=remote, branch=branch, before=ours, after=ours, remote_head=theirs
+        )
         if endless := self._endless(ours, theirs, strategy, takes):
             return replace(outcome, state="conflict", detail=endless)
         with self._alone(remote):
@@ -244,22 +257,13 @@ class Reconciler:
         return outcome
 
     def _tell(self, outcome: Outcome, strategy: Strategy, by: Operator) -> None:
-        log().info(
-            "reconcile.done",
-            remote=outcome.remote,
-            state=outcome.state,
-            strategy=strategy,
-            before=outcome.before,
-            after=outcome.after,
-            kept_as=outcome.kept_as,
-            conflicts=len(outcome.conflicts),
-            by=by.who,
-            why=by.why,
-        )
-        if by is FERRY and outcome.state != "merged":
-            return  # it happens often, by itself
-        detail = f"{strategy}: {outcome.state}, from {outcome.before} to {outcome.after}"
-        remember(self._ledger, outcome.remote, "reconciled", by, now=self._clock(), detail=detail)
+        now, before, after = self._clock(), outcome.before, outcome.after
+        if after is not None and after != before:
+            send_on(self._settings, outcome.remote, after, self._send)
+        if by is FERRY and after is not None and outcome.state == "fast-forwarded":
+            tell_received(self._repository, self._ledger, outcome.remote, before, after, now=now)
+        else:
+            _tell_joined(self._ledger, outcome, strategy, by, now=now)
 
     def _endless(self, ours: str | None, theirs: str | None, strategy: Strategy, takes: Takes | None) -> str:
         """
@@ -350,6 +354,25 @@ class Reconciler:
                 yield
         except LockTimeoutError as exc:
             raise ReconcileError(f"cannot reconcile with {remote}: {exc}") from exc
+
+
+def _tell_joined(ledger: Ledger, outcome: Outcome, strategy: Strategy, by: Operator, *, now: float) -> None:
+    log().info(
+        "reconcile.done",
+        remote=outcome.remote,
+        state=outcome.state,
+        strategy=strategy,
+        before=outcome.before,
+        after=outcome.after,
+        kept_as=outcome.kept_as,
+        conflicts=len(outcome.conflicts),
+        by=by.who,
+        why=by.why,
+    )
+    if by is FERRY and outcome.state != "merged":
+        return  # nothing has changed
+    detail = f"{strategy}: {outcome.state}, from {outcome.before} to {outcome.after}"
+    remember(ledger, outcome.remote, "reconciled", by, now=now, detail=detail)
 
 
 def _fail(exc: Exception) -> NoReturn:

@@ -1,0 +1,63 @@
+"""
+Commits of others, as they arrive in a whole deployment: by the interval, and by nudges.
+"""
+
+from __future__ import annotations
+
+from ferry.worker.bootstrap import build
+from ferry.worker.enqueue import send_follow
+from tests.parts import Bare, wait_until
+
+
+def _edit(bare: Bare, slug: str) -> str:
+    """
+    Write a record, as somebody does whose pull request is merged.
+    """
+    bare.edit({f"people/{slug}.toml": f'name = "{slug.title()}"\nslug = "{slug}"\n'})
+    return str(bare.head())
+
+
+def _is_read(api, slug: str) -> bool:
+    return api.get(f"/api/sheets/people/records/{slug}").status_code == 200
+
+
+def test_what_people_push_is_read_within_the_interval_and_a_write_follows(
+    client, worker, beat, env, data, remote
+):
+    """
+    In every API process, without a request; and our next commit is a fast-forward of theirs.
+    """
+    env["CFP_DATA_FOLLOW_INTERVAL"] = "0.5"
+    api, other, running = client(), client(), worker()
+    wait_until(lambda: remote.head() == data.head(), what="the backlog on the remote")
+    beat()
+
+    theirs = _edit(remote, "joe")
+
+    wait_until(lambda: _is_read(api, "joe"), what="their record")
+    assert _is_read(other, "joe")
+    assert running.await_event("follow.done")["after"] == theirs
+    api.put("/api/sheets/people/records/jane", json={"slug": "jane", "name": "Jane"})
+    wait_until(lambda: remote.head() == data.head(), what="our commit on top of theirs")
+    assert remote.has(theirs)
+    assert running.events("push.blocked") == []
+
+
+def test_without_an_interval_a_nudge_is_followed_and_the_sweep_finds_one_whose_message_was_lost(
+    client, worker, beat, env, data, remote
+):
+    env["CFP_DATA_FOLLOW_INTERVAL"] = "0"
+    api, running = client(), worker()
+    wait_until(lambda: remote.head() == data.head(), what="the backlog on the remote")
+    pipeline = build(env, publisher=True)
+
+    _edit(remote, "joe")
+    assert pipeline.ledger.nudge("origin")
+    send_follow(pipeline.celery, "operator", is_noted=True, queue=pipeline.queue)
+    wait_until(lambda: _is_read(api, "joe"), what="their record")
+
+    _edit(remote, "sam")
+    pipeline.ledger.nudge("origin")
+    beat(CFP_PUSH_SWEEP_INTERVAL="0.5")
+    wait_until(lambda: _is_read(api, "sam"), what="their second record")
+    assert running.events("push.blocked") == []

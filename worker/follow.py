@@ -1,0 +1,117 @@
+"""
+Taking over what people push to origin: pull requests that they merge, commits that they push by hand.
+
+Every ``CFP_DATA_FOLLOW_INTERVAL`` seconds, and when a webhook or an operator says so, a task asks origin
+where the branch stands. Commits that we lack are fetched, and where origin has all of ours the branch is
+brought forward to them. Where both sides have commits, the branch stays: the push that follows is refused,
+which is told as every divergence is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ferry.worker.errors import LedgerError, ReconcileError, RepositoryError
+from ferry.worker.git.remote import Remote, Seen, ended_within_s
+from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.entry import Entry
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.observe.logs import NOTHING_TO_DO, log
+from ferry.worker.repair.reconcile import JOIN_S, Reconciler
+from ferry.worker.settings import ORIGIN, Settings
+
+NO_ORIGIN = "no origin is configured"
+OUTDATED = "left to a worker that knows the new address of origin; restart this one"
+LOOKED = "another task has looked since this one was asked for"
+CLAIMED = "another process holds origin, and looks there itself"
+PAUSED = "an operator has paused origin"
+FAILING = "left to the pushes to origin, which fail and look there, too"
+UNREADABLE = "left to the next look: the ledger cannot be read"
+FAILED = "nothing was taken over: the log says why"
+LEVEL = NOTHING_TO_DO
+APART = "both sides have commits: left to a push"
+
+
+class Follower:
+    """
+    Takes over what others pushed to origin.
+
+    Args:
+        settings: Timeouts and remotes.
+        repository: The data repository.
+        ledger: What is known of origin.
+        reconciler: What moves the branch.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        repository: Repository,
+        ledger: Ledger,
+        reconciler: Reconciler,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._repository = repository
+        self._ledger = ledger
+        self._reconciler = reconciler
+        self._clock = clock
+
+    def follow(self, *, is_noted: bool = False) -> str:
+        """
+        Look at origin, and take over what it has and we lack; returns what came of it in a few words.
+
+        Args:
+            is_noted: Whether a nudge was noted for it: the look is another's who took that first.
+        """
+        if ORIGIN not in self._settings.remotes:
+            return NO_ORIGIN
+        if not self._repository.is_current(ORIGIN):
+            return OUTDATED
+        try:
+            return self._follow(is_noted=is_noted)
+        except LedgerError as exc:
+            log().error("ledger.unreadable", remote=ORIGIN, error=str(exc))
+            return UNREADABLE
+
+    def is_nudged(self) -> bool:
+        """
+        Whether a nudge waits that no look has followed.
+        """
+        return ORIGIN in self._settings.remotes and self._ledger.is_nudged(ORIGIN)
+
+    def _follow(self, *, is_noted: bool) -> str:
+        with self._ledger.claim(ORIGIN) as claim:
+            if claim is None:
+                return CLAIMED  # where it was nudged, the holder queues another look as it ends
+            if not claim.take_nudge() and is_noted:
+                return LOOKED
+            if (why_not := self._stands_back(claim.entry)) is not None:
+                return why_not
+            claim.write(looked_at=self._clock())
+            timeout_s = self._settings.push_timeout_s
+            claim.begin(2 * ended_within_s(timeout_s) + JOIN_S)
+            try:
+                return self._take_over(Remote(self._repository, ORIGIN, timeout_s=timeout_s).look())
+            except (RepositoryError, ReconcileError) as exc:
+                # No push has failed: the status tells since when origin was not seen.
+                log().warning("follow.failed", remote=ORIGIN, error=str(exc))
+                return FAILED
+
+    def _stands_back(self, entry: Entry) -> str | None:
+        """
+        Return why origin is not looked at now; None if it is.
+        """
+        if entry.is_paused(self._clock()):
+            return PAUSED
+        return FAILING if entry.last_failure is not None else None
+
+    def _take_over(self, seen: Seen) -> str:
+        repository, head = self._repository, self._repository.head()
+        if seen.tip is None or (head is not None and repository.contains(seen.tip, head)):
+            return LEVEL
+        outcome = self._reconciler.join_with(ORIGIN, seen.tip, "fast-forward")
+        return f"{outcome.state}: {outcome.after}" if outcome.is_joined else APART
