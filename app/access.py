@@ -9,10 +9,10 @@ import sys
 
 from flask import request
 
-from ferry.app.limits import address_key
+from ferry.app.clients.limits import address_key
+from ferry.app.clients.tokens import Tokens
 from ferry.app.problems import Problem
 from ferry.app.services import Services, services
-from ferry.app.tokens import Tokens
 from ferry.worker.ledger.operators import Operator
 from ferry.worker.settings import Token
 

@@ -16,7 +16,7 @@ from sentry_sdk.integrations.flask import FlaskIntegration
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import PathConverter
 
-from ferry.app import metering, problems
+from ferry.app import problems
 from ferry.app.access import ANY_SHEET, client_of, reader
 from ferry.app.api import (
     attachments,
@@ -33,13 +33,14 @@ from ferry.app.api import (
 )
 from ferry.app.api.conditions import answer_conditionally
 from ferry.app.api.json_provider import RecordJsonProvider
+from ferry.app.clients.neighbours import refusal
 from ferry.app.errors import SheetConfigError
 from ferry.app.gunicorn import is_gunicorn
-from ferry.app.neighbours import refusal
+from ferry.app.metrics import metering
 from ferry.app.problems import Problem
 from ferry.app.provenance import request_id
-from ferry.app.request import WholeRequest
 from ferry.app.server import gunicorn_logging
+from ferry.app.server.request import WholeRequest
 from ferry.app.services import EXTENSION, Services, build_services, services
 from ferry.app.sheets.declarations import OUTDATED_HINT, outdated
 from ferry.app.status_page import sessions, status

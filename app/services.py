@@ -10,14 +10,14 @@ from typing import cast
 
 from flask import current_app
 
-from ferry.app import metering
 from ferry.app.arrivals import Arrivals
-from ferry.app.limits import Limits
+from ferry.app.clients.limits import Limits
+from ferry.app.clients.tokens import Tokens
 from ferry.app.liveness import Liveness
+from ferry.app.metrics import metering
 from ferry.app.store.idempotency import IdempotencyStore
 from ferry.app.store.listing import Listing
 from ferry.app.store.store import Store
-from ferry.app.tokens import Tokens
 from ferry.worker.bootstrap import build
 from ferry.worker.enqueue import PushQueue
 from ferry.worker.pipeline import Pipeline

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ferry.app.metering import transacting
+from ferry.app.metrics.metering import transacting
 from ferry.app.sheets.evaluation import Evaluations
 from ferry.app.store.store import Store
 from ferry.app.store.transaction import Transaction

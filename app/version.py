@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from ferry import __version__
-from ferry.worker.git.process import run
+from ferry.worker.process.running import run
 
 REVISION_VARIABLE = "FERRY_REVISION"  # the image's build sets it
 UNKNOWN = "unknown"

@@ -27,10 +27,10 @@ from ferry.app import create_app
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.sentry_sink import SentrySink, sentry_sink
 from ferry.app.sheets import evaluation
-from ferry.worker import apart
 from ferry.worker.git import command, history
 from ferry.worker.git import remote as remote_module
-from ferry.worker.git.process import Finished
+from ferry.worker.process import apart
+from ferry.worker.process.running import Finished
 from ferry.worker.watchdog import Watchdog
 from tests import nursery
 from tests.git_http import GitHttpServer, git_http_server

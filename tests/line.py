@@ -25,7 +25,7 @@ from ferry.worker.push import Pusher, Request
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import Settings
 from ferry.worker.sweep import Sweeper
-from ferry.worker.turn import Occasion
+from ferry.worker.turns.turn import Occasion
 from tests.parts import Bare
 
 JITTER = 0.5

@@ -2,17 +2,17 @@
 Getting commits from the data repository to its remotes.
 
 Read the modules in the order a commit meets them: ``enqueue`` is the API's only
-door into the worker, ``tasks`` is what Celery runs, ``push`` decides with ``turn``
+door into the worker, ``tasks`` is what Celery runs, ``push`` decides with ``turns``
 whether to push now, ``attempt`` makes one attempt, ``git.remote`` runs the one
-command that leaves the machine, and ``failures`` names what went wrong. ``outcome``
-and ``episodes`` record it in the ``ledger``, ``need`` says whether a person is
-needed, and ``paging`` wakes one.
+command that leaves the machine, and ``failures`` names what went wrong. ``episodes``
+records it in the ``ledger``, and ``paging`` wakes a person.
 ``sweep`` and ``watchdog`` find what was missed. ``bootstrap`` puts all parts
 together, once for each process.
 
 What they work with has a room each: ``git`` the data repository, ``files`` Ferry's
-own files beside it, ``ledger`` what is remembered, ``broker`` Celery and Redis,
-``repair`` the operator's verbs, ``observe`` logs and traces.
+own files beside it, ``ledger`` what is remembered, ``turns`` who acts next, ``episodes``
+what follows a failure, ``broker`` Celery and Redis, ``repair`` the operator's verbs,
+``process`` child processes, ``observe`` logs and traces.
 
 ``celery -A ferry.worker`` asks this package for ``app``; it is built then, and not
 when the package is imported. Nothing in here imports ``ferry.app``.

@@ -9,22 +9,23 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ferry.worker.dossier import in_one_line
-from ferry.worker.episodes import Episodes
+from ferry.worker.episodes.episodes import Episodes
+from ferry.worker.episodes.outcome import ASKED, Outcomes
 from ferry.worker.errors import RepositoryError, WorkerError
 from ferry.worker.failures import Verdict
-from ferry.worker.git.process import Finished, end_group
+from ferry.worker.git.parts import Part, Parts
 from ferry.worker.git.remote import Remote, ended_within_s
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Running
 from ferry.worker.ledger.ledger import Claim
 from ferry.worker.observe.logs import log
 from ferry.worker.observe.tracing import span
-from ferry.worker.outcome import ASKED, Outcomes
-from ferry.worker.parts import Part, Parts
+from ferry.worker.process.groups import end_group
+from ferry.worker.process.running import Finished
 from ferry.worker.repair.reconcile import JOIN_S, Reconciler
-from ferry.worker.rescue import rescue
+from ferry.worker.repair.rescue import rescue
 from ferry.worker.settings import ORIGIN, Settings
-from ferry.worker.turn import Occasion
+from ferry.worker.turns.turn import Occasion
 
 _ASK_TIMEOUT_S = 30.0
 

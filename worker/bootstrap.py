@@ -26,7 +26,7 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from ferry.worker import paging
 from ferry.worker.broker.celery_app import build_celery, queue_of
 from ferry.worker.broker.shutdown import end_beat_at_once, finish_tasks_first, interrupt
-from ferry.worker.episodes import outbox_of
+from ferry.worker.episodes.episodes import outbox_of
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.places import packing_lock
 from ferry.worker.fleet import Environments, environments, settings_of, told_of

@@ -11,11 +11,11 @@ from typing import Any, cast
 from ferry.worker.errors import PushError, RepositoryError
 from ferry.worker.failures import POLICIES, Reason, Verdict
 from ferry.worker.git.divergence import survey
-from ferry.worker.git.process import Finished
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.observe.logs import log
-from ferry.worker.printable import printable
+from ferry.worker.observe.printable import many, printable
+from ferry.worker.process.running import Finished
 
 _SHOWN = 20
 _SAID_CHARACTERS = 8000  # GitHub's longest refusals have some 3000
@@ -66,7 +66,7 @@ def headline(known_as: str, error: PushError, context: Mapping[str, Any]) -> str
 
 def _commits(context: Mapping[str, Any]) -> str:
     ahead, behind = context.get("ahead", 0), context.get("behind", 0)
-    here = f", {ahead} commit{'' if ahead == 1 else 's'}"
+    here = f", {many(ahead, 'commit')}"
     if behind:
         return f"{here} here, {behind} there{_by(context.get('foreign_authors', []))}"
     return f"{here} wait{'s' if ahead == 1 else ''}" if ahead else ""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from celery import Celery
 
 from ferry.worker.observe.logs import log, traced
-from ferry.worker.turn import Occasion
+from ferry.worker.turns.turn import Occasion
 
 BUDGET_S = 0.25
 # The task pushes the branch as it stands when it runs. The commit is for people who read the task list.

@@ -92,7 +92,7 @@ class PushError(WorkerError):
         reason: One of ``failures.POLICIES``; stable, for logs and metrics.
         detail: What git said, redacted.
         hint: What an operator does next.
-        needs_person: Whether a person is needed, see ``ferry.worker.need``.
+        needs_person: Whether a person is needed, see ``ferry.worker.turns.need``.
     """
 
     needs_person: bool = False

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from ferry.worker.printable import in_line
+from ferry.worker.observe.printable import in_line
 
 Reason = Literal[
     "non-fast-forward", "rejected", "auth", "host-key", "not-found", "locked", "network", "timeout",

@@ -10,22 +10,22 @@ from functools import partial
 
 from celery import Celery
 
-from ferry.worker.disk import ENTRY, Disk
 from ferry.worker.enqueue import send_follow, send_push
-from ferry.worker.episodes import outbox_of
+from ferry.worker.episodes.disk import ENTRY, Disk
+from ferry.worker.episodes.episodes import outbox_of
 from ferry.worker.files.locks import FileLock
 from ferry.worker.files.places import remotes_directory, state_directory, write_lock
 from ferry.worker.follow import Follower
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.packing import Maintenance
 from ferry.worker.git.repository import Repository
-from ferry.worker.handover import Handover
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.paging import CronMonitor
 from ferry.worker.push import Pusher
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import Settings
 from ferry.worker.sweep import Sweeper
+from ferry.worker.turns.handover import Handover
 from ferry.worker.watchdog import Watchdog
 
 

@@ -15,18 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ferry.worker.attempt import STILL_DIVERGED, Attempt
-from ferry.worker.episodes import Episodes
+from ferry.worker.episodes.episodes import Episodes
+from ferry.worker.episodes.outcome import Outcomes
 from ferry.worker.errors import LedgerError, PushDeferred, RepositoryError
 from ferry.worker.git.remote import Remote, ended_within_s
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Claim, Ledger
 from ferry.worker.observe.logs import log
-from ferry.worker.outcome import Outcomes
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import Settings
 from ferry.worker.sweep import may_lack_commits
-from ferry.worker.turn import AHEAD_OF_RETRY, Facts, Occasion, Turn, is_look_due, whose_turn
+from ferry.worker.turns.turn import AHEAD_OF_RETRY, Facts, Occasion, Turn, is_look_due, whose_turn
 
 # A worker that stops waits for its tasks, and under steady load a task would never end.
 _TURN_S = 2.0

@@ -18,10 +18,11 @@ from ferry.worker.git.backlog import Backlog
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry, Failure
 from ferry.worker.ledger.ledger import Ledger
-from ferry.worker.need import Need, needs_person
+from ferry.worker.observe.printable import many
 from ferry.worker.repair import verify
 from ferry.worker.settings import ORIGIN, Settings
-from ferry.worker.turn import Facts, State, Turn, whose_turn
+from ferry.worker.turns.need import Need, needs_person
+from ferry.worker.turns.turn import Facts, State, Turn, whose_turn
 
 _RETRIED = "Retries go on; they fail for as long as the cause lasts."
 
@@ -209,10 +210,3 @@ def _disabled(repository: Repository) -> RemoteStatus:
         pending=Backlog(log=repository, head=head),
         entry=Entry(),
     )
-
-
-def many(count: int, noun: str) -> str:
-    """
-    Write a number of things, such as ``1 commit`` or ``2 commits``.
-    """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -22,7 +22,7 @@ from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings
-from ferry.worker.turn import Facts, Occasion, Turn, is_look_due, whose_turn
+from ferry.worker.turns.turn import Facts, Occasion, Turn, is_look_due, whose_turn
 
 _LATE_AFTER_SWEEPS = 3
 

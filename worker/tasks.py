@@ -19,7 +19,7 @@ from ferry.worker.errors import PushDeferred, PushError, PushFailed, PushRefused
 from ferry.worker.observe.logs import NOTHING_TO_DO, TRACED, bound
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.push import Request
-from ferry.worker.turn import OCCASIONS, Occasion
+from ferry.worker.turns.turn import OCCASIONS, Occasion
 
 
 class _FerryTask(Task):  # type: ignore[misc]  # Celery ships no types

@@ -18,17 +18,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ferry.worker.disk import Disk
-from ferry.worker.episodes import Episodes, Told
+from ferry.worker.episodes.disk import Disk
+from ferry.worker.episodes.episodes import Episodes, Told
 from ferry.worker.errors import PushFailed, RepositoryError
 from ferry.worker.failures import POLICIES, Reason
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Ledger, Step
-from ferry.worker.need import is_pause_forgotten
 from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings
-from ferry.worker.turn import Facts, Turn, whose_turn
+from ferry.worker.turns.need import is_pause_forgotten
+from ferry.worker.turns.turn import Facts, Turn, whose_turn
 
 _REASON: Reason = "stalled"
 _SWEEPS = 2

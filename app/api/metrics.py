@@ -5,7 +5,7 @@ Every sample names its repository, so that one Prometheus and one set of rules s
 
 The rows about pushes and the repository are read from git and the ledger at each scrape, so that they are
 right whichever API process answers, and after any restart. The rows about requests are what the API's
-processes have counted; ``ferry.app.metering`` adds them up.
+processes have counted; ``ferry.app.metrics.metering`` adds them up.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from ferry.app import metering
-from ferry.app.certificates import authority_ends
-from ferry.app.metering import Buckets
+from ferry.app.metrics import metering
+from ferry.app.metrics.certificates import authority_ends
+from ferry.app.metrics.metering import Buckets
 from ferry.app.services import services
 from ferry.app.version import this_build
 from ferry.worker.files.room import Room
@@ -32,7 +32,7 @@ from ferry.worker.git.packs import Packs
 from ferry.worker.ledger.histogram import Histogram
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.status import RemoteStatus, remote_statuses
-from ferry.worker.turn import STATES
+from ferry.worker.turns.turn import STATES
 
 bp = Blueprint("metrics", __name__)
 

@@ -12,6 +12,7 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from ferry.app.access import operator, operator_of
+from ferry.app.api.standing import look
 from ferry.app.problems import Problem
 from ferry.app.services import services
 from ferry.worker.files.moments import timestamp
@@ -20,7 +21,6 @@ from ferry.worker.git.packs import Packs
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger import operators
 from ferry.worker.pipeline import Pipeline
-from ferry.worker.standing import look
 
 bp = Blueprint("push", __name__, url_prefix="/api/_internal/push")
 

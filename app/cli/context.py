@@ -19,7 +19,7 @@ from ferry.worker.errors import WorkerError
 from ferry.worker.files.ownership import refused
 from ferry.worker.observe import logs
 from ferry.worker.pipeline import Pipeline
-from ferry.worker.turn import Occasion
+from ferry.worker.turns.turn import Occasion
 
 REASON = click.option("--reason", metavar="TEXT", help="Why, for the log and the history.")
 _ENQUEUE_BUDGET_S = 5.0  # no request waits for a command

@@ -14,18 +14,18 @@ from typing import Any
 
 import click
 
+from ferry.app.api.standing import Standing, look
 from ferry.app.cli.context import REASON, configured, enqueue, open_pipeline
 from ferry.app.cli.explain import explain_push
 from ferry.app.status_page import words
 from ferry.worker.files.moments import timestamp
 from ferry.worker.ledger import operators
 from ferry.worker.ledger.operators import Operator
-from ferry.worker.need import Need
-from ferry.worker.printable import in_line
+from ferry.worker.observe.printable import in_line, many
 from ferry.worker.repair import poison
 from ferry.worker.settings import ORIGIN
-from ferry.worker.standing import Standing, look
-from ferry.worker.status import RemoteStatus, many
+from ferry.worker.status import RemoteStatus
+from ferry.worker.turns.need import Need
 
 _NOT_ACCEPTED = "the broker did not accept the push; check Redis (CFP_REDIS_URL)"
 

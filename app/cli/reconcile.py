@@ -16,7 +16,7 @@ from ferry.app.cli.context import REASON, configured, enqueue, open_pipeline
 from ferry.app.status_page import words
 from ferry.worker.git.divergence import Divergence
 from ferry.worker.ledger.operators import Operator
-from ferry.worker.printable import in_line
+from ferry.worker.observe.printable import in_line
 from ferry.worker.repair.merger import Change, Field, Takes, parse_takes
 from ferry.worker.repair.reconcile import Outcome, Strategy
 from ferry.worker.settings import ORIGIN

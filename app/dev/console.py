@@ -17,7 +17,7 @@ import click
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.git.repository import Repository
-from ferry.worker.printable import in_line
+from ferry.worker.observe.printable import in_line
 
 _ONCE_PER_S = 60.0  # at the start, each process gives the same warnings
 _COMMITS_SHOWN = 20

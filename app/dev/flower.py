@@ -4,7 +4,7 @@ Flower as ``ferry dev`` starts it: without a password, and so only for pages of 
     python -m ferry.app.dev.flower -A ferry.worker flower --address=127.0.0.1
 
 Without a password Flower does not check origins, and its API allows every origin. This module checks each
-request by ``ferry.app.neighbours``.
+request by ``ferry.app.clients.neighbours``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from celery.bin.celery import main
 from flower.app import Flower
 from flower.views import BaseHandler
 
-from ferry.app.neighbours import refusal
+from ferry.app.clients.neighbours import refusal
 
 _FORBIDDEN = 403
 

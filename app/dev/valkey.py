@@ -11,7 +11,7 @@ import importlib.metadata
 import shutil
 from pathlib import Path
 
-from ferry.worker.git import process
+from ferry.worker.process import running
 
 LOOPBACK = "127.0.0.1"
 ENVIRONMENT = {"LC_ALL": "C"}  # it does not start if LANG names a locale that is not installed
@@ -67,7 +67,7 @@ def _packaged() -> str | None:
 
 def _runs(executable: str) -> bool:
     try:
-        done = process.run(
+        done = running.run(
             [executable, "--version"], timeout_s=_VERSION_TIMEOUT_S, env=ENVIRONMENT, directory=Path("/")
         )
     except OSError:

@@ -17,7 +17,7 @@ from cachetools import LRUCache
 
 from ferry.app.errors import SheetConfigError
 from ferry.app.sheets.evaluation import Evaluations, run_apart
-from ferry.worker.apart import OverrunError
+from ferry.worker.process.apart import OverrunError
 
 _CHECKED = 1024
 _UNKNOWN = "?"

@@ -1,5 +1,5 @@
 """
-Running the code of declarations in child processes: see ``ferry.worker.apart``.
+Running the code of declarations in child processes: see ``ferry.worker.process.apart``.
 
 Records of a sheet with a plain template and a cheap schema are rendered in the API process. Records of all
 other sheets are rendered in a child process, which may take seconds, so never under the write lock: a write
@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 from cachetools import LRUCache
 
 from ferry.app.errors import BusyError
-from ferry.worker.apart import LIMIT, ApartError, CrowdedError, OverrunError, pool
 from ferry.worker.errors import RepositoryError
+from ferry.worker.process.apart import LIMIT, ApartError, CrowdedError, OverrunError, pool
 
 _T = TypeVar("_T")
 _KNOWN = 4096

@@ -25,7 +25,7 @@ from ferry.app.sheets.evaluation import Evaluations, run_apart
 from ferry.app.sheets.schema_cost import is_cheap_for
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.sheets.sorting import in_order
-from ferry.worker.apart import OverrunError
+from ferry.worker.process.apart import OverrunError
 
 Rendered = tuple[str, str, Record]
 

@@ -8,15 +8,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ferry.app.api import standing as standings
+from ferry.app.api.standing import Standing
 from ferry.app.liveness import Workers
 from ferry.app.services import Services
 from ferry.app.status_page import words
 from ferry.app.status_page.charts import Charts, draw
-from ferry.worker import standing as standings
 from ferry.worker.git.history import Commit
 from ferry.worker.git.packs import Packs
 from ferry.worker.pipeline import Pipeline
-from ferry.worker.standing import Standing
 from ferry.worker.status import RemoteStatus
 
 _COMMITS = 20

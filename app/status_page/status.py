@@ -15,7 +15,7 @@ from flask.typing import ResponseReturnValue
 
 from ferry.app import access
 from ferry.app.api import events
-from ferry.app.neighbours import is_own_site
+from ferry.app.clients.neighbours import is_own_site
 from ferry.app.problems import Problem
 from ferry.app.services import services
 from ferry.app.status_page import reconcile, runbook, words

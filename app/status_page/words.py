@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from ferry.worker.observe.printable import many as many  # for the templates
 from ferry.worker.repair.kept import HERE
 from ferry.worker.repair.reconcile import Outcome
 from ferry.worker.repair.reconcile import State as Joined
 from ferry.worker.status import RemoteStatus
-from ferry.worker.status import many as many  # for the templates
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from ferry.app.store.territory import OVERLAP_HINT
 from ferry.worker.doctor import Finding
 from ferry.worker.errors import RepositoryError
 from ferry.worker.git.repository import Repository
+from ferry.worker.observe.printable import many
 
 _SHOWN = 3
 
@@ -68,13 +69,13 @@ def _sheets(snapshot: Snapshot, listing: Listing) -> Iterator[Finding]:
 
 def _sheet(snapshot: Snapshot, listing: Listing, sheet: Sheet, meets: Sequence[str], strays: int) -> Finding:
     listed = listing.read(snapshot, sheet)
-    details, remedies = [f"opens, {_count(len(listed.records), 'record')}"], []
+    details, remedies = [f"opens, {many(len(listed.records), 'record')}"], []
     if listed.unreadable:
         named = "; ".join(f"{path!r} {detail}" for path, detail in listed.unreadable[:_SHOWN])
         details.append(f"{len(listed.unreadable)} cannot be read: {named}")
         remedies.append("Correct or remove these files with PUT, DELETE or git.")
     if strays:
-        details.append(f"{_count(strays, 'file')} that its template does not make")
+        details.append(f"{many(strays, 'file')} that its template does not make")
         remedies.append("Move these files to a path that the template makes, or remove them, with git.")
     if meets:
         details.append(f"shares paths with {', '.join(meets)}")
@@ -88,10 +89,6 @@ def _sheet(snapshot: Snapshot, listing: Listing, sheet: Sheet, meets: Sequence[s
         detail=", ".join(details),
         remedy=" ".join(remedies),
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _strays(snapshot: Snapshot) -> Counter[str]:

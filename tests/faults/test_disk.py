@@ -18,7 +18,7 @@ from celery import Celery
 from ferry.worker.git.prepare import prepare
 from ferry.worker.pipeline import assemble
 from ferry.worker.settings import Settings
-from ferry.worker.turn import Turn
+from ferry.worker.turns.turn import Turn
 from tests.parts import Bare, clean_environment, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,7 +166,7 @@ from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.files.places import remotes_directory, write_lock
 from ferry.worker.push import Pusher, Request
-from ferry.worker.turn import Turn
+from ferry.worker.turns.turn import Turn
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker import paging
 from ferry.worker.errors import PushError

@@ -14,7 +14,7 @@ from ferry.worker.attempt import BEHIND
 from ferry.worker.errors import NonFastForward
 from ferry.worker.repair import verify
 from ferry.worker.status import remote_statuses
-from ferry.worker.turn import Turn
+from ferry.worker.turns.turn import Turn
 from tests.line import Line
 from tests.parts import Bare
 

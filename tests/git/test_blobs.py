@@ -192,7 +192,7 @@ def test_small_objects_are_read_at_their_very_ends(tmp_path: Path):
 
 
 def test_git_that_prints_without_end_is_ended(data: Bare, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ferry.worker.git.process.MOST_BYTES", 10_000)
+    monkeypatch.setattr("ferry.worker.process.running.MOST_BYTES", 10_000)
     data.grow(500)
     repository = Repository(data.path, branch="main")
     with pytest.raises(RepositoryError, match="more than 10000 bytes"):

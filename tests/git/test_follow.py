@@ -15,8 +15,8 @@ from ferry.worker import follow
 from ferry.worker.errors import NonFastForward
 from ferry.worker.files.locks import FileLock
 from ferry.worker.files.places import write_lock
-from ferry.worker.handover import Handover
 from ferry.worker.repair import reconcile
+from ferry.worker.turns.handover import Handover
 from tests.line import Line
 from tests.parts import Bare
 

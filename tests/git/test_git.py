@@ -19,9 +19,10 @@ import pytest
 from ferry.worker.errors import RepositoryError
 from ferry.worker.failures import POLICIES
 from ferry.worker.git.packs import Packs
-from ferry.worker.git.process import Finished, end_group, give_way
 from ferry.worker.git.remote import Remote, _why
 from ferry.worker.git.repository import Repository
+from ferry.worker.process.groups import end_group, give_way
+from ferry.worker.process.running import Finished
 from tests.git_http import GitHttpServer
 from tests.line import Deployment
 from tests.parts import Bare, wait_until
@@ -136,7 +137,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Let SIGKILL follow SIGTERM sooner than the two seconds that git is given to tidy up.
     """
-    monkeypatch.setattr("ferry.worker.git.process._TERM_GRACE_S", 0.3)
+    monkeypatch.setattr("ferry.worker.process.groups.TERM_GRACE_S", 0.3)
 
 
 def _group(number: int) -> list[str]:
@@ -666,7 +667,7 @@ def test_what_people_look_at_gives_way_to_pushes(repository: Repository, monkeyp
         give_way(group)
         given.append(os.getpriority(os.PRIO_PGRP, group))
 
-    monkeypatch.setattr("ferry.worker.git.process.give_way", note)
+    monkeypatch.setattr("ferry.worker.process.groups.give_way", note)
     head = repository.head() or ""
     repository.log(head, limit=1)
     Packs(repository.git).write_commit_graph(timeout_s=20)

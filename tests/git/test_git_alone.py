@@ -464,7 +464,7 @@ def test_a_git_that_cannot_be_started_is_an_error_of_ours(
     def fail(*_: object, **__: object) -> None:
         raise problem
 
-    monkeypatch.setattr("ferry.worker.git.process.subprocess.Popen", fail)
+    monkeypatch.setattr("ferry.worker.process.running.subprocess.Popen", fail)
     repository = deployment.repository
     for ask in (
         lambda: Remote(repository, "origin", timeout_s=1).push(repository.head() or ""),

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from ferry.worker.errors import PushDeferred, PushFailed
 from ferry.worker.failures import Verdict
-from ferry.worker.parts import Part, Parts
+from ferry.worker.git.parts import Part, Parts
 from tests.line import Line
 from tests.parts import Bare
 
@@ -68,7 +68,7 @@ def test_a_single_commit_is_given_the_time_that_it_takes_on_the_slowest_link(
     """
     It cannot be halved.
     """
-    monkeypatch.setattr("ferry.worker.parts._SLOWEST_BYTES_PER_S", 1)
+    monkeypatch.setattr("ferry.worker.git.parts._SLOWEST_BYTES_PER_S", 1)
     line = line_with(CFP_PUSH_TIMEOUT="1")
     line.push("before")
     data.commit("large")

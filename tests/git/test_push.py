@@ -27,13 +27,13 @@ from ferry.app.dev.sentry_sink import SentrySink
 from ferry.worker import paging
 from ferry.worker.attempt import STILL_DIVERGED
 from ferry.worker.backoff import delay_s
-from ferry.worker.episodes import outbox_of
+from ferry.worker.episodes.episodes import outbox_of
+from ferry.worker.episodes.resolving import Resolver
 from ferry.worker.errors import NonFastForward, PushDeferred, PushError, PushFailed, PushRefused
 from ferry.worker.ledger.entry import Running
 from ferry.worker.push import NO_SUCH_REMOTE, OUTDATED
-from ferry.worker.resolving import Resolver
 from ferry.worker.settings import Settings
-from ferry.worker.turn import Turn
+from ferry.worker.turns.turn import Turn
 from tests.line import JITTER, Line
 from tests.parts import Bare, wait_until
 
@@ -1042,7 +1042,7 @@ def test_a_git_that_cannot_be_started_is_a_failure_of_ours_and_is_retried(
         raise OSError(problem, os.strerror(problem))
 
     with monkeypatch.context() as patched:
-        patched.setattr("ferry.worker.git.process.subprocess.Popen", fail)
+        patched.setattr("ferry.worker.process.running.subprocess.Popen", fail)
         failed = line.fail()
 
     assert failed.reason == "local"
@@ -1071,7 +1071,7 @@ def test_a_divergence_is_paged_also_where_git_cannot_be_started_any_more(
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return start(*args, **options)
 
-    monkeypatch.setattr("ferry.worker.git.process.subprocess.Popen", start_one)
+    monkeypatch.setattr("ferry.worker.process.running.subprocess.Popen", start_one)
     with pytest.raises(NonFastForward), capture_logs() as logs:
         line.push()
 

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from ferry.app import create_app
-from ferry.app.limits import WRONG_TOKENS, address_key
+from ferry.app.clients.limits import WRONG_TOKENS, address_key
 
 SHEETS = "/api/sheets"
 PEOPLE = "/api/sheets/people/records"

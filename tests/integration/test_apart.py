@@ -15,8 +15,8 @@ import gitsheets
 import psutil
 import pytest
 
-from ferry.worker import apart
-from ferry.worker.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
+from ferry.worker.process import apart
+from ferry.worker.process.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
 from tests.parts import wait_until
 
 SHORT = Limit(cpu_s=0.2)
@@ -146,7 +146,7 @@ def test_children_end_with_their_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import threading, sys, time\n"
-        "from ferry.worker.apart import Pool, Limit\n"
+        "from ferry.worker.process.apart import Pool, Limit\n"
         "def main():\n"
         "    pool = Pool()\n"
         "    call = {'target': pool.call, 'args': (time.sleep, 3), 'kwargs': {'limit': Limit(wall_s=2)}}\n"

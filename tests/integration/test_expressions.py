@@ -11,8 +11,8 @@ import pytest
 
 from ferry.app import create_app
 from ferry.app.sheets import evaluation
-from ferry.worker import apart
-from ferry.worker.apart import Limit
+from ferry.worker.process import apart
+from ferry.worker.process.apart import Limit
 from ferry.worker.repair import merger, reconcile
 
 PEOPLE = "/api/sheets/people/records"

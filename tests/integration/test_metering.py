@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ferry.app import tally
-from ferry.app.tally import Tally, remove_left_over
+from ferry.app.metrics import tally
+from ferry.app.metrics.tally import Tally, remove_left_over
 from tests.parts import clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ KEY = ("requests", "GET")
 _COUNT = """
 import sys
 from pathlib import Path
-from ferry.app.tally import Tally
+from ferry.app.metrics.tally import Tally
 counted = Tally(Path(sys.argv[1]))
 for line in sys.stdin:
     counted.add(("requests", "GET"), (float(line),))
@@ -105,7 +105,7 @@ def test_figures_of_processes_that_have_ended_are_removed_at_the_next_start(tmp_
     left_over.mkdir()
     (left_over / "1.sums").touch()
 
-    script = "from ferry.app import metering; metering.prepare(); metering.enqueue_failed('origin')"
+    script = "from ferry.app.metrics import metering; metering.prepare(); metering.enqueue_failed('origin')"
     env = {**clean_environment(), "TMPDIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, check=True)
 
@@ -161,7 +161,7 @@ def test_a_file_system_that_takes_nothing_more_ends_no_process(directory: Path):
     Neither by an error nor by a signal, wherever in a row it is full.
     """
     script = (
-        "import resource, sys\nfrom pathlib import Path\nfrom ferry.app.tally import Tally\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom ferry.app.metrics.tally import Tally\n"
         "mine = Tally(Path(sys.argv[1]))\n"
         "for limit in range(0, 400, 7):\n"
         f"    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, {resource.RLIM_INFINITY}))\n"

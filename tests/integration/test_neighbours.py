@@ -10,7 +10,7 @@ import json
 import pytest
 
 from ferry.app import create_app
-from ferry.app.neighbours import refusal
+from ferry.app.clients.neighbours import refusal
 
 PEOPLE = "/api/sheets/people/records"
 RECORD = json.dumps({"slug": "ann", "name": "Ann"})

@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from ferry.app.api.metrics import TABLE
-from ferry.worker.turn import STATES
+from ferry.worker.turns.turn import STATES
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "docs" / "operations"
 RULES = [

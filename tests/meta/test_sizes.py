@@ -1,5 +1,5 @@
 """
-No function over forty lines and no class over two hundred and fifty; ruff has no such rule.
+No function over forty lines, no class over two hundred and fifty, and no folder that is a corridor.
 
 A docstring is not counted. What is still too long is named here with its length, which may only shrink.
 """
@@ -13,6 +13,10 @@ MOST_LINES = {ast.FunctionDef: 40, ast.AsyncFunctionDef: 40, ast.ClassDef: 250}
 
 TOO_LONG: dict[str, dict[str, int]] = {}
 
+# Flat in a package lie the way of a commit and what README and docs name; the rest has a room.
+MOST_FLAT = {"app": 12, "worker": 18}
+MOST_IN_A_ROOM = 25
+
 
 def test_no_function_and_no_class_is_too_long():
     found: dict[str, dict[str, int]] = {}
@@ -25,6 +29,20 @@ def test_no_function_and_no_class_is_too_long():
 def test_what_is_no_longer_too_long_is_off_the_list():
     named = {(path, name) for path, names in TOO_LONG.items() for name in names}
     assert named - {(path, name) for path, name, _ in _too_long()} == set(), "take these off TOO_LONG"
+
+
+def test_a_new_module_has_a_room():
+    flat = {package: _modules(ROOT / package) for package in MOST_FLAT}
+    assert {package: names for package, names in flat.items() if len(names) > MOST_FLAT[package]} == {}
+
+
+def test_no_room_is_a_corridor():
+    rooms = [path for package in MOST_FLAT for path in (ROOT / package).rglob("*") if path.is_dir()]
+    assert {str(room): names for room in rooms if len(names := _modules(room)) > MOST_IN_A_ROOM} == {}
+
+
+def _modules(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
 
 
 def _too_long() -> Iterator[tuple[str, str, int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ferry.app.certificates import VARIABLE, authority_ends
+from ferry.app.metrics.certificates import VARIABLE, authority_ends
 
 BUNDLE = Path(__file__).parents[1] / "corpus" / "authorities.pem"
 

@@ -12,13 +12,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from ferry.app.dev.sentry_sink import SentrySink
-from ferry.worker import disk as disk_module
 from ferry.worker import paging
-from ferry.worker.disk import ENTRY, Disk
+from ferry.worker.episodes import disk as disk_module
+from ferry.worker.episodes.disk import ENTRY, Disk
+from ferry.worker.episodes.resolving import Resolver
 from ferry.worker.files import atomic_json
 from ferry.worker.files.atomic_json import read_json, write_json
 from ferry.worker.files.room import Room, room_at
-from ferry.worker.resolving import Resolver
 from ferry.worker.watchdog import Watchdog
 from tests.line import Clock, Deployment
 

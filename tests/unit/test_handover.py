@@ -14,10 +14,10 @@ import pytest
 from ferry.worker.attempt import STILL_DIVERGED
 from ferry.worker.errors import NonFastForward, PushRefused
 from ferry.worker.git.remote import Remote
-from ferry.worker.handover import Handover
 from ferry.worker.push import UNREADABLE
 from ferry.worker.repair import verify
-from ferry.worker.turn import Turn
+from ferry.worker.turns.handover import Handover
+from ferry.worker.turns.turn import Turn
 from tests.line import Line
 from tests.parts import Bare
 

@@ -13,19 +13,19 @@ import pytest
 from click.testing import CliRunner
 
 from ferry.app.api.metrics import TABLE
+from ferry.app.api.standing import Standing
 from ferry.app.cli import pushes
 from ferry.app.liveness import Workers
 from ferry.app.status_page import words
 from ferry.app.status_page.facts import Card, Facts
 from ferry.worker import doctor
-from ferry.worker.episodes import Episodes
+from ferry.worker.episodes.episodes import Episodes
 from ferry.worker.errors import PushFailed, PushRefused
 from ferry.worker.failures import POLICIES, Reason
 from ferry.worker.files.room import Room
 from ferry.worker.ledger.entry import Entry, Failure, Running, from_json
-from ferry.worker.need import Need, is_page_due, needs_person
-from ferry.worker.standing import Standing
 from ferry.worker.status import RemoteStatus, remote_statuses
+from ferry.worker.turns.need import Need, is_page_due, needs_person
 from tests.line import Clock, Deployment
 
 NOW, AFTER_S = 1_800_000_000.0, 3600.0

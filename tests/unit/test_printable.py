@@ -15,7 +15,7 @@ from ferry.worker.git.divergence import Divergence, Side
 from ferry.worker.git.history import Commit
 from ferry.worker.ledger.events import Event, recall, remember
 from ferry.worker.ledger.operators import Operator
-from ferry.worker.printable import in_line, printable
+from ferry.worker.observe.printable import in_line, printable
 from ferry.worker.repair.merger import Change, Conflict, Field
 from ferry.worker.repair.reconcile import Outcome
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from structlog.testing import capture_logs
 
-from ferry.worker.resolving import Resolver, api_of
+from ferry.worker.episodes.resolving import Resolver, api_of
 from ferry.worker.settings import Settings
 from tests.parts import wait_until
 

@@ -19,7 +19,7 @@ from ferry.worker.files.moments import timestamp
 from ferry.worker.git.remote import Remote
 from ferry.worker.ledger.entry import Entry, Failure, Running
 from ferry.worker.status import RemoteStatus, remote_statuses
-from ferry.worker.turn import STATES, Facts, State, whose_turn
+from ferry.worker.turns.turn import STATES, Facts, State, whose_turn
 from tests.line import Deployment
 from tests.parts import Bare
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ferry.worker.ledger.entry import Entry, Failure, Running
-from ferry.worker.turn import OCCASIONS, STATES, Facts, Turn, whose_turn
+from ferry.worker.turns.turn import OCCASIONS, STATES, Facts, Turn, whose_turn
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "claim-chain-page-and-turn.md"
 NOW = 1_800_000_000.0

@@ -16,7 +16,7 @@ import pytest
 
 from ferry.worker.bootstrap import build
 from ferry.worker.broker.messages import _bind
-from ferry.worker.episodes import outbox_of
+from ferry.worker.episodes.episodes import outbox_of
 from ferry.worker.files.places import remotes_directory
 from ferry.worker.ledger.entry import Entry, as_json, from_json
 

@@ -158,7 +158,7 @@ def test_the_watchdog_itself_holds_no_claim(watched: Deployment, watchdog, clock
     """
     held = []
     monkeypatch.setattr(
-        "ferry.worker.episodes.page", lambda *_: held.append(watched.ledger.is_claimed("origin"))
+        "ferry.worker.episodes.episodes.page", lambda *_: held.append(watched.ledger.is_claimed("origin"))
     )
     watchdog.check()
     clock.wind(60)

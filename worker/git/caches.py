@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from ferry.worker.git import process
 from ferry.worker.git.environment import environment
 from ferry.worker.observe.logs import log
+from ferry.worker.process import running
 
 _DIGEST_BYTES = 20  # SHA-1; repositories of another format are refused at the start
 _PIECE_BYTES = 1 << 20
@@ -94,7 +94,7 @@ def _rebuilt(top: Path, index: Path, modified_ns: int) -> bool:
     try:
         with tempfile.TemporaryDirectory(prefix="tmp_idx_", dir=index.parent) as directory:
             draft = Path(directory) / index.name
-            made = process.run(
+            made = running.run(
                 ["git", "index-pack", "-o", str(draft), pack],
                 timeout_s=_REBUILD_TIMEOUT_S,
                 env=environment(top, os.environ),

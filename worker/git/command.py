@@ -1,8 +1,8 @@
 """
 The one runner for git: with our environment, within a time, redacted.
 
-``environment`` says what git is told, ``process`` starts and ends it, ``caches`` repairs the derived files
-that make git fail. ``Git`` is the runner of one repository.
+``environment`` says what git is told, ``process.running`` starts and ends it, ``caches`` repairs the
+derived files that make git fail. ``Git`` is the runner of one repository.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ferry.worker.errors import RepositoryError
-from ferry.worker.git import process
 from ferry.worker.git.caches import mend
 from ferry.worker.git.environment import Pairs, environment
-from ferry.worker.git.process import Finished
+from ferry.worker.process import groups, running
+from ferry.worker.process.running import Finished
 
 QUERY_TIMEOUT_S = 30.0  # for git commands that stay on this machine
 
@@ -42,7 +42,7 @@ def run_git(
         given: Variables that were set from outside; default: this process's.
         configuration: See ``environment``.
         extra: Variables for this command alone, as they are.
-        stdin, stdout: See ``ferry.worker.git.process.run``.
+        stdin, stdout: See ``ferry.worker.process.running.run``.
         whole: Whether all its output is kept, or only both ends of it.
         started: Called with its process group.
         noted: Called with its process group before it begins.
@@ -69,7 +69,7 @@ def run_git(
 
 def _run(command: list[str], **options: Any) -> Finished:
     try:
-        return process.run(command, **options)
+        return running.run(command, **options)
     except OSError as exc:  # not installed, no memory, no more processes or files
         raise RepositoryError(f"git cannot be started: {exc}") from exc
 
@@ -122,7 +122,7 @@ class Git:
         """
         return run_git(
             self.path, *arguments, timeout_s=timeout_s, given=self.given(), stdin=stdin, stdout=stdout,
-            extra=environment, started=process.give_way if gives_way else lambda group: None,
+            extra=environment, started=groups.give_way if gives_way else lambda group: None,
         )  # fmt: skip
 
     def query(

@@ -21,11 +21,11 @@ import gitsheets
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.failures import POLICIES, Reason, Verdict, explain
-from ferry.worker.git import process
 from ferry.worker.git.command import run_git
-from ferry.worker.git.process import Finished
 from ferry.worker.git.refs import OBJECT_NAME, RefError, read_ref
 from ferry.worker.git.repository import Repository
+from ferry.worker.process import running
+from ferry.worker.process.running import Finished
 
 _HANG_UP_TIMEOUT_S = 5.0
 # Where git leaves what it fetches: under a name that no configuration and no person uses.
@@ -265,7 +265,7 @@ def hang_up(repository: Repository, *remotes: str) -> None:
     for remote in remotes or repository.credentials.remotes:
         if command := repository.credentials.hang_up_command(remote):
             with contextlib.suppress(OSError):  # no ssh, no memory: then it ends by itself
-                process.run(command, timeout_s=_HANG_UP_TIMEOUT_S, env=os.environ, directory=repository.path)
+                running.run(command, timeout_s=_HANG_UP_TIMEOUT_S, env=os.environ, directory=repository.path)
 
 
 def ssh_programs(repository: Repository) -> dict[str, list[str]]:
@@ -284,7 +284,7 @@ def ended_within_s(timeout_s: float) -> float:
     """
     Return the longest time in seconds that a command with that timeout takes until it has ended.
     """
-    return timeout_s + process.ENDING_S + _HANG_UP_TIMEOUT_S + process.ENDING_S
+    return timeout_s + running.ENDING_S + _HANG_UP_TIMEOUT_S + running.ENDING_S
 
 
 def _address(alias: str, url: str) -> list[tuple[str, str]]:

@@ -11,8 +11,8 @@ from functools import lru_cache
 from types import UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from ferry.worker.git.process import birth, signal_group
 from ferry.worker.ledger.histogram import Histogram
+from ferry.worker.process.groups import birth, signal_group
 
 T = TypeVar("T")
 

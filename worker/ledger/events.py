@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ferry.worker.ledger import lines
-from ferry.worker.printable import in_line
+from ferry.worker.observe.printable import in_line
 
 Kind = Literal[
     "failing", "recovered", "paused", "resumed", "requested", "reconciled", "received", "branch-removed"

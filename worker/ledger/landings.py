@@ -14,6 +14,7 @@ from typing import Any
 
 from ferry.worker.ledger import lines
 from ferry.worker.ledger.events import Event
+from ferry.worker.observe.printable import many
 
 KEPT = 500
 _LINE_BYTES = 120
@@ -40,8 +41,7 @@ class Landing:
         """
         Return it as what happened at the remote.
         """
-        noun = "commit" if self.commits == 1 else "commits"
-        detail = f"{self.commits} {noun}, {self.lag_s:.1f} s after the oldest was made"
+        detail = f"{many(self.commits, 'commit')}, {self.lag_s:.1f} s after the oldest was made"
         return Event(at=self.at, kind="pushed", detail=detail)
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from ferry.worker.ledger.events import Event, Kind
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
+from ferry.worker.observe.printable import in_line
 from ferry.worker.observe.redaction import redact_typed
-from ferry.worker.printable import in_line
 
 _TEXT_CHARACTERS = 300
 

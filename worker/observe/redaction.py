@@ -3,7 +3,7 @@ Removing passwords, tokens and keys from all that git prints.
 
 git hides ``user:password`` in the URLs that it prints, but neither a token in the place of the user
 name nor what ``GIT_TRACE`` or a server repeats. Each text is redacted where it is read
-(``ferry.worker.git.process``), before it is logged, stored or raised.
+(``ferry.worker.process.running``), before it is logged, stored or raised.
 """
 
 from __future__ import annotations

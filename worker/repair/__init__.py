@@ -1,6 +1,7 @@
 """
-What an operator does about a remote.
+What an operator does about a remote, and what keeps the commits safe meanwhile.
 
-``reconcile`` joins a diverged branch, record by record with ``merging``. ``poison`` finds the commit that a
-remote refuses, and ``verify`` checks a remote as a backup.
+``reconcile`` joins a diverged branch, record by record with ``merging``, and ``received`` tells whose commits
+came with that. ``rescue`` pushes our commits of a divergence to a branch of their own. ``poison`` finds the
+commit that a remote refuses, and ``verify`` checks a remote as a backup.
 """

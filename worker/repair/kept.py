@@ -1,7 +1,7 @@
 """
 The branches that Ferry made to keep commits safe, and their removal once nothing hangs on them.
 
-A divergence leaves ``rescue/BRANCH-UTC`` on the remote (see ``ferry.worker.rescue``), and a rebase
+A divergence leaves ``rescue/BRANCH-UTC`` on the remote (see ``ferry.worker.repair.rescue``), and a rebase
 ``conflicts/UTC`` there and here. Such a branch may go when the branch itself contains its commit. It is
 removed only where it still stands there, and never by force.
 """

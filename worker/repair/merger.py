@@ -15,12 +15,12 @@ from typing import Any, Literal, cast
 
 import gitsheets
 
-from ferry.worker.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
 from ferry.worker.errors import RepositoryError, TakeError
 from ferry.worker.git.prepare import COMMITTER
 from ferry.worker.git.repository import Repository
 from ferry.worker.git.trees import commit_of, with_files_of
-from ferry.worker.printable import in_line
+from ferry.worker.observe.printable import in_line
+from ferry.worker.process.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
 from ferry.worker.repair.merging import SIDES, compared, merged
 
 Side = Literal["ours", "theirs"]

@@ -10,15 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ferry.worker.episodes import Episodes
+from ferry.worker.episodes.episodes import Episodes
 from ferry.worker.errors import PushRefused
 from ferry.worker.files.room import Room, room_at
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
-from ferry.worker.need import Need
 from ferry.worker.observe.logs import log
 from ferry.worker.paging import is_configured
 from ferry.worker.settings import Settings
+from ferry.worker.turns.need import Need
 
 ENTRY = "@disk"  # no remote can be called so
 _NAME = "the data disk"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
-from ferry.worker.turn import Facts, Turn, whose_turn
+from ferry.worker.turns.turn import Facts, Turn, whose_turn
 
 _DUE_S = 1.0  # a retry that is due this soon is about to come
 

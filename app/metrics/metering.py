@@ -1,5 +1,5 @@
 """
-What the API's processes count. ``ferry.app.tally`` keeps the sums; ``ferry.app.api.metrics`` shows them.
+What the API's processes count. ``tally`` keeps the sums; ``ferry.app.api.metrics`` shows them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from ferry.app.gunicorn import gunicorn_main
-from ferry.app.tally import Tally, remove_left_over
-from ferry.worker.git.process import birth
+from ferry.app.metrics.tally import Tally, remove_left_over
+from ferry.worker.process.groups import birth
 
 Buckets = tuple[list[tuple[str, float]], float]  # bound and cumulated count of each, and the sum
 

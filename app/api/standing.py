@@ -12,9 +12,10 @@ from typing import Any
 
 from ferry.worker.files.moments import timestamp
 from ferry.worker.files.room import Room
-from ferry.worker.need import Need
+from ferry.worker.observe.printable import many
 from ferry.worker.pipeline import Pipeline
-from ferry.worker.status import RemoteStatus, many, remote_statuses
+from ferry.worker.status import RemoteStatus, remote_statuses
+from ferry.worker.turns.need import Need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

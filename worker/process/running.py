@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from ferry.worker.observe.redaction import redact
+from ferry.worker.process import groups
 
 KEPT_BYTES = 256 * 1024  # of each end
 MOST_BYTES = 128 << 20  # of what is kept whole
 _PIECE_BYTES = 64 * 1024
-_TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
-ENDING_S = 3 * _TERM_GRACE_S  # what that takes at the most
-_GIVES_WAY = 10  # nice(1)
+ENDING_S = 3 * groups.TERM_GRACE_S  # what that takes at the most
 # The shell waits for a line and then becomes the command. It ends if its parent dies before it writes one.
 _GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
 _NOT_STARTED = (126, 127)  # the shell's exit status for a program that is missing or cannot be run
@@ -52,18 +51,6 @@ class Finished:
     stdout: str
     stderr: str
     duration_s: float
-
-
-def give_way(group: int) -> None:
-    """
-    Lower the priority of the process group *group*: readers can wait, pushes cannot.
-    """
-    with contextlib.suppress(OSError):  # it has ended
-        os.setpriority(os.PRIO_PGRP, group, _GIVES_WAY)
-    with contextlib.suppress(OSError):
-        # Outside of a container each session may be scheduled as one, and its processes' priorities count
-        # within it alone (sched(7), "The autogroup feature").
-        Path(f"/proc/{group}/autogroup").write_text(str(_GIVES_WAY))
 
 
 def run(
@@ -236,44 +223,10 @@ def _end(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said]) -> N
     End *process* and every child that stayed in its session, and keep what they still print.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
-        signal_group(process.pid, number)
+        groups.signal_group(process.pid, number)
         # A child that left the session may hold the pipes for ever: it is not waited for.
-        if _listen(process, said, time.monotonic() + _TERM_GRACE_S):
+        if _listen(process, said, time.monotonic() + groups.TERM_GRACE_S):
             break
-    signal_group(process.pid, signal.SIGKILL)  # a child that outlived git without holding a pipe
+    groups.signal_group(process.pid, signal.SIGKILL)  # a child that outlived git without holding a pipe
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_TERM_GRACE_S)
-
-
-def end_group(group: int) -> None:
-    """
-    End a process group that is not our child: SIGTERM, and SIGKILL if that is not enough.
-    """
-    signal_group(group, signal.SIGTERM)
-    deadline = time.monotonic() + _TERM_GRACE_S
-    while time.monotonic() < deadline and signal_group(group, 0):
-        time.sleep(0.02)
-    signal_group(group, signal.SIGKILL)
-
-
-def signal_group(group: int, number: int) -> bool:
-    """
-    Send a signal to a process group, 0 to send none; returns whether the group still exists.
-    """
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def birth(process: int) -> str | None:
-    """
-    Return when a process started, in the kernel's clock ticks since the boot; None where it has gone.
-    """
-    # Field 22, counted after the command's name, which may itself hold blanks and parentheses:
-    # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+        process.wait(groups.TERM_GRACE_S)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ferry.worker.dossier import as_printed, dossier, headline, standing
+from ferry.worker.episodes.resolving import Resolver
 from ferry.worker.errors import PushError, PushRefused
 from ferry.worker.failures import Reason
 from ferry.worker.files.places import pages_directory
@@ -21,11 +22,10 @@ from ferry.worker.ledger.entry import Entry, Failure
 from ferry.worker.ledger.events import Event
 from ferry.worker.ledger.ledger import Claim
 from ferry.worker.ledger.outbox import Outbox
-from ferry.worker.need import is_page_due, needs_person
 from ferry.worker.observe.logs import log
 from ferry.worker.paging import Page, event_id, is_configured, page, send_again
-from ferry.worker.resolving import Resolver
 from ferry.worker.settings import Settings
+from ferry.worker.turns.need import is_page_due, needs_person
 
 _HEADS = ("local_head", "remote_head", "ahead", "behind", "rescue_branch")
 

@@ -1,7 +1,8 @@
 """
-Text of others, such as a commit's subject or a hook's output, made safe to print.
+Text for people: what others wrote, made safe to print, and how many there are of a thing.
 
-A terminal obeys the escape sequences and control characters in what it shows.
+Others write a commit's subject or a hook's output. A terminal obeys the escape sequences and control
+characters in what it shows.
 """
 
 from __future__ import annotations
@@ -27,3 +28,10 @@ def in_line(text: str) -> str:
     Return *text* as one line, without what a terminal would obey; an end of a line is a space.
     """
     return printable(" ".join(text.splitlines()))
+
+
+def many(count: int, noun: str) -> str:
+    """
+    Write a number of things, such as ``1 commit`` or ``2 commits``.
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

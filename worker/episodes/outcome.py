@@ -11,16 +11,17 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from ferry.worker.backoff import delay_s
-from ferry.worker.episodes import Episodes, Told
+from ferry.worker.episodes.episodes import Episodes, Told
 from ferry.worker.errors import NonFastForward, PushError, PushFailed, PushRefused
 from ferry.worker.failures import POLICIES, Reason, Verdict
-from ferry.worker.git.process import Finished
+from ferry.worker.git.parts import Part
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.landings import Landing
 from ferry.worker.ledger.ledger import Claim
 from ferry.worker.observe.logs import log
-from ferry.worker.parts import Part
-from ferry.worker.rescue import rescue
+from ferry.worker.observe.printable import many
+from ferry.worker.process.running import Finished
+from ferry.worker.repair.rescue import rescue
 from ferry.worker.settings import Settings
 
 # The rule of a verdict that the remote itself gave, after a push of which git knew nothing certain.
@@ -103,8 +104,7 @@ class Outcomes:
             commits_pushed=entry.commits_pushed + len(pushed),
             outcomes=self._claim.count(outcome),
         )
-        noun = "commit" if len(pushed) == 1 else "commits"
-        return f"pushed {len(pushed)} {noun} in {duration_s * 1000:.0f} ms"
+        return f"pushed {many(len(pushed), 'commit')} in {duration_s * 1000:.0f} ms"
 
     def failed(
         self,

@@ -1,0 +1,60 @@
+"""
+Lower, end and recognise the process groups that Ferry has started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
+_GIVES_WAY = 10  # nice(1)
+
+
+def give_way(group: int) -> None:
+    """
+    Lower the priority of the process group *group*: readers can wait, pushes cannot.
+    """
+    with contextlib.suppress(OSError):  # it has ended
+        os.setpriority(os.PRIO_PGRP, group, _GIVES_WAY)
+    with contextlib.suppress(OSError):
+        # Outside of a container each session may be scheduled as one, and its processes' priorities count
+        # within it alone (sched(7), "The autogroup feature").
+        Path(f"/proc/{group}/autogroup").write_text(str(_GIVES_WAY))
+
+
+def end_group(group: int) -> None:
+    """
+    End a process group that is not our child: SIGTERM, and SIGKILL if that is not enough.
+    """
+    signal_group(group, signal.SIGTERM)
+    deadline = time.monotonic() + TERM_GRACE_S
+    while time.monotonic() < deadline and signal_group(group, 0):
+        time.sleep(0.02)
+    signal_group(group, signal.SIGKILL)
+
+
+def signal_group(group: int, number: int) -> bool:
+    """
+    Send a signal to a process group, 0 to send none; returns whether the group still exists.
+    """
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def birth(process: int) -> str | None:
+    """
+    Return when a process started, in the kernel's clock ticks since the boot; None where it has gone.
+    """
+    # Field 22, counted after the command's name, which may itself hold blanks and parentheses:
+    # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
