@@ -86,7 +86,8 @@ class Report:
     broken: list[str] = field(default_factory=list)
     timeline: list[tuple[float, float, str]] = field(default_factory=list)
     longest_gap: tuple[float, float] = (0.0, 0.0)  # from the commit to its arrival
-    late: list[tuple[float, str]] = field(default_factory=list)  # seconds in which it could have arrived
+    late: list[tuple[float, float, float]] = field(default_factory=list)  # each as in ``latest``
+    worker_log: list[tuple[float, int]] = field(default_factory=list)  # how long it was, and when
     late_beside: Counter[str] = field(default_factory=Counter)  # what went on while those waited
     median_s: float = 0.0  # from when commits could have arrived to when they did
     latest: tuple[float, float, float] = (0.0, 0.0, 0.0)  # its commit, and when it could have arrived
@@ -143,6 +144,18 @@ class Report:
             told_at, since, until = self.latest
             lines += [f"the latest could have arrived from {since - told_at:+.1f} s on; from its commit on:"]
             lines += self._meanwhile(told_at, until)
+        return "\n".join(lines)
+
+    def explained(self, worker_log: bytes) -> str:
+        """
+        Return what went on, and what the worker logged, while commits were late.
+        """
+        lines: list[str] = []
+        for told_at, since, until in _bursts(self.late):
+            sizes = [size for at, size in self.worker_log if told_at - 1 < at < until + 0.1] or [0]
+            logged = worker_log[sizes[0] : sizes[-1]].decode("utf-8", "replace").splitlines()
+            lines += [f"could have arrived from {since - told_at:+.1f} s, arrived {until - told_at:+.1f} s"]
+            lines += [*self._meanwhile(told_at, until), *(f"    {line}" for line in logged), ""]
         return "\n".join(lines)
 
     def _meanwhile(self, since: float, until: float) -> list[str]:
@@ -465,6 +478,10 @@ class Storm:
                 if head != last:
                     self._seen_at.append((now, head))
                     last = head
+            with contextlib.suppress(OSError):
+                size = self.parts["worker"].log_path.stat().st_size
+                if not self.report.worker_log or size != self.report.worker_log[-1][1]:
+                    self.report.worker_log.append((now, size))
             self._paged_at += [now] * (len(self._sentry.events) - len(self._paged_at))
             is_free = not self._is_obstructed and self._worker_is_ready() and self._worker_is_connected()
             is_free = is_free and not self._is_reconciled()
@@ -570,7 +587,7 @@ class Storm:
             if until - since > report.latest_s:
                 report.latest = (told_at, since, until)
             if until - since > _LATE_S:
-                report.late.append((until - since, commit))
+                report.late.append((told_at, since, until))
                 report.late_beside.update(
                     {name for begun, ended, name in report.timeline if begun < until and ended > since - 1}
                 )
@@ -603,6 +620,19 @@ class Storm:
                 self.report.false_pages.append(f"{reason}: {said} (after: {', '.join(sorted(lately))})")
 
 
+def _bursts(late: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:
+    """
+    Return the first of each burst of late commits.
+    """
+    bursts: list[tuple[float, float, float]] = []
+    last = 0.0
+    for told_at, since, until in sorted(late):
+        if told_at > last:
+            bursts.append((told_at, since, until))
+        last = max(last, until)
+    return bursts
+
+
 def main() -> int:
     """
     Run one storm and print its table.
@@ -626,6 +656,7 @@ def main() -> int:
             kept = Path(tempfile.mkdtemp(prefix="ferry-storm-kept-"))
             for log in Path(directory).glob("*.log"):
                 log.rename(kept / log.name)
+            (kept / "late.txt").write_text(report.explained((kept / "worker.log").read_bytes()))
             sys.stdout.write(f"the logs are kept in {kept}\n")
     return 0 if report.is_clean and report.is_prompt else 1
 

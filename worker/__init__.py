@@ -20,7 +20,6 @@ when the package is imported. Nothing in here imports ``ferry.app``.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -28,29 +27,6 @@ if TYPE_CHECKING:
     from celery import Celery
 
     app: Celery
-
-
-def _import_git() -> None:
-    """
-    Import GitPython, which runs `git version` then: no lacking git and no broken configuration ends that.
-
-    Both are said in one line by the first command that needs git.
-    """
-    # Without a git in PATH, GitPython would end the import of whatever uses it; a push says so instead.
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    meanwhile = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-    before = {name: os.environ.get(name) for name in meanwhile}
-    os.environ.update(meanwhile)
-    try:
-        import git  # noqa: F401 - for what it does at its import
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-_import_git()
 
 
 def __getattr__(name: str) -> Any:

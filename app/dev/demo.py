@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import git
 
 from ferry.app.dev.console import end_of
 from ferry.app.dev.sample import AUTHOR
 from ferry.app.dev.sentry_sink import Event, SentrySink, sentry_sink
 from ferry.app.dev.stack import Stack, free_port, make_sample
+from ferry.worker.process.gitpython import git
 
 _ARRIVAL_TIMEOUT_S = 20.0
 _POLL_S = 0.01

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import git
 import gitsheets
+
+from ferry.worker.process.gitpython import git
 
 Record = dict[str, Any]
 

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
-import git
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 
@@ -37,6 +36,7 @@ from ferry.worker.files.places import flower_history
 from ferry.worker.observe import logs
 from ferry.worker.observe.logs import log
 from ferry.worker.pipeline import Pipeline
+from ferry.worker.process.gitpython import git
 
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import git
-
 from ferry.worker.errors import RepositoryError
+from ferry.worker.process.gitpython import git
 
 _GROUP, _EVERYBODY = 0o660, 0o664
 _NAMED = {"umask": 0, "group": _GROUP, "all": _EVERYBODY, "world": _EVERYBODY, "everybody": _EVERYBODY}

@@ -16,8 +16,6 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-import git
-
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.atomic_json import replace_file
 from ferry.worker.files.locks import LockTimeoutError
@@ -29,6 +27,7 @@ from ferry.worker.git.config import Key, partial_clone, pushes_elsewhere, read_a
 from ferry.worker.git.tracking import Tracking
 from ferry.worker.observe.logs import log
 from ferry.worker.observe.redaction import redact
+from ferry.worker.process.gitpython import git
 from ferry.worker.settings import ORIGIN, Settings
 
 COMMITTER = ("Ferry", "ferry@localhost")
