@@ -8,7 +8,7 @@ Errors of the store, each with a stable code and a hint.
     ├── InvalidJsonError                          the body is not a record
     ├── InvalidKeyError, KeyReusedError, KeysExhaustedError   the Idempotency-Key cannot be used
     ├── SheetConfigError, UnreadableRecordError, AttachmentUnreadableError   the repository itself is wrong
-    └── SheetTooLargeError, BusyError, DiskFullError                  not now
+    └── SheetTooLargeError, BusyError, DiskFullError, NotSignedError  not now
 """
 
 from __future__ import annotations
@@ -206,3 +206,13 @@ class DiskFullError(StoreError):
 
     code = "disk-full"
     hint = "Free space on the volume of the data repository, then repeat the request."
+
+
+class NotSignedError(StoreError):
+    """
+    Commits are to be signed, and the key cannot sign; nothing was written.
+    """
+
+    code = "signing-unavailable"
+    hint = "An operator mends the key at CFP_DATA_SIGNING_KEY_PATH (ferry doctor), and the write is repeated."
+    retry_after_s = 10

@@ -36,6 +36,7 @@ _STATUS_OF: Mapping[type[errors.StoreError], int] = {
     errors.SheetTooLargeError: 507,
     errors.BusyError: 503,
     errors.DiskFullError: 507,
+    errors.NotSignedError: 503,
 }
 _CODES = {
     400: "bad-request",

@@ -30,7 +30,30 @@ def by_transact(ground: Ground) -> list[Figure]:
     """
     One record in sheets of two sizes, with and without what makes it durable.
     """
-    return [_by_transact(ground, 1_000), _without_disk(ground), _by_transact(ground, 10_000)]
+    return [
+        _by_transact(ground, 1_000),
+        _without_disk(ground),
+        _signed(ground),
+        _by_transact(ground, 10_000),
+    ]
+
+
+def _signed(ground: Ground) -> Figure:
+    """
+    The first figure with a signature, beside the same without one.
+    """
+    plain = ground.site("transact-signed", records=1_000)
+    key = ground.directory / "signing_key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True, timeout=60)
+    signing = ground.over(plain.data, plain.remote, CFP_DATA_SIGNING_KEY_PATH=str(key))
+    numbers = iter(range(100_000))
+
+    def write(site: Site) -> None:
+        number = next(numbers)
+        site.write(number % 1_000, name=f"Name {number}")
+
+    taken = in_turns_ms(lambda: write(signing), lambda: write(plain), turns=8, each=15)
+    return against("the same, signed (ed25519)", *taken, floor_is="unsigned", at_most=1.25)
 
 
 def _by_transact(ground: Ground, records: int, *, what: str = "") -> Figure:

@@ -75,11 +75,7 @@ def deploy(data: Bare, remote: Bare) -> Callable[..., Deployment]:
         prepare(settings)
         return Deployment(
             settings=settings,
-            repository=Repository(
-                settings.data_repo_path,
-                branch=settings.data_branch,
-                credentials=Credentials.from_settings(settings, os.environ),
-            ),
+            repository=Repository.of(settings, Credentials.from_settings(settings, os.environ)),
             ledger=Ledger(remotes_directory(settings.data_repo_path)),
         )
 

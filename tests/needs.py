@@ -19,6 +19,7 @@ PACKAGES = {
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
     "sshd": "openssh-server",
 }
 _PLACES = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])

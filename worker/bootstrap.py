@@ -96,6 +96,8 @@ def build_all(environments: Environments, *, publisher: bool = False) -> list[Pi
         for queue, name in names.items()
     ]
     register(celery, {pipeline.queue: pipeline for pipeline in pipelines})
+    for pipeline in pipelines:
+        pipeline.repository.objects.committer.report()
     return pipelines
 
 

@@ -18,17 +18,18 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from ferry.worker import paging
 from ferry.worker.broker.celery_app import longest_countdown_s
-from ferry.worker.errors import RepositoryError
-from ferry.worker.failures import POLICIES, Reason
+from ferry.worker.errors import RepositoryError, SigningError
+from ferry.worker.failures import POLICIES
 from ferry.worker.files.moments import timestamp
 from ferry.worker.git import clone, packing
 from ferry.worker.git.packs import Packs
 from ferry.worker.git.prepare import old_locks
 from ferry.worker.git.remote import Remote, ssh_programs
+from ferry.worker.git.signing import HINT, VARIABLE
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.status import RemoteStatus, remote_statuses
 
@@ -76,6 +77,7 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
     yield workers
     yield _sweeps(pipeline, has_worker=workers.state == "ok")
     yield from _files(pipeline)
+    yield from _signing(pipeline)
     yield _countdowns(pipeline)
     yield _sentry(pipeline)
     yield from _ssh(pipeline)
@@ -254,7 +256,7 @@ def _asked(pipeline: Pipeline, remote: str, *, is_failing: bool) -> Finding:
         name=name,
         state="failed",
         detail=f"{verdict.reason}: {verdict.evidence}",
-        remedy=POLICIES[cast(Reason, verdict.reason)].hint,
+        remedy=verdict.hint,
     )
 
 
@@ -292,6 +294,25 @@ def _files(pipeline: Pipeline) -> Iterator[Finding]:
             detail=f"{lock} is old",
             remedy=f"If no git process works on the repository: rm {lock}",
         )
+
+
+def _signing(pipeline: Pipeline) -> Iterator[Finding]:
+    """
+    Look at the key that signs commits, and at whether a host can tell whose it is.
+    """
+    committer = pipeline.repository.objects.committer
+    if committer.key_path is None:
+        return
+    try:
+        key = committer.key()
+    except SigningError as exc:
+        yield Finding(name=VARIABLE, state="failed", detail=f"{committer.key_path}: {exc}", remedy=HINT)
+        return
+    yield _ok(VARIABLE, f"signs with {key.kind} {key.fingerprint}")
+    if committer.identity is None:
+        detail = "CFP_DATA_COMMITTER is not set: a host that verifies signatures knows no author's address"
+        remedy = "Set it to a name and an address of the account that has the key: Ferry <ferry@town.example>"
+        yield Finding(name="settings", state="warning", detail=detail, remedy=remedy)
 
 
 def _countdowns(pipeline: Pipeline) -> Finding:

@@ -4,7 +4,8 @@ What can go wrong between a commit and its remote.
     WorkerError
     ├── SettingsError        the environment is wrong; refuse to start
     ├── RepositoryError      the data repository is not usable as it is
-    │   └── LedgerError      what is known of a remote cannot be read at the moment
+    │   ├── LedgerError      what is known of a remote cannot be read at the moment
+    │   └── SigningError     the key that signs commits cannot; nothing is committed
     ├── RemoteBusyError      a push keeps its remote for too long
     ├── ReconcileError       the branch and a remote were not joined; nothing was changed
     │   └── TakeError        no such side of a conflict can be taken
@@ -45,6 +46,12 @@ class RepositoryError(WorkerError):
 class LedgerError(RepositoryError):
     """
     The ledger of a remote exists and cannot be read. Without it, nothing is decided.
+    """
+
+
+class SigningError(RepositoryError):
+    """
+    The key at ``CFP_DATA_SIGNING_KEY_PATH`` cannot sign, so that nothing is committed.
     """
 
 

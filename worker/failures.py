@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, cast
 
 from ferry.worker.observe.printable import in_line
 
@@ -96,6 +96,17 @@ POLICIES: Mapping[Reason, Policy] = MappingProxyType({
 })  # fmt: skip
 
 
+# Where the rule tells more than its reason does: what an operator does next, by the rule's name.
+_HINTS: Mapping[str, str] = MappingProxyType({
+    "pull-requests-only":
+        "Ferry cannot serve a branch that takes pull requests only: let its account past that rule, or set "
+        "CFP_DATA_BRANCH to a branch that takes pushes, and open the pull requests from there.",
+    "unsigned":
+        "The branch takes signed commits only: set CFP_DATA_SIGNING_KEY_PATH and CFP_DATA_COMMITTER, "
+        "register the key at the host, and let what was committed before past the rule once.",
+})  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """
@@ -121,6 +132,15 @@ class Verdict:
         Whether the remote has the commit.
         """
         return self.reason in ("pushed", "up-to-date")
+
+    @property
+    def hint(self) -> str:
+        """
+        What an operator does next, in one sentence.
+        """
+        if self.landed:
+            return "Nothing: the remote has the commit."
+        return _HINTS.get(self.rule) or POLICIES[cast(Reason, self.reason)].hint
 
 
 # --- The rules ---
@@ -175,6 +195,15 @@ _OWN_OBJECTS = (
           r"pack-objects died(?! of signal 13)|hash mismatch [0-9a-f]{7}"),
     _rule("own-pack", "local", ANYONE,
           r"eof before pack header|error missing \w+ [0-9a-f]{7}|did not receive expected object"),
+)  # fmt: skip
+
+# Hosts that name the rule of a protected branch: GitHub, GitLab, Gitea, Bitbucket, Azure DevOps.
+_PULL_REQUESTS_ONLY = _rule("pull-requests-only", "rejected", ANYONE,
+    r"must (?:be made|use) .*(?:pull|merge) request|only .*through (?:a )?(?:pull|merge) request",
+    r"\bTF402455\b|not allowed to push (?:code )?to protected branch|approving reviews? (?:is|are) required",
+)  # fmt: skip
+_UNSIGNED = _rule("unsigned", "rejected", ANYONE,
+    r"must have (?:valid |verified )?signatures?|must be signed|unsigned commit|from unverified commit",
 )  # fmt: skip
 
 # Refused by policy: GitHub's GH001 to GH013, Azure DevOps' TF and VS codes, GitLab's checks
@@ -239,6 +268,8 @@ REFUSED = (
           r"exists; cannot create|still refs under|blocking reference|name conflicts with|refname conflict",
           r"case-insensitive filesystem"),
     _READ_ONLY,
+    _PULL_REQUESTS_ONLY,
+    _UNSIGNED,
     _POLICY,
     _BUSY,
     _HOST_DISK,
@@ -338,6 +369,8 @@ UNANSWERED = (
     _rule("sshd-busy", "rate-limited", LOCAL, r"exceeded maxstartups|not allowed at this time"),
     _rule("sshd-starting", "server", LOCAL, r"system is (?:booting|going|shutting)"),
     _rule("too-many-requests", "rate-limited", LOCAL, _http("429|509")),
+    _PULL_REQUESTS_ONLY,
+    _UNSIGNED,
     _POLICY,
     _rule("key-may-not-write", "auth", ANYONE,
           r"key\b.*\b(?:read[- ]only|write access|not authorized|read access only)"),

@@ -61,6 +61,13 @@ def _tree_directory(text: str) -> str:
     return "/".join(parts) or "."
 
 
+def _person(text: str) -> tuple[str, str]:
+    found = re.fullmatch(r"([^<>\r\n\0]*[^<>\s\0]) <([^<>@\s\0]+@[^<>@\s\0]+)>", text.strip())
+    if not found or not text.isprintable():
+        raise ValueError(f"must be such as 'Ferry <ferry@town.example>', got {text!r}")
+    return found[1], found[2]
+
+
 def _remote_url(text: str) -> str:
     is_whole = "://" not in text or _scheme(text)  # a bracket that nothing closes leaves none
     if not (text.strip() and is_whole) or text.startswith("-") or any(c in text for c in "\r\n\0"):
@@ -312,6 +319,8 @@ class Settings:
         data_root: Directory in the tree with ``.gitsheets`` and the sheets; ``.`` is the top.
         data_expressions: Whether sheets may be used whose declarations hold code.
         data_mirrors: Further remotes, name to URL.
+        data_committer: Name and address that Ferry commits as; None: each commit's author.
+        data_signing_key_path: Private ssh key that signs every commit; None: none is signed.
         data_reconcile: When the branch is joined with origin's without being asked:
             ``manual`` never, ``boot`` at a start, ``auto`` also after a divergence.
         data_follow_interval_s: Seconds between two looks at origin for commits of others; 0: only when told.
@@ -358,6 +367,8 @@ class Settings:
     data_mirrors: Mapping[str, str] = _from_env("CFP_DATA_MIRRORS", _mirrors, factory=dict, secret=True)
     data_reconcile: str = _from_env("CFP_DATA_RECONCILE", _one_of("manual", "boot", "auto"), "manual")
     data_follow_interval_s: float = _from_env("CFP_DATA_FOLLOW_INTERVAL", _seconds_or_zero, 60.0)
+    data_committer: tuple[str, str] | None = _from_env("CFP_DATA_COMMITTER", _person)
+    data_signing_key_path: Path | None = _from_env("CFP_DATA_SIGNING_KEY_PATH", absolute_path)
     redis_url: str = _from_env(
         "CFP_REDIS_URL", _url_of("redis", "rediss", "redis+socket"), secret=True, common=True
     )

@@ -55,7 +55,7 @@ def _explanation(verdict: Verdict) -> dict[str, Any]:
         "ambiguous": verdict.ambiguous,
         "rule": verdict.rule,
         "evidence": verdict.evidence,
-        "hint": policy.hint if policy else "Nothing: the remote has the commit.",
+        "hint": verdict.hint,
     }
 
 

@@ -202,12 +202,13 @@ class Transaction:
 
         Raises:
             InvalidPathError: A file would have the path of another file or directory.
+            SigningError: The commit is to be signed, and cannot be.
         """
         objects, tree = self._before.objects, self.tree()
         if tree == tree_of(objects, self.parent):
             return None
         return objects.write_commit(
-            tree, self.parent, message, author=author, seconds=int(time.time()), trailers=trailers
+            tree, (self.parent,), message, author=author, seconds=int(time.time()), trailers=trailers
         )
 
     def tree(self) -> str:

@@ -10,11 +10,13 @@ from typing import Any
 
 import gitsheets
 
-from ferry.app.errors import BusyError, DiskFullError, InvalidPathError, InvalidRecordError
+from ferry.app.errors import BusyError, DiskFullError, InvalidPathError, InvalidRecordError, NotSignedError
 from ferry.app.sheets.declarations import unusable
-from ferry.worker.errors import RepositoryError
+from ferry.worker.errors import RepositoryError, SigningError
 from ferry.worker.files.room import NO_ROOM
 from ferry.worker.git.refs import RefError, RefLockedError, RefMovedError
+from ferry.worker.git.signing import HINT
+from ferry.worker.observe.logs import log
 
 
 @contextlib.contextmanager
@@ -40,6 +42,9 @@ def translated(sheet_name: str = "") -> Iterator[None]:
         raise InvalidRecordError(f"TOML cannot hold the record: {exc}") from exc
     except (RefLockedError, RefMovedError) as exc:
         raise BusyError(str(exc)) from exc
+    except SigningError as exc:
+        log().error("signing.unavailable", error=str(exc), hint=HINT)
+        raise NotSignedError(f"The commit cannot be signed: {exc}. Nothing was written.") from exc
     except (gitsheets.GitsheetsError, RefError, OSError) as exc:
         if getattr(exc, "errno", None) in NO_ROOM:
             raise DiskFullError("The data repository's disk is full; nothing was written.") from exc

@@ -98,6 +98,28 @@ def test_every_rule_decides_a_case():
     assert {rule.name for rule in (*REFUSED, *UNANSWERED)} - deciding == set()
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("github-gh006-pull-requests-only", "cannot serve a branch that takes pull requests only"),
+        ("github-gh013-pull-requests-only", "cannot serve a branch that takes pull requests only"),
+        ("gitlab-protected-branch", "cannot serve a branch that takes pull requests only"),
+        ("gitea-protected-branch", "cannot serve a branch that takes pull requests only"),
+        ("bitbucket-server-pull-request-only", "cannot serve a branch that takes pull requests only"),
+        ("azure-tf402455", "cannot serve a branch that takes pull requests only"),
+        ("github-gh013-unsigned", "CFP_DATA_SIGNING_KEY_PATH"),
+        ("gitlab-unsigned", "CFP_DATA_SIGNING_KEY_PATH"),
+        ("gitea-unverified", "CFP_DATA_SIGNING_KEY_PATH"),
+        ("github-gh006-protected-branch", POLICIES["rejected"].hint),
+    ],
+)
+def test_a_protected_branch_has_the_remedy_of_its_own_rule(name: str, words: str):
+    [case] = [case for case in CASES if case.name == name]
+
+    assert case.reason == "rejected"
+    assert words in case.explained().hint
+
+
 def test_the_corpus_has_every_reason_and_says_where_it_is_from():
     assert {case.reason for case in CASES} == {*POLICIES, "pushed", "up-to-date"} - {"stalled"}
     assert {case.source.split(" ", 1)[0] for case in CASES} == {"measured", "documented", "worded"}

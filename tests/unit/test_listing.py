@@ -84,9 +84,7 @@ class History:
             except PathTakenError:
                 self.files = before
         author = ("Stranger", "stranger@example.org")
-        return Objects(self.path).write_commit(
-            str(self.tree), "0" * 40, "m", author=author, seconds=1, trailers=[]
-        )
+        return Objects(self.path).write_commit(str(self.tree), ("0" * 40,), "m", author=author, seconds=1)
 
     def _take(self, kind: str, what, entry=None) -> None:
         records = [place for place in sorted(self.files) if not place.startswith(".gitsheets/")]
@@ -189,7 +187,7 @@ def test_a_name_that_is_no_utf_8_is_named(bare):
     tree = Objects(branch.path).write("tree", b"100644 caf\xe9.toml\0" + bytes.fromhex(blob))
     root = changed(Objects(branch.path), branch.tree, {"flat": Entry("tree", tree)})
     commit = Objects(branch.path).write_commit(
-        str(root), str(snapshot.commit), "m", author=("a", "a@b"), seconds=1, trailers=[]
+        str(root), (str(snapshot.commit),), "m", author=("a", "a@b"), seconds=1
     )
     snapshot = Snapshot(Objects(bare.path), commit)
 

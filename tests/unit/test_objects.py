@@ -82,7 +82,7 @@ def test_a_record_whose_name_looks_like_a_line_is_not_taken_for_another(hidden: 
 def test_a_missing_object_is_an_error_and_not_an_empty_tree(data: Bare):
     missing = name_of("tree", b"never written")
     author = ("Jane", "jane@example.org")
-    commit = Objects(data.path).write_commit(missing, data.head(), "m", author=author, seconds=0, trailers=[])
+    commit = Objects(data.path).write_commit(missing, (data.head(),), "m", author=author, seconds=0)
 
     with pytest.raises(gitsheets.GitsheetsError, match=missing):
         find(Objects(data.path), commit, "people")
@@ -187,7 +187,7 @@ def test_a_write_that_fails_leaves_nothing_behind(data: Bare, monkeypatch: pytes
 def test_no_commit_is_written_whose_lines_are_not_what_they_seem(data: Bare, author, trailers):
     with pytest.raises(ValueError, match="would break the commit"):
         Objects(data.path).write_commit(
-            "0" * 40, "0" * 40, "message", author=author, seconds=0, trailers=trailers
+            "0" * 40, ("0" * 40,), "message", author=author, seconds=0, trailers=trailers
         )
 
 

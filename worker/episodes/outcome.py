@@ -161,7 +161,7 @@ class Outcomes:
         reason = cast(Reason, verdict.reason)
         refused = NonFastForward if reason == "non-fast-forward" else PushRefused
         kind: type[PushError] = PushFailed if is_retried else refused
-        return kind(self._remote, reason, detail, POLICIES[reason].hint)
+        return kind(self._remote, reason, detail, verdict.hint)
 
     def _log_what_follows(
         self, error: PushError, head: str | None, commits: int | None, wait_s: float | None

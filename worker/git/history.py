@@ -19,6 +19,7 @@ import gitsheets
 from ferry.worker.git.command import QUERY_TIMEOUT_S, Git, run_git
 from ferry.worker.git.objects import Objects
 from ferry.worker.git.refs import OBJECT_NAME
+from ferry.worker.git.signing import Committer
 
 WALK_TIMEOUT_S = 300.0  # for commands that read a whole history
 _CHANGED = re.compile(r":([0-7]+) ([0-7]+) ([0-9a-f]{40}) ([0-9a-f]{40}) [A-Z][0-9]*")
@@ -82,12 +83,13 @@ class History:
 
     Args:
         git: The repository's git.
+        committer: Who makes new commits; see ``Objects``.
     """
 
-    def __init__(self, git: Git) -> None:
+    def __init__(self, git: Git, committer: Committer | None = None) -> None:
         self.git = git
         self.path = git.path
-        self.objects = Objects(git.path)
+        self.objects = Objects(git.path, committer)
 
     def contains(self, commit: str, tip: str | None) -> bool:
         """

@@ -13,7 +13,7 @@ import hashlib
 import re
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from cachetools import LRUCache
 
 from ferry.worker.git.caches import mend
 from ferry.worker.git.loose import MOST_BYTES, ObjectTooLargeError, read_loose, write_loose
+from ferry.worker.git.signing import Committer, unsigned_form
 
 _KEPT_BYTES = 64 * 1024 * 1024
 _OVERHEAD_BYTES = 400  # of memory for each object that is kept
@@ -34,10 +35,12 @@ class Objects:
 
     Args:
         git_dir: The bare repository's directory.
+        committer: Who commits, and signs; default: each commit's author, without a signature.
     """
 
-    def __init__(self, git_dir: str | Path) -> None:
+    def __init__(self, git_dir: str | Path, committer: Committer | None = None) -> None:
         self.git_dir = str(git_dir)
+        self.committer = committer or Committer()
         self._lock = threading.Lock()
         self._kept: LRUCache[str, bytes] = LRUCache(
             _KEPT_BYTES, getsizeof=lambda content: len(content) + _OVERHEAD_BYTES
@@ -124,33 +127,54 @@ class Objects:
     def write_commit(
         self,
         tree: str,
-        parent: str,
+        parents: tuple[str, ...],
         message: str,
         *,
         author: tuple[str, str],
         seconds: int,
-        trailers: Sequence[tuple[str, str]],
+        trailers: Sequence[tuple[str, str]] = (),
     ) -> str:
         """
-        Store a commit; returns its full name. It has the bytes that gitsheets gives it.
+        Store a commit; returns its full name. Unsigned, it has the bytes that gitsheets gives it.
 
         Args:
-            author: Name and e-mail address; the committer is the same.
+            author: Name and e-mail address.
             seconds: Since the epoch, in UTC.
             trailers: Key and value of each, set off from the message by an empty line.
 
         Raises:
             ValueError: A name or a trailer holds what would end its line.
+            SigningError: It is to be signed, and cannot be.
         """
         lines = [f"{key}: {value}" for key, value in trailers]
         if any(character in text for text in (*author, *lines) for character in "\n\0") or any(
             character in text for text in author for character in "<>"
         ):
             raise ValueError(f"an author or a trailer would break the commit: {author!r}, {lines!r}")
-        who = f"{author[0]} <{author[1]}> {seconds} +0000"
         text = message.rstrip("\n") + ("\n\n" + "\n".join(lines) if lines else "") + "\n"
-        head = f"tree {tree}\nparent {parent}\nauthor {who}\ncommitter {who}\n\n"
-        return self.write("commit", (head + text).encode())
+        roles = {"author": author, "committer": self.committer.identity or author}
+        head = [f"tree {tree}", *(f"parent {parent}" for parent in parents)]
+        head += [f"{role} {name} <{email}> {seconds} +0000" for role, (name, email) in roles.items()]
+        whole = "\n".join(head) + "\n\n" + text
+        return self.write("commit", self.committer.signed(whole.encode()))
+
+    def commit_again(self, name: str, parents: Mapping[str, str]) -> str:
+        """
+        Store a commit that another program made as ours: signed, and with other parents; returns its name.
+
+        Args:
+            parents: What takes the place of a parent; the others stay.
+
+        Raises:
+            SigningError: It is to be signed, and cannot be.
+        """
+        head, gap, text = unsigned_form(self.read(name)).partition(b"\n\n")
+
+        def parent(found: re.Match[bytes]) -> bytes:
+            old = found[1].decode("ascii")
+            return b"parent %s" % parents.get(old, old).encode("ascii")
+
+        return self.write("commit", self.committer.signed(_PARENT.sub(parent, head) + gap + text))
 
     def _keep(self, name: str, content: bytes) -> bytes:
         with self._lock, contextlib.suppress(ValueError):  # it is larger than the whole cache

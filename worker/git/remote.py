@@ -15,12 +15,11 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
 
 import gitsheets
 
 from ferry.worker.errors import RepositoryError
-from ferry.worker.failures import POLICIES, Reason, Verdict, explain
+from ferry.worker.failures import Verdict, explain
 from ferry.worker.git.command import run_git
 from ferry.worker.git.refs import OBJECT_NAME, RefError, read_ref
 from ferry.worker.git.repository import Repository
@@ -332,5 +331,4 @@ def _why(found: Finished) -> str:
     Say why the remote refused a read, and what helps: ssh's last line is the same for every reason.
     """
     verdict = explain(found.exit_status, "", found.stderr)
-    reason = cast(Reason, verdict.reason)
-    return f"{reason}: {verdict.evidence or 'it said nothing'}. {POLICIES[reason].hint}"
+    return f"{verdict.reason}: {verdict.evidence or 'it said nothing'}. {verdict.hint}"

@@ -16,6 +16,7 @@ from ferry.worker.git.command import Git
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.history import History
 from ferry.worker.git.refs import RefError, read_ref
+from ferry.worker.git.signing import Committer
 from ferry.worker.git.tracking import Tracking
 from ferry.worker.settings import ORIGIN, Settings, address
 
@@ -33,6 +34,7 @@ class Repository(History):
         name: Its name where a worker serves several; else "".
         root: Directory in the branch's tree with ``.gitsheets`` and the sheets; ``.`` is the top.
         expressions: Whether sheets may be used whose declarations hold code.
+        committer: Who makes new commits, and signs them; default: each commit's author.
     """
 
     def __init__(
@@ -44,9 +46,10 @@ class Repository(History):
         name: str = "",
         root: str = ".",
         expressions: bool = True,
+        committer: Committer | None = None,
     ) -> None:
         self.credentials = credentials or Credentials(remotes={}, environ=os.environ)
-        super().__init__(Git(path, self.credentials.environ))
+        super().__init__(Git(path, self.credentials.environ), committer)
         self.root = root
         self.expressions = expressions
         self.name = name
@@ -67,6 +70,7 @@ class Repository(History):
             name=name,
             root=settings.data_root,
             expressions=settings.data_expressions,
+            committer=Committer(settings.data_committer, settings.data_signing_key_path),
         )
 
     @property

@@ -1,12 +1,12 @@
 """
-Trees and commits made of others, by git itself: for the few that no write makes.
+Trees made of others, by git itself: for the few that no write makes.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -55,26 +55,3 @@ def changed(repository: History, tree: str, other: str) -> dict[str, tuple[str, 
     parts = repository.git.query("diff-tree", *options, tree, other, "--").split("\0")
     heads = (head.split() for head in parts[::2])
     return {path: (head[1], head[3]) for head, path in zip(heads, parts[1::2], strict=False)}
-
-
-def commit_of(
-    repository: History,
-    tree: str,
-    parents: Sequence[str],
-    message: str,
-    committer: tuple[str, str],
-    seconds: int,
-) -> str:
-    """
-    Store a commit of *tree*; returns its full name. No branch names it.
-
-    Raises:
-        RepositoryError: git could not.
-    """
-    named = [argument for parent in parents for argument in ("-p", parent)]
-    who = {
-        f"GIT_{role}_{part}": value
-        for role in ("AUTHOR", "COMMITTER")
-        for part, value in zip(("NAME", "EMAIL", "DATE"), (*committer, f"{seconds} +0000"), strict=True)
-    }
-    return repository.git.query("commit-tree", tree, *named, "-m", message, environment=who).strip()

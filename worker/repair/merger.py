@@ -18,7 +18,7 @@ import gitsheets
 from ferry.worker.errors import RepositoryError, TakeError
 from ferry.worker.git.prepare import COMMITTER
 from ferry.worker.git.repository import Repository
-from ferry.worker.git.trees import commit_of, with_files_of
+from ferry.worker.git.trees import with_files_of
 from ferry.worker.observe.printable import in_line
 from ferry.worker.process.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
 from ferry.worker.repair.merging import SIDES, compared, merged
@@ -164,7 +164,7 @@ class Merger:
         """
         seconds = int(self._clock())
         try:
-            found = self._call(merged, ours, theirs, seconds, message, COMMITTER, takes and dict(takes))
+            found = self._call(merged, ours, theirs, seconds, takes and dict(takes))
         except gitsheets.GitsheetsError as exc:  # no common history
             return Merged(detail=str(exc))
         except OverrunError as exc:
@@ -173,19 +173,25 @@ class Merger:
             raise TakeError(f"take one side of the whole file: {exc}") from exc
         conflicts = [Conflict(**each) for each in found["conflicts"]]
         refuse_unknown(takes or {}, conflicts)
-        if not takes:
-            return Merged(commit=found["commit"], conflicts=tuple(conflicts), detail=_why(conflicts))
-        tree = with_files_of(
-            self._repository, *found["trees"].values(), paths=found["theirs"], texts=found["mixed"]
-        )
-        left = [conflict for conflict in conflicts if not conflict.is_decided(takes)]
-        commit = None
-        if message and not left:
-            told = "\n".join(in_line(f"Take {side} of {place}") for place, side in sorted(takes.items()))
-            commit = commit_of(
-                self._repository, tree, (ours, theirs), f"{message}\n\n{told}", COMMITTER, seconds
+        if takes:
+            tree = with_files_of(
+                self._repository, *found["trees"].values(), paths=found["theirs"], texts=found["mixed"]
             )
-        return Merged(commit=commit, tree=tree, conflicts=tuple(left), detail=_why(left))
+            told = "\n".join(in_line(f"Take {side} of {place}") for place, side in sorted(takes.items()))
+            message = message and f"{message}\n\n{told}"
+        else:
+            tree = found["tree"]
+        left = [conflict for conflict in conflicts if not conflict.is_decided(takes or {})]
+        commit = self._commit(tree, (ours, theirs), message, seconds) if message and not left else None
+        return Merged(commit=commit, tree=tree if takes else None, conflicts=tuple(left), detail=_why(left))
+
+    def _commit(self, tree: str, parents: tuple[str, ...], message: str, seconds: int) -> str:
+        objects = self._repository.objects
+        who = objects.committer.identity or COMMITTER
+        try:
+            return objects.write_commit(tree, parents, message, author=who, seconds=seconds)
+        except OSError as exc:
+            raise RepositoryError(f"cannot merge: {exc}") from exc
 
     def compare(
         self,

@@ -29,23 +29,20 @@ def merged(
     ours: str,
     theirs: str,
     seconds: int,
-    message: str,
-    committer: tuple[str, str],
     takes: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """
-    Merge two commits record by record; returns the commit, which no branch names yet, and the conflicts.
+    Merge two commits record by record; returns the tree, and the conflicts.
 
     Args:
-        message: Of the commit; "" to make none and only see what conflicts.
         takes: By ``PATH`` or ``PATH:FIELD``, the side that decides a conflict. With some, the answer
             also has a tree by each side, in which that side decides all conflicts; the paths to take from the
             tree of theirs; and the text of each record that has fields of both.
     """
     merge = partial(gitsheets.merge_sheets, git_dir, ours, theirs, seconds, open_root=root)
-    found = merge(commit=bool(message), message=message or None, author=committer, committer=committer)
+    found = merge(commit=False)
     conflicts = [{name: each[name] for name in ("path", "kind", "field")} for each in found["conflicts"]]
-    answer = {"commit": found["commit"], "conflicts": conflicts}
+    answer = {"tree": found["tree"], "conflicts": conflicts}
     if not (conflicts and takes):
         return answer
     trees = {side: merge(commit=False, prefer=side)["tree"] for side in SIDES}

@@ -31,6 +31,7 @@ def rebased(repository: Repository, ours: str, theirs: str, seconds: int) -> str
         seconds: Since the epoch, for the commits.
 
     Raises:
+        SigningError: The key that signs commits cannot.
         RepositoryError: The disk refused.
     """
     with suppress(RepositoryError):  # it is in nobody's way
@@ -38,13 +39,26 @@ def rebased(repository: Repository, ours: str, theirs: str, seconds: int) -> str
     try:
         scratch = _scratch(repository.path, ours)
         found = gitsheets.sync_branch(
-            str(scratch), _SCRATCH_REF, theirs, seconds, on_conflict="fail", committer=COMMITTER
-        )
+            str(scratch), _SCRATCH_REF, theirs, seconds, on_conflict="fail",
+            committer=repository.objects.committer.identity or COMMITTER,
+        )  # fmt: skip
+        return _signed(repository, theirs, found["new_commit"]) if found["outcome"] == "rebased" else None
     except gitsheets.GitsheetsError:  # no common history
         return None
     except OSError as exc:
         raise RepositoryError(f"cannot reconcile: {exc}") from exc
-    return str(found["new_commit"]) if found["outcome"] == "rebased" else None
+
+
+def _signed(repository: Repository, theirs: str, tip: str) -> str:
+    """
+    Return *tip* with each commit since *theirs* signed, where a key signs.
+    """
+    if repository.objects.committer.key_path is None:
+        return tip
+    made: dict[str, str] = {}
+    for commit in reversed(repository.commits_between(theirs, tip)):
+        made[commit] = repository.objects.commit_again(commit, made)
+    return made[tip]
 
 
 def _scratch(path: Path, head: str) -> Path:
