@@ -33,6 +33,7 @@ from ferry.app.api import (
 )
 from ferry.app.api.conditions import answer_conditionally
 from ferry.app.api.json_provider import RecordJsonProvider
+from ferry.app.api.reading import await_commit, name_commit
 from ferry.app.clients.neighbours import refusal
 from ferry.app.errors import SheetConfigError
 from ferry.app.gunicorn import is_gunicorn
@@ -40,6 +41,7 @@ from ferry.app.metrics import metering
 from ferry.app.problems import Problem
 from ferry.app.provenance import request_id
 from ferry.app.server import gunicorn_logging
+from ferry.app.server.later import has_waited, is_delayed
 from ferry.app.server.request import WholeRequest
 from ferry.app.services import EXTENSION, Services, build_services, services
 from ferry.app.sheets.declarations import OUTDATED_HINT, outdated
@@ -60,7 +62,7 @@ _UNCOUNTED = (health.bp.name, metrics.bp.name)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 _EXPOSED = (
     "ETag", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After",
-    "Content-Range", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
+    "Content-Range", "X-Ferry-Commit", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
 )  # fmt: skip
 
 
@@ -122,6 +124,7 @@ def _add_middleware(app: Flask, settings: Settings) -> None:
     app.before_request(_refuse_other_sites)
     app.before_request(_count)
     app.before_request(_authorise_read)
+    app.before_request(_await_commit)
     app.after_request(_finish)
     if settings.api_cors_origins:
         CORS(app, origins=list(settings.api_cors_origins), expose_headers=list(_EXPOSED), max_age=600)
@@ -185,15 +188,23 @@ def _authorise_read() -> None:
         reader(ANY_SHEET if request.view_args is None else request.view_args.get("sheet", ANY_SHEET))
 
 
+def _await_commit() -> None:
+    if request.method in ("GET", "HEAD") and request.blueprint in {blueprint.name for blueprint in _READABLE}:
+        await_commit()
+
+
 def _finish(response: Response) -> Response:
     """
     Apply the request's conditions to the answer, add the headers of every answer, and count it.
     """
     answer_conditionally(response)
+    name_commit(response)
     response.headers["X-Request-Id"] = request_id()
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     for name, value in g.get("limit_headers", {}).items():
         response.headers.setdefault(name, value)
+    if is_delayed():
+        return response
     seconds = time.perf_counter() - g.begun
     metering.request_answered(request.method, request.endpoint or "none", response.status_code, seconds)
     return response
@@ -203,7 +214,7 @@ def _count() -> None:
     """
     Count the request against its sender's limit, even if there is nothing at its address.
     """
-    if request.blueprint not in _UNCOUNTED:
+    if request.blueprint not in _UNCOUNTED and not has_waited():
         client = client_of(
             request.headers.get("Authorization", ""), request.remote_addr or "", services().tokens
         )

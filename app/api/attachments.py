@@ -16,7 +16,8 @@ from ferry.app.access import writer
 from ferry.app.api import records
 from ferry.app.api.conditions import require
 from ferry.app.api.parts import Part
-from ferry.app.api.records import is_record, snapshot_of
+from ferry.app.api.reading import snapshot_of
+from ferry.app.api.records import is_record
 from ferry.app.api.writing import Change, write
 from ferry.app.errors import AttachmentNotFoundError, RecordNotFoundError
 from ferry.app.provenance import provenance

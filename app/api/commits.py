@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from ferry.app.api.cursors import page_of
 from ferry.app.api.push import branch_states, commit_states
+from ferry.app.api.reading import snapshot_of, snapshot_of_page
 from ferry.app.errors import CommitNotFoundError
 from ferry.app.services import services
 from ferry.worker.git.history import Commit
@@ -28,10 +29,7 @@ def index() -> ResponseReturnValue:
     """
     page = page_of(request.args, request.path)
     repository = services().pipeline.repository
-    head = repository.head()
-    tip = page.commit or head
-    if page.commit and not repository.contains(page.commit, head):
-        raise page.commit_is_gone()
+    tip = snapshot_of_page(page).commit
     found = repository.log(tip, skip=page.offset, limit=page.limit + 1, children_first=True) if tip else []
     shown = page.fitting(commit_documents(services().pipeline, found))
     end, more = page.offset + len(shown), len(found) > len(shown)
@@ -47,7 +45,7 @@ def show(name: str) -> ResponseReturnValue:
     Return one commit of the branch, by its full hash.
     """
     repository = services().pipeline.repository
-    if not OBJECT_NAME.fullmatch(name) or not repository.contains(name, repository.head()):
+    if not OBJECT_NAME.fullmatch(name) or not repository.contains(name, snapshot_of().commit):
         raise CommitNotFoundError(f"The branch has no commit {name!r}.")
     [commit] = repository.log(name, limit=1)
     return _document(commit, commit_states(services().pipeline, name))

@@ -11,6 +11,7 @@ from flask import Blueprint, Response, send_from_directory
 from flask.typing import ResponseReturnValue
 
 from ferry.app.api.openapi import document
+from ferry.app.api.reading import snapshot_of
 from ferry.app.services import services
 
 bp = Blueprint("docs", __name__)
@@ -41,7 +42,7 @@ def openapi() -> ResponseReturnValue:
     """
     Return the OpenAPI 3.1 document of this repository's API, with the schema of each of its sheets.
     """
-    return document(services().store.snapshot(), services().pipeline.settings)
+    return document(snapshot_of(), services().pipeline.settings)
 
 
 @bp.get("/docs")

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from ferry import __version__
 from ferry.app.api.cursors import DEFAULT_LIMIT, MAX_LIMIT
+from ferry.app.api.reading import MAX_DELAY_S
 from ferry.app.api.record_schema import component, for_requests
 from ferry.app.api.transactions import MAX_OPERATIONS, OPERATIONS
 from ferry.app.api.writing import MAX_WAIT_S
@@ -46,6 +47,7 @@ def document(snapshot: Snapshot, settings: Settings) -> Json:
         schemas[_schema_name(sheet)] = schema
         schemas[_request_name(sheet)] = for_requests(schema, _ref("DateTime"))
     _name_apart(paths)
+    _name_commits(paths)
     if settings.api_read == "open":
         for path in paths.values():
             if "get" in path:
@@ -69,6 +71,17 @@ def _template() -> Json:
     return cast(Json, json.loads(_TEMPLATE.read_text("utf-8")))
 
 
+def _name_commits(paths: Json) -> None:
+    """
+    Add to each read of the repository what ``reading`` does for all of them.
+    """
+    for name, path in paths.items():
+        if "get" in path and not name.startswith("/api/health"):
+            path["get"]["parameters"] += [{"$ref": "#/components/parameters/at_least"}]
+            headers = path["get"]["responses"]["200"].setdefault("headers", {})
+            headers["X-Ferry-Commit"] = {"$ref": "#/components/headers/X-Ferry-Commit"}
+
+
 def _limits() -> Json:
     return {
         "version": __version__,
@@ -77,6 +90,7 @@ def _limits() -> Json:
         "most_operations": MAX_OPERATIONS,
         "operations": list(OPERATIONS),
         "most_wait_s": f"{MAX_WAIT_S:g}",
+        "most_delay_s": f"{MAX_DELAY_S:g}",
     }
 
 

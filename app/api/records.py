@@ -15,10 +15,11 @@ from flask.typing import ResponseReturnValue
 from ferry.app.access import writer
 from ferry.app.api.commits import commit_documents
 from ferry.app.api.conditions import require
-from ferry.app.api.cursors import Page, page_of
+from ferry.app.api.cursors import page_of
 from ferry.app.api.query import query_of
+from ferry.app.api.reading import snapshot_of, snapshot_of_page
 from ferry.app.api.writing import Change, evaluations, record_sent, write
-from ferry.app.errors import CommitNotFoundError, RecordNotFoundError, SheetConfigError
+from ferry.app.errors import RecordNotFoundError, SheetConfigError
 from ferry.app.provenance import provenance
 from ferry.app.records.codec import Record
 from ferry.app.records.json_form import to_json
@@ -29,7 +30,6 @@ from ferry.app.store.changes import changes
 from ferry.app.store.listing import Listed
 from ferry.app.store.snapshot import Snapshot, owns
 from ferry.app.store.transaction import Transaction, Written
-from ferry.worker.git.refs import OBJECT_NAME
 
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")
 
@@ -165,34 +165,6 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
         "history": shown,
         "next_cursor": page.cursor(commit=snapshot.commit, offset=end) if more else None,
     }
-
-
-def snapshot_of(commit: str | None) -> Snapshot:
-    """
-    Return the repository as it is, or as it was at *commit*.
-
-    Raises:
-        CommitNotFoundError: The branch has no such commit.
-    """
-    repository, current = services().pipeline.repository, services().store.snapshot()
-    if commit is None:
-        return current
-    if not OBJECT_NAME.fullmatch(commit) or not repository.contains(commit, current.commit):
-        raise CommitNotFoundError(f"The branch has no commit {commit[:64]!r}.")
-    return Snapshot.of(repository, commit)
-
-
-def snapshot_of_page(page: Page) -> Snapshot:
-    """
-    Return the repository at the commit that *page* is read from.
-
-    Raises:
-        CommitNotFoundError, Problem: The branch has no such commit.
-    """
-    try:
-        return snapshot_of(page.commit)
-    except CommitNotFoundError as exc:
-        raise page.commit_is_gone() from exc
 
 
 def is_record(snapshot: Snapshot, sheet: str, address: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from ferry.app.services import services
+from ferry.app.api.reading import snapshot_of
 
 bp = Blueprint("sheets", __name__, url_prefix="/api/sheets")
 
@@ -17,7 +17,7 @@ def index() -> ResponseReturnValue:
     """
     List the sheets.
     """
-    return {"sheets": [{"name": name} for name in services().store.snapshot().sheet_names()]}
+    return {"sheets": [{"name": name} for name in snapshot_of().sheet_names()]}
 
 
 @bp.get("/<sheet>")
@@ -25,7 +25,7 @@ def show(sheet: str) -> ResponseReturnValue:
     """
     Return a sheet's configuration, the schema of its records, and the contracts that it implements.
     """
-    snapshot = services().store.snapshot()
+    snapshot = snapshot_of()
     found = snapshot.sheet(sheet)
     config = {key: value for key, value in found.config.items() if key != "schema"}
     contracts = snapshot.contracts(found)

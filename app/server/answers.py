@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ferry.app.problems import Problem
-from ferry.app.server.later import Streaming, Waiting
+from ferry.app.server.later import Later
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -45,7 +45,7 @@ class Answer:
     body: bytes = b""
     rest: Iterator[bytes] | None = None
     close: Callable[[], None] = lambda: None
-    later: Waiting | Streaming | None = None
+    later: Later | None = None
 
 
 class Sender:

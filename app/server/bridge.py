@@ -35,7 +35,7 @@ from ferry.app.server.answers import (
     Unsent,
 )
 from ferry.app.server.bodies import BODY_PAUSE_S, BODY_S, Bodies, BodyTooSlowError, has_body
-from ferry.app.server.later import LATER, Streaming, Waiting
+from ferry.app.server.later import LATER, WAITED, Delay, Streaming, Waiting
 from ferry.app.server.moves import Moves
 from ferry.app.server.turns import TooManyWaitingError, Turns
 from ferry.app.services import EXTENSION, Services
@@ -116,7 +116,7 @@ class Bridge:
         self._bodies = Bodies(services)
         self._moves = Moves(services.arrivals)
         self._unsent = Unsent()
-        self._laters = 0
+        self._laters = self._delayed = 0
         self._is_closing = False
         self._closed: asyncio.Future[None] | None = None
 
@@ -171,7 +171,10 @@ class Bridge:
         async with self._bodies.read(scope, receive, job.authorization, job.client) as (body, is_read):
             answer = await self._requests.run(job, self._flask, scope, body, is_read)
             del body
-        if answer.later is not None and is_read:
+        if isinstance(answer.later, Delay) and is_read and self._delayed < answer.later.most:
+            await self._delay(answer.later, receive)
+            answer = await self._requests.run(job, self._flask, scope, b"", is_read, True, is_under_way=True)
+        if isinstance(answer.later, Waiting | Streaming) and is_read:
             await self._later(answer, receive, sender)
         elif answer.rest is None:
             await sender.whole(answer, is_read=is_read)
@@ -187,7 +190,7 @@ class Bridge:
         given = [part.strip() for part in ",".join(forwarded).split(",")]
         return given[-hops] if hops and len(given) >= hops and given[-hops] else _address(scope)
 
-    def _flask(self, scope: Message, body: bytes, is_read: bool) -> Answer:
+    def _flask(self, scope: Message, body: bytes, is_read: bool, has_waited: bool = False) -> Answer:
         """
         Let Flask answer; runs in a thread.
         """
@@ -203,7 +206,7 @@ class Bridge:
             return lambda data: None
 
         environ = _environ(scope, body, is_read)
-        environ[LATER] = None
+        environ |= {LATER: None, **({WAITED: True} if has_waited else {})}
         pieces = self._app(environ, start)
         answer.later = environ[LATER]
         rest = iter(pieces)
@@ -235,31 +238,48 @@ class Bridge:
         finally:
             await self._requests.run_now(job, answer.close)
 
-    async def _later(self, answer: Answer, receive: Receive, sender: Sender) -> None:
+    @contextlib.contextmanager
+    def _ends(self, receive: Receive) -> Iterator[_Ends]:
+        """
+        Give what ends the wait of a request: that its client goes, or the process ends.
+        """
         if self._closed is None:
             self._closed = asyncio.get_running_loop().create_future()
             if self._is_closing:
                 self._closed.set_result(None)
         gone = asyncio.ensure_future(_disconnected(receive))
-        ends = (gone, self._closed)
+        try:
+            yield gone, self._closed
+        finally:
+            gone.cancel()
+
+    async def _delay(self, later: Delay, receive: Receive) -> None:
+        self._delayed += 1
+        try:
+            with self._ends(receive) as ends:
+                await self._has_happened(later, ends)
+        finally:
+            self._delayed -= 1
+
+    async def _later(self, answer: Answer, receive: Receive, sender: Sender) -> None:
         self._laters += 1
         try:
-            if isinstance(answer.later, Waiting):
-                await self._wait(answer, answer.later, ends, sender)
-            elif self._laters > MAX_LATERS:
-                await sender.problem(_TOO_MANY_STREAMS, is_read=True)
-            elif isinstance(answer.later, Streaming):
-                await self._go_on(answer, answer.later, ends, sender)
+            with self._ends(receive) as ends:
+                if isinstance(answer.later, Waiting):
+                    await self._wait(answer, answer.later, ends, sender)
+                elif self._laters > MAX_LATERS:
+                    await sender.problem(_TOO_MANY_STREAMS, is_read=True)
+                elif isinstance(answer.later, Streaming):
+                    await self._go_on(answer, answer.later, ends, sender)
         finally:
             self._laters -= 1
-            gone.cancel()
 
     async def _wait(self, answer: Answer, later: Waiting, ends: _Ends, sender: Sender) -> None:
         happened = self._laters <= MAX_LATERS and await self._has_happened(later, ends)
         answer.status, answer.body = await self._moves.look(partial(later.finish, happened))
         await sender.whole(answer)
 
-    async def _has_happened(self, later: Waiting, ends: _Ends) -> bool:
+    async def _has_happened(self, later: Waiting | Delay, ends: _Ends) -> bool:
         deadline = asyncio.get_running_loop().time() + later.timeout_s
         while True:
             moved = self._moves.next()

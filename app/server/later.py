@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from flask import request
 
 LATER = "ferry.later"
+WAITED = "ferry.waited"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,26 @@ class Streaming:
     quiet_s: float
 
 
-def leave(later: Waiting | Streaming) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delay:
+    """
+    A request that is answered afresh once something has happened: what is answered now is not sent.
+
+    Attributes:
+        happened: Whether it has happened; called like that of ``Waiting``.
+        timeout_s: The most seconds to wait; the request is then answered in any case, see ``has_waited``.
+        most: How many may wait in one process; beyond that, what is answered now is sent.
+    """
+
+    happened: Callable[[], bool]
+    timeout_s: float
+    most: int
+
+
+Later = Waiting | Streaming | Delay
+
+
+def leave(later: Later) -> bool:
     """
     Leave the rest of this request's answer to the server; returns whether the server can do it.
     """
@@ -55,3 +75,17 @@ def leave(later: Waiting | Streaming) -> bool:
         return False
     request.environ[LATER] = later
     return True
+
+
+def has_waited() -> bool:
+    """
+    Whether this request is answered after a ``Delay``.
+    """
+    return WAITED in request.environ
+
+
+def is_delayed() -> bool:
+    """
+    Whether this request will be answered after a ``Delay``, and not now.
+    """
+    return isinstance(request.environ.get(LATER), Delay)

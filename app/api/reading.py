@@ -1,0 +1,110 @@
+"""
+The commit that a request reads, and the one that it must not be earlier than.
+
+``X-Ferry-Commit`` names the first in each answer, and a client sends the second as ``X-Ferry-At-Least``: so
+it reads what it has written, and nothing older than what it has read, whichever process or machine answers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from flask import Response, g, request
+
+from ferry.app.api.cursors import Page
+from ferry.app.api.writing import client_is_gone
+from ferry.app.errors import CommitNotFoundError
+from ferry.app.problems import Problem
+from ferry.app.server.later import Delay, has_waited, leave
+from ferry.app.services import services
+from ferry.app.store.snapshot import Snapshot
+from ferry.worker.git.refs import OBJECT_NAME
+
+COMMIT, AT_LEAST = "X-Ferry-Commit", "X-Ferry-At-Least"
+MAX_DELAY_S = 5.0
+MAX_DELAYED = 256  # in a process; each of them is looked at whenever the branch has moved
+MAX_THREADS = 2  # of a server where each wait takes one
+_threads = threading.BoundedSemaphore(MAX_THREADS)
+
+
+def snapshot_of(commit: str | None = None) -> Snapshot:
+    """
+    Return the repository as it is, or as it was at *commit*, for a request that reads it.
+
+    Raises:
+        CommitNotFoundError: The branch has no such commit.
+    """
+    repository, found = services().pipeline.repository, services().store.snapshot()
+    if commit is not None:
+        if not OBJECT_NAME.fullmatch(commit) or not repository.contains(commit, found.commit):
+            raise CommitNotFoundError(f"The branch has no commit {commit[:64]!r}.")
+        found = Snapshot.of(repository, commit)
+    g.read_from = found.commit
+    return found
+
+
+def snapshot_of_page(page: Page) -> Snapshot:
+    """
+    Return the repository at the commit that *page* is read from.
+
+    Raises:
+        CommitNotFoundError, Problem: The branch has no such commit.
+    """
+    try:
+        return snapshot_of(page.commit)
+    except CommitNotFoundError as exc:
+        raise page.commit_is_gone() from exc
+
+
+def name_commit(response: Response) -> None:
+    """
+    Name the commit that an answer was read from.
+    """
+    if commit := g.get("read_from"):
+        response.headers[COMMIT] = commit
+
+
+def await_commit() -> None:
+    """
+    Wait until the branch contains the commit that the request asks for; without a thread, if the server can.
+
+    Raises:
+        Problem: 400 for what is no commit's full name, 503 where the branch does not contain it in time.
+    """
+    commit = request.headers.get(AT_LEAST)
+    if commit is None:
+        return
+    if not OBJECT_NAME.fullmatch(commit):
+        raise Problem(
+            400,
+            "at-least-invalid",
+            f"{AT_LEAST} is not the full hash of a commit.",
+            f"Send what {COMMIT} named in an earlier answer, or the hash that a write answered.",
+        )
+    repository = services().pipeline.repository
+
+    def has_come() -> bool:
+        return repository.contains(commit, repository.head())
+
+    if has_come():
+        return
+    later = Delay(happened=has_come, timeout_s=MAX_DELAY_S, most=MAX_DELAYED)
+    if not has_waited() and not leave(later) and _has_come_meanwhile(has_come):
+        return
+    raise Problem(
+        503,
+        "commit-not-here",
+        f"The commit {commit} is not here yet.",
+        "Repeat the request, or send it to the primary.",
+        headers={"Retry-After": "1"},
+    )
+
+
+def _has_come_meanwhile(has_come: Callable[[], bool]) -> bool:
+    if not _threads.acquire(blocking=False):
+        return False
+    try:
+        return services().arrivals.wait(has_come, MAX_DELAY_S, is_gone=client_is_gone)
+    finally:
+        _threads.release()
