@@ -38,6 +38,8 @@ _LOOK_EVERY_S = 0.005
 _LOOK_TIMEOUT_S = 30.0
 _CLAIM_WAIT_S = 2.0
 _IN_THE_WAY_S = 1.0
+# For this long the claim is left to an operator's command that waits for it, and looks more often.
+_ASIDE_S = 0.1
 
 UNREADABLE = "left to the next sweep: the ledger cannot be read"
 OUTDATED = "left to a worker that knows the remote's new address; restart this one"
@@ -276,8 +278,8 @@ class Pusher:
         Leave the attempt to the one retry that is scheduled, while the last attempt is too recent.
 
         Raises:
-            PushDeferred: The last attempt is too recent, this task has used up its turn, or it is that retry
-                and came before its time.
+            PushDeferred: The last attempt is too recent, this task has used up its turn, an operator's
+                command waits for the claim, or the task is that retry and came before its time.
         """
         last, now = claim.entry.last_attempt_at, self._clock()
         due = claim.entry.next_attempt_at
@@ -287,6 +289,8 @@ class Pusher:
         if last is None or last > now or request.occasion in AHEAD_OF_RETRY:
             return
         due = last + self._settings.push_min_interval_s
+        if self._ledger.is_awaited(request.remote):
+            due = max(due, now + _ASIDE_S)
         if now < due or turn_is_over:
             claim.write(chain=request.chain, retry=request.retries + 1, next_attempt_at=due, backoff_s=None)
             raise PushDeferred(max(0.0, due - now))

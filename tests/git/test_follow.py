@@ -15,6 +15,7 @@ from ferry.worker import follow
 from ferry.worker.errors import NonFastForward
 from ferry.worker.files.locks import FileLock
 from ferry.worker.files.places import write_lock
+from ferry.worker.ledger.operators import FERRY, pause
 from ferry.worker.repair import reconcile
 from ferry.worker.turns.handover import Handover
 from tests.line import Line
@@ -121,7 +122,7 @@ def test_what_hosts_would_refuse_is_not_taken_over(level: Line, data: Bare, remo
 def test_a_paused_origin_is_left_alone(level: Line, data: Bare, remote: Bare):
     before = data.head()
     remote.commit("theirs")
-    level.ledger.set_paused("origin", level.clock(), timeout_s=5)
+    pause(level.ledger, "origin", FERRY, now=level.clock(), until=None, timeout_s=5)
     assert level.follow() == follow.PAUSED
     assert data.head() == before
 

@@ -198,6 +198,42 @@ def test_a_turn_has_an_end_and_its_retry_takes_over(line, data, remote, tmp_path
     assert remote.head() == later
 
 
+def test_a_command_that_waits_for_the_claim_gets_it_before_the_next_push(line: Line, data, remote, tmp_path):
+    """
+    Under steady load the claim is free for moments only, and the command would wait for a lucky one.
+    """
+    later = data.git("commit-tree", "-p", "main", "-m", "later", "main^{tree}")
+    move = f"env -i PATH=$PATH git -C {data.path} update-ref refs/heads/main {later}"
+    remote.hook(
+        "post-receive", f"touch {tmp_path}/pushing; until [ -e {tmp_path}/on ]; do sleep 0.02; done; {move}"
+    )
+    claimed = threading.Event()
+
+    def command() -> None:
+        with line.ledger.claim_within("origin", 30):
+            claimed.set()
+
+    def let_on() -> None:
+        wait_until((tmp_path / "pushing").exists, what="the push")
+        waiting.start()
+        wait_until(lambda: line.ledger.is_awaited("origin"), what="the command")
+        (tmp_path / "on").touch()
+
+    waiting, beside = threading.Thread(target=command), threading.Thread(target=let_on)
+    beside.start()
+    with pytest.raises(PushDeferred) as deferred:
+        line.push("first")
+
+    assert claimed.wait(30)
+    waiting.join(30)
+    beside.join(30)
+    assert 0 < deferred.value.retry_in_s < 1
+    assert remote.head() != later
+    line.clock.wind(deferred.value.retry_in_s)
+    line.push("first", retries=1)
+    assert remote.head() == later
+
+
 # --- Somebody in the way ---
 
 

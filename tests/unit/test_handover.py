@@ -14,6 +14,7 @@ import pytest
 from ferry.worker.attempt import STILL_DIVERGED
 from ferry.worker.errors import NonFastForward, PushRefused
 from ferry.worker.git.remote import Remote
+from ferry.worker.ledger.operators import FERRY, pause, resume
 from ferry.worker.push import UNREADABLE
 from ferry.worker.repair import verify
 from ferry.worker.turns.handover import Handover
@@ -117,7 +118,7 @@ def test_a_commit_while_the_claim_is_held_by_what_fails(line: Line, data: Bare, 
 @pytest.mark.parametrize(
     "act",
     [
-        lambda line: line.ledger.set_paused("origin", None, timeout_s=1.0),
+        lambda line: resume(line.ledger, "origin", FERRY, now=1.0, timeout_s=1.0),
         lambda line: verify.verify(line.settings, line.repository, line.ledger, "origin"),
     ],
     ids=["resume", "verify"],
@@ -152,7 +153,7 @@ def test_a_ledger_that_cannot_be_read_pushes_nothing_and_is_swept_again(
     """
     An operator's pause may stand in it.
     """
-    line.ledger.set_paused("origin", 1.0, timeout_s=1.0)
+    pause(line.ledger, "origin", FERRY, now=1.0, until=None, timeout_s=1.0)
     ledger = data.path / "ferry" / "remotes" / "origin.json"
     aside = ledger.rename(ledger.with_suffix(".aside"))
     ledger.mkdir()  # EISDIR, for root too

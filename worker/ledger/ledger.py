@@ -18,7 +18,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,14 +26,14 @@ from typing import Any
 
 from ferry.worker.errors import LedgerError, RemoteBusyError
 from ferry.worker.files.atomic_json import replace_file, replace_or_overwrite
-from ferry.worker.files.locks import FileLock
+from ferry.worker.files.locks import FileLock, LockTimeoutError
 from ferry.worker.ledger import events, landings
 from ferry.worker.ledger.entry import Entry, Stall, T, as_json, counted, from_json
 from ferry.worker.ledger.events import Event
 from ferry.worker.ledger.landings import Landing
 from ferry.worker.observe.logs import log
 
-_POLL_S = 0.05
+_POLL_S = 0.01
 _BOOKKEEPING_S = 30.0  # what a holder may take that has not said what it does
 # A file is a few blocks long, with room to grow: on a full disk the next entry is written over the last one.
 _BLOCK_BYTES = 4096
@@ -250,22 +250,33 @@ class Ledger:
     @contextmanager
     def claim_within(self, remote: str, timeout_s: float) -> Iterator[Claim]:
         """
-        Claim *remote* for the block, once the push that runs has ended.
+        Claim *remote* for the block, once the push that runs has ended and before the next one begins.
 
         Raises:
             RemoteBusyError: It has not ended within *timeout_s* seconds.
         """
+        busy = RemoteBusyError(f"a push to {remote} has not ended in {timeout_s:g} s; repeat this later")
         deadline = time.monotonic() + timeout_s
-        while True:
-            with self.claim(remote) as claim:
-                if claim is not None:
-                    yield claim
-                    return
-            if time.monotonic() > deadline:
-                raise RemoteBusyError(
-                    f"a push to {remote} has not ended in {timeout_s:g} s; repeat this later"
-                )
-            time.sleep(_POLL_S)
+        with ExitStack() as queue:
+            try:
+                queue.enter_context(self._awaiting(remote).hold(timeout_s))
+            except LockTimeoutError:
+                raise busy from None
+            while True:
+                with self.claim(remote) as claim:
+                    if claim is not None:
+                        queue.close()
+                        yield claim
+                        return
+                if time.monotonic() > deadline:
+                    raise busy
+                time.sleep(_POLL_S)
+
+    def is_awaited(self, remote: str) -> bool:
+        """
+        Whether a process waits in ``claim_within``: under steady load the claim is free for moments only.
+        """
+        return self._awaiting(remote).is_held()
 
     @contextmanager
     def sighting(self, remote: str) -> Iterator[Sighting | None]:
@@ -274,25 +285,6 @@ class Ledger:
         """
         with FileLock(self._directory / f"{remote}.watch").try_hold() as held:
             yield Sighting(self, remote) if held else None
-
-    def set_paused(
-        self,
-        remote: str,
-        paused_at: float | None,
-        *,
-        timeout_s: float,
-        by: str = "",
-        why: str = "",
-        until: float | None = None,
-    ) -> None:
-        """
-        Stop the pushes to *remote*, or with None let them be made again; waits for one that runs.
-
-        Raises:
-            RemoteBusyError: It has not ended within *timeout_s* seconds.
-        """
-        with self.claim_within(remote, timeout_s) as claim:
-            claim.set_paused(paused_at, by=by, why=why, until=until)
 
     def nudge(self, remote: str) -> bool:
         """
@@ -357,6 +349,9 @@ class Ledger:
 
     def _stall_path(self, remote: str) -> Path:
         return self._directory / f"{remote}.stall"
+
+    def _awaiting(self, remote: str) -> FileLock:
+        return FileLock(self._directory / f"{remote}.next")
 
     def _nudge(self, remote: str) -> Path:
         return self._directory / f"{remote}.nudge"

@@ -72,7 +72,8 @@ def pause(
     Raises:
         RemoteBusyError: The push that runs has not ended in time.
     """
-    ledger.set_paused(remote, now, timeout_s=timeout_s, by=by.who, why=by.why, until=until)
+    with ledger.claim_within(remote, timeout_s) as claim:
+        claim.set_paused(now, by=by.who, why=by.why, until=until)
     log().info("push.paused", remote=remote, by=by.who, why=by.why, until=until)
     remember(ledger, remote, "paused", by, now=now)
 
@@ -84,7 +85,8 @@ def resume(ledger: Ledger, remote: str, by: Operator, *, now: float, timeout_s: 
     Raises:
         RemoteBusyError: Another process holds the remote for too long.
     """
-    ledger.set_paused(remote, None, timeout_s=timeout_s)
+    with ledger.claim_within(remote, timeout_s) as claim:
+        claim.set_paused(None)
     tell_resumed(ledger, remote, by, now=now)
 
 
