@@ -22,9 +22,10 @@ from ferry.worker.observe.logs import log
 from ferry.worker.observe.tracing import span
 from ferry.worker.process.groups import end_group
 from ferry.worker.process.running import Finished
-from ferry.worker.repair.reconcile import JOIN_S, Reconciler
+from ferry.worker.repair.look import look
+from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.repair.rescue import rescue
-from ferry.worker.settings import ORIGIN, Settings
+from ferry.worker.settings import Settings
 from ferry.worker.turns.turn import Occasion
 
 _ASK_TIMEOUT_S = 30.0
@@ -107,13 +108,14 @@ class Attempt:
         """
         Look whether a known divergence still lasts; returns None if a push may land now.
         """
-        self._begin(self._settings.push_timeout_s)
-        if self._can_be_fast_forwarded(head):
+        try:
+            tip = self._seen_tip()
+        except RepositoryError:
+            return None  # gone, or out of reach: a push will say which
+        if tip is None or self._repository.contains(tip, head):
             return None
-        if self._joined():
-            return RECONCILED
-        if self._repository.is_pushed(self._remote, head):
-            return self._is_behind(head)
+        if (outcome := self._met(head, tip)) is not None:
+            return outcome
         self._claim.note(tried=head)
         rescue(self._claim, self._settings, self._repository, head, self._clock())
         self._claim.write()
@@ -131,16 +133,31 @@ class Attempt:
                 len(self._repository.commits_between(head, self._repository.head() or head)) > 1
             )
             return self._outcomes.landed(seen, part, finished, verdict, is_all=part.commit == head)
-        if verdict.reason == "non-fast-forward":
-            if self._joined():
-                return RECONCILED
-            self._fetch()
-            if self._repository.is_pushed(self._remote, part.commit):
-                return self._is_behind(head)
+        if verdict.reason == "non-fast-forward" and (outcome := self._refused(part.commit)) is not None:
+            return outcome
         said = finished.stderr + finished.stdout  # the remote's own words first
         cut_short = self._parts.cut_short(part, seen, verdict, finished.duration_s)
         detail = in_one_line(finished, verdict)
         raise self._outcomes.failed(head, verdict, detail, said=said, cut_short=cut_short)
+
+    def _refused(self, commit: str) -> str | None:
+        """
+        Look at the remote, which holds commits that *commit* does not; returns None where a person is needed.
+        """
+        try:
+            tip = self._seen_tip()
+        except RepositoryError as exc:
+            log().warning("push.divergence_unknown", remote=self._remote, error=str(exc))
+            return None
+        return self._met(commit, tip)
+
+    def _met(self, commit: str, tip: str | None) -> str | None:
+        """
+        Take over the commits of others up to *tip*; returns None where they and *commit* stay apart.
+        """
+        if self._took_over(tip):
+            return RECONCILED
+        return self._is_behind(commit) if self._repository.contains(commit, tip) else None
 
     def _is_behind(self, head: str) -> str:
         """
@@ -155,28 +172,23 @@ class Attempt:
     def _is_known_divergence(self) -> bool:
         return self._episodes.is_known(self._claim.entry, "non-fast-forward")
 
-    def _can_be_fast_forwarded(self, head: str) -> bool:
+    def _seen_tip(self, timeout_s: float | None = None) -> str | None:
         """
-        Fetch the branch, and tell whether all that it holds is in ours.
+        Look where the branch stands on the remote.
         """
-        try:
-            tip = Remote(self._repository, self._remote, timeout_s=self._settings.push_timeout_s).fetch()
-        except RepositoryError:
-            return True  # gone, or out of reach: a push will say which
-        return tip is None or self._repository.contains(tip, head)
+        timeout_s = timeout_s or self._settings.push_timeout_s
+        return look(self._claim, self._repository, timeout_s=timeout_s, now=self._clock()).tip
 
-    def _joined(self) -> bool:
+    def _took_over(self, tip: str | None) -> bool:
         """
-        Merge with what the remote holds, where the settings say so; returns whether it takes a push now.
+        Join the branch with *tip* as far as that is done unasked; returns whether a push lands now.
         """
-        if self._settings.data_reconcile != "auto" or self._remote != ORIGIN:
-            return False
-        self._claim.begin(JOIN_S + 2 * ended_within_s(self._settings.push_timeout_s))
         try:
-            return self._reconciler.join(self._remote, "merge").is_joined
+            outcome = self._reconciler.take_over(self._claim, tip)
         except WorkerError as exc:
             log().warning("reconcile.failed", remote=self._remote, error=str(exc))
             return False
+        return outcome is not None and outcome.is_joined
 
     def _send(self, part: Part) -> tuple[Finished, Verdict]:
         try:
@@ -190,39 +202,23 @@ class Attempt:
         verdict = finished.verdict
         if verdict.ambiguous and not verdict.landed:
             verdict = self._settle(part.commit, verdict)
-            if verdict.landed:
-                self._repository.saw_on_remote(self._remote, part.commit)
         return finished, verdict
 
     def _settle(self, head: str, doubtful: Verdict) -> Verdict:
         """
         Ask the remote whether a push that git calls failed has landed all the same.
         """
-        repository, timeout_s = self._repository, min(self._settings.push_timeout_s, _ASK_TIMEOUT_S)
-        self._begin(2 * timeout_s)
-        there = Remote(repository, self._remote, timeout_s=timeout_s)
+        contains = self._repository.contains
         try:
-            tip = there.ask()
-            if tip is None:
-                return doubtful
-            if not repository.contains(tip, head):
-                there.fetch()
+            tip = self._seen_tip(min(self._settings.push_timeout_s, _ASK_TIMEOUT_S))
         except RepositoryError:
             return doubtful
+        if tip is None:
+            return doubtful
         asked = Verdict(reason="pushed", rule=ASKED, evidence=f"{self._remote} is at {tip}", ambiguous=False)
-        if repository.contains(head, tip):
+        if contains(head, tip):
             return asked
-        return doubtful if repository.contains(tip, head) else replace(asked, reason="non-fast-forward")
-
-    def _fetch(self) -> None:
-        """
-        Fetch the remote's branch, if the remote answers.
-        """
-        self._begin(self._settings.push_timeout_s)
-        try:
-            Remote(self._repository, self._remote, timeout_s=self._settings.push_timeout_s).fetch()
-        except RepositoryError as exc:
-            log().warning("push.divergence_unknown", remote=self._remote, error=str(exc))
+        return doubtful if contains(tip, head) else replace(asked, reason="non-fast-forward")
 
     def _begin(self, timeout_s: float) -> None:
         """

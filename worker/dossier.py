@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from ferry.worker.errors import PushError, RepositoryError
-from ferry.worker.failures import POLICIES, Reason, Verdict
+from ferry.worker.failures import Verdict, policy_of
 from ferry.worker.git.divergence import survey
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
@@ -41,11 +41,12 @@ def dossier(
         "reason": error.reason,
         **standing(repository, error.remote, entry, now=now),
         **({"rescue_branch": entry.rescue} if entry.rescue else {}),
+        **({"rewritten_from": entry.rewritten} if entry.rewritten else {}),
         "attempts": entry.attempt,
         "failing_seconds": round(now - since),
         "what_git_said": as_printed(said) or error.detail,
         "way_out": error.hint,
-        "commands": commands(error.reason, repository, error.remote),
+        "commands": commands(error.reason, repository, error.remote, entry),
     }
 
 
@@ -59,7 +60,7 @@ def headline(known_as: str, error: PushError, context: Mapping[str, Any]) -> str
         context: The facts of its page.
     """
     name = "/".join(re.split(r":\d+/|[/:]", known_as)[-2:])
-    policy = POLICIES.get(cast(Reason, error.reason))
+    policy = policy_of(error.reason, rewritten="rewritten_from" in context)
     told = policy.told.format(remote=error.remote) if policy else ""
     return f"{name}: {told or f'{error.remote}: {error.detail}'}{_commits(context)}"
 
@@ -100,12 +101,15 @@ def in_one_line(finished: Finished, verdict: Verdict) -> str:
     return verdict.evidence or f"git push ended with status {finished.exit_status} and said nothing"
 
 
-def commands(reason: str, repository: Repository, remote: str) -> list[str]:
+def commands(reason: str, repository: Repository, remote: str, entry: Entry) -> list[str]:
     """
     Return what to type after a failure with *reason*, in order; nothing where that is another version's.
+
+    Args:
+        entry: What the ledger knows of the remote.
     """
     names = {"repository": str(repository.path), "remote": remote, "branch": repository.branch}
-    policy = POLICIES.get(cast(Reason, reason))
+    policy = policy_of(reason, rewritten=entry.rewritten is not None)
     return [command.format(**names) for command in policy.commands] if policy else []
 
 

@@ -96,6 +96,13 @@ POLICIES: Mapping[Reason, Policy] = MappingProxyType({
 })  # fmt: skip
 
 
+# A divergence with words of its own: others forced the remote's branch away from what it had held.
+REWRITTEN = Policy(False, "at-once", "the history of {remote} was rewritten",
+    "Ask who replaced the history there and why; then put the old tip back there, or join both sides, which "
+    "brings the replaced commits back.",
+    ("ferry reconcile --remote {remote} --dry-run", _LOOK))  # fmt: skip
+
+
 # Where the rule tells more than its reason does: what an operator does next, by the rule's name.
 _HINTS: Mapping[str, str] = MappingProxyType({
     "pull-requests-only":
@@ -104,7 +111,20 @@ _HINTS: Mapping[str, str] = MappingProxyType({
     "unsigned":
         "The branch takes signed commits only: set CFP_DATA_SIGNING_KEY_PATH and CFP_DATA_COMMITTER, "
         "register the key at the host, and let what was committed before past the rule once.",
+    "forced-update": REWRITTEN.hint,
 })  # fmt: skip
+
+
+def policy_of(reason: str, *, rewritten: bool = False) -> Policy | None:
+    """
+    Return what *reason* leads to; None where it is another version's.
+
+    Args:
+        rewritten: Whether the remote's branch was forced away from what it had held.
+    """
+    if rewritten and reason == "non-fast-forward":
+        return REWRITTEN
+    return POLICIES.get(cast(Reason, reason))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 
 from ferry.worker.errors import LedgerError, ReconcileError, RepositoryError
-from ferry.worker.git.remote import Remote, Seen, ended_within_s
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
-from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.ledger.ledger import Claim, Ledger
 from ferry.worker.observe.logs import NOTHING_TO_DO, log
-from ferry.worker.repair.reconcile import JOIN_S, Reconciler
+from ferry.worker.repair.look import look
+from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import ORIGIN, Settings
 
 NO_ORIGIN = "no origin is configured"
@@ -92,14 +92,20 @@ class Follower:
             if (why_not := self._stands_back(claim.entry)) is not None:
                 return why_not
             claim.write(looked_at=self._clock())
-            timeout_s = self._settings.push_timeout_s
-            claim.begin(2 * ended_within_s(timeout_s) + JOIN_S)
             try:
-                return self._take_over(Remote(self._repository, ORIGIN, timeout_s=timeout_s).look())
+                return self._look(claim)
             except (RepositoryError, ReconcileError) as exc:
                 # No push has failed: the status tells since when origin was not seen.
                 log().warning("follow.failed", remote=ORIGIN, error=str(exc))
                 return FAILED
+
+    def _look(self, claim: Claim) -> str:
+        repository, timeout_s = self._repository, self._settings.push_timeout_s
+        tip = look(claim, repository, timeout_s=timeout_s, now=self._clock()).tip
+        outcome = self._reconciler.take_over(claim, tip)
+        if outcome is not None and outcome.is_joined:
+            return f"{outcome.state}: {outcome.after}"
+        return LEVEL if tip is None or repository.contains(tip, repository.head()) else APART
 
     def _stands_back(self, entry: Entry) -> str | None:
         """
@@ -108,10 +114,3 @@ class Follower:
         if entry.is_paused(self._clock()):
             return PAUSED
         return FAILING if entry.last_failure is not None else None
-
-    def _take_over(self, seen: Seen) -> str:
-        repository, head = self._repository, self._repository.head()
-        if seen.tip is None or (head is not None and repository.contains(seen.tip, head)):
-            return LEVEL
-        outcome = self._reconciler.join_with(ORIGIN, seen.tip, "fast-forward")
-        return f"{outcome.state}: {outcome.after}" if outcome.is_joined else APART

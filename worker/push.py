@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from ferry.worker.attempt import STILL_DIVERGED, Attempt
 from ferry.worker.episodes.episodes import Episodes
 from ferry.worker.episodes.outcome import Outcomes
-from ferry.worker.errors import LedgerError, PushDeferred, RepositoryError
-from ferry.worker.git.remote import Remote, ended_within_s
+from ferry.worker.errors import LedgerError, PushDeferred, RepositoryError, WorkerError
+from ferry.worker.git.remote import Seen
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Claim, Ledger
 from ferry.worker.observe.logs import log
+from ferry.worker.repair.look import look
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import Settings
 from ferry.worker.sweep import may_lack_commits
@@ -35,7 +36,6 @@ _TURN_S = 2.0
 _GATHER_S = 0.25
 _PAUSE_S = 0.025
 _LOOK_EVERY_S = 0.005
-_LOOK_TIMEOUT_S = 30.0
 _CLAIM_WAIT_S = 2.0
 _IN_THE_WAY_S = 1.0
 # For this long the claim is left to an operator's command that waits for it, and looks more often.
@@ -161,25 +161,29 @@ class Pusher:
             if request.occasion == "sweep" and self._was_told_to_wait(claim.entry):
                 return False
             claim.write(looked_at=self._clock())
-            timeout_s = min(self._settings.push_timeout_s, _LOOK_TIMEOUT_S)
-            claim.begin(2 * ended_within_s(timeout_s))
-            there = Remote(self._repository, remote, timeout_s=timeout_s)
+            timeout_s = self._settings.push_timeout_s
             try:
-                known, tip = self._repository.remote_head(remote), there.ask()
-                if tip == known:
-                    return True
-                claim.write(waits_from=self._clock())  # what it has lost is missing from now on
-                if tip is None:
-                    self._repository.forget(remote)
-                else:
-                    there.fetch()
+                seen = look(claim, self._repository, timeout_s=timeout_s, now=self._clock())
             except RepositoryError as exc:
                 # This is no failure: perhaps nothing is pending. Where something is, the attempt reports it.
                 log().info("remote.not_seen", remote=remote, error=str(exc))
                 return False
-        if known is not None:
-            log().warning("remote.moved", remote=remote, was=known, found=tip)
+            if seen.has_moved:
+                self._met_others(claim, seen)
         return True
+
+    def _met_others(self, claim: Claim, seen: Seen) -> None:
+        """
+        Take over what is new on the remote; what it has lost instead is missing from now on.
+        """
+        claim.write(waits_from=self._clock())
+        try:
+            outcome = self._reconciler.take_over(claim, seen.tip)
+        except WorkerError as exc:
+            log().warning("reconcile.failed", remote=claim.remote, error=str(exc))
+            return
+        if outcome is None and seen.known is not None:
+            log().warning("remote.moved", remote=claim.remote, was=seen.known, found=seen.tip)
 
     def _push(self, request: Request) -> str:
         outcome, turn_ends, burst_ends = "", time.monotonic() + _TURN_S, 0.0

@@ -102,10 +102,9 @@ class RemoteStatus:
     @property
     def seen_at(self) -> float | None:
         """
-        When the remote was last asked, or pushed to, in seconds since the epoch.
+        When the remote last said where its branch stands, or took a push, in seconds since the epoch.
         """
-        entry = self.entry
-        return max(filter(None, (entry.looked_at, entry.last_attempt_at, entry.last_push_at)), default=None)
+        return max(filter(None, (self.entry.seen_at, self.entry.last_push_at)), default=None)
 
     @property
     def oldest_pending_at(self) -> float | None:
@@ -153,6 +152,7 @@ class RemoteStatus:
             "next_attempt_at": timestamp(entry.next_attempt_at),
             "commits_per_push": entry.part,
             "rescue_branch": entry.rescue,
+            "rewritten_from": entry.rewritten,
             "outcomes": dict(sorted(entry.outcomes.items())),
         }
 
@@ -194,7 +194,7 @@ def _status(settings: Settings, remote: str, repository: Repository, ledger: Led
         entry=entry,
         need=need,
         known_since=repository.known_since(remote),
-        commands=commands(entry.last_failure.reason, repository, remote) if entry.last_failure else (),
+        commands=commands(entry.last_failure.reason, repository, remote, entry) if entry.last_failure else (),
         runbook=settings.link(f"/status/runbook#{entry.last_failure.reason}") if entry.last_failure else None,
         verified_at=verify.last(repository.path, remote).get("verified_at"),
     )

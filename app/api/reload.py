@@ -57,7 +57,7 @@ def reload_data() -> ResponseReturnValue:
         raise Problem(409, "no-remote", "No remote is configured.", "Set CFP_DATA_REMOTE.")
     strategy: Strategy = "merge" if settings.data_reconcile == "auto" else "fast-forward"
     try:
-        outcome = pipeline.reconciler.reconcile(ORIGIN, strategy)
+        outcome = pipeline.reconciler.reconcile(ORIGIN, strategy, is_unasked=True)
     except (ReconcileError, RemoteBusyError) as exc:
         raise Problem(
             503, "repository-busy", str(exc), "Repeat the request.", headers={"Retry-After": "5"}

@@ -7,11 +7,11 @@ from __future__ import annotations
 import json
 import re
 import sys
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 import click
 
-from ferry.worker.failures import POLICIES, Reason, Verdict, explain
+from ferry.worker.failures import Verdict, explain, policy_of
 from ferry.worker.observe.redaction import redact
 
 
@@ -36,9 +36,13 @@ def explain_push(
         printed, said = (file.read() if file else "" for file in (stdout, stderr))
     else:
         printed, said = _apart(sys.stdin.buffer.read().decode("utf-8", "replace"))
+    forced = _FORCED.search(printed + said) if re.search("^From ", said, re.MULTILINE) else None
     if exit_status is None:
         exit_status = _likely_status(printed, said)
-    answer = _explanation(explain(exit_status, redact(printed), redact(said)))
+    verdict = explain(exit_status, redact(printed), redact(said))
+    if forced:  # a fetch says so, of what others did
+        verdict = Verdict("non-fast-forward", "forced-update", forced[0].strip(), ambiguous=False)
+    answer = _explanation(verdict)
     if as_json:
         click.echo(json.dumps(answer))
         return
@@ -47,7 +51,7 @@ def explain_push(
 
 
 def _explanation(verdict: Verdict) -> dict[str, Any]:
-    policy = None if verdict.landed else POLICIES[cast(Reason, verdict.reason)]
+    policy = policy_of(verdict.reason, rewritten=verdict.rule == "forced-update")
     return {
         "reason": verdict.reason,
         "retried": policy.retried if policy else False,
@@ -59,6 +63,8 @@ def _explanation(verdict: Verdict) -> dict[str, Any]:
     }
 
 
+# What `git fetch` writes of a branch whose history others rewrote.
+_FORCED = re.compile(r"^ ?\+ [0-9a-f]{4,40}\.{3}[0-9a-f]{4,40}\s.*\(forced update\)", re.MULTILINE)
 # What `git push --porcelain` writes to standard output; all else goes to standard error.
 _PORCELAIN = re.compile(r"[ +*=!-]\t\S*:\S*\t|Done$")
 

@@ -1,5 +1,5 @@
 """
-A repository that is merely behind its remote has nothing to push, and wakes no one.
+A repository that is merely behind its remote takes over what is there, and wakes no one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import pytest
 
 from ferry.app.dev.sentry_sink import SentrySink
 from ferry.worker import paging
-from ferry.worker.attempt import BEHIND
+from ferry.worker.attempt import RECONCILED
 from ferry.worker.errors import NonFastForward
 from ferry.worker.repair import verify
 from ferry.worker.status import remote_statuses
@@ -54,19 +54,21 @@ def _known_divergence(line: Line, data: Bare, remote: Bare) -> None:
 @pytest.mark.parametrize("ahead", [1, 3])
 @pytest.mark.parametrize("request_", [{}, {"occasion": "sweep"}, {"occasion": "operator"}])
 @pytest.mark.parametrize("before", [_fresh_clone, _pushed_before])
-def test_a_clone_that_is_behind_is_idle(paging_line: Line, data, remote, sentry, before, request_, ahead):
+def test_who_is_behind_takes_over_what_is_there(
+    paging_line: Line, data, remote, sentry, before, request_, ahead
+):
     """
-    No page, no rescue branch, no retry; what the remote holds is remembered.
+    No page, no rescue branch, no retry.
     """
     line = paging_line
     before(line, data, remote)
     theirs = [remote.commit(f"theirs {number}") for number in range(ahead)][-1]
 
-    assert line.push("first", **request_) in (BEHIND, Turn.DONE.sentence)
+    assert line.push("first", **request_) in (RECONCILED, Turn.DONE.sentence)
 
     assert sentry.events == []
     assert remote.git("for-each-ref", "--format=%(refname)") == "refs/heads/main"
-    assert data.git("rev-parse", "refs/remotes/origin/main") == theirs == remote.head()
+    assert data.git("rev-parse", "refs/remotes/origin/main") == theirs == remote.head() == data.head()
     assert line.entry.last_failure is line.entry.next_attempt_at is None
     status = remote_statuses(line.settings, line.repository, line.ledger)["origin"]
     assert (status.state, len(status.pending)) == ("idle", 0)
@@ -84,17 +86,46 @@ def test_a_divergence_that_became_a_lag_is_over(paging_line: Line, data: Bare, r
     assert line.wanting() == {}
 
 
-def test_a_commit_on_top_of_a_branch_that_is_behind_diverges(paging_line: Line, data, remote, sentry):
+def test_a_commit_on_what_was_taken_over_goes_on_top_of_it(paging_line: Line, data, remote, sentry):
+    line = paging_line
+    _fresh_clone(line, data, remote)
+    theirs = remote.commit("theirs")
+    line.push("first")
+    ours = data.commit("ours")
+
+    line.push("second")
+
+    assert remote.head() == ours
+    assert remote.has(theirs)
+    assert sentry.events == []
+
+
+def test_a_commit_beside_what_is_there_diverges(paging_line: Line, data, remote, sentry):
     line = paging_line
     _fresh_clone(line, data, remote)
     remote.commit("theirs")
-    line.push("first")
     data.commit("ours")
 
     with pytest.raises(NonFastForward):
-        line.push("second")
+        line.push("first")
 
     assert len(sentry.events) == 1
+
+
+def test_a_mirror_that_is_ahead_is_not_followed(line_with, data: Bare, remote: Bare, tmp_path):
+    """
+    Only origin is: what a mirror holds alone is left to people.
+    """
+    mirror = Bare.init(tmp_path / "mirror.git")
+    line = line_with(CFP_DATA_MIRRORS=f"backup={mirror.path}")
+    for name in ("origin", "backup"):
+        line.push(remote=name)
+    before = data.head()
+    mirror.commit("theirs")
+
+    line.push("look", remote="backup", occasion="operator")
+
+    assert data.head() == before
 
 
 # --- The remote lacks what counts as pushed ---

@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from ferry.worker import follow
+from ferry.app.dev.sentry_sink import SentrySink
+from ferry.worker import follow, paging
 from ferry.worker.errors import NonFastForward
+from ferry.worker.failures import REWRITTEN
 from ferry.worker.files.locks import FileLock
 from ferry.worker.files.places import write_lock
-from ferry.worker.ledger.operators import FERRY, pause
+from ferry.worker.ledger.operators import FERRY, Operator, pause
 from ferry.worker.repair import reconcile
+from ferry.worker.status import remote_statuses
 from ferry.worker.turns.handover import Handover
 from tests.line import Line
 from tests.parts import Bare
@@ -63,6 +66,103 @@ def test_a_branch_without_commits_takes_over_all_of_origins(level: Line, data: B
     data.git("update-ref", "-d", "refs/heads/main")
     assert level.follow() == f"fast-forwarded: {remote.head()}"
     assert data.head() == remote.head()
+
+
+def _rewrite(remote: Bare) -> str:
+    """
+    Force the branch there to a commit beside its tip, as somebody does who amends and pushes.
+    """
+    amended = remote.git("commit-tree", "-p", "main~1", "-m", "amended", "main^{tree}")
+    remote.git("update-ref", "refs/heads/main", amended)
+    return amended
+
+
+@pytest.mark.parametrize("mode", ["manual", "auto"])
+def test_a_history_that_was_rewritten_pages_once_in_its_own_words(
+    line_with, data, remote, sentry: SentrySink, mode: str
+):
+    """
+    Ferry does not merge it by itself in any mode: that would bring back what others removed.
+    """
+    line = line_with(CFP_DATA_RECONCILE=mode, SENTRY_DSN=sentry.dsn)
+    paging.configure(line.settings)
+    line.push()
+    held, theirs = data.head(), _rewrite(remote)
+
+    assert line.follow() == follow.APART
+    assert line.entry.rewritten == held
+    for chain in ("first", "second"):
+        with pytest.raises(NonFastForward):
+            line.push(chain)
+    line.push("sweep", occasion="sweep")
+
+    assert (data.head(), remote.head()) == (held, theirs)
+    (event,) = sentry.events
+    assert "the history of origin was rewritten" in event["message"]
+    assert event["contexts"]["push"]["rewritten_from"] == held
+    failure = line.entry.last_failure
+    assert failure
+    assert f"it no longer holds {held}" in failure.message
+    assert failure.hint == REWRITTEN.hint
+    status = remote_statuses(line.settings, line.repository, line.ledger)["origin"]
+    assert status.as_json()["rewritten_from"] == held
+    assert status.commands == ["ferry reconcile --remote origin --dry-run", "ferry push status"]
+
+
+def test_a_history_that_was_put_back_is_no_divergence_any_more(level: Line, data: Bare, remote: Bare):
+    held = str(data.head())
+    _rewrite(remote)
+    level.follow()
+    with pytest.raises(NonFastForward):
+        level.push()
+    remote.git("update-ref", "refs/heads/main", held)
+    level.push("sweep", occasion="sweep")
+    assert level.entry.rewritten is level.entry.last_failure is None
+
+
+def test_an_operator_joins_a_history_that_was_rewritten(level: Line, data: Bare, remote: Bare):
+    held, theirs = str(data.head()), _rewrite(remote)
+    level.follow()
+    assert level.reconciler.reconcile("origin", "merge", by=Operator.of("jane@desk")).state == "merged"
+    level.push("next")
+    assert level.entry.rewritten is None
+    assert remote.has(held)
+    assert remote.has(theirs)
+
+
+def test_auto_merges_both_sides_as_it_looks(line_with: Callable[..., Line], data: Bare, remote: Bare):
+    line = line_with(CFP_DATA_RECONCILE="auto")
+    line.push()
+    ours, theirs = data.commit("ours"), remote.commit("theirs")
+    assert line.follow().startswith("merged: ")
+    assert data.has(ours)
+    assert data.has(theirs)
+    line.push("next")
+    assert remote.head() == data.head()
+
+
+def test_a_push_that_finds_all_of_ours_and_more_takes_it_over(level: Line, data: Bare, remote: Bare):
+    """
+    As where somebody merges the rescue branch: the divergence has become a lag.
+    """
+    ours, _ = data.commit("ours"), remote.commit("theirs")
+    with pytest.raises(NonFastForward):
+        level.push()
+    remote.git("fetch", "-q", str(data.path), "main")
+    merged = remote.git("commit-tree", "-p", "main", "-p", ours, "-m", "merge", "main^{tree}")
+    remote.git("update-ref", "refs/heads/main", merged)
+
+    level.push("sweep", occasion="sweep")
+
+    assert data.head() == merged
+    assert level.entry.last_failure is None
+
+
+@pytest.mark.parametrize("occasion", ["start", "operator"])
+def test_whoever_looks_takes_over(level: Line, data: Bare, remote: Bare, occasion: str):
+    theirs = remote.commit("theirs")
+    level.push("look", occasion=occasion)
+    assert data.head() == theirs
 
 
 @pytest.mark.parametrize("mode", ["manual", "boot", "auto"])

@@ -79,14 +79,14 @@ def test_a_commit_during_a_look_at_a_divergence(line: Line, data: Bare, remote: 
     data.commit("ours")
     with pytest.raises(NonFastForward):
         line.push("second")
-    fetch = Remote.fetch
+    ask = Remote.ask
 
-    def commit_and_fetch(*arguments, **options):
+    def commit_and_ask(*arguments, **options):
         data.commit("later")
         assert line.push("later") == Turn.PUSHING.sentence
-        return fetch(*arguments, **options)
+        return ask(*arguments, **options)
 
-    monkeypatch.setattr(Remote, "fetch", commit_and_fetch)
+    monkeypatch.setattr(Remote, "ask", commit_and_ask)
     assert line.push("sweep", occasion="sweep") == STILL_DIVERGED
 
     assert sent == [("origin", data.head())]

@@ -154,6 +154,7 @@ class Episodes:
             rescue=None,
             rescued=None,
             tried=None,
+            rewritten=None,
             **changes,
         )
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from ferry.worker.backoff import delay_s
 from ferry.worker.episodes.episodes import Episodes, Told
 from ferry.worker.errors import NonFastForward, PushError, PushFailed, PushRefused
-from ferry.worker.failures import POLICIES, Reason, Verdict
+from ferry.worker.failures import POLICIES, REWRITTEN, Reason, Verdict
 from ferry.worker.git.parts import Part
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.landings import Landing
@@ -98,6 +98,7 @@ class Outcomes:
             self._claim,
             part=None if is_all else part.next_size(duration_s),
             last_push_at=now,
+            seen_at=now,
             waits_from=entry.last_attempt_at if is_all else entry.waits_from,
             lag_s=entry.lag_s.observe(lag_s),
             push_s=entry.push_s.observe(duration_s),
@@ -158,10 +159,14 @@ class Outcomes:
         return limit is not None and self._number > limit and self.chain is not None
 
     def _error(self, verdict: Verdict, detail: str, *, is_retried: bool) -> PushError:
-        reason = cast(Reason, verdict.reason)
+        reason, held = cast(Reason, verdict.reason), self._claim.entry.rewritten
+        hint = verdict.hint
+        if held is not None and reason == "non-fast-forward":
+            hint = REWRITTEN.hint
+            detail = f"others rewrote its history: it no longer holds {held}, which it held; {detail}"
         refused = NonFastForward if reason == "non-fast-forward" else PushRefused
         kind: type[PushError] = PushFailed if is_retried else refused
-        return kind(self._remote, reason, detail, verdict.hint)
+        return kind(self._remote, reason, detail, hint)
 
     def _log_what_follows(
         self, error: PushError, head: str | None, commits: int | None, wait_s: float | None

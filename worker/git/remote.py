@@ -27,6 +27,7 @@ from ferry.worker.process import running
 from ferry.worker.process.running import Finished
 
 _HANG_UP_TIMEOUT_S = 5.0
+_ASK_TIMEOUT_S = 30.0  # for one line; a fetch may take longer
 # Where git leaves what it fetches: under a name that no configuration and no person uses.
 _FETCHED = "refs/ferry/fetched"
 
@@ -167,9 +168,13 @@ class Remote:
         Raises:
             RepositoryError: The remote did not answer, or the branch could not be fetched.
         """
-        known, tip = self._repository.remote_head(self.name), self.ask()
+        repository, timeout_s = self._repository, min(self._timeout_s, _ASK_TIMEOUT_S)
+        known, url = repository.remote_head(self.name), repository.url_of(self.name)
+        tip = Remote(repository, self.name, timeout_s=timeout_s).ask()
         if tip is None:
-            self._repository.forget(self.name)
+            repository.forget(self.name)
+        elif tip != known and repository.contains(tip, repository.head()):
+            repository.track(self.name, tip, url=url)  # nothing there is new to us
         elif tip != known:
             tip = self.fetch()
         return Seen(known=known, tip=tip)

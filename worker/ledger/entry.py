@@ -103,6 +103,8 @@ class Entry:
         last_attempt_at: When an attempt last began.
         last_push_at: When a push last landed.
         looked_at: When the remote was last asked where its branch stands.
+        seen_at: When the remote last said where its branch stands, or took a push.
+        rewritten: Where its branch stood before others rewrote its history; None: it still holds that.
         waits_from: When an attempt last began that left the remote with everything, or the remote was found
             to have lost commits: none has waited for it since before then.
         tried: Where the branch stood at the last attempt that failed.
@@ -139,6 +141,8 @@ class Entry:
     last_attempt_at: float | None = None
     last_push_at: float | None = None
     looked_at: float | None = None
+    seen_at: float | None = None
+    rewritten: str | None = None
     waits_from: float | None = None
     tried: str | None = None
     part: int | None = None

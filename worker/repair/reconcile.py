@@ -23,9 +23,10 @@ from ferry.worker.git.divergence import Divergence, survey
 from ferry.worker.git.refs import RefError, move_ref
 from ferry.worker.git.remote import Remote, ended_within_s
 from ferry.worker.git.repository import Repository
-from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.ledger.ledger import Claim, Ledger
 from ferry.worker.ledger.operators import FERRY, Operator, remember
 from ferry.worker.observe.logs import log
+from ferry.worker.repair.look import look
 from ferry.worker.repair.merger import Change, Conflict, Merger, Takes, refuse_unknown
 from ferry.worker.repair.rebasing import rebased
 from ferry.worker.repair.received import send_on, tell_received
@@ -151,6 +152,7 @@ class Reconciler:
         takes: Takes | None = None,
         compares: bool = False,
         by: Operator = FERRY,
+        is_unasked: bool = False,
     ) -> Outcome:
         """
         Fetch from *remote* and join the branch with it, once the push that runs has ended.
@@ -165,6 +167,7 @@ class Reconciler:
             takes: What an operator decided of the conflicts of a merge.
             compares: Whether to say field by field what each side changed.
             by: Who asks for it.
+            is_unasked: Whether no operator does: a history that was rewritten is not merged then.
 
         Raises:
             RemoteBusyError: The push did not end in time.
@@ -173,32 +176,15 @@ class Reconciler:
             TakeError: *takes* do not fit the conflicts. Nothing was changed.
             RepositoryError: git could not.
         """
-        outcome = self._claim_and_join(remote, strategy, dry_run=dry_run, takes=takes, by=by)
+        about = {"dry_run": dry_run, "takes": takes, "by": by}
+        outcome = self._claim_and_join(remote, strategy, is_unasked=is_unasked, **about)
         ours, theirs = outcome.before, outcome.remote_head
         if ours is None or theirs is None:
             return outcome
         # For people, and read once nothing waits for us: neither a writer nor a push.
         if self._is_apart(ours, theirs):
             outcome = replace(outcome, divergence=survey(self._repository, ours, theirs))
-        return self._compared(outcome, ours, theirs) if compares else outcome
-
-    def _compared(self, outcome: Outcome, ours: str, theirs: str) -> Outcome:
-        """
-        Add to *outcome* what each side changed since they parted, and what comes of it.
-        """
-        repository, parted = self._repository, outcome.divergence
-        base = parted.base if parted else repository.merge_base(ours, theirs)
-        if base in (None, theirs):
-            return outcome
-        paths = parted.files if parted else repository.files_changed(base, theirs)
-        is_open = outcome.after == ours  # else the result holds one side of each conflict
-        result, conflicts = (outcome.tree, outcome.conflicts) if is_open else (outcome.after, ())
-        try:
-            changes = self._merger.compare((base, ours, theirs, result), conflicts=conflicts, paths=paths)
-        except RepositoryError as exc:
-            log().warning("reconcile.not_compared", remote=outcome.remote, error=str(exc))
-            return outcome
-        return replace(outcome, changes=changes, changes_left_out=len(paths) - len(changes))
+        return _compared(self._repository, self._merger, outcome, ours, theirs) if compares else outcome
 
     def at_start(self) -> None:
         """
@@ -207,27 +193,42 @@ class Reconciler:
         if self._settings.data_reconcile == "manual" or ORIGIN not in self._settings.remotes:
             return
         try:
-            self._claim_and_join(ORIGIN, "merge")
+            self._claim_and_join(ORIGIN, "merge", is_unasked=True)
         except WorkerError as exc:
             log().warning("reconcile.failed", remote=ORIGIN, error=str(exc))
 
-    def _claim_and_join(self, remote: str, strategy: Strategy, **options: Any) -> Outcome:
-        with self._ledger.claim_within(remote, self._timeout_s) as claim:
-            claim.begin(JOIN_S + 2 * ended_within_s(self._timeout_s))
-            return self.join(remote, strategy, **options)
+    def take_over(self, claim: Claim, tip: str | None) -> Outcome | None:
+        """
+        Join the branch with *tip*, the claimed remote's, as far as Ferry does so unasked: with origin's, by a
+        fast-forward, and by a merge where the settings say so and no history was rewritten.
 
-    def join(self, remote: str, strategy: Strategy, **options: Any) -> Outcome:
+        Returns:
+            None where there is nothing to take over, or an operator decides.
+
+        Raises:
+            ReconcileError, RepositoryError: As ``reconcile``.
         """
-        Do what ``reconcile`` does, for the holder of the claim on *remote*; does not say what each side has.
-        """
-        try:
-            theirs = Remote(self._repository, remote, timeout_s=self._timeout_s).look().tip
-        except RepositoryError as exc:
-            head, branch = self._repository.head(), self._repository.branch
-            return Outcome(
-                state="fetch-failed", remote=remote, branch=branch, before=head, after=head, detail=str(exc)
-            )
-        return self.join_with(remote, theirs, strategy, **options)
+        head, contains = self._repository.head(), self._repository.contains
+        if claim.remote != ORIGIN or tip is None or contains(tip, head):
+            return None
+        merges = self._settings.data_reconcile == "auto" and claim.entry.rewritten is None
+        if head is not None and not merges and not contains(head, tip):
+            return None
+        claim.begin(JOIN_S)
+        return self.join_with(ORIGIN, tip, "merge" if merges else "fast-forward")
+
+    def _claim_and_join(
+        self, remote: str, strategy: Strategy, *, is_unasked: bool, **options: Any
+    ) -> Outcome:
+        with self._ledger.claim_within(remote, self._timeout_s) as claim:
+            try:
+                tip = look(claim, self._repository, timeout_s=self._timeout_s, now=self._clock()).tip
+            except RepositoryError as exc:
+                return _not_fetched(self._repository, remote, exc)
+            claim.begin(JOIN_S + ended_within_s(self._timeout_s))
+            if claim.entry.rewritten and is_unasked:
+                strategy = "fast-forward"  # a merge would put back what others have removed
+            return self.join_with(remote, tip, strategy, **options)
 
     def join_with(
         self,
@@ -240,7 +241,10 @@ class Reconciler:
         by: Operator = FERRY,
     ) -> Outcome:
         """
-        Do the same with *theirs*, the remote's tip, which was fetched; None: the remote has no such branch.
+        Do what ``reconcile`` does, for the holder of the claim on *remote*; does not say what each side has.
+
+        Args:
+            theirs: The remote's tip, which was fetched; None: the remote has no such branch.
         """
         ours, branch = self._repository.head(), self._repository.branch
         outcome = Outcome(
@@ -354,6 +358,32 @@ class Reconciler:
                 yield
         except LockTimeoutError as exc:
             raise ReconcileError(f"cannot reconcile with {remote}: {exc}") from exc
+
+
+def _not_fetched(repository: Repository, remote: str, exc: Exception) -> Outcome:
+    head, branch = repository.head(), repository.branch
+    return Outcome(
+        state="fetch-failed", remote=remote, branch=branch, before=head, after=head, detail=str(exc)
+    )
+
+
+def _compared(repository: Repository, merger: Merger, outcome: Outcome, ours: str, theirs: str) -> Outcome:
+    """
+    Add to *outcome* what each side changed since they parted, and what comes of it.
+    """
+    parted = outcome.divergence
+    base = parted.base if parted else repository.merge_base(ours, theirs)
+    if base in (None, theirs):
+        return outcome
+    paths = parted.files if parted else repository.files_changed(base, theirs)
+    is_open = outcome.after == ours  # else the result holds one side of each conflict
+    result, conflicts = (outcome.tree, outcome.conflicts) if is_open else (outcome.after, ())
+    try:
+        changes = merger.compare((base, ours, theirs, result), conflicts=conflicts, paths=paths)
+    except RepositoryError as exc:
+        log().warning("reconcile.not_compared", remote=outcome.remote, error=str(exc))
+        return outcome
+    return replace(outcome, changes=changes, changes_left_out=len(paths) - len(changes))
 
 
 def _tell_joined(ledger: Ledger, outcome: Outcome, strategy: Strategy, by: Operator, *, now: float) -> None:

@@ -16,9 +16,10 @@ from ferry.worker.files.atomic_json import read_json, write_json
 from ferry.worker.files.places import state_directory, verified_record
 from ferry.worker.git import clone, inventory
 from ferry.worker.git.credentials import Credentials
-from ferry.worker.git.remote import Remote, ended_within_s
+from ferry.worker.git.remote import ended_within_s
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.repair.look import look
 from ferry.worker.settings import ORIGIN, Settings
 
 _WALK_TIMEOUT_S = 3600.0
@@ -58,14 +59,8 @@ def verify(settings: Settings, repository: Repository, ledger: Ledger, remote: s
     """
     timeout_s = settings.push_timeout_s
     with ledger.claim_within(remote, ended_within_s(timeout_s)) as claim:
-        claim.begin(2 * ended_within_s(timeout_s))
-        there = Remote(repository, remote, timeout_s=timeout_s)
-        known, tip = repository.remote_head(remote), there.ask()
-        if tip is None:
-            repository.forget(remote)
-        elif tip != known:
-            there.fetch()
-    return _compared(repository, remote, known=known, tip=tip)
+        seen = look(claim, repository, timeout_s=timeout_s, now=time.time())
+    return _compared(repository, remote, known=seen.known, tip=seen.tip)
 
 
 def _compared(repository: Repository, remote: str, *, known: str | None, tip: str | None) -> Verified:
