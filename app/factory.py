@@ -34,12 +34,14 @@ from ferry.app.api import (
 from ferry.app.api.conditions import answer_conditionally
 from ferry.app.api.json_provider import RecordJsonProvider
 from ferry.app.api.reading import await_commit, name_commit
+from ferry.app.api.role import send_to_primary
 from ferry.app.clients.neighbours import refusal
 from ferry.app.errors import SheetConfigError
 from ferry.app.gunicorn import is_gunicorn
 from ferry.app.metrics import metering
 from ferry.app.problems import Problem
 from ferry.app.provenance import request_id
+from ferry.app.replica.following import Following
 from ferry.app.server import gunicorn_logging
 from ferry.app.server.later import has_waited, is_delayed
 from ferry.app.server.request import WholeRequest
@@ -57,6 +59,7 @@ from ferry.worker.settings import Settings
 
 _READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
 _GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp)
+_WRITABLE = (records.bp.name, attachments.bp.name, transactions.bp.name, push.bp.name)
 _SHOW_EVERY_SHEET = (commits.bp.name, events.bp.name)
 _UNCOUNTED = (health.bp.name, metrics.bp.name)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
@@ -106,6 +109,9 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     _add_middleware(app, settings)
     _report_settings(built)
     _report_sheets(built.store.snapshot())
+    if settings.is_replica:
+        Following(built.pipeline).start()
+        return app
     built.pipeline.watchdog.watch()
     if built.pipeline.sweeper.wanting() and (head := built.pipeline.repository.head()):
         built.push_queue.enqueue_push(head)
@@ -123,6 +129,7 @@ def _add_middleware(app: Flask, settings: Settings) -> None:
     app.before_request(_begin)
     app.before_request(_refuse_other_sites)
     app.before_request(_count)
+    app.before_request(_send_to_primary)
     app.before_request(_authorise_read)
     app.before_request(_await_commit)
     app.after_request(_finish)
@@ -186,6 +193,11 @@ def _authorise_read() -> None:
         reader()
     elif request.blueprint in {blueprint.name for blueprint in _READABLE}:
         reader(ANY_SHEET if request.view_args is None else request.view_args.get("sheet", ANY_SHEET))
+
+
+def _send_to_primary() -> Response | None:
+    is_read = request.method in ("GET", "HEAD", "OPTIONS")
+    return None if is_read or request.blueprint not in _WRITABLE else send_to_primary()
 
 
 def _await_commit() -> None:

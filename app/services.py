@@ -68,7 +68,9 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
         pipeline=pipeline,
         store=Store(pipeline.repository),
         push_queue=PushQueue(
-            pipeline.celery, list(pipeline.settings.remotes), on_failure=metering.enqueue_failed
+            pipeline.celery,
+            list(pipeline.settings.remotes) if pipeline.repository.pushes else [],
+            on_failure=metering.enqueue_failed,
         ),
         listing=Listing(pipeline.repository),
         idempotency=IdempotencyStore(pipeline.repository),

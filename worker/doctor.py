@@ -72,13 +72,14 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
     yield _git(pipeline)
     yield _disk(pipeline)
     yield from _repository(pipeline)
-    yield _broker(pipeline)
-    workers = _workers(pipeline)
-    yield workers
-    yield _sweeps(pipeline, has_worker=workers.state == "ok")
+    if pipeline.repository.pushes:  # a replica's API needs neither
+        yield _broker(pipeline)
+        workers = _workers(pipeline)
+        yield workers
+        yield _sweeps(pipeline, has_worker=workers.state == "ok")
+        yield _countdowns(pipeline)
     yield from _files(pipeline)
     yield from _signing(pipeline)
-    yield _countdowns(pipeline)
     yield _sentry(pipeline)
     yield from _ssh(pipeline)
     yield from _remotes(pipeline)
@@ -241,6 +242,8 @@ def _asked(pipeline: Pipeline, remote: str, *, is_failing: bool) -> Finding:
         if head is None:
             return Finding(name=name, state="warning", detail="there is no commit to push yet")
         there = Remote(repository, remote, timeout_s=pipeline.settings.push_timeout_s)
+        if not repository.pushes:
+            return _ok(name, f"answers, and is at {there.ask()}")
         verdict = there.push(head, dry_run=True).verdict
     except RepositoryError as exc:
         return Finding(name=name, state="failed", detail=f"local: {exc}", remedy=POLICIES["local"].hint)

@@ -113,4 +113,5 @@ class Follower:
         """
         if entry.is_paused(self._clock()):
             return PAUSED
-        return FAILING if entry.last_failure is not None else None
+        is_looked_at = entry.last_failure is not None and self._repository.pushes
+        return FAILING if is_looked_at else None

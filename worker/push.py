@@ -43,6 +43,7 @@ _ASIDE_S = 0.1
 
 UNREADABLE = "left to the next sweep: the ledger cannot be read"
 OUTDATED = "left to a worker that knows the remote's new address; restart this one"
+REPLICA = "a replica pushes nothing"
 NO_SUCH_REMOTE = "no such remote is configured"
 
 
@@ -124,6 +125,8 @@ class Pusher:
             PushFailed: The attempt failed and is to be retried.
             PushRefused: The attempt failed and a retry would not help.
         """
+        if not self._repository.pushes:
+            return REPLICA
         if request.remote not in self._settings.remotes:
             return NO_SUCH_REMOTE
         try:

@@ -21,6 +21,7 @@ from ferry.worker.errors import SettingsError
 PREFIX = "CFP_"
 ORIGIN = "origin"
 
+_NO_BROKER = "redis://127.0.0.1:1/0"
 _LONGEST_S = 20 * 24 * 3600.0  # poll(2) counts milliseconds in 31 bits, which is 24 days
 
 _REMOTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -335,6 +336,8 @@ class Settings:
         push_rescue: Whether a divergence puts the local head on a new branch of the remote.
         push_page_after_s: Seconds of transient failure before a page.
         data_push_mode: ``async``, or ``sync``: a write answers when its commit is on every remote.
+        api_role: ``primary``, or ``replica``: reads only, and follows origin.
+        api_primary_url: Where a replica sends writers; None: it refuses them.
         api_tokens: Those who may write, by name.
         api_tokens_path: A file with more of them, read again when it changes.
         api_trusted_proxies: How many proxies stand before the API, each adding to X-Forwarded-For.
@@ -382,6 +385,8 @@ class Settings:
     push_rescue: bool = _from_env("CFP_PUSH_RESCUE", _switch, True)
     push_page_after_s: float = _from_env("CFP_PUSH_PAGE_AFTER", _seconds_or_zero, 3600.0)
     data_push_mode: str = _from_env("CFP_DATA_PUSH_MODE", _one_of("async", "sync"), "async")
+    api_role: str = _from_env("CFP_API_ROLE", _one_of("primary", "replica"), "primary")
+    api_primary_url: str | None = _from_env("CFP_API_PRIMARY_URL", _public_url)
     api_tokens: Mapping[str, Token] = _from_env("CFP_API_TOKENS", parse_tokens, factory=dict, secret=True)
     api_tokens_path: Path | None = _from_env("CFP_API_TOKENS_PATH", absolute_path)
     api_trusted_proxies: int = _from_env("CFP_API_TRUSTED_PROXIES", _count, 0)
@@ -412,6 +417,13 @@ class Settings:
         """
         origin = {ORIGIN: self.data_remote} if self.data_remote else {}
         return {**origin, **self.data_mirrors}
+
+    @property
+    def is_replica(self) -> bool:
+        """
+        Whether nothing is written or pushed here.
+        """
+        return self.api_role == "replica"
 
     def link(self, path: str) -> str | None:
         """
@@ -462,7 +474,7 @@ class Settings:
         problems += [
             f"{variable}: required{_hint(variable, env)}"
             for variable in ("CFP_DATA_REPO_PATH", "CFP_REDIS_URL")
-            if not env.get(variable)
+            if not env.get(variable) and (variable, values.get("api_role")) != ("CFP_REDIS_URL", "replica")
         ]
         problems += [
             _unknown(name, known) for name in sorted(env) if name.startswith(PREFIX) and name not in known
@@ -472,6 +484,11 @@ class Settings:
             problems.append(f"CFP_PUSH_BACKOFF_BASE: {base:g} s is above CFP_PUSH_BACKOFF_CAP, {cap:g} s")
         if "https_token_path" in values and _scheme(values.get("data_remote", "")) not in ("http", "https"):
             problems.append("CFP_HTTPS_TOKEN_PATH: is of no use where CFP_DATA_REMOTE is no https:// URL")
+        if values.get("api_role") == "replica":
+            if "data_remote" not in values:
+                problems.append("CFP_API_ROLE: a replica follows CFP_DATA_REMOTE, which is not set")
+            # It joins nothing, has no mirrors and sends no messages.
+            values = {"redis_url": _NO_BROKER, **values, "data_reconcile": "manual", "data_mirrors": {}}
         if problems:
             raise SettingsError("; ".join(problems))
         return cls(**values)

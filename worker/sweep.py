@@ -76,6 +76,8 @@ class Sweeper:
         Args:
             occasion: ``start`` where a worker has just started: it waits for no retry that is due later.
         """
+        if not self._repository.pushes:
+            return {}
         try:
             head = self._repository.head()
         except RepositoryError as exc:
@@ -102,6 +104,8 @@ class Sweeper:
         """
         Whether sweeps should have taken place and did not: beat, the broker or every worker is away.
         """
+        if not self._repository.pushes:
+            return False  # it needs none
         last = Moment.from_json(read_json(self._record))
         late_after_s = _LATE_AFTER_SWEEPS * self._settings.push_sweep_interval_s
         return last is None or last.age_s(self._clock) > late_after_s

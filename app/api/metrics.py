@@ -25,6 +25,7 @@ from prometheus_client.registry import Collector
 from ferry.app.metrics import metering
 from ferry.app.metrics.certificates import authority_ends
 from ferry.app.metrics.metering import Buckets
+from ferry.app.replica.following import lag_s
 from ferry.app.services import services
 from ferry.app.version import this_build
 from ferry.worker.files.room import Room
@@ -230,6 +231,9 @@ TABLE = (
         _single(lambda scrape: scrape.pipeline.sweeper.last_at())),
     Row("ferry_sweep_late", "gauge", (), "1 if a sweep is overdue.",
         _single(lambda scrape: scrape.pipeline.sweeper.is_late())),
+    Row("ferry_replica_lag_seconds", "gauge", (),
+        "On a replica: time since it last had all of origin; absent before the first, and on the primary.",
+        _single(lambda scrape: lag_s(scrape.pipeline) if scrape.pipeline.settings.is_replica else None)),
     Row("ferry_last_maintenance_timestamp_seconds", "gauge", (),
         "Time when the repository was last packed; absent before the first.",
         _single(lambda scrape: scrape.pipeline.maintenance.last().get("at"))),

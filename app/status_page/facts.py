@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ferry.app.api import standing as standings
 from ferry.app.api.standing import Standing
 from ferry.app.liveness import Workers
+from ferry.app.replica.following import lag_s
 from ferry.app.services import Services
 from ferry.app.status_page import words
 from ferry.app.status_page.charts import Charts, draw
@@ -68,6 +69,8 @@ class Facts:
         standing: What the files tell: remotes, disk, sweeps, packing.
         size: The repository's objects, see ``Repository.size``.
         disk_commands: The commands that help with a full disk.
+        is_replica: Whether nothing is written or pushed here.
+        lag_s: For how long a replica has not known that it has all of origin; None: never yet.
     """
 
     now: float
@@ -78,12 +81,17 @@ class Facts:
     standing: Standing
     size: Mapping[str, int]
     disk_commands: list[str]
+    is_replica: bool
+    lag_s: float | None
 
     @property
     def away(self) -> str | None:
         """
         What does not answer, in a sentence; None where nothing is missing.
         """
+        if self.is_replica:
+            level = "never yet" if self.lag_s is None else f"{words.duration(self.lag_s)} ago"
+            return f"This is a replica, which had all of origin {level}."
         if self.workers.state == "unknown":
             return "The broker does not answer."
         if self.workers.state == "none":
@@ -116,6 +124,8 @@ def look(services: Services) -> Facts:
         standing=standing,
         size=Packs(pipeline.repository.git).size(),
         disk_commands=pipeline.disk.commands,
+        is_replica=pipeline.settings.is_replica,
+        lag_s=lag_s(pipeline),
     )
 
 

@@ -120,6 +120,20 @@ def verified_record(repository: Path, remote: str) -> Path:
     return state_directory(repository) / f"verified.{remote}.json"
 
 
+def follower_lock(repository: Path) -> Path:
+    """
+    Return the lock of the one process that keeps a replica up.
+    """
+    return state_directory(repository) / "following.lock"
+
+
+def followed_record(repository: Path) -> Path:
+    """
+    Return the file that says when a replica last had all of origin.
+    """
+    return state_directory(repository) / "followed.json"
+
+
 def flower_history(repository: Path) -> Path:
     """
     Return the file, to which Flower adds an ending, of the tasks that it has seen under ``ferry dev``.

@@ -231,6 +231,8 @@ class Remote:
         """
         Run a git command that talks to the remote, which is at *url*.
         """
+        if command[0] == "push" and not self._repository.pushes:
+            raise RepositoryError("this is a replica (CFP_API_ROLE), which pushes nothing")
         repository, credentials = self._repository, self._repository.credentials
         configured = _configured(repository, self.name, url)
         # Made up for this command: nothing that is configured for a remote of any other name applies.

@@ -35,6 +35,7 @@ class Repository(History):
         root: Directory in the branch's tree with ``.gitsheets`` and the sheets; ``.`` is the top.
         expressions: Whether sheets may be used whose declarations hold code.
         committer: Who makes new commits, and signs them; default: each commit's author.
+        pushes: Whether it may be pushed anywhere; a replica may not.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Repository(History):
         root: str = ".",
         expressions: bool = True,
         committer: Committer | None = None,
+        pushes: bool = True,
     ) -> None:
+        self.pushes = pushes
         self.credentials = credentials or Credentials(remotes={}, environ=os.environ)
         super().__init__(Git(path, self.credentials.environ), committer)
         self.root = root
@@ -71,6 +74,7 @@ class Repository(History):
             root=settings.data_root,
             expressions=settings.data_expressions,
             committer=Committer(settings.data_committer, settings.data_signing_key_path),
+            pushes=not settings.is_replica,
         )
 
     @property

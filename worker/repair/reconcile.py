@@ -246,6 +246,8 @@ class Reconciler:
         Args:
             theirs: The remote's tip, which was fetched; None: the remote has no such branch.
         """
+        if self._settings.is_replica and strategy != "fast-forward":
+            raise ReconcileError("a replica is only ever fast-forwarded; reconcile on the primary")
         ours, branch = self._repository.head(), self._repository.branch
         outcome = Outcome(
             state="ahead", remote=remote, branch=branch, before=ours, after=ours, remote_head=theirs

@@ -1,0 +1,3 @@
+"""
+What makes an API a replica: how it keeps up with origin.
+"""

@@ -1,0 +1,121 @@
+"""
+How a replica keeps up: by its API's own process, without a worker or a broker.
+
+One process of those that share the repository follows, and another takes its place when that ends. It looks
+at origin every ``CFP_DATA_FOLLOW_INTERVAL`` seconds, and at once when the primary's event stream tells of a
+push.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+
+from ferry.worker.errors import WorkerError
+from ferry.worker.files.atomic_json import read_json, write_json
+from ferry.worker.files.locks import FileLock
+from ferry.worker.files.moments import Moment
+from ferry.worker.files.places import followed_record, follower_lock
+from ferry.worker.follow import LEVEL
+from ferry.worker.observe.logs import log
+from ferry.worker.pipeline import Pipeline
+
+_TAKE_OVER_S = 1.0  # between two tries to be the process that follows
+_SILENCE_S = 40.0  # the stream says something every 15 s
+_AGAIN_S = (1.0, 30.0)  # between two tries to listen
+_ONLY_WHEN_TOLD_S = 3600.0  # packing is looked after then
+
+
+class Following:
+    """
+    Follows origin in a thread, and listens to the primary in another.
+
+    Args:
+        pipeline: The replica's.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._lock = FileLock(follower_lock(pipeline.repository.path))
+        self._interval_s = pipeline.settings.data_follow_interval_s or _ONLY_WHEN_TOLD_S
+        self._primary = pipeline.settings.api_primary_url
+
+    def start(self) -> None:
+        """
+        Follow from now on, in this process and in each that it forks.
+        """
+        os.register_at_fork(after_in_child=self._start)
+        self._start()
+
+    def _start(self) -> None:
+        self._told = threading.Event()
+        self._is_ours = threading.Event()
+        threading.Thread(target=self._follow, name="following", daemon=True).start()
+        if self._primary:
+            threading.Thread(target=self._listen, name="listening", daemon=True).start()
+
+    def _follow(self) -> None:
+        while True:
+            with contextlib.suppress(OSError), self._lock.try_hold() as is_ours:
+                if is_ours:
+                    self._is_ours.set()
+                    self._go_on()
+            time.sleep(_TAKE_OVER_S)
+
+    def _go_on(self) -> None:
+        while True:
+            self._told.clear()
+            try:
+                self.once()
+            except Exception as exc:  # noqa: BLE001 - the thread's edge: it must not end
+                log().error("replica.not_followed", error=f"{type(exc).__name__}: {exc}")
+            self._told.wait(self._interval_s)
+
+    def once(self) -> str:
+        """
+        Look at origin, and take over what it has; returns what came of it in a few words.
+        """
+        pipeline = self._pipeline
+        outcome = pipeline.follower.follow()
+        if outcome == LEVEL or outcome.startswith("fast-forwarded"):
+            write_json(followed_record(pipeline.repository.path), Moment.now(time.time).as_json())
+        with contextlib.suppress(WorkerError):
+            if pipeline.maintenance.is_due():
+                pipeline.maintenance.run()
+        return outcome
+
+    def _listen(self) -> None:
+        self._is_ours.wait()
+        wait_s = _AGAIN_S[0]
+        while True:
+            begun = time.monotonic()
+            try:
+                self._hear()
+            except (OSError, http.client.HTTPException, ValueError) as exc:
+                log().warning("replica.primary_not_heard", url=self._primary, error=str(exc))
+            has_heard = time.monotonic() - begun > _AGAIN_S[1]
+            wait_s = _AGAIN_S[0] if has_heard else min(2 * wait_s, _AGAIN_S[1])
+            time.sleep(wait_s)
+
+    def _hear(self) -> None:
+        """
+        Look at origin whenever the primary has pushed, until its stream ends.
+        """
+        with urllib.request.urlopen(f"{self._primary}/api/events", timeout=_SILENCE_S) as stream:  # noqa: S310
+            self._told.set()  # for what it pushed before
+            for line in stream:
+                if line.rstrip() == b"event: push":
+                    self._told.set()
+
+
+def lag_s(pipeline: Pipeline) -> float | None:
+    """
+    Return for how long a replica has not known that it has all of origin; None before the first time.
+    """
+    moment = Moment.from_json(read_json(followed_record(pipeline.repository.path)))
+    return None if moment is None else moment.age_s(time.time)

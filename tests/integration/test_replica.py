@@ -1,0 +1,169 @@
+"""
+A replica reads, follows origin, and neither writes nor pushes.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ferry.app import create_app
+from ferry.app.replica.following import Following
+from ferry.worker.bootstrap import build
+from ferry.worker.errors import ReconcileError, RepositoryError, SettingsError
+from ferry.worker.git.remote import Remote
+from ferry.worker.push import REPLICA, Request
+from ferry.worker.settings import Settings
+from tests.integration.test_server import PEOPLE, _start
+from tests.parts import Bare, sample, wait_until
+
+PRIMARY = "https://records.town.example/ferry"
+COMMIT, AT_LEAST = "X-Ferry-Commit", "X-Ferry-At-Least"
+
+
+@pytest.fixture
+def there(data, remote) -> Bare:
+    """
+    Origin, which has all of ``data``.
+    """
+    data.git("push", "--quiet", remote.path, "main:main")
+    return remote
+
+
+@pytest.fixture
+def copy(there, ferry, tmp_path) -> Bare:
+    """
+    The replica's own clone, as ``ferry init`` makes it.
+    """
+    path = tmp_path / "replica.git"
+    done = ferry("init", CFP_DATA_REPO_PATH=str(path), CFP_API_ROLE="replica", CFP_REDIS_URL="")
+    assert done.returncode == 0, done.stderr
+    return Bare(path)
+
+
+@pytest.fixture
+def replica_env(env, copy) -> dict[str, str]:
+    return {**env, "CFP_DATA_REPO_PATH": str(copy.path), "CFP_API_ROLE": "replica", "CFP_REDIS_URL": ""}
+
+
+@pytest.fixture
+def replica(replica_env, monkeypatch):
+    """
+    Make a client of a replica in this process, which follows when it is told to.
+    """
+    monkeypatch.setattr(Following, "start", lambda following: None)
+    return lambda **more: create_app({**replica_env, **more}, open_access=True).test_client()
+
+
+def test_a_replica_needs_a_remote_and_no_broker(env):
+    alone = {**env, "CFP_API_ROLE": "replica"}
+    assert Settings.from_env({**alone, "CFP_REDIS_URL": ""}).is_replica
+    with pytest.raises(SettingsError, match="CFP_API_ROLE: a replica follows CFP_DATA_REMOTE"):
+        Settings.from_env({**alone, "CFP_DATA_REMOTE": ""})
+    with pytest.raises(SettingsError, match="CFP_REDIS_URL: required"):
+        Settings.from_env({**env, "CFP_REDIS_URL": ""})
+    with pytest.raises(SettingsError, match="CFP_API_ROLE: must be one of primary, replica"):
+        Settings.from_env({**env, "CFP_API_ROLE": "secondary"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", PEOPLE),
+        ("PUT", f"{PEOPLE}/jane"),
+        ("PATCH", f"{PEOPLE}/jane?pretty=a%26b"),
+        ("DELETE", f"{PEOPLE}/j%C3%A4ne%20doe"),
+        ("PUT", f"{PEOPLE}/jane/attachments/a.txt"),
+        ("POST", "/api/transactions"),
+        ("POST", "/api/_internal/push"),
+    ],
+)
+def test_a_write_is_sent_to_the_primary_or_refused(replica, copy, method, path):
+    head = copy.head()
+
+    sent = replica(CFP_API_PRIMARY_URL=PRIMARY).open(path, method=method, json={"slug": "jane"})
+    assert (sent.status_code, sent.headers["Location"]) == (307, f"{PRIMARY}{path}")
+
+    refused = replica().open(path, method=method, json={"slug": "jane"})
+    assert (refused.status_code, refused.json["code"]) == (403, "read-only-replica")
+    assert "CFP_API_PRIMARY_URL" in refused.json["hint"]
+    assert copy.head() == head
+
+
+def test_a_replica_reads_and_says_how_far_behind_it_may_be(replica, replica_env, copy):
+    api = replica()
+    assert api.get(PEOPLE).headers[COMMIT] == copy.head()
+    assert sample(api.get("/metrics").text, "ferry_replica_lag_seconds") == 0  # there is none yet
+    assert "ferry_replica_lag_seconds{" not in api.get("/metrics").text
+    assert "which had all of origin never yet" in api.get("/status").text
+
+    Following(build(replica_env, publisher=True)).once()
+
+    assert "ferry_replica_lag_seconds{" in api.get("/metrics").text
+    assert "This is a replica, which had all of origin" in api.get("/status").text
+    assert "No worker answers" not in api.get("/status").text
+    assert "ferry_sweep_late{" in api.get("/metrics").text
+    assert sample(api.get("/metrics").text, "ferry_sweep_late") == 0
+
+
+def test_a_replica_takes_over_what_origin_has_and_pushes_nothing(replica_env, there, copy):
+    pipeline = build({**replica_env, "CFP_DATA_RECONCILE": "auto"}, publisher=True)
+    commit = there.commit("from elsewhere")
+
+    assert Following(pipeline).once() == f"fast-forwarded: {commit}"
+    assert copy.head() == commit
+
+    copy.commit("by hand, here")
+    assert pipeline.sweeper.sweep() == {}
+    assert pipeline.pusher.push(Request(remote="origin", chain="a task")) == REPLICA
+    with pytest.raises(RepositoryError, match="pushes nothing"):
+        Remote(pipeline.repository, "origin", timeout_s=20).push(str(copy.head()))
+    there.commit("from elsewhere, too")
+    with pytest.raises(ReconcileError, match="only ever fast-forwarded"):
+        pipeline.reconciler.reconcile("origin", "merge")
+    assert there.git("for-each-ref", "--format=%(refname)") == "refs/heads/main"
+
+
+def test_the_webhook_brings_a_replica_forward(replica, there, copy):
+    commit = there.commit("from elsewhere")
+
+    answer = replica(CFP_DATA_RECONCILE="auto").post("/api/_internal/reload-data")
+
+    assert (answer.status_code, answer.json["local_head"]) == (200, commit)
+    assert copy.head() == commit
+
+
+def test_a_replica_never_lists_mirrors(replica_env, tmp_path):
+    mirrored = {**replica_env, "CFP_DATA_MIRRORS": f"backup={tmp_path}/backup.git"}
+    assert list(Settings.from_env(mirrored).remotes) == ["origin"]
+
+
+def test_doctor_finds_a_replica_healthy_without_worker_and_broker(ferry, replica_env):
+    done = ferry("doctor", "--json", **replica_env)
+
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {each["state"] for each in found} <= {"ok", "warning"}, found
+    assert {"worker", "sweep", "broker"}.isdisjoint(each["name"] for each in found)
+
+
+def test_a_write_to_the_primary_is_read_on_a_replica_at_once(env, replica_env, worker, tmp_path):
+    """
+    The primary's event stream tells of its push, for the interval alone would take an hour.
+    """
+    worker()
+    primary = _start(env, tmp_path)
+    place = tmp_path / "of-the-replica"
+    place.mkdir()
+    settings = {"CFP_API_PRIMARY_URL": f"http://127.0.0.1:{primary.port}", "CFP_DATA_FOLLOW_INTERVAL": "3600"}
+    replica = _start({**replica_env, **settings}, place)
+    try:
+        for slug in ("jane", "kim"):
+            status, body = primary.put(slug)
+            assert status == 201, body
+            asked = {AT_LEAST: json.loads(body)["commit"]["hash"]}
+            path = f"{PEOPLE}/{slug}"
+            wait_until(lambda path=path, asked=asked: replica.ask(path, **asked)[0] == 200, what=slug)
+    finally:
+        replica.end()
+        primary.end()
