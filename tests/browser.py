@@ -7,12 +7,15 @@ from __future__ import annotations
 import base64
 import contextlib
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from flask import Flask
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from werkzeug.serving import make_server
 
 from tests.png import smaller
 
@@ -38,6 +41,22 @@ def chromium(directory: Path) -> Iterator[webdriver.Chrome]:
         yield driver
     finally:
         driver.quit()
+
+
+@contextlib.contextmanager
+def visited(driver: webdriver.Chrome, app: Flask) -> Iterator[str]:
+    """
+    Serve *app* for the block; yields its address.
+    """
+    with make_server("127.0.0.1", 0, app, threaded=True) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            driver.get("about:blank")  # a page that listens for events keeps a thread
+            server.shutdown()
+            serving.join()
 
 
 def resize(driver: webdriver.Chrome, width: int, height: int) -> None:

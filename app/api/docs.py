@@ -4,9 +4,9 @@ The OpenAPI document, and the page that shows it.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
-import swagger_ui_bundle
 from flask import Blueprint, Response, send_from_directory
 from flask.typing import ResponseReturnValue
 
@@ -16,13 +16,15 @@ from ferry.app.services import services
 
 bp = Blueprint("docs", __name__)
 
-_ASSETS = Path(swagger_ui_bundle.swagger_ui_path)
+# Of the package swagger-ui-py its files alone: its code is for other frameworks, and imports much.
+_ASSETS = Path(next(iter(getattr(find_spec("swagger_ui"), "submodule_search_locations", [""])))) / "static"
 _SERVED = frozenset({"swagger-ui.css", "swagger-ui-bundle.js"})
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Ferry API</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="/docs/swagger-ui.css">
 <div id="page"></div>
 <script src="/docs/swagger-ui-bundle.js"></script>

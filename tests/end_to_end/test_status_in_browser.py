@@ -13,7 +13,6 @@ import json
 import os
 import random
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -27,15 +26,13 @@ from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from werkzeug.serving import make_server
 
 from ferry.app import create_app
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.stack import Stack, free_port
 from ferry.worker.files.places import remotes_directory
 from ferry.worker.ledger.landings import Landing, remember
-from tests.browser import chromium, picture, prefer, resize
-from tests.needs import need
+from tests.browser import picture, prefer, resize, visited
 from tests.parts import Bare, clean_environment, wait_until
 
 TOKEN = "a token of some length"
@@ -143,17 +140,6 @@ def _wait_to_see(seen: Callable[[], bool], *, what: str) -> None:
 
 
 @pytest.fixture
-def driver(tmp_path):
-    """
-    A headless Chromium.
-    """
-    need("chromium")
-    need("chromedriver")
-    with chromium(tmp_path) as driver:
-        yield driver
-
-
-@pytest.fixture
 def screen(driver):
     """
     The page of a deployment whose remotes are well (``mirror``), away (``archive``), and ``origin``.
@@ -255,16 +241,8 @@ def test_the_page_lives_and_fits(screen, tmp_path):
 
 
 def test_without_javascript_it_asks_for_the_token_and_loads_itself_anew(driver, env, data):
-    app = create_app({**env, "CFP_ADMIN_TOKEN": TOKEN})
-    with make_server("127.0.0.1", 0, app, threaded=True) as server:
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        try:
-            _sign_in_and_out(driver, f"http://127.0.0.1:{server.server_port}/status", data)
-        finally:
-            driver.get("about:blank")
-            server.shutdown()
-            serving.join()
+    with visited(driver, create_app({**env, "CFP_ADMIN_TOKEN": TOKEN})) as url:
+        _sign_in_and_out(driver, f"{url}/status", data)
 
 
 def _sign_in_and_out(driver, url, data):
