@@ -268,6 +268,22 @@ def test_a_push_that_runs_is_waited_for_and_a_writer_too(two: Two, deploy: Calla
         reconciler.reconcile("origin", "merge")
 
 
+def test_a_branch_that_has_all_of_the_remote_waits_for_no_writer(two: Two, monkeypatch):
+    """
+    Pushes wait for the reconcile, and under steady load it for the write lock.
+    """
+    monkeypatch.setattr("ferry.worker.repair.reconcile._WRITE_LOCK_TIMEOUT_S", 0.1)
+    lock = write_lock(two.data.path)
+    with lock.hold(1):
+        assert two.reconcile().state == "in-sync"
+    two.ours("jane")
+    with lock.hold(1):
+        assert two.reconcile().state == "ahead"
+        two.theirs("joe")
+        with pytest.raises(ReconcileError, match="cannot reconcile with origin"):
+            two.reconcile()
+
+
 @pytest.mark.parametrize("strategy", ["rebase", "preserve"])
 @pytest.mark.parametrize("left", ["a ref", "half a repository", "by the release before"])
 def test_what_a_killed_rebase_left_stops_no_later_one(two: Two, monkeypatch, strategy: str, left: str):

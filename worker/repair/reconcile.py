@@ -182,7 +182,7 @@ class Reconciler:
         if ours is None or theirs is None:
             return outcome
         # For people, and read once nothing waits for us: neither a writer nor a push.
-        if self._is_apart(ours, theirs):
+        if _is_apart(self._repository, ours, theirs):
             outcome = replace(outcome, divergence=survey(self._repository, ours, theirs))
         return _compared(self._repository, self._merger, outcome, ours, theirs) if compares else outcome
 
@@ -252,6 +252,8 @@ class Reconciler:
         outcome = Outcome(
             state="ahead", remote=remote, branch=branch, before=ours, after=ours, remote_head=theirs
         )
+        if not takes and (theirs is None or _is_here(self._repository, theirs, ours)):
+            return _level(outcome)  # our branch only grows: no writer need wait for that
         if endless := self._endless(ours, theirs, strategy, takes):
             return replace(outcome, state="conflict", detail=endless)
         with self._alone(remote):
@@ -275,23 +277,20 @@ class Reconciler:
         """
         Say why a merge would not come to its end under the write lock, where writers wait for it; else "".
         """
-        if strategy == "fast-forward" or ours is None or theirs is None or not self._is_apart(ours, theirs):
+        may_merge = strategy != "fast-forward"
+        if not (may_merge and ours and theirs and _is_apart(self._repository, ours, theirs)):
             return ""
         tried = self._merger.merge(ours, theirs, message="", takes=takes)
         return tried.detail if tried.ran_out else ""
-
-    def _is_apart(self, ours: str, theirs: str) -> bool:
-        contains = self._repository.contains
-        return not contains(theirs, ours) and not contains(ours, theirs)
 
     def _join(self, outcome: Outcome, strategy: Strategy, *, dry_run: bool, takes: Takes | None) -> Outcome:
         ours, theirs, contains = outcome.before, outcome.remote_head, self._repository.contains
         if takes and strategy != "merge":
             raise TakeError("a side is taken of the conflicts of a merge; nothing was changed")
-        if ours is None or theirs is None or not self._is_apart(ours, theirs):
+        if ours is None or theirs is None or not _is_apart(self._repository, ours, theirs):
             refuse_unknown(takes or {}, ())
-        if theirs is None or (ours is not None and contains(theirs, ours)):
-            return replace(outcome, state="in-sync" if ours == theirs else "ahead")
+        if theirs is None or _is_here(self._repository, theirs, ours):
+            return _level(outcome)
         if ours is None or contains(ours, theirs):
             return self._moved(replace(outcome, state="fast-forwarded", after=theirs), dry_run=dry_run)
         if strategy == "fast-forward":
@@ -386,6 +385,18 @@ def _compared(repository: Repository, merger: Merger, outcome: Outcome, ours: st
         log().warning("reconcile.not_compared", remote=outcome.remote, error=str(exc))
         return outcome
     return replace(outcome, changes=changes, changes_left_out=len(paths) - len(changes))
+
+
+def _is_here(repository: Repository, theirs: str, ours: str | None) -> bool:
+    return ours is not None and repository.contains(theirs, ours)
+
+
+def _is_apart(repository: Repository, ours: str, theirs: str) -> bool:
+    return not _is_here(repository, theirs, ours) and not _is_here(repository, ours, theirs)
+
+
+def _level(outcome: Outcome) -> Outcome:
+    return replace(outcome, state="in-sync" if outcome.before == outcome.remote_head else "ahead")
 
 
 def _tell_joined(ledger: Ledger, outcome: Outcome, strategy: Strategy, by: Operator, *, now: float) -> None:
