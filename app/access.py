@@ -10,6 +10,7 @@ import sys
 from flask import request
 
 from ferry.app.clients.limits import address_key
+from ferry.app.clients.signatures import proofs_in
 from ferry.app.clients.tokens import Tokens
 from ferry.app.problems import Problem
 from ferry.app.services import Services, services
@@ -180,23 +181,29 @@ def operator_of(why: str | None = None) -> Operator:
 
 def reloader() -> None:
     """
-    Refuse the request unless it carries the reload secret.
+    Refuse the request unless it carries a reload secret, or is signed with one.
+
+    Where a secret is set, it is asked for under open access, too: so that a webhook can be tried there.
 
     Raises:
-        Problem: 401 without the secret, 503 if none is set.
+        Problem: 401 without a secret or with a wrong one, 503 if none is set.
     """
-    if services().open_access:
+    known = services().pipeline.settings.data_reload_secrets
+    if not known and services().open_access:
         return
-    known = services().pipeline.settings.data_reload_secret
-    if known is None:
+    if not known:
         raise Problem(
             503,
             "reload-closed",
             "The reload webhook is off.",
             "Set CFP_DATA_RELOAD_SECRET to enable it.",
         )
-    if not hmac.compare_digest(known.encode(), _bearer().encode()):
-        raise wrong_token("The token is not the reload secret.")
+    proofs = proofs_in(request.headers)
+    if not proofs:
+        raise _unauthorised("The request carries neither a signature nor a token.")
+    body = request.get_data()
+    if not any(proof.holds(body, known) for proof in proofs):
+        raise wrong_token("The signature or the token is not made with the reload secret.")
 
 
 def wrong_token(detail: str) -> Problem:

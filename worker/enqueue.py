@@ -13,10 +13,13 @@ import contextvars
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from celery import Celery
 
+from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log, traced
+from ferry.worker.settings import ORIGIN
 from ferry.worker.turns.turn import Occasion
 
 BUDGET_S = 0.25
@@ -70,6 +73,30 @@ class PushQueue:
         remotes = self._remotes if only is None else (only,)
         sent = [self._enqueue(remote, commit, occasion, deadline) for remote in remotes]
         return all(sent)
+
+    def enqueue_follow(self, ledger: Ledger, told_by: str) -> str | None:
+        """
+        Nudge origin, and queue a look there for commits of others. Never raises, never waits longer than the
+        budget.
+
+        Args:
+            ledger: Where the nudge is noted: if the task is lost, the sweep finds that.
+            told_by: Who told of them; Flower shows it.
+
+        Returns:
+            The task's id; None where the broker did not take it.
+        """
+        is_noted = ledger.nudge(ORIGIN)
+        context = contextvars.copy_context()
+        try:
+            sending = self._senders.submit(
+                context.run, partial(send_follow, self._celery, told_by, is_noted=is_noted)
+            )
+            return sending.result(timeout=self._budget_s)
+        except Exception as exc:  # noqa: BLE001 - as for a push
+            self._on_failure(ORIGIN)
+            log().warning("follow.enqueue_failed", remote=ORIGIN, error=str(exc) or type(exc).__name__)
+            return None
 
     def _enqueue(self, remote: str, commit: str, occasion: Occasion, deadline: float) -> bool:
         # The request's id and trace go along: the thread that sends has a context of its own.

@@ -252,6 +252,20 @@ def _admin_token(text: str) -> str:
     return text
 
 
+def _secrets(text: str) -> tuple[str, ...]:
+    secrets = tuple(filter(None, re.split(r"[\s,]+", text)))
+    is_readable = all(map(str.isprintable, secrets))
+    if not (secrets and is_readable) or (
+        len(secrets) > 1 and min(map(len, secrets)) < _ADMIN_TOKEN_CHARACTERS
+    ):
+        # Else each word of one secret with blanks in it would be a secret.
+        raise ValueError(
+            "must be a secret, or several, separated by blanks or commas, each with at least "
+            f"{_ADMIN_TOKEN_CHARACTERS} characters; make one with: openssl rand -hex 32"
+        )
+    return secrets
+
+
 def _bytes(text: str) -> int:
     parsed = re.fullmatch(r"([0-9]{1,12})\s*([kMG]i?B?)?", text)
     if not parsed or not int(parsed[1]):
@@ -349,7 +363,8 @@ class Settings:
         api_max_attachment_bytes: Largest attachment.
         api_cors_origins: Origins whose pages may call the API; ``*`` is any.
         admin_token: Bearer token of the operators' endpoints; None closes them.
-        data_reload_secret: Bearer token of the reload webhook; None closes it.
+        data_reload_secrets: What signs the requests of the reload webhook, or is their bearer token; none
+            closes it.
         ssh_key_path: Private key for the remotes, where GIT_SSH_COMMAND is unset.
         ssh_known_hosts: File with the host keys of the remotes.
         https_token_path: File with the token for ``origin``'s HTTP host, read at each push.
@@ -399,7 +414,7 @@ class Settings:
     api_max_attachment_bytes: int = _from_env("CFP_API_MAX_ATTACHMENT", _bytes, 16 << 20)
     api_cors_origins: tuple[str, ...] = _from_env("CFP_API_CORS_ORIGINS", _origins, ())
     admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", _admin_token, secret=True)
-    data_reload_secret: str | None = _from_env("CFP_DATA_RELOAD_SECRET", str, secret=True)
+    data_reload_secrets: tuple[str, ...] = _from_env("CFP_DATA_RELOAD_SECRET", _secrets, (), secret=True)
     ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", absolute_path)
     ssh_known_hosts: Path | None = _from_env("CFP_SSH_KNOWN_HOSTS", absolute_path)
     https_token_path: Path | None = _from_env("CFP_HTTPS_TOKEN_PATH", absolute_path)

@@ -1,5 +1,8 @@
 """
 Fast-forward the branch to commits that others pushed to origin: the webhook that the git host calls.
+
+A host's own webhook is answered at once, and the task ``follow`` does the work; see ``deliveries`` for what
+hosts say. A caller with a bearer token and a body of Ferry's form waits for what comes of it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from ferry.app.access import RELOAD_PATH, reloader
+from ferry.app.api.deliveries import DeliveryError, Pushed, event_of, read
+from ferry.app.metrics import metering
 from ferry.app.problems import Problem
 from ferry.app.services import services
 from ferry.worker.errors import ReconcileError, RemoteBusyError
@@ -39,13 +44,21 @@ def reload_data() -> ResponseReturnValue:
     Fetch origin and fast-forward the branch to it. Reads in every process see the result at once.
 
     Answers ``{"state", "branch", "local_head", "remote_head"}``. If CFP_DATA_RECONCILE is
-    ``auto``, diverged branches are merged.
+    ``auto``, diverged branches are merged. A host's webhook gets 202 with the task that does so.
 
     Raises:
         Problem: 400 if the body is invalid; 409 if the branches have diverged or no remote is configured; 502
             if origin did not answer; 503 while a push or a write takes long.
     """
-    reloader()
+    event = event_of(request.headers)
+    try:
+        reloader()
+        if event is not None:
+            return _delivered(*event)
+    except Problem as problem:
+        result = "refused" if problem.status in (401, 429) else "failed"
+        metering.webhook_received(event[0] if event else "none", result)
+        raise
     asked = _parsed(request.get_json(silent=True) if request.data else {})
     pipeline = services().pipeline
     repository, settings = pipeline.repository, pipeline.settings
@@ -54,7 +67,7 @@ def reload_data() -> ResponseReturnValue:
     if asked.commit and _is_here(repository, asked.commit):
         return _answer("in-sync", asked.branch)
     if ORIGIN not in settings.remotes:
-        raise Problem(409, "no-remote", "No remote is configured.", "Set CFP_DATA_REMOTE.")
+        raise _no_remote()
     strategy: Strategy = "merge" if settings.data_reconcile == "auto" else "fast-forward"
     try:
         outcome = pipeline.reconciler.reconcile(ORIGIN, strategy, is_unasked=True)
@@ -68,6 +81,43 @@ def reload_data() -> ResponseReturnValue:
     if not outcome.is_joined:
         raise _problem(outcome)
     return _answer(outcome.state, asked.branch)
+
+
+def _delivered(host: str, event: str) -> ResponseReturnValue:
+    """
+    Answer a host's webhook: have the task ``follow`` look, unless what it tells is known already.
+    """
+    try:
+        delivery = read(host, event, request.headers.get("Content-Type", ""), request.get_data())
+    except DeliveryError as exc:
+        hint = "Choose the content type application/json, and push events alone, in the host's settings."
+        raise Problem(400, "body-invalid", f"{exc}.", hint) from exc
+    pipeline = services().pipeline
+    repository, branch = pipeline.repository, pipeline.repository.branch
+    state, task = "ignored", None
+    pushes = [push for push in delivery.pushes if push.branch == branch]
+    if delivery.kind == "ping":
+        state = "pong"
+    elif pushes and all(_is_known(repository, push) for push in pushes):
+        state = "in-sync"
+    elif pushes:
+        if ORIGIN not in pipeline.settings.remotes:
+            raise _no_remote()
+        state, task = "queued", services().push_queue.enqueue_follow(pipeline.ledger, host)
+    metering.webhook_received(host, state)
+    answer = _answer(state, branch)
+    return ({**answer, "task": task}, 202) if state == "queued" else answer
+
+
+def _is_known(repository: Repository, push: Pushed) -> bool:
+    """
+    Whether there is nothing to look at: we have that commit, as after each push of our own.
+    """
+    return push.commit is not None and not push.forced and repository.contains(push.commit, repository.head())
+
+
+def _no_remote() -> Problem:
+    return Problem(409, "no-remote", "No remote is configured.", "Set CFP_DATA_REMOTE.")
 
 
 def _is_here(repository: Repository, commit: str) -> bool:

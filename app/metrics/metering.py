@@ -23,6 +23,7 @@ Buckets = tuple[list[tuple[str, float]], float]  # bound and cumulated count of 
 # The names in the files of sums, which outlive a release: never change them.
 REQUESTS, REQUEST_SECONDS = "ferry_http_requests", "ferry_http_request_seconds"
 TRANSACT_SECONDS, ENQUEUE_FAILURES = "ferry_transact_seconds", "ferry_enqueue_failures"
+WEBHOOKS = "ferry_webhooks"
 _BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _NONE_YET = (0.0,) * (len(_BOUNDS_S) + 2)  # a count for each bound, one above all, and the sum
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -54,6 +55,17 @@ def enqueue_failed(remote: str) -> None:
     _tally().add((ENQUEUE_FAILURES, remote), (1.0,))
 
 
+def webhook_received(host: str, outcome: str) -> None:
+    """
+    Count a request to the reload webhook.
+
+    Args:
+        host: The git host that it comes from.
+        outcome: What came of it: a state of the answer, or ``refused`` or ``failed``.
+    """
+    _tally().add((WEBHOOKS, host, outcome), (1.0,))
+
+
 @contextmanager
 def transacting() -> Iterator[None]:
     """
@@ -71,7 +83,7 @@ def totals() -> Mapping[str, Mapping[tuple[str, ...], float | Buckets]]:
     Return what all the API's processes have counted: by metric, and by the values of its labels.
     """
     found: dict[str, dict[tuple[str, ...], float | Buckets]] = {
-        metric: {} for metric in (REQUESTS, REQUEST_SECONDS, TRANSACT_SECONDS, ENQUEUE_FAILURES)
+        metric: {} for metric in (REQUESTS, REQUEST_SECONDS, TRANSACT_SECONDS, ENQUEUE_FAILURES, WEBHOOKS)
     }
     for (metric, *labels), sums in sorted(_tally().totals().items()):
         if metric in found:

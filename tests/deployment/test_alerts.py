@@ -130,6 +130,20 @@ CASES = [
         {'ferry_push_paused{remote="origin"}': "1x700 0x100"},
         silent="719m", fires="720m", says="origin has been paused for half a day", labels=ORIGIN,
     ),
+    Case(  # a divergence has an alert of its own
+        "FerryBehind",
+        {'ferry_behind_commits{remote="origin"}': "2x30", 'ferry_behind_commits{remote="mirror"}': "2x30"},
+        {'ferry_behind_commits{remote="origin"}': "2x30", 'ferry_push_needs_person{remote="origin"}': "1x30"},
+        silent="14m", fires="15m", says="origin has 2 commits that are not read here", labels=ORIGIN,
+    ),
+    Case(  # where pushes fail, that is told
+        "FerryRemoteUnseen",
+        {'ferry_remote_seen_timestamp_seconds{remote="origin"}': "0x90",
+         'ferry_push_failing_seconds{remote="origin"}': "0x90"},
+        {'ferry_remote_seen_timestamp_seconds{remote="origin"}': "0x90",
+         'ferry_push_failing_seconds{remote="origin"}': "60x90"},
+        silent="60m", fires="61m", says="origin has not been seen for 1h 1m 0s", labels=ORIGIN,
+    ),
     Case(
         "FerryNobodySweeps",
         {"ferry_sweep_late": "1x10"},

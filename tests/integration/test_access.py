@@ -139,14 +139,14 @@ def test_wrong_tokens_have_a_limit_of_their_own(app, monkeypatch, path, method, 
     Who has the right token is let in all the same, from the same address.
     """
     api = app(
-        CFP_API_TOKENS=f"ana:{_digest('t')}", CFP_ADMIN_TOKEN=ADMIN, CFP_DATA_RELOAD_SECRET="a reload secret"
+        CFP_API_TOKENS=f"ana:{_digest('t')}", CFP_ADMIN_TOKEN=ADMIN, CFP_DATA_RELOAD_SECRET="a-reload-secret"
     )
     now = time.time()
     with monkeypatch.context() as still:  # or the window would slide meanwhile, and let one more in
         still.setattr(time, "time", lambda: now)
         tried = _statuses(api, _A_FEW + 2, path, method, headers=_as("wrong"), **options)
     assert tried == [401] * _A_FEW + [429] * 2
-    right = {PEOPLE: "t", "/api/_internal/reload-data": "a reload secret"}.get(path, ADMIN)
+    right = {PEOPLE: "t", "/api/_internal/reload-data": "a-reload-secret"}.get(path, ADMIN)
     assert api.open(path, method=method, headers=_as(right), **options).status_code not in (401, 429)
     assert _statuses(api, 2) == [200, 200]
 
