@@ -8,6 +8,7 @@ Errors of the store, each with a stable code and a hint.
     ├── InvalidJsonError                          the body is not a record
     ├── InvalidKeyError, KeyReusedError, KeysExhaustedError   the Idempotency-Key cannot be used
     ├── SheetConfigError, UnreadableRecordError, AttachmentUnreadableError   the repository itself is wrong
+    ├── FencedError                               another repository is the primary
     └── SheetTooLargeError, BusyError, DiskFullError, NotSignedError  not now
 """
 
@@ -216,3 +217,12 @@ class NotSignedError(StoreError):
     code = "signing-unavailable"
     hint = "An operator mends the key at CFP_DATA_SIGNING_KEY_PATH (ferry doctor), and the write is repeated."
     retry_after_s = 10
+
+
+class FencedError(StoreError):
+    """
+    Another repository was made the primary; this one takes no writes.
+    """
+
+    code = "not-the-primary"
+    hint = "Send the write to the primary. An operator sees with ferry doctor which one that is."

@@ -37,6 +37,7 @@ _STATUS_OF: Mapping[type[errors.StoreError], int] = {
     errors.BusyError: 503,
     errors.DiskFullError: 507,
     errors.NotSignedError: 503,
+    errors.FencedError: 403,
 }
 _CODES = {
     400: "bad-request",

@@ -31,6 +31,8 @@ from ferry.worker.git.prepare import old_locks
 from ferry.worker.git.remote import Remote, ssh_programs
 from ferry.worker.git.signing import HINT, VARIABLE
 from ferry.worker.pipeline import Pipeline
+from ferry.worker.repair.fence import HINT as HINT_FENCED
+from ferry.worker.repair.fence import fence_of
 from ferry.worker.status import RemoteStatus, remote_statuses
 
 _SOON_S = 14 * 24 * 3600.0
@@ -71,6 +73,7 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
     """
     yield _git(pipeline)
     yield _disk(pipeline)
+    yield from _fence(pipeline)
     yield from _repository(pipeline)
     if pipeline.repository.pushes:  # a replica's API needs neither
         yield _broker(pipeline)
@@ -297,6 +300,15 @@ def _files(pipeline: Pipeline) -> Iterator[Finding]:
             detail=f"{lock} is old",
             remedy=f"If no git process works on the repository: rm {lock}",
         )
+
+
+def _fence(pipeline: Pipeline) -> Iterator[Finding]:
+    """
+    Say that another repository is the primary.
+    """
+    if fence := fence_of(pipeline.repository.path):
+        detail = f"another is the primary since {timestamp(fence.at)}: {fence.commit}, made on {fence.host}"
+        yield Finding(name="primary", state="failed", detail=detail, remedy=HINT_FENCED)
 
 
 def _signing(pipeline: Pipeline) -> Iterator[Finding]:

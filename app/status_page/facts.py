@@ -18,6 +18,7 @@ from ferry.app.status_page.charts import Charts, draw
 from ferry.worker.git.history import Commit
 from ferry.worker.git.packs import Packs
 from ferry.worker.pipeline import Pipeline
+from ferry.worker.repair.fence import is_fenced
 from ferry.worker.status import RemoteStatus
 
 _COMMITS = 20
@@ -70,6 +71,7 @@ class Facts:
         size: The repository's objects, see ``Repository.size``.
         disk_commands: The commands that help with a full disk.
         is_replica: Whether nothing is written or pushed here.
+        is_fenced: Whether another repository was made the primary.
         lag_s: For how long a replica has not known that it has all of origin; None: never yet.
     """
 
@@ -82,6 +84,7 @@ class Facts:
     size: Mapping[str, int]
     disk_commands: list[str]
     is_replica: bool
+    is_fenced: bool
     lag_s: float | None
 
     @property
@@ -92,6 +95,8 @@ class Facts:
         if self.is_replica:
             level = "never yet" if self.lag_s is None else f"{words.duration(self.lag_s)} ago"
             return f"This is a replica, which had all of origin {level}."
+        if self.is_fenced:
+            return "Another repository is the primary: every write is refused."
         if self.workers.state == "unknown":
             return "The broker does not answer."
         if self.workers.state == "none":
@@ -125,6 +130,7 @@ def look(services: Services) -> Facts:
         size=Packs(pipeline.repository.git).size(),
         disk_commands=pipeline.disk.commands,
         is_replica=pipeline.settings.is_replica,
+        is_fenced=is_fenced(pipeline.repository.path),
         lag_s=lag_s(pipeline),
     )
 

@@ -12,14 +12,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from ferry.app.errors import BusyError, SheetNotFoundError
+from ferry.app.errors import BusyError, FencedError, SheetNotFoundError
 from ferry.app.sheets.evaluation import Evaluations
 from ferry.app.store.group_commit import GroupCommit
 from ferry.app.store.snapshot import Snapshot
 from ferry.app.store.transaction import Transaction
 from ferry.app.store.translation import translated
 from ferry.worker.errors import RepositoryError
-from ferry.worker.files.places import write_lock
+from ferry.worker.files.places import fence_record, write_lock
 from ferry.worker.git.refs import RefMovedError, move_ref
 from ferry.worker.git.repository import Repository
 
@@ -71,7 +71,10 @@ class Store:
             BusyError: Another writer held the lock for half a minute, or one of git's lock files is in the
                 way.
             DiskFullError: The disk is full; nothing was written.
+            FencedError: Another repository is the primary.
         """
+        if fence_record(self._repository.path).exists():
+            raise FencedError("Another repository was made the primary; this one takes no writes.")
         with self._writers.turn() as group:
             before = self._at(group.tip, evaluations)
             if before.commit is None:

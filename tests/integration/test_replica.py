@@ -16,35 +16,10 @@ from ferry.worker.git.remote import Remote
 from ferry.worker.push import REPLICA, Request
 from ferry.worker.settings import Settings
 from tests.integration.test_server import PEOPLE, _start
-from tests.parts import Bare, sample, wait_until
+from tests.parts import sample, wait_until
 
 PRIMARY = "https://records.town.example/ferry"
 COMMIT, AT_LEAST = "X-Ferry-Commit", "X-Ferry-At-Least"
-
-
-@pytest.fixture
-def there(data, remote) -> Bare:
-    """
-    Origin, which has all of ``data``.
-    """
-    data.git("push", "--quiet", remote.path, "main:main")
-    return remote
-
-
-@pytest.fixture
-def copy(there, ferry, tmp_path) -> Bare:
-    """
-    The replica's own clone, as ``ferry init`` makes it.
-    """
-    path = tmp_path / "replica.git"
-    done = ferry("init", CFP_DATA_REPO_PATH=str(path), CFP_API_ROLE="replica", CFP_REDIS_URL="")
-    assert done.returncode == 0, done.stderr
-    return Bare(path)
-
-
-@pytest.fixture
-def replica_env(env, copy) -> dict[str, str]:
-    return {**env, "CFP_DATA_REPO_PATH": str(copy.path), "CFP_API_ROLE": "replica", "CFP_REDIS_URL": ""}
 
 
 @pytest.fixture

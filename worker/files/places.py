@@ -120,6 +120,13 @@ def verified_record(repository: Path, remote: str) -> Path:
     return state_directory(repository) / f"verified.{remote}.json"
 
 
+def fence_record(repository: Path) -> Path:
+    """
+    Return the file that says that another repository is the primary.
+    """
+    return state_directory(repository) / "fenced.json"
+
+
 def follower_lock(repository: Path) -> Path:
     """
     Return the lock of the one process that keeps a replica up.

@@ -11,6 +11,8 @@ from ferry.worker.git.remote import Remote, Seen, ended_within_s
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Claim
+from ferry.worker.repair.fence import look_for_fence
+from ferry.worker.settings import ORIGIN
 
 
 def look(claim: Claim, repository: Repository, *, timeout_s: float, now: float) -> Seen:
@@ -26,6 +28,8 @@ def look(claim: Claim, repository: Repository, *, timeout_s: float, now: float) 
     """
     claim.begin(2 * ended_within_s(timeout_s))
     seen = Remote(repository, claim.remote, timeout_s=timeout_s).look()
+    if claim.remote == ORIGIN:
+        look_for_fence(repository, seen.tip)
     claim.write(seen_at=now, rewritten=_rewritten(claim.entry, repository, seen))
     return seen
 

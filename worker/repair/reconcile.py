@@ -26,6 +26,7 @@ from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Claim, Ledger
 from ferry.worker.ledger.operators import FERRY, Operator, remember
 from ferry.worker.observe.logs import log
+from ferry.worker.repair.fence import is_fenced
 from ferry.worker.repair.look import look
 from ferry.worker.repair.merger import Change, Conflict, Merger, Takes, refuse_unknown
 from ferry.worker.repair.rebasing import rebased
@@ -211,7 +212,8 @@ class Reconciler:
         head, contains = self._repository.head(), self._repository.contains
         if claim.remote != ORIGIN or tip is None or contains(tip, head):
             return None
-        merges = self._settings.data_reconcile == "auto" and claim.entry.rewritten is None
+        is_ours = claim.entry.rewritten is None and not is_fenced(self._repository.path)
+        merges = self._settings.data_reconcile == "auto" and is_ours
         if head is not None and not merges and not contains(head, tip):
             return None
         claim.begin(JOIN_S)
@@ -226,7 +228,7 @@ class Reconciler:
             except RepositoryError as exc:
                 return _not_fetched(self._repository, remote, exc)
             claim.begin(JOIN_S + ended_within_s(self._timeout_s))
-            if claim.entry.rewritten and is_unasked:
+            if is_unasked and (claim.entry.rewritten or is_fenced(self._repository.path)):
                 strategy = "fast-forward"  # a merge would put back what others have removed
             return self.join_with(remote, tip, strategy, **options)
 

@@ -1,0 +1,177 @@
+"""
+A replica becomes the primary, nothing that origin had is lost, and the old primary writes no more.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from ferry.app.cli import promote
+from ferry.worker.bootstrap import build
+from ferry.worker.errors import ReconcileError
+from ferry.worker.ledger.operators import FERRY
+from ferry.worker.repair.fence import fence_of, is_fenced, lift
+from ferry.worker.repair.promote import Promoter
+from ferry.worker.settings import ORIGIN
+from tests.integration.test_server import PEOPLE, _start
+
+
+def _promoter(env) -> Promoter:
+    pipeline = build(env, publisher=True)
+    return Promoter(pipeline.settings, pipeline.repository, pipeline.ledger, pipeline.reconciler)
+
+
+def _put(api, slug):
+    return api.put(f"{PEOPLE}/{slug}", json={"slug": slug, "name": slug.title()})
+
+
+def _push(env) -> None:
+    """
+    Make one attempt to push, as a worker does.
+    """
+    from ferry.worker.push import Request
+
+    build(env).pusher.push(Request(remote=ORIGIN, chain="a task"))
+
+
+def test_a_replica_takes_over_and_fences_the_old_primary(ferry, replica_env, there, copy, data):
+    tip = there.head()
+    done = ferry("promote", "--reason", "the disk died", **replica_env)
+
+    assert done.returncode == 0, done.stderr
+    assert "CFP_API_PRIMARY_URL is not set" in done.stdout
+    assert "CFP_DATA_PUSH_MODE=sync" in done.stdout
+    fence = there.head()
+    assert copy.head() == fence
+    assert there.git("rev-parse", f"{fence}^") == tip
+    assert there.git("diff", tip, fence) == ""
+    assert f"Ferry-Primary: {copy.git('config', 'ferry.id')}" in there.git("log", "-1", "--format=%B", fence)
+
+
+def test_the_old_primary_that_has_nothing_to_push_stops_taking_writes(
+    client,
+    env,
+    replica_env,
+    there,
+    copy,
+    data,
+    ferry,
+):
+    api = client()
+    assert _put(api, "jane").status_code == 201
+    _push(env)
+    _promoter(replica_env).promote(force=False, by=FERRY)
+
+    build(env, publisher=True).follower.follow()
+
+    refused = _put(api, "kim")
+    assert (refused.status_code, refused.json["code"]) == (403, "not-the-primary")
+    assert data.head() == there.head() == copy.head()
+    assert api.get(f"{PEOPLE}/jane").status_code == 200
+    assert "Another repository is the primary" in api.get("/status").text
+    found = ferry("doctor").stdout
+    assert "another is the primary since" in found
+    assert there.head() in found
+
+
+def test_what_the_old_primary_had_not_pushed_is_on_a_rescue_branch(
+    client,
+    env,
+    replica_env,
+    there,
+    copy,
+    data,
+):
+    """
+    Also where it joins what diverges by itself: two primaries would go on for ever.
+    """
+    api = client()
+    unpushed = _put(api, "jane").json["commit"]["hash"]
+    fence = _promoter(replica_env).promote(force=False, by=FERRY)
+
+    from ferry.worker.errors import NonFastForward
+
+    with pytest.raises(NonFastForward):
+        _push({**env, "CFP_DATA_RECONCILE": "auto"})
+
+    rescued = there.git("for-each-ref", "--format=%(objectname)", "refs/heads/rescue")
+    assert rescued == unpushed
+    assert there.git("rev-parse", "main") == fence
+    assert data.head() == unpushed
+    assert fence_of(data.path).commit == fence
+    assert _put(api, "kim").status_code == 403
+    build({**env, "CFP_DATA_RECONCILE": "boot"}).reconciler.at_start()
+    assert data.head() == unpushed
+
+
+def test_the_old_one_can_be_made_the_primary_again(client, env, replica_env, there, copy, data):
+    _promoter(replica_env).promote(force=False, by=FERRY)
+    api = client()
+    build(env, publisher=True).follower.follow()
+    assert _put(api, "jane").status_code == 403
+
+    fence = _promoter(env).promote(force=False, by=FERRY)
+
+    assert not is_fenced(data.path)
+    assert _put(api, "jane").status_code == 201
+    new = build({**replica_env, "CFP_API_ROLE": "primary", "CFP_REDIS_URL": env["CFP_REDIS_URL"]})
+    new.follower.follow()
+    assert fence_of(copy.path).commit == fence
+
+
+def test_a_clients_words_fence_nobody(client, env, there, copy, data):
+    elsewhere = build({**env, "CFP_DATA_REPO_PATH": str(copy.path)}, publisher=True)
+    answer = client().put(
+        f"{PEOPLE}/jane", json={"slug": "jane"}, headers={"Commit-Message": "Ferry-Primary: me"}
+    )
+    answer = _put(client(), "jane") if answer.status_code != 201 else answer
+    _push(env)
+
+    elsewhere.follower.follow()
+
+    assert copy.head() == data.head()
+    assert not is_fenced(copy.path)
+
+
+def test_what_origin_lacks_is_joined_first(replica_env, there, copy):
+    copy.commit("by hand, here")
+
+    with pytest.raises(ReconcileError, match="commits that origin lacks"):
+        _promoter(replica_env).promote(force=False, by=FERRY)
+    assert there.head() != copy.head()
+
+
+def test_a_primary_that_answers_is_named_with_what_origin_lacks_and_refused(
+    env,
+    ferry,
+    replica_env,
+    there,
+    copy,
+    tmp_path,
+):
+    primary = _start(env, tmp_path)
+    try:
+        url = f"http://127.0.0.1:{primary.port}"
+        before = there.head()
+        assert primary.put("jane")[0] == 201
+
+        refused = ferry("promote", **replica_env, CFP_API_PRIMARY_URL=url)
+        assert refused.returncode == 1
+        assert "origin lacks 1 commit that it acknowledged:" in refused.stdout
+        assert f"PUT {PEOPLE}/jane" in refused.stdout
+        assert "--force" in refused.stderr
+        assert there.head() == before
+
+        forced = ferry("promote", "--force", **replica_env, CFP_API_PRIMARY_URL=url)
+        assert forced.returncode == 0, forced.stderr
+        assert there.head() == copy.head() != before
+    finally:
+        primary.end()
+
+
+def test_a_fence_is_lifted_once(tmp_path, data, env):
+    pipeline = build(env, publisher=True)
+    lift(pipeline.repository)
+    lift(pipeline.repository)
+    assert fence_of(data.path) is None
+    assert promote._asked("http://127.0.0.1:1/api/health") is None
