@@ -65,6 +65,9 @@ def _instead(keys: bytes, key: bytes, *rest: bytes) -> list[bytes]:
 
 
 class _Handler(TCPFakeRequestHandler):
+    # An answer is written in pieces, and each would wait for the client's late acknowledgement of another.
+    disable_nagle_algorithm = True
+
     def setup(self) -> None:
         super().setup()
         broker: FakeBroker = self.server.broker  # type: ignore[attr-defined]

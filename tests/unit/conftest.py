@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from kombu.transport.redis import Transport
 
 from ferry.worker.broker import celery_app
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 def _broker() -> Iterator[FakeBroker]:
     from tests.fake_broker import fake_broker  # fakeredis takes its time, and few tests need it
 
-    with fake_broker() as running:
+    with fake_broker() as running, pytest.MonkeyPatch.context() as patch:
+        # A connection that is released waits for the end of its look at the queue, by default a second.
+        patch.setattr(Transport, "brpop_timeout", 0.1)
         yield running
 
 

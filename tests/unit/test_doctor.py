@@ -57,7 +57,7 @@ def _probe(data, dsn, wanted=None):
 
 @pytest.mark.parametrize("place", [_full, _silent, _refusing])
 def test_a_sentry_that_never_answers_took_nothing(place, data, monkeypatch):
-    monkeypatch.setattr(paging, "_PROBE_S", 1.0)
+    monkeypatch.setattr(paging, "_PROBE_S", 0.3)
     with place() as port:
         assert _probe(data, f"http://key@127.0.0.1:{port}/1")
 
@@ -148,6 +148,15 @@ def test_a_broker_that_answers_and_has_no_worker_is_told_from_one_that_has(env, 
     assert "celery -A ferry.worker worker" in workers.remedy
 
 
+@pytest.fixture
+def again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Let the second look at a broker follow the first without kombu's second in between.
+    """
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("again_at_once")
 def test_a_broker_that_is_away_is_named_with_the_setting_that_leads_to_it(env):
     with fake_broker() as broker:
         pipeline = build({**env, "CFP_REDIS_URL": broker.url}, publisher=True)
@@ -158,6 +167,7 @@ def test_a_broker_that_is_away_is_named_with_the_setting_that_leads_to_it(env):
     assert "cannot be asked" in doctor._workers(pipeline).detail
 
 
+@pytest.mark.usefixtures("again_at_once")
 def test_a_broker_that_hangs_does_not_hang_the_doctor(env, broker):
     """
     Its socket's time limit holds, twice: one connection is tried again.
@@ -167,6 +177,7 @@ def test_a_broker_that_hangs_does_not_hang_the_doctor(env, broker):
         assert doctor._broker(pipeline).state == "failed"
 
 
+@pytest.mark.usefixtures("again_at_once")
 def test_a_password_in_the_brokers_address_is_not_repeated(env):
     with fake_broker() as broker:
         url = broker.url.replace("//", "//:hunter2@")

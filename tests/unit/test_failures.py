@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -178,6 +179,9 @@ def _among_chatter(text: str) -> str:
     return "\n".join(lines)
 
 
+_explained = cache(explain)  # most changes leave most outputs as they are
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -201,7 +205,7 @@ def test_what_surrounds_the_words_makes_no_difference(change: Callable[[str], st
     """
     misread = {}
     for case in CASES:
-        verdict = explain(case.exit_status, case.stdout.replace("\n", "\r\n"), change(case.stderr))
+        verdict = _explained(case.exit_status, case.stdout.replace("\n", "\r\n"), change(case.stderr))
         if (verdict.reason, verdict.ambiguous) != (case.reason, case.ambiguous):
             misread[case.name] = verdict
 

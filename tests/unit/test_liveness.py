@@ -63,7 +63,7 @@ def _worker(broker: FakeBroker, celery: Celery, name: str, *queues: str) -> Iter
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(liveness, "_ASK_S", 0.4)
+    monkeypatch.setattr(liveness, "_ASK_S", 0.15)
     monkeypatch.setattr(liveness, "_PATIENCE_S", 20.0)
 
 

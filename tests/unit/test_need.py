@@ -158,6 +158,8 @@ def _headline(status: RemoteStatus) -> str:
         standing=_standing(origin=status),
         size={},
         disk_commands=[],
+        is_replica=False,
+        lag_s=None,
     ).headline
 
 
