@@ -84,6 +84,9 @@ class Standing:
             return f"{', '.join(paused)}: paused; {pending}"
         if waiting:
             return f"{many(waiting, 'commit')} on the way." if is_moving else pending
+        behind = {name: status.pending.behind for name, status in statuses.items() if status.pending.behind}
+        if behind:
+            return f"{', '.join(behind)}: {many(max(behind.values()), 'commit')} of others not read here yet."
         return "Every commit is on every remote."
 
     def as_json(self) -> dict[str, Any]:

@@ -176,6 +176,18 @@ def _print_failure(status: RemoteStatus, error: Mapping[str, Any]) -> None:
         click.echo(f"  runbook: {status.runbook}")
 
 
+def _print_sides(facts: Mapping[str, Any]) -> None:
+    there = f"at {facts['remote_head']}" if facts["remote_head"] else "not seen yet"
+    click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote {there}")
+    if facts["remote_seen_at"]:
+        click.echo(f"  seen there at {facts['remote_seen_at']}")
+    if facts["behind_commits"]:
+        click.echo(f"  {many(facts['behind_commits'], 'commit')} of others there, not read here yet")
+    if facts["pending_commits"]:
+        click.echo(f"  {facts['pending_commits']} pending, the oldest since {facts['oldest_pending_at']}")
+        click.echo("  they are kept in the data repository until they arrive")
+
+
 def _print_status(name: str, status: RemoteStatus) -> None:
     facts = status.as_json()
     click.echo(f"{name}: {facts['state']}")
@@ -189,11 +201,7 @@ def _print_status(name: str, status: RemoteStatus) -> None:
     if facts["failing_since"]:
         lasts = words.duration(status.failing_s)
         click.echo(f"  failing for {lasts}, since {facts['failing_since']}: {status.attempts}")
-    there = f"at {facts['remote_head']}" if facts["remote_head"] else "not seen yet"
-    click.echo(f"  {facts['branch']} is at {facts['local_head']}, on the remote {there}")
-    if facts["pending_commits"]:
-        click.echo(f"  {facts['pending_commits']} pending, the oldest since {facts['oldest_pending_at']}")
-        click.echo("  they are kept in the data repository until they arrive")
+    _print_sides(facts)
     if facts["paused_at"]:
         _print_pause(name, facts)
     if error := facts["last_error"]:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,7 @@ class _Demo:
         _say(f"The sample's first commits are on the remote {self._remote}.")
         for number in range(1, _WRITES + 1):
             self._show_arrival({"slug": f"visitor-{number}", "name": f"Visitor {number}"})
+        self._show_merge_by_others()
         self._show_divergence()
         self._show_recovery()
         total = len(self._commits)
@@ -154,19 +155,50 @@ class _Demo:
     def _status(self) -> dict[str, Any]:
         return dict(self._request("/api/_internal/push")["remotes"]["origin"])
 
-    def _request(self, path: str, body: dict[str, str] | None = None) -> Any:
+    def _request(
+        self, path: str, body: dict[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
         request = urllib.request.Request(  # noqa: S310 - a loopback URL of our own
             self._stack.url + path,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **(headers or {})},
         )
         with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
             return json.load(response)
 
-    def _commit_by_another_user(self) -> str:
+    def _show_merge_by_others(self) -> None:
+        """
+        Show that what people merge at the host is read here, told by the host's webhook.
+        """
+        merged, begun = self._merge_by_another_user(), time.monotonic()
+        _say(
+            f"Another user merges a pull request at the remote: commit {merged[:7]}; the webhook tells Ferry"
+        )
+        push = {"ref": "refs/heads/main", "after": merged}
+        told = self._request("/api/_internal/reload-data", push, {"X-GitHub-Event": "push"})
+        _expect(told["state"] == "queued", f"the webhook was answered with {told}")
+        self._await("the merged commit here", lambda: self._status()["local_head"] == merged)
+        read = self._request("/api/sheets/people/records/sam")["record"]
+        _say(
+            f"  GET /api/sheets/people/records/sam -> {json.dumps(read)}, "
+            f"{(time.monotonic() - begun) * 1000:.0f} ms after the merge"
+        )
+
+    def _merge_by_another_user(self) -> str:
+        with tempfile.TemporaryDirectory() as directory:
+            record = Path(directory) / "sam.toml"
+            record.write_text('name = "Sam Merged"\nslug = "sam"\n')
+            blob, index = self._git("hash-object", "-w", str(record)), f"{directory}/index"
+            with self._git_on_remote.custom_environment(GIT_INDEX_FILE=index):
+                self._git("read-tree", "main")
+                self._git("update-index", "--add", "--cacheinfo", f"100644,{blob},people/sam.toml")
+                tree = self._git("write-tree")
+        return self._commit_by_another_user(tree, "Merge pull request #1")
+
+    def _commit_by_another_user(self, tree: str = "main^{tree}", message: str = "From elsewhere") -> str:
         name, email = AUTHOR
         identity = ["-c", f"user.name={name}", "-c", f"user.email={email}"]
-        theirs = self._git(*identity, "commit-tree", "-p", "main", "-m", "From elsewhere", "main^{tree}")
+        theirs = self._git(*identity, "commit-tree", "-p", "main", "-m", message, tree)
         self._git("update-ref", "refs/heads/main", theirs)
         return theirs
 

@@ -169,7 +169,8 @@ class Reader:
             self.dev = subprocess.Popen(
                 words,
                 cwd=self.cwd,
-                env=self.env,
+                # A commit beside ours that a page makes is not to be taken over first, by chance.
+                env=self.env | {"CFP_DATA_FOLLOW_INTERVAL": "3600"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
