@@ -83,9 +83,9 @@ class Facts:
     standing: Standing
     size: Mapping[str, int]
     disk_commands: list[str]
-    is_replica: bool
-    is_fenced: bool
-    lag_s: float | None
+    is_replica: bool = False
+    is_fenced: bool = False
+    lag_s: float | None = None
 
     @property
     def away(self) -> str | None:
