@@ -4,9 +4,13 @@ Commits of others, as they arrive in a whole deployment: by the interval, and by
 
 from __future__ import annotations
 
+import itertools
+
 from ferry.worker.bootstrap import build
 from ferry.worker.enqueue import send_follow
-from tests.parts import Bare, wait_until
+from ferry.worker.push import Request
+from tests.pages import Browser
+from tests.parts import Bare, sample, wait_until
 
 
 def _edit(bare: Bare, slug: str) -> str:
@@ -61,3 +65,52 @@ def test_without_an_interval_a_nudge_is_followed_and_the_sweep_finds_one_whose_m
     beat(CFP_PUSH_SWEEP_INTERVAL="0.5")
     wait_until(lambda: _is_read(api, "sam"), what="their second record")
     assert running.events("push.blocked") == []
+
+
+def _level(env, data, remote):
+    """
+    Push what is pending, without a worker; returns the pipeline.
+    """
+    pipeline = build(env, publisher=True)
+    pipeline.pusher.push(Request(remote="origin", chain="first"))
+    assert remote.head() == data.head()
+    return pipeline
+
+
+def test_what_was_taken_over_shows_with_its_author(client, env, data, remote):
+    """
+    In the event stream, in the history, on the status page.
+    """
+    api, pipeline = client(), _level(env, data, remote)
+    position = f":{data.head()},origin:{data.head()}"
+    theirs = _edit(remote, "joe")
+    pipeline.follower.follow()
+
+    answer = api.get("/api/events", headers={"Last-Event-ID": position}, buffered=False)
+    text = b"".join(itertools.islice(answer.response, 2)).decode()
+    answer.close()
+    assert f'"hash": "{theirs}"' in text
+    assert '"name": "Sam"' in text
+    assert "by Sam" in Browser(api).open("/status").text
+    assert f"received 1 commit by Sam, to {theirs[:12]}" in Browser(api).open("/status/history").text
+    status = api.get("/api/_internal/push").json["remotes"]["origin"]
+    assert (status["behind_commits"], status["remote_head"]) == (0, theirs)
+    assert status["remote_seen_at"]
+
+
+def test_what_is_not_read_yet_is_counted_and_told(client, env, data, remote, ferry):
+    """
+    Here because both sides have commits.
+    """
+    api, pipeline = client(), _level(env, data, remote)
+    data.commit("ours")
+    _edit(remote, "joe")
+    pipeline.follower.follow()
+
+    status = api.get("/api/_internal/push").json["remotes"]["origin"]
+    assert (status["behind_commits"], status["pending_commits"]) == (1, 1)
+    assert sample(api.get("/metrics").text, "ferry_behind_commits", remote="origin") == 1
+    assert "Not read here yet 1 commit of others" in Browser(api).open("/status").text
+    shown = ferry("push", "status").stdout
+    assert "1 commit of others there, not read here yet" in shown
+    assert f"seen there at {status['remote_seen_at']}" in shown
