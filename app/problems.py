@@ -4,8 +4,9 @@ Errors as ``application/problem+json`` (RFC 9457), each with a stable code and a
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -100,6 +101,14 @@ class Problem(Exception):
         # Set here too: the server answers some problems before Flask is called.
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """
+    Return a question that names the one of *known* which is most like *name*; "" where none is.
+    """
+    nearest = difflib.get_close_matches(name[:80], known, 1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def register(app: Flask) -> None:

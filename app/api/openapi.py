@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -54,6 +54,21 @@ def document(snapshot: Snapshot, settings: Settings) -> Json:
                 path["get"]["security"] = []
     tags = dict.fromkeys(("sheets", "commits", "service", *(sheet.name for sheet in sheets)))
     return {**found, "tags": [{"name": tag} for tag in tags]}
+
+
+def operations() -> Iterator[tuple[str, str, frozenset[str]]]:
+    """
+    Return each address, as a template, each method that it has, and the names of its parameters in the query.
+    """
+    known = _template()["document"]["components"]["parameters"]
+    for path, item in (_template()["document"]["paths"] | _template()["sheet_paths"]).items():
+        for method, operation in item.items():
+            if method != "parameters":
+                listed = operation.get("parameters", [])
+                found = (
+                    known[each["$ref"].rpartition("/")[2]] if "$ref" in each else each for each in listed
+                )
+                yield path, method, frozenset(each["name"] for each in found if each["in"] == "query")
 
 
 def _usable(snapshot: Snapshot) -> list[Sheet]:

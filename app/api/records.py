@@ -16,6 +16,7 @@ from ferry.app.access import writer
 from ferry.app.api.commits import commit_documents
 from ferry.app.api.conditions import require
 from ferry.app.api.cursors import page_of
+from ferry.app.api.fields import Fields
 from ferry.app.api.query import query_of
 from ferry.app.api.reading import snapshot_of, snapshot_of_page
 from ferry.app.api.writing import Change, evaluations, record_sent, write
@@ -47,7 +48,7 @@ def index(sheet: str) -> ResponseReturnValue:
     page = page_of(request.args, request.path)
     snapshot = snapshot_of_page(page)
     found = snapshot.sheet(sheet)
-    query = query_of(request.args.lists(), found)
+    query = query_of(request.args.lists(), Fields.of(found, snapshot.contracts(found)))
     listed = services().listing.read(snapshot, found)
     matching = query.select(listed.records)
     shown = page.fitting(

@@ -74,15 +74,15 @@ def crew(api):
         ("name=Ann&name=Eve", ["ann", "eve"]),
         ("joined_year[gte]=2005&joined_year[lt]=2015", ["bob", "cyd"]),
         ("joined_year[gt]=2010", ["dan"]),
-        ("x.kg[lte]=61.5", ["ann"]),
-        ("x.born[gt]=1985-01-01", ["bob"]),
+        (".x.kg[lte]=61.5", ["ann"]),
+        (".x.born[gt]=1985-01-01", ["bob"]),
         ("skills=sql", ["cyd", "dan"]),
-        ("active=true", ["dan"]),
+        (".active=true", ["dan"]),
         ("joined_year[ne]=2001", ["bob", "cyd", "dan", "eve"]),
         ("name[eq]=Cyd", ["cyd"]),
         ("joined_year[gte]=2001&sort=-joined_year", ["dan", "cyd", "bob", "ann"]),
         ("sort=joined_year", ["ann", "bob", "cyd", "dan", "eve"]),
-        ("sort=active,-name", ["eve", "dan", "cyd", "bob", "ann"]),
+        ("sort=.active,-name", ["eve", "dan", "cyd", "bob", "ann"]),
     ],
 )
 def test_lists_are_filtered_and_sorted(api, crew, query, wanted):
@@ -90,7 +90,7 @@ def test_lists_are_filtered_and_sorted(api, crew, query, wanted):
 
 
 def test_only_the_fields_that_are_asked_for_are_shown(api, crew):
-    answer = api.get(f"{PEOPLE}?name=Ann&fields=name,x.kg,nothing")
+    answer = api.get(f"{PEOPLE}?name=Ann&fields=name,.x.kg,.nothing")
     assert answer.json["records"] == [{"path": "ann", "record": {"name": "Ann", "x": {"kg": 61.5}}}]
 
 
@@ -105,11 +105,67 @@ def test_only_the_fields_that_are_asked_for_are_shown(api, crew):
         "sort=",
         "fields=a..b",
         "a.=1",
+        "page=2",
+        "offset=10",
+        "nmae=Ann",
+        "active=true",
+        "sort=-nmae",
+        "sort=active",
+        "fields=nmae",
     ],
 )
 def test_a_query_that_makes_no_sense_is_named(api, query):
     parameter = _problem(api.get(f"{PEOPLE}?{query}"), 400, "query-invalid")["parameter"]
     assert parameter in (query.partition("=")[0], "sort", "fields")
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("nmae=Ann", "nmae: the sheet 'people' declares no field 'nmae'; did you mean name?"),
+        ("limt=2", "did you mean limit?"),
+        ("active=true", "it allows others, which are written .active"),
+        ("sort=limit", "sort: the sheet 'people' declares no field 'limit'; it allows"),
+    ],
+)
+def test_a_slip_in_a_query_is_answered_with_the_nearest_name(api, query, said):
+    assert said in _problem(api.get(f"{PEOPLE}?{query}"), 400, "query-invalid")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "takes"),
+    [
+        ("GET", "/api/sheets?limit=2", "it takes none"),
+        ("GET", "/api/sheets/people?at=main", "it takes none"),
+        ("GET", f"{PEOPLE}/ann?fields=name", "it takes at"),
+        ("HEAD", f"{PEOPLE}/ann?fields=name", ""),
+        ("GET", f"{PEOPLE}/ann/history?page=2", "it takes at, cursor, limit"),
+        ("GET", "/api/commits?author=ann", "it takes at, cursor, limit"),
+        ("GET", "/api/events?since=1", "it takes last_event_id"),
+        ("POST", f"{PEOPLE}?dry_run=true", "it takes none"),
+        ("PUT", f"{PEOPLE}/ann?dry_run=true", "it takes none"),
+        ("PATCH", f"{PEOPLE}/ann?upsert=1", "it takes none"),
+        ("DELETE", f"{PEOPLE}/ann?force=1", "it takes none"),
+        ("POST", "/api/transactions?dry_run=true", "it takes none"),
+    ],
+)
+def test_a_parameter_that_an_address_does_not_take_is_refused_and_nothing_is_written(
+    api, crew, data, method, url, takes
+):
+    before = data.head()
+    answer = api.open(
+        url, method=method, json={"slug": "ann", "name": "Another"} if method != "GET" else None
+    )
+    assert answer.status_code == 400
+    assert data.head() == before
+    if method != "HEAD":
+        problem = _problem(answer, 400, "query-invalid")
+        assert problem["parameter"] == url.partition("?")[2].partition("=")[0]
+        assert takes in problem["hint"]
+
+
+def test_what_asks_for_the_health_may_add_a_parameter(api):
+    assert api.get("/api/health?unique=1").status_code == 200
 
 
 def test_a_list_follows_commits_without_reading_everything_again(api, crew, monkeypatch):
