@@ -171,21 +171,21 @@ class Pusher:
                 # This is no failure: perhaps nothing is pending. Where something is, the attempt reports it.
                 log().info("remote.not_seen", remote=remote, error=str(exc))
                 return False
-            if seen.has_moved:
-                self._met_others(claim, seen)
+            self._take_over(claim, seen)
         return True
 
-    def _met_others(self, claim: Claim, seen: Seen) -> None:
+    def _take_over(self, claim: Claim, seen: Seen) -> None:
         """
         Take over what is new on the remote; what it has lost instead is missing from now on.
         """
-        claim.write(waits_from=self._clock())
+        if seen.has_moved:
+            claim.write(waits_from=self._clock())
         try:
             outcome = self._reconciler.take_over(claim, seen.tip)
         except WorkerError as exc:
             log().warning("reconcile.failed", remote=claim.remote, error=str(exc))
             return
-        if outcome is None and seen.known is not None:
+        if outcome is None and seen.has_moved and seen.known is not None:
             log().warning("remote.moved", remote=claim.remote, was=seen.known, found=seen.tip)
 
     def _push(self, request: Request) -> str:

@@ -158,6 +158,23 @@ def test_a_push_that_finds_all_of_ours_and_more_takes_it_over(level: Line, data:
     assert level.entry.last_failure is None
 
 
+@pytest.mark.parametrize("occasion", ["start", "operator", "follow"])
+def test_what_was_fetched_before_a_power_cut_is_taken_over_by_the_next_look(
+    level, data, remote, occasion: str
+):
+    """
+    The remote-tracking ref had moved, and the branch had not.
+    """
+    before, theirs = str(data.head()), remote.commit("theirs")
+    level.follow()
+    data.git("update-ref", "refs/heads/main", before)
+    if occasion == "follow":
+        level.follow()
+    else:
+        level.push("look", occasion=occasion)
+    assert data.head() == theirs
+
+
 @pytest.mark.parametrize("occasion", ["start", "operator"])
 def test_whoever_looks_takes_over(level: Line, data: Bare, remote: Bare, occasion: str):
     theirs = remote.commit("theirs")

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ferry.app.cli.main import main
-from ferry.worker.failures import POLICIES, explain
+from ferry.worker.failures import POLICIES, REWRITTEN, explain
 
 CORPUS = sorted((Path(__file__).resolve().parents[1] / "corpus" / "push").glob("*.txt"))
 _CASE = re.compile(r"(?P<header>.*?)\n--- stdout\n(?P<stdout>.*?)--- stderr\n(?P<stderr>.*)", re.DOTALL)
@@ -78,3 +78,15 @@ def test_it_repeats_no_secret():
     url = "https://ghp_abcdefghijklmnopqrst@github.com"
     said = f"fatal: could not read Password for '{url}': terminal prompts disabled\n"
     assert "ghp_" not in _explain(stdin=said)
+
+
+def test_it_tells_a_history_that_others_rewrote_from_a_fetch():
+    """
+    And not of what an operator has forced there.
+    """
+    line = " + 5c392e6...9b13063 main       -> origin/main  (forced update)\n"
+    fetched = json.loads(_explain("--json", stdin=f"From git.example.org:town/data\n{line}"))
+    assert (fetched["reason"], fetched["rule"]) == ("non-fast-forward", "forced-update")
+    assert fetched["hint"] == REWRITTEN.hint
+    pushed = json.loads(_explain("--json", stdin=f"To git.example.org:town/data\n{line}"))
+    assert pushed["reason"] == "pushed"
