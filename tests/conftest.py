@@ -40,6 +40,12 @@ from tests.valkey_server import ValkeyServer
 
 __all__ = ["deploy", "deployment", "line", "line_with"]  # fixtures
 
+# A flush waits for all that any program has written to that disk, and the tests flush all the time. In memory
+# it costs nothing; what a power cut leaves on a disk is tested on images of it (crash_images.py).
+_MEMORY, _ENOUGH_BYTES = Path("/dev/shm"), 4 << 30
+if "TMPDIR" not in os.environ and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ENOUGH_BYTES:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
 # The git configuration of the person who runs the tests is none of theirs; that of pip is, for its mirror.
 _home = tempfile.TemporaryDirectory(prefix="home-")
 _pip = Path.home() / ".config" / "pip" / "pip.conf"
@@ -48,6 +54,9 @@ if _pip.exists():
 os.environ |= {"HOME": _home.name, "XDG_CONFIG_HOME": _home.name}
 os.environ["LC_ALL"] = "C.UTF-8"  # Valkey does not start where it names a locale that is not installed
 
+
+# jsonschema compiles a grammar for the format `iri`, in seconds for each process. No schema here has it.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 # The same examples at each run: what stands on main passes or fails by itself. To look for more:
 # PYTEST_ARGS="--hypothesis-profile=searching". Examples start git or touch the disk; on a busy machine a slow
