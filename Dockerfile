@@ -20,7 +20,7 @@ RUN python -m venv /build && /build/bin/pip install --quiet --require-hashes -r 
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY worker worker
-COPY ferry/__init__.py ferry/py.typed ferry/
+COPY ferry/*.py ferry/py.typed ferry/
 COPY docs/operations/runbook.md docs/operations/
 RUN /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel . \
  && /opt/ferry/bin/pip install --quiet --no-deps --no-index /wheel/*.whl \

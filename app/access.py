@@ -16,6 +16,7 @@ from ferry.app.problems import Problem
 from ferry.app.services import Services, services
 from ferry.worker.ledger.operators import Operator
 from ferry.worker.settings import Token
+from ferry.writes import Caller
 
 ANYBODY = "dev"
 ANY_SHEET = ""  # for what shows no record, such as the names of the sheets
@@ -43,16 +44,16 @@ def reader(sheet: str | None = None) -> None:
         raise _out_of_scope(name, f"read {what}", token.reads)
 
 
-def writer(*sheets: str) -> str:
+def writer(*sheets: str) -> Caller:
     """
-    Return the name of the sender of this request; refuse it unless the sender may write *sheets*.
+    Return the sender of this request; refuse it unless the sender may write *sheets*.
 
     Raises:
         Problem: 401 without a known token; 403 if the server accepts no writes, or the token may not write
             one of the sheets.
     """
     if services().open_access:
-        return ANYBODY
+        return Caller(ANYBODY)
     if not services().tokens.known():
         raise Problem(
             403,
@@ -64,7 +65,13 @@ def writer(*sheets: str) -> str:
     refused = sorted(set(sheets) - token.sheets) if token.sheets is not None else []
     if refused:
         raise _out_of_scope(name, f"write the sheet {refused[0]!r}", token.sheets)
-    return name
+    return _caller_of(name, token)
+
+
+def _caller_of(name: str, token: Token) -> Caller:
+    reads = ["*"] if token.reads is None or token.sheets is None else sorted(token.reads)
+    writes = ["*"] if token.sheets is None else sorted(token.sheets)
+    return Caller(name, (*(f"read:{sheet}" for sheet in reads), *(f"write:{sheet}" for sheet in writes)))
 
 
 def _out_of_scope(name: str, what: str, scope: frozenset[str] | None) -> Problem:

@@ -9,12 +9,16 @@ Errors of the store, each with a stable code and a hint.
     ├── InvalidKeyError, KeyReusedError, KeysExhaustedError   the Idempotency-Key cannot be used
     ├── SheetConfigError, UnreadableRecordError, AttachmentUnreadableError   the repository itself is wrong
     ├── FencedError                               another repository is the primary
-    └── SheetTooLargeError, BusyError, DiskFullError, NotSignedError  not now
+    ├── RefusedError                              a rule or a route of an extension refuses
+    ├── ExtensionFailedError                      an extension's code is wrong
+    └── SheetTooLargeError, BusyError, DiskFullError, NotSignedError, ExtensionTooSlowError  not now
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+
+from ferry.writes import Refused
 
 
 class StoreError(Exception):
@@ -207,6 +211,42 @@ class DiskFullError(StoreError):
 
     code = "disk-full"
     hint = "Free space on the volume of the data repository, then repeat the request."
+
+
+class RefusedError(StoreError):
+    """
+    An extension refuses; code, status and hint are its own.
+
+    Attributes:
+        status: HTTP status of the answer.
+        errors: One ``{"field", "message"}`` for each fault.
+    """
+
+    code = "refused"
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused.detail)
+        self.code, self.hint = refused.code, refused.hint
+        self.status, self.errors = refused.status, refused.errors
+
+
+class ExtensionFailedError(StoreError):
+    """
+    An extension raised an error of no kind that Ferry knows; nothing was written.
+    """
+
+    code = "extension-failed"
+    hint = "Report the X-Request-Id to the operators: the log has the cause."
+
+
+class ExtensionTooSlowError(StoreError):
+    """
+    An extension held the write lock for too long; nothing was written.
+    """
+
+    code = "extension-too-slow"
+    hint = "Repeat the request; if that does not help, report the X-Request-Id to the operators."
+    retry_after_s = 1
 
 
 class NotSignedError(StoreError):

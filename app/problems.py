@@ -39,6 +39,8 @@ _STATUS_OF: Mapping[type[errors.StoreError], int] = {
     errors.DiskFullError: 507,
     errors.NotSignedError: 503,
     errors.FencedError: 403,
+    errors.ExtensionFailedError: 500,
+    errors.ExtensionTooSlowError: 503,
 }
 _CODES = {
     400: "bad-request",
@@ -126,9 +128,11 @@ def store_problem(error: errors.StoreError, **more: Any) -> Problem:
     """
     Return the problem that *error* is answered with.
     """
-    status = _STATUS_OF[type(error)]
+    status = error.status if isinstance(error, errors.RefusedError) else _STATUS_OF[type(error)]
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    members: dict[str, Any] = {"errors": error.errors} if isinstance(error, errors.InvalidRecordError) else {}
+    faults = error.errors if isinstance(error, errors.InvalidRecordError | errors.RefusedError) else []
+    has_errors = bool(faults) or isinstance(error, errors.InvalidRecordError)
+    members: dict[str, Any] = {"errors": faults} if has_errors else {}
     return Problem(status, error.code, str(error), error.hint, headers=headers, **members, **more)
 
 

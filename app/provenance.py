@@ -17,6 +17,7 @@ from flask import g, request
 
 from ferry.app.problems import Problem
 from ferry.app.services import services
+from ferry.writes import Caller
 
 MAX_SUMMARY = 500
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -39,13 +40,13 @@ class Provenance:
 
 
 def provenance(
-    actor: str, action: str, subjects: Sequence[tuple[str, str]], *, summary: str | None = None
+    actor: Caller, action: str, subjects: Sequence[tuple[str, str]], *, summary: str | None = None
 ) -> Provenance:
     """
     Describe the commit that the current request makes.
 
     Args:
-        actor: Name of the token that was used.
+        actor: Who makes it.
         action: Such as ``record.put``.
         subjects: Sheet and path of each thing that changes.
         summary: The caller's own words; default: the header ``Commit-Message``, percent-encoded UTF-8.
@@ -54,7 +55,7 @@ def provenance(
         Problem: 400 if the summary cannot be part of a commit.
     """
     said = _checked(unquote(request.headers.get("Commit-Message", "")) if summary is None else summary)
-    message = f"{actor}: {request.method} {quote(request.path)}"
+    message = f"{actor.name}: {request.method} {quote(request.path)}"
     # A trailer is one line.
     subject_lines = [
         (name, quote(value, safe="/ ", errors="replace"))
@@ -63,8 +64,8 @@ def provenance(
     ]
     return Provenance(
         message=f"{message}\n\n{said}" if said else message,
-        author=(actor, f"{actor}@users.noreply.{services().pipeline.settings.api_host}"),
-        trailers=[("Action", action), ("Actor", actor), *subject_lines, ("Request-Id", request_id())],
+        author=(actor.name, f"{actor.name}@users.noreply.{services().pipeline.settings.api_host}"),
+        trailers=[("Action", action), ("Actor", actor.name), *subject_lines, ("Request-Id", request_id())],
     )
 
 

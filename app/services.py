@@ -17,8 +17,10 @@ from ferry.app.liveness import Liveness
 from ferry.app.metrics import metering
 from ferry.app.store.idempotency import IdempotencyStore
 from ferry.app.store.listing import Listing
+from ferry.app.store.rules import Rules
 from ferry.app.store.store import Store
-from ferry.worker.bootstrap import build
+from ferry.extension import Extension
+from ferry.worker.bootstrap import build, load_extensions
 from ferry.worker.enqueue import PushQueue
 from ferry.worker.pipeline import Pipeline
 
@@ -40,6 +42,8 @@ class Services:
         liveness: Whether a worker answers.
         tokens: The tokens that may write, and read where reading needs one.
         limits: How many requests one client may make.
+        extensions: The extensions that ``CFP_API_EXTENSIONS`` names, in order.
+        rules: The rules of all of them.
         open_access: Whether requests need no token, as under ``ferry dev``.
     """
 
@@ -52,6 +56,8 @@ class Services:
     liveness: Liveness
     tokens: Tokens
     limits: Limits
+    extensions: tuple[Extension, ...]
+    rules: Rules
     open_access: bool
 
 
@@ -64,20 +70,23 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
         RepositoryError: The data repository is not usable.
     """
     pipeline = build(env, publisher=True)
+    listing, extensions = Listing(pipeline.repository), load_extensions([pipeline.settings])
     return Services(
         pipeline=pipeline,
-        store=Store(pipeline.repository),
+        store=Store(pipeline.repository, listing),
         push_queue=PushQueue(
             pipeline.celery,
             list(pipeline.settings.remotes) if pipeline.repository.pushes else [],
             on_failure=metering.enqueue_failed,
         ),
-        listing=Listing(pipeline.repository),
+        listing=listing,
         idempotency=IdempotencyStore(pipeline.repository),
         arrivals=Arrivals(pipeline.repository),
         liveness=Liveness(pipeline.celery),
         tokens=Tokens(pipeline.settings),
         limits=Limits(pipeline.settings.api_rate_limit),
+        extensions=extensions,
+        rules=Rules(extensions),
         open_access=open_access,
     )
 

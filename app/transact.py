@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from ferry.app.metrics.metering import transacting
 from ferry.app.sheets.evaluation import Evaluations
+from ferry.app.store.rules import Guard
 from ferry.app.store.store import Store
 from ferry.app.store.transaction import Transaction
 from ferry.worker.enqueue import PushQueue
@@ -24,6 +25,7 @@ def transact(
     author: tuple[str, str],
     trailers: Sequence[tuple[str, str]] = (),
     evaluations: Evaluations | None = None,
+    guard: Guard | None = None,
 ) -> Iterator[Transaction]:
     """
     Change records in one durable commit and, once it is on the branch, queue its push.
@@ -36,6 +38,7 @@ def transact(
         author: Name and e-mail address.
         trailers: Key and value of each trailer.
         evaluations: Results of the code that runs apart; see ``ferry.app.sheets.evaluation``.
+        guard: The rules of extensions that apply.
 
     Raises:
         NotEvaluatedError: *evaluations* lacks a result.
@@ -44,7 +47,9 @@ def transact(
     with (
         transacting(),
         span("transact"),
-        store.commit(message, author=author, trailers=trailers, evaluations=evaluations) as transaction,
+        store.commit(
+            message, author=author, trailers=trailers, evaluations=evaluations, guard=guard
+        ) as transaction,
     ):
         yield transaction
     if transaction.commit is not None:

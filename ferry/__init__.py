@@ -1,29 +1,43 @@
 """
 Ferry: a REST API over a gitsheets repository that gets every commit to the repository's remote.
 
-The code is in ``app/`` and ``worker/`` of the checkout, and installs as ``ferry.app`` and ``ferry.worker``.
+This package is what extensions import: the names in ``__all__``, and nothing else of Ferry's. The code is in
+``app/`` and ``worker/`` of the checkout, and installs as ``ferry.app`` and ``ferry.worker``.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from ferry.extension import Extension
+    from ferry.writes import Caller, Record, Refused, Transaction, Write
+
+__all__ = ["Caller", "Extension", "Record", "Refused", "Transaction", "Write", "__version__"]
 
 __version__: str
 
 
 def __getattr__(name: str) -> Any:
     """
-    Read the version from the installation the first time that it is asked for (PEP 562).
+    Find a public name the first time that it is asked for (PEP 562).
 
     Every process that runs a function apart imports this package, and few ask.
     """
-    if name != "__version__":
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        found: Any = _version()
+    else:
+        module = "ferry.extension" if name == "Extension" else "ferry.writes"
+        found = getattr(import_module(module), name)
+    globals()[name] = found
+    return found
+
+
+def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        found = version("gitsheets-ferry")
+        return version("gitsheets-ferry")
     except PackageNotFoundError:  # a checkout that is not installed
-        found = "unknown"
-    globals()["__version__"] = found
-    return found
+        return "unknown"

@@ -23,11 +23,13 @@ from celery.signals import (
 )
 from sentry_sdk.integrations.celery import CeleryIntegration
 
+from ferry.extension import Extension
+from ferry.loading import ExtensionError, load
 from ferry.worker import paging
 from ferry.worker.broker.celery_app import build_celery, queue_of
 from ferry.worker.broker.shutdown import end_beat_at_once, finish_tasks_first, interrupt
 from ferry.worker.episodes.episodes import outbox_of
-from ferry.worker.errors import RepositoryError
+from ferry.worker.errors import RepositoryError, SettingsError
 from ferry.worker.files.places import packing_lock
 from ferry.worker.fleet import Environments, environments, settings_of, told_of
 from ferry.worker.git import remote
@@ -124,6 +126,19 @@ def build_beside(command: str, environments: Environments) -> Celery:
     return build_celery({queue: found[name] for queue, name in queues.items()}, publisher=False)
 
 
+def load_extensions(settings: Sequence[Settings]) -> tuple[Extension, ...]:
+    """
+    Import the extensions of every repository that this process serves.
+
+    Raises:
+        SettingsError: One cannot be used.
+    """
+    try:
+        return load(list(dict.fromkeys(module for each in settings for module in each.api_extensions)))
+    except ExtensionError as exc:
+        raise SettingsError(f"CFP_API_EXTENSIONS: {exc}") from exc
+
+
 def _ignore_git_variables() -> None:
     if ignored := stay_here(os.environ):
         logs.log().warning("environment.ignored", variables=ignored)
@@ -172,6 +187,7 @@ def start_worker() -> Celery:
     if command in _BESIDE:
         return build_beside(command, environments(os.environ))
     pipelines = build_all(environments(os.environ))
+    load_extensions([pipeline.settings for pipeline in pipelines])
     paging.configure(pipelines[0].settings, CeleryIntegration())
     if tracing.is_wanted(os.environ):
         worker_process_init.connect(lambda **_: tracing.configure("ferry-worker"), weak=False)

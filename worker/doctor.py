@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ferry.loading import ExtensionError, load
 from ferry.worker import paging
 from ferry.worker.broker.celery_app import longest_countdown_s
 from ferry.worker.errors import RepositoryError, SigningError
@@ -83,6 +84,7 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
         yield _countdowns(pipeline)
     yield from _files(pipeline)
     yield from _signing(pipeline)
+    yield from _extensions(pipeline)
     yield _sentry(pipeline)
     yield from _ssh(pipeline)
     yield from _remotes(pipeline)
@@ -91,6 +93,18 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
 
 def _ok(name: str, detail: str) -> Finding:
     return Finding(name=name, state="ok", detail=detail)
+
+
+def _extensions(pipeline: Pipeline) -> Iterator[Finding]:
+    if modules := pipeline.settings.api_extensions:
+        name = "CFP_API_EXTENSIONS"
+        try:
+            found = [f"{each.name} ({each.hooks})" for each in load(modules)]
+        except ExtensionError as exc:
+            remedy = "Correct the module or the setting; API and worker do not start without it."
+            yield Finding(name=name, state="failed", detail=str(exc), remedy=remedy)
+        else:
+            yield _ok(name, f"loaded in this order: {', '.join(found)}")
 
 
 def _git(pipeline: Pipeline) -> Finding:

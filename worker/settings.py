@@ -299,6 +299,14 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _modules(text: str) -> tuple[str, ...]:
+    names = tuple(filter(None, re.split(r"[\s,]+", text)))
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"{name!r} is not the name of a Python module, such as town.rules")
+    return tuple(dict.fromkeys(names))
+
+
 def _from_env(
     variable: str,
     parse: Callable[[str], Any],
@@ -362,6 +370,7 @@ class Settings:
         api_max_body_bytes: Largest body of a request that carries records.
         api_max_attachment_bytes: Largest attachment.
         api_cors_origins: Origins whose pages may call the API; ``*`` is any.
+        api_extensions: Python modules that hold extensions, in the order in which their rules run.
         admin_token: Bearer token of the operators' endpoints; None closes them.
         data_reload_secrets: What signs the requests of the reload webhook, or is their bearer token; none
             closes it.
@@ -413,6 +422,7 @@ class Settings:
     api_max_body_bytes: int = _from_env("CFP_API_MAX_BODY", _bytes, 1 << 20)
     api_max_attachment_bytes: int = _from_env("CFP_API_MAX_ATTACHMENT", _bytes, 16 << 20)
     api_cors_origins: tuple[str, ...] = _from_env("CFP_API_CORS_ORIGINS", _origins, ())
+    api_extensions: tuple[str, ...] = _from_env("CFP_API_EXTENSIONS", _modules, ())
     admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", _admin_token, secret=True)
     data_reload_secrets: tuple[str, ...] = _from_env("CFP_DATA_RELOAD_SECRET", _secrets, (), secret=True)
     ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", absolute_path)

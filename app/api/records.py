@@ -30,7 +30,8 @@ from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.changes import changes
 from ferry.app.store.listing import Listed
 from ferry.app.store.snapshot import Snapshot, owns
-from ferry.app.store.transaction import Transaction, Written
+from ferry.app.store.transaction import Transaction
+from ferry.app.store.upserts import Written
 
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")
 

@@ -30,6 +30,7 @@ from ferry.app.store.idempotency import (
     with_records,
     without_records,
 )
+from ferry.app.store.rules import Guard
 from ferry.app.store.snapshot import Snapshot, fields_at
 from ferry.app.store.transaction import Transaction
 from ferry.app.store.trees import Entry, tree_of
@@ -37,6 +38,7 @@ from ferry.app.transact import transact
 from ferry.worker.observe.logs import log
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.settings import ORIGIN
+from ferry.writes import Caller
 
 MAX_WAIT_S = 60.0
 _CURLS_OWN = "application/x-www-form-urlencoded"  # the default of `curl -d`, so it says nothing
@@ -87,14 +89,14 @@ def record_sent(*also: str) -> Record:
     return read_record(body)
 
 
-def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
+def write(actor: Caller, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
     """
     Make *change* in one commit, and answer.
 
     If the ``Idempotency-Key`` was used before, repeat that answer and change nothing.
 
     Args:
-        actor: Name of the writer.
+        actor: Who writes.
         about: The description of the commit.
         change: Stages the changes. Called under the write lock, and again outside of it if records must be
             evaluated in a child process, which takes too long for the lock.
@@ -106,8 +108,21 @@ def write(actor: str, about: Provenance, change: Callable[[Transaction], Change]
         try:
             return _write(actor, about, change)
         except NotEvaluatedError:
-            _rehearse(change)
+            _rehearse(actor, change)
     raise BusyError("The record was changed each time while its path was evaluated.")
+
+
+def guard_of(actor: Caller, extension: str | None = None) -> Guard | None:
+    """
+    Return the rules that apply to what *actor* writes; None if there are none.
+
+    Args:
+        extension: Name of the extension that makes the write; its code counts against the limit too.
+    """
+    built = services()
+    if not built.rules and extension is None:
+        return None
+    return Guard(rules=built.rules, caller=actor, extension=extension)
 
 
 def evaluations() -> Evaluations:
@@ -119,9 +134,9 @@ def evaluations() -> Evaluations:
     return cast(Evaluations, g.evaluations)
 
 
-def _rehearse(change: Callable[[Transaction], Change]) -> None:
+def _rehearse(actor: Caller, change: Callable[[Transaction], Change]) -> None:
     try:
-        with services().store.rehearsal(evaluations()) as transaction:
+        with services().store.rehearsal(evaluations(), guard_of(actor)) as transaction:
             change(transaction)
     except BusyError:
         raise
@@ -129,13 +144,13 @@ def _rehearse(change: Callable[[Transaction], Change]) -> None:
         pass  # under the lock, where the branch may have moved, it is raised again, or not
 
 
-def _write(actor: str, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
-    store, keyed = services().idempotency, _keyed_write(actor)
+def _write(actor: Caller, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
+    store, keyed = services().idempotency, _keyed_write(actor.name)
     trailers = [*about.trailers, *([(TRAILER, keyed.name)] if keyed else [])]
     kept, place = None, None
     with transact(
         services().store, services().push_queue, about.message,
-        author=about.author, trailers=trailers, evaluations=evaluations(),
+        author=about.author, trailers=trailers, evaluations=evaluations(), guard=guard_of(actor),
     ) as transaction:  # fmt: skip
         kept = store.recall(keyed, transaction.parent) if keyed else None
         if kept is None:
@@ -144,7 +159,7 @@ def _write(actor: str, about: Provenance, change: Callable[[Transaction], Change
             if keyed:
                 place = store.begin(keyed, _kept_of(done), base=transaction.base)
         else:
-            done = _repeated(kept, transaction.parent, change)
+            done = _repeated(kept, transaction.parent, actor, change)
     if kept:
         return _answer(done, kept.commit, stands_in=transaction.parent, replayed=True)
     if place:
@@ -160,7 +175,9 @@ def _kept_of(done: Change) -> dict[str, Any]:
     return {**asdict(done), "body": without_records(to_json(done.body), etag)}
 
 
-def _repeated(kept: StoredAnswer, stands: str, change: Callable[[Transaction], Change]) -> Change:
+def _repeated(
+    kept: StoredAnswer, stands: str, actor: Caller, change: Callable[[Transaction], Change]
+) -> Change:
     """
     Return the stored answer, with its records read from the repository.
 
@@ -168,7 +185,7 @@ def _repeated(kept: StoredAnswer, stands: str, change: Callable[[Transaction], C
         stands: A commit to read them from, if the request made none.
     """
     if kept.answer is None:
-        return _done_by(kept.commit, change)
+        return _done_by(kept.commit, actor, change)
     repository = services().pipeline.repository
     snapshot = Snapshot.of(repository, kept.commit or stands)
 
@@ -182,10 +199,10 @@ def _repeated(kept: StoredAnswer, stands: str, change: Callable[[Transaction], C
     except (StoreError, GitsheetsError):  # the sheet is gone: run the request itself once more
         if kept.commit is None:
             raise
-        return _done_by(kept.commit, change)
+        return _done_by(kept.commit, actor, change)
 
 
-def _done_by(commit: str | None, change: Callable[[Transaction], Change]) -> Change:
+def _done_by(commit: str | None, actor: Caller, change: Callable[[Transaction], Change]) -> Change:
     """
     Return the answer of the request that made *commit*, after a power cut has lost the stored one.
 
@@ -194,7 +211,7 @@ def _done_by(commit: str | None, change: Callable[[Transaction], Change]) -> Cha
     """
     store = services().store
     try:
-        with store.repeat(str(commit)) as transaction:
+        with store.repeat(str(commit), guard_of(actor)) as transaction:
             done = change(transaction)
             if transaction.tree() == tree_of(services().pipeline.repository.objects, str(commit)):
                 return done

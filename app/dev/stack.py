@@ -373,6 +373,9 @@ def _environment(repository: Path, remote: str | None) -> dict[str, str]:
         env["CFP_DATA_REMOTE"] = str(Path(remote).resolve()) if Path(remote).exists() else remote
     env.setdefault("CFP_DATA_BRANCH", _current_branch(repository))
     env.setdefault("FLOWER_DB", str(flower_history(repository.resolve())))
+    if env.get("CFP_API_EXTENSIONS"):
+        # Their modules may be where the command was started, and the processes run elsewhere.
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), env.get("PYTHONPATH", "")]))
     # Flower's API shows the tasks; it listens on loopback, as the whole stack does.
     env.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
     return env

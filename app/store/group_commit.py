@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import threading
 import time
@@ -24,6 +25,7 @@ from queue import Empty, SimpleQueue
 from typing import cast
 
 from ferry.app.errors import BusyError
+from ferry.app.store.limit import Limit
 from ferry.app.store.translation import translated
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.locks import FileLock, LockTimeoutError
@@ -106,11 +108,15 @@ class GroupCommit:
         self._group: Group | None = None
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[Group]:
+    def turn(self, limit: Limit | None = None) -> Iterator[Group]:
         """
         Hold the write turn for the block, which may advance the group's tip.
 
         Returns once the branch is at that tip.
+
+        Args:
+            limit: When it is over, the next writer has the turn, and the block must raise. The block calls
+                ``keep`` before it advances the tip.
 
         Raises:
             BusyError: Others held the turn for half a minute.
@@ -118,16 +124,20 @@ class GroupCommit:
             Exception: As *land* did.
         """
         place = _Place()
+        if limit:
+            limit.on_expiry = functools.partial(self._leave, place)
         try:
-            yield from self._take_part(place)
+            yield from self._take_part(place, limit)
         finally:
+            if limit:
+                limit.settle()
             self._leave(place)  # again, in case an exception ended the thread while it left
 
-    def _take_part(self, place: _Place) -> Iterator[Group]:
+    def _take_part(self, place: _Place, limit: Limit | None) -> Iterator[Group]:
         try:
             yield self._enter(place)
         except Exception:
-            if place.group:
+            if place.group and (limit is None or limit.settle()):
                 self._end_block(place, place.group)
             raise
         else:

@@ -95,6 +95,13 @@ class Staging:
                 found[place] = owner.attachment, entry
         return found
 
+    def records_of(self, sheet: Sheet) -> list[str]:
+        """
+        Return the paths of the records of *sheet* that the changes store or remove.
+        """
+        owners = [self._before.territory.owner(place, lambda each: False) for place in self._changes]
+        return [each.path for each in owners if each and each.sheet is sheet and each.attachment is None]
+
     def check_new_record(self, sheet: Sheet, path: str) -> None:
         """
         Check that a new record of *sheet* may stand at *path*.

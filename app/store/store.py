@@ -15,6 +15,9 @@ from collections.abc import Iterator, Sequence
 from ferry.app.errors import BusyError, FencedError, SheetNotFoundError
 from ferry.app.sheets.evaluation import Evaluations
 from ferry.app.store.group_commit import GroupCommit
+from ferry.app.store.limit import Limit
+from ferry.app.store.listing import Listing
+from ferry.app.store.rules import Check, Guard
 from ferry.app.store.snapshot import Snapshot
 from ferry.app.store.transaction import Transaction
 from ferry.app.store.translation import translated
@@ -30,10 +33,12 @@ class Store:
 
     Args:
         repository: The bare repository and its branch.
+        listing: Reads whole sheets, for extensions; default: one of its own.
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, listing: Listing | None = None) -> None:
         self._repository = repository
+        self._listing = listing or Listing(repository)
         self._writers = GroupCommit(write_lock(repository.path), head=repository.head, land=self._land)
 
     def snapshot(self, evaluations: Evaluations | None = None) -> Snapshot:
@@ -53,6 +58,7 @@ class Store:
         author: tuple[str, str],
         trailers: Sequence[tuple[str, str]] = (),
         evaluations: Evaluations | None = None,
+        guard: Guard | None = None,
     ) -> Iterator[Transaction]:
         """
         Open a transaction; its changes become one durable commit when the block ends.
@@ -65,6 +71,7 @@ class Store:
             author: Name and e-mail address.
             trailers: Key and value of each trailer.
             evaluations: Results from child processes; default: they are computed under the lock.
+            guard: The rules that apply; default: none.
 
         Raises:
             NotEvaluatedError: *evaluations* lacks a result; see ``rehearsal``.
@@ -72,17 +79,20 @@ class Store:
                 way.
             DiskFullError: The disk is full; nothing was written.
             FencedError: Another repository is the primary.
+            ExtensionTooSlowError: Extensions' code held the lock for too long; nothing was written.
         """
         if fence_record(self._repository.path).exists():
             raise FencedError("Another repository was made the primary; this one takes no writes.")
-        with self._writers.turn() as group:
+        limit = Limit()
+        with self._writers.turn(limit if guard else None) as group:
             before = self._at(group.tip, evaluations)
             if before.commit is None:
                 raise self._nothing()
-            transaction = Transaction(before, before.commit, group.base)
+            transaction = self._transaction(before, before.commit, group.base, guard, limit)
             yield transaction
             with translated():
                 commit = transaction.finish(message, author=author, trailers=trailers)
+            limit.keep()
             if commit is not None:
                 group.tip = commit
         transaction.commit = commit
@@ -91,7 +101,7 @@ class Store:
         return Snapshot.of(self._repository, commit, evaluations)
 
     @contextlib.contextmanager
-    def repeat(self, commit: str) -> Iterator[Transaction]:
+    def repeat(self, commit: str, guard: Guard | None = None) -> Iterator[Transaction]:
         """
         Open a transaction on the parent of *commit*, to find out what it did. Commits nothing.
 
@@ -100,10 +110,10 @@ class Store:
         """
         (made,) = self._repository.log(commit, limit=1)
         parent = made.parents[0]
-        yield Transaction(self._at(parent), parent, parent)
+        yield self._transaction(self._at(parent), parent, parent, guard)
 
     @contextlib.contextmanager
-    def rehearsal(self, evaluations: Evaluations) -> Iterator[Transaction]:
+    def rehearsal(self, evaluations: Evaluations, guard: Guard | None = None) -> Iterator[Transaction]:
         """
         Open a transaction on the branch's tip without the write lock. Commits nothing.
 
@@ -113,7 +123,12 @@ class Store:
         if head is None:
             raise self._nothing()
         with evaluations.looked_for():
-            yield Transaction(self._at(head, evaluations), head, head)
+            yield self._transaction(self._at(head, evaluations), head, head, guard)
+
+    def _transaction(
+        self, before: Snapshot, parent: str, base: str | None, guard: Guard | None, limit: Limit | None = None
+    ) -> Transaction:
+        return Transaction(before, parent, base, listing=self._listing, check=Check(guard, limit or Limit()))
 
     def _nothing(self) -> SheetNotFoundError:
         return SheetNotFoundError(f"The branch {self._repository.branch!r} has no commits, and so no sheets.")

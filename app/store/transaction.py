@@ -6,50 +6,27 @@ gitsheets validates and renders each record; ``staging`` knows what stands where
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import gitsheets
 
 from ferry.app.errors import (
     AttachmentNotFoundError,
     InvalidPathError,
-    InvalidRecordError,
-    RecordExistsError,
     RecordNotFoundError,
-    UnreadableRecordError,
 )
-from ferry.app.records import markdown
-from ferry.app.records.codec import MOST_RECORD_BYTES, Record
-from ferry.app.records.date_literals import keep_dates
-from ferry.app.records.toml_types import coerce, merge_patch, narrowed, unstorable
-from ferry.app.sheets.sheet import Sheet
+from ferry.app.records.codec import Record
+from ferry.app.records.toml_types import merge_patch
+from ferry.app.store.limit import Limit
+from ferry.app.store.listing import Listing
 from ferry.app.store.names import check_new, is_plain
+from ferry.app.store.rules import Check
 from ferry.app.store.snapshot import Snapshot
+from ferry.app.store.staged import Staged
 from ferry.app.store.staging import Staging
 from ferry.app.store.territory import Owner
 from ferry.app.store.translation import translated
 from ferry.app.store.trees import tree_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """
-    A record that a transaction has staged.
-
-    Attributes:
-        path: Its path within the sheet.
-        record: Its fields as they will be stored.
-        version: Object name of its blob.
-        created: Whether no record stood there before.
-    """
-
-    path: str
-    record: Record
-    version: str
-    created: bool
+from ferry.app.store.upserts import Upserts, Written
 
 
 class Transaction:
@@ -58,20 +35,34 @@ class Transaction:
 
     Usable in the thread that opened it, until its block ends.
 
+    Args:
+        listing: Reads whole sheets, for extensions.
+        check: The rules that apply to each change; None: there are none.
+
     Attributes:
         parent: The commit that the changes are made on.
         base: An earlier commit that is certainly on the branch; see ``group_commit``.
         commit: The commit, once it is on the branch; None if nothing changed.
+        staged: The records with the changes so far.
     """
 
-    def __init__(self, before: Snapshot, parent: str, base: str | None) -> None:
+    def __init__(
+        self,
+        before: Snapshot,
+        parent: str,
+        base: str | None,
+        *,
+        listing: Listing,
+        check: Check | None = None,
+    ) -> None:
         self._before = before
         self._staging = Staging(before, parent)
-        self._records: dict[str, Record] = {}
-        self._renderer = before.renderer()
+        self._check = check or Check(None, Limit())
         self.parent = parent
         self.base = base
         self.commit: str | None = None
+        self.staged = Staged(before, self._staging, listing, {})
+        self._upserts = Upserts(before, self._staging, self.staged, self._check)
 
     def create(self, sheet_name: str, record: Record) -> Written:
         """
@@ -81,7 +72,7 @@ class Transaction:
             RecordExistsError: There is a record at its path.
             InvalidRecordError, InvalidPathError, SheetNotFoundError, SheetConfigError: As named.
         """
-        return self._upsert(sheet_name, record, create_only=True)
+        return self._upserts.stage(sheet_name, record, create_only=True)
 
     def put(self, sheet_name: str, path: str, record: Record) -> Written:
         """
@@ -92,7 +83,7 @@ class Transaction:
             InvalidPathError: There is no record at *path*, and the record's fields make another path.
             InvalidRecordError, SheetNotFoundError, SheetConfigError: As named.
         """
-        return self._upsert(sheet_name, record, replaces=path)
+        return self._upserts.stage(sheet_name, record, replaces=path)
 
     def upsert(self, sheet_name: str, record: Record) -> Written:
         """
@@ -101,7 +92,7 @@ class Transaction:
         Raises:
             InvalidRecordError, InvalidPathError, SheetNotFoundError, SheetConfigError: As named.
         """
-        return self._upsert(sheet_name, record)
+        return self._upserts.stage(sheet_name, record)
 
     def patch(self, sheet_name: str, path: str, patch: Record) -> Written:
         """
@@ -113,13 +104,13 @@ class Transaction:
                 As for ``put``.
         """
         sheet = self._before.sheet(sheet_name)
-        before = self._record(sheet, path)
+        before = self.staged.find(sheet, path)
         if before is None:
             raise _no_record(sheet_name, path)
         merged = merge_patch(before, patch, sheet.schema)
         if sheet.body_field in patch:
             merged.setdefault(sheet.body_field, "")  # null empties the body; a record of this sheet has one
-        return self._upsert(sheet_name, merged, replaces=path)
+        return self._upserts.stage(sheet_name, merged, replaces=path, operation="patch")
 
     def attach(self, sheet_name: str, path: str, name: str, content: bytes) -> tuple[str, bool]:
         """
@@ -144,6 +135,7 @@ class Transaction:
             check_new(place)
         elif stands.kind == "link":
             raise InvalidPathError(f"A symbolic link stands at {place!r}.")
+        self._check.attached(self.staged, sheet, path, "attach", name)
         with translated():
             return self._staging.put(place, content), stands is None
 
@@ -160,6 +152,7 @@ class Transaction:
             raise _no_record(sheet_name, path)
         if self.attachment(sheet_name, path, name) is None:
             raise AttachmentNotFoundError(f"The record {path!r} has no attachment {name!r}.")
+        self._check.attached(self.staged, sheet, path, "detach", name)
         self._staging.remove([f"{sheet.directory(path)}/{name}"])
 
     def delete(self, sheet_name: str, path: str) -> None:
@@ -172,6 +165,7 @@ class Transaction:
         sheet = self._before.sheet(sheet_name)
         if self._staging.version(sheet, path) is None:
             raise _no_record(sheet_name, path)
+        self._check.gone(self.staged, sheet, path)
         self._staging.remove([*self._staging.belongings(sheet, path), sheet.file(path)])
 
     def record_version(self, sheet_name: str, path: str) -> str | None:
@@ -216,105 +210,6 @@ class Transaction:
         Write the trees with the changes so far, as ``Staging.tree`` does; returns the root's object name.
         """
         return self._staging.tree()
-
-    def _upsert(
-        self, sheet_name: str, record: Record, *, replaces: str | None = None, create_only: bool = False
-    ) -> Written:
-        sheet = self._before.sheet(sheet_name)
-        replaced = replaces
-        if replaces is None and not create_only:
-            replaced = self._path(sheet, coerce(record, sheet.schema))
-        before = self._replaced(sheet, replaced) if replaced else None
-        record = coerce(record, sheet.schema, before)
-        _check_storable(sheet, record)
-        with translated(sheet_name):
-            path, text, record = self._renderer.render(sheet, record, before, stays=replaces)
-            created = self._check_place(sheet, path, replaces=replaces, create_only=create_only)
-            if before is not None and replaced:
-                text = self._with_dates_of(sheet, replaced, text)
-            content = text.encode()
-            if len(content) > MOST_RECORD_BYTES:
-                raise InvalidRecordError(
-                    f"The record's file would have {len(content)} bytes; the limit is {MOST_RECORD_BYTES}."
-                )
-            version = self._staging.put(sheet.file(path), content)
-            if moves := replaces is not None and path != replaces:
-                self._staging.move(sheet, str(replaces), path)
-        self._records[sheet.file(path)] = record
-        return Written(path=path, record=record, version=version, created=created and not moves)
-
-    def _check_place(self, sheet: Sheet, path: str, *, replaces: str | None, create_only: bool) -> bool:
-        """
-        Check that a record may be stored at *path*; returns whether it is a new one there.
-
-        Raises:
-            InvalidPathError, RecordExistsError: It may not.
-        """
-        moves = replaces is not None and path != replaces
-        if moves and self._staging.version(sheet, str(replaces)) is None:
-            raise InvalidPathError(
-                f"The record's fields make its path {path!r}, and there is no record at {replaces!r}."
-            )
-        self._staging.require_owner(sheet.file(path), Owner(sheet, path))
-        created = self._staging.version(sheet, path) is None
-        if not created and (create_only or moves):
-            raise RecordExistsError(f"The sheet {sheet.name!r} already has a record {path!r}.")
-        if created:
-            self._staging.check_new_record(sheet, path)
-        return created
-
-    def _path(self, sheet: Sheet, record: Record) -> str | None:
-        """
-        Return the path that the fields of *record* make; None if they make none: the write then reports why.
-        """
-        with contextlib.suppress(gitsheets.GitsheetsError, OverflowError, TypeError, ValueError):
-            return self._renderer.path(sheet, narrowed(record))
-        return None
-
-    def _with_dates_of(self, sheet: Sheet, replaced: str, text: str) -> str:
-        """
-        Return *text* with dates written as in the record at *replaced*.
-        """
-        version = str(self._staging.version(sheet, replaced))
-        old = self._before.objects.read(version, most=MOST_RECORD_BYTES).decode("utf-8", "replace")
-        if not sheet.body_field:
-            return keep_dates(old, text)
-        front, _ = markdown.split(text)
-        return text.replace(front, keep_dates(markdown.split(old)[0], front), 1)
-
-    def _replaced(self, sheet: Sheet, path: str) -> Record | None:
-        """
-        Return the fields of the record at *path*; None if there is none or it cannot be read.
-        """
-        with contextlib.suppress(UnreadableRecordError):
-            return self._record(sheet, path)
-        return None
-
-    def _record(self, sheet: Sheet, path: str) -> Record | None:
-        """
-        Return the record at *path* with the changes so far, or None.
-
-        Raises:
-            UnreadableRecordError: The file is not a valid record.
-        """
-        if self._staging.version(sheet, path) is None:
-            return None
-        staged = self._records.get(sheet.file(path))
-        return self._before.record(sheet, path).record if staged is None else staged
-
-
-def _check_storable(sheet: Sheet, record: Record) -> None:
-    """
-    Check that TOML, and the sheet's format, can hold *record*.
-
-    Raises:
-        InvalidRecordError: Naming each field that they cannot.
-    """
-    if errors := unstorable(record):
-        raise InvalidRecordError("TOML cannot hold the record.", errors)
-    if sheet.body_field and not isinstance(record.get(sheet.body_field), str):
-        errors = [{"field": sheet.body_field, "message": "a string is required: the record's body"}]
-        raise InvalidRecordError(f"The record has no body in {sheet.body_field!r}.", errors)
 
 
 def _no_record(sheet_name: str, path: str) -> RecordNotFoundError:

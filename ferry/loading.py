@@ -1,0 +1,53 @@
+"""
+Importing the extensions that ``CFP_API_EXTENSIONS`` names, in its order.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ferry.extension import Extension
+
+
+class ExtensionError(Exception):
+    """
+    A module that holds no usable extension. The text names the module.
+    """
+
+
+def load(modules: Sequence[str]) -> tuple[Extension, ...]:
+    """
+    Import *modules*; returns their extensions, in the order in which they are found.
+
+    As with gunicorn and Celery, a module may be in the current directory.
+
+    Raises:
+        ExtensionError: A module cannot be imported, or registers nothing; or two extensions have one name.
+    """
+    if modules and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    found: dict[str, Extension] = {}
+    for module in modules:
+        for extension in _extensions_in(module):
+            if found.setdefault(extension.name, extension) is not extension:
+                raise ExtensionError(f"{module}: another extension is named {extension.name!r} too")
+    return tuple(found.values())
+
+
+def _extensions_in(module: str) -> list[Extension]:
+    try:
+        names = vars(importlib.import_module(module))
+    except Exception as exc:
+        # The module is not ours: whatever it raises, the start ends with a line that names it.
+        raise ExtensionError(f"{module}: cannot be imported: {type(exc).__name__}: {_line(exc)}") from exc
+    found = [each for each in names.values() if isinstance(each, Extension) and each.hooks]
+    if not found:
+        raise ExtensionError(f"{module}: registers nothing: it holds no ferry.Extension with a hook")
+    return found
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
