@@ -31,7 +31,7 @@ REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE = $(or $(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'),unknown)
 CREATED = $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo unknown)
 
-.PHONY: troubles image version matrix release docs docs-check licences audit sbom help demo test pytest test-quick image-test soak model siege fuzz bench lint format types lock clean
+.PHONY: extensions troubles image version matrix release docs docs-check licences audit sbom help demo test pytest test-quick image-test soak model siege fuzz bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -112,6 +112,9 @@ troubles: $(READY) ## Make twelve troubles, and write down what page and command
 
 docs-check: $(READY) ## Type what the tutorial and the how-tos say
 	$(BIN)/python -m tests.docs.check
+
+extensions: $(READY) ## Write the reference of extensions from the docstrings
+	$(BIN)/python -m tests.docs.extensions
 
 licences: $(READY) ## List the licences of what is installed with Ferry
 	$(BIN)/python -m tests.docs.licences

@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import hmac
 import sys
+from typing import cast
 
-from flask import request
+from flask import g, request
+from werkzeug.exceptions import HTTPException
 
 from ferry.app.clients.limits import address_key
 from ferry.app.clients.signatures import proofs_in
 from ferry.app.clients.tokens import Tokens
 from ferry.app.problems import Problem
 from ferry.app.services import Services, services
+from ferry.app.store.rules import call, failed
+from ferry.extension import Authenticator
 from ferry.worker.ledger.operators import Operator
 from ferry.worker.settings import Token
 from ferry.writes import Caller
@@ -38,10 +42,10 @@ def reader(sheet: str | None = None) -> None:
     """
     if services().pipeline.settings.api_read != "token" or services().open_access:
         return
-    name, token = _known()
-    if sheet != ANY_SHEET and not token.may_read(sheet):
+    sender = caller()
+    if sheet != ANY_SHEET and not sender.may_read("*" if sheet is None else sheet):
         what = "all sheets" if sheet is None else f"the sheet {sheet!r}"
-        raise _out_of_scope(name, f"read {what}", token.reads)
+        raise _out_of_scope(sender, "read", what)
 
 
 def writer(*sheets: str) -> Caller:
@@ -52,20 +56,64 @@ def writer(*sheets: str) -> Caller:
         Problem: 401 without a known token; 403 if the server accepts no writes, or the token may not write
             one of the sheets.
     """
-    if services().open_access:
-        return Caller(ANYBODY)
-    if not services().tokens.known():
+    if not services().open_access and not services().tokens.known() and not _authenticators():
         raise Problem(
             403,
             "writes-closed",
             "This server accepts no writes.",
             "An operator can add writers to CFP_API_TOKENS or CFP_API_TOKENS_PATH.",
         )
-    name, token = _known()
-    refused = sorted(set(sheets) - token.sheets) if token.sheets is not None else []
-    if refused:
-        raise _out_of_scope(name, f"write the sheet {refused[0]!r}", token.sheets)
-    return _caller_of(name, token)
+    sender = caller()
+    if refused := sorted(sheet for sheet in set(sheets) if not sender.may_write(sheet)):
+        raise _out_of_scope(sender, "write", f"the sheet {refused[0]!r}")
+    return sender
+
+
+def caller() -> Caller:
+    """
+    Return the sender of this request; refuse it if its sender is not known.
+
+    Raises:
+        Problem: 401 without a known token.
+        StoreError: An extension refuses it, or fails.
+    """
+    if (found := caller_if_known()) is not None:
+        return found
+    _bearer()
+    raise wrong_token("The token is not known.")
+
+
+def caller_if_known() -> Caller | None:
+    """
+    Return the sender of this request, whom one of Ferry's tokens names, or an extension; None: neither does.
+
+    Where no token is needed, extensions are asked first, and who is unknown is ``dev``.
+
+    Raises:
+        StoreError: An extension refuses it, or fails.
+    """
+    if "caller" not in g:
+        is_open = services().open_access
+        found = (
+            None if is_open else services().tokens.find(_token_in(request.headers.get("Authorization", "")))
+        )
+        g.caller = _caller_of(*found) if found else _authenticated() or (Caller(ANYBODY) if is_open else None)
+    return cast(Caller | None, g.caller)
+
+
+def _authenticated() -> Caller | None:
+    for extension, authenticator in _authenticators():
+        found = call(extension, authenticator, request, passing=(HTTPException,))
+        if isinstance(found, Caller):
+            return found
+        if found is not None:
+            wrong = TypeError(f"returned {type(found).__name__} instead of ferry.Caller or None")
+            raise failed(extension, authenticator, wrong)
+    return None
+
+
+def _authenticators() -> list[tuple[str, Authenticator]]:
+    return [(each.name, known) for each in services().extensions for known in each.hooks.authenticators]
 
 
 def _caller_of(name: str, token: Token) -> Caller:
@@ -74,12 +122,13 @@ def _caller_of(name: str, token: Token) -> Caller:
     return Caller(name, (*(f"read:{sheet}" for sheet in reads), *(f"write:{sheet}" for sheet in writes)))
 
 
-def _out_of_scope(name: str, what: str, scope: frozenset[str] | None) -> Problem:
+def _out_of_scope(sender: Caller, verb: str, what: str) -> Problem:
+    scope = sorted(each.partition(":")[2] for each in sender.scopes if each.startswith(f"{verb}:"))
     return Problem(
         403,
         "scope-missing",
-        f"The token of {name} may not {what}.",
-        f"Its sheets are: {', '.join(sorted(scope or ())) or 'none'}. An operator can grant more.",
+        f"The token of {sender.name} may not {verb} {what}.",
+        f"Its sheets are: {', '.join(scope) or 'none'}. An operator can grant more.",
     )
 
 
@@ -106,6 +155,8 @@ def may_send(services: Services, path: str, authorization: str) -> int:
         return settings.api_max_body_bytes  # the signature of a webhook covers its body
     if path.startswith(f"{STATUS_PATH}/"):
         return _FORM_BYTES
+    if _takes_strangers_bodies(services, path):
+        return settings.api_max_body_bytes
     is_known = services.open_access or services.tokens.find(token) is not None
     is_admin = settings.admin_token is not None and hmac.compare_digest(
         settings.admin_token.encode(), token.encode()
@@ -113,11 +164,15 @@ def may_send(services: Services, path: str, authorization: str) -> int:
     return sys.maxsize if is_known or is_admin else 0
 
 
-def _known() -> tuple[str, Token]:
-    found = services().tokens.find(_bearer())
-    if found is None:
-        raise wrong_token("The token is not known.")
-    return found
+def _takes_strangers_bodies(services: Services, path: str) -> bool:
+    """
+    Whether an extension may know, or serve, a sender that Ferry does not know.
+    """
+    hooks = [extension.hooks for extension in services.extensions]
+    if any(each.authenticators or each.blueprint for each in hooks):
+        return True
+    public = [route.path.partition("<")[0] for each in hooks for route in each.routes if route.public]
+    return path.startswith(tuple(public))
 
 
 def operator() -> None:

@@ -38,6 +38,7 @@ from ferry.app.api.reading import await_commit, name_commit
 from ferry.app.api.role import send_to_primary
 from ferry.app.clients.neighbours import refusal
 from ferry.app.errors import SheetConfigError
+from ferry.app.extending import routes
 from ferry.app.gunicorn import is_gunicorn
 from ferry.app.metrics import metering
 from ferry.app.problems import Problem
@@ -103,6 +104,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     problems.register(app)
     for blueprint in (*_READABLE, *_GUARDED_OTHERWISE):
         app.register_blueprint(blueprint)
+    routes.register(app, built.extensions)
     if is_gunicorn():
         # gunicorn waits for the running requests, and an event stream does not end by itself.
         built.arrivals.close_on(signal.SIGTERM)
@@ -195,15 +197,24 @@ def _authorise_read() -> None:
         reader()
     elif request.blueprint in {blueprint.name for blueprint in _READABLE}:
         reader(ANY_SHEET if request.view_args is None else request.view_args.get("sheet", ANY_SHEET))
+    elif _is_of_an_extension():
+        reader(ANY_SHEET)
 
 
 def _send_to_primary() -> Response | None:
     is_read = request.method in ("GET", "HEAD", "OPTIONS")
-    return None if is_read or request.blueprint not in _WRITABLE else send_to_primary()
+    if is_read or not (request.blueprint in _WRITABLE or _is_of_an_extension()):
+        return None
+    return send_to_primary()
+
+
+def _is_of_an_extension() -> bool:
+    return request.blueprint in {extension.name for extension in services().extensions}
 
 
 def _await_commit() -> None:
-    if request.method in ("GET", "HEAD") and request.blueprint in {blueprint.name for blueprint in _READABLE}:
+    is_ours = request.blueprint in {blueprint.name for blueprint in _READABLE}
+    if request.method in ("GET", "HEAD") and (is_ours or _is_of_an_extension()):
         await_commit()
 
 

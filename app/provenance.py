@@ -56,17 +56,31 @@ def provenance(
     """
     said = _checked(unquote(request.headers.get("Commit-Message", "")) if summary is None else summary)
     message = f"{actor.name}: {request.method} {quote(request.path)}"
+    return Provenance(
+        message=f"{message}\n\n{said}" if said else message,
+        author=(actor.name, f"{actor.name}@users.noreply.{services().pipeline.settings.api_host}"),
+        trailers=[
+            ("Action", action),
+            ("Actor", actor.name),
+            *subject_trailers(subjects),
+            ("Request-Id", request_id()),
+        ],
+    )
+
+
+def subject_trailers(subjects: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """
+    Return the trailers that name what a commit changes.
+
+    Args:
+        subjects: Sheet and path of each thing.
+    """
     # A trailer is one line.
-    subject_lines = [
+    return [
         (name, quote(value, safe="/ ", errors="replace"))
         for subject in subjects
         for name, value in _named(subject)
     ]
-    return Provenance(
-        message=f"{message}\n\n{said}" if said else message,
-        author=(actor.name, f"{actor.name}@users.noreply.{services().pipeline.settings.api_host}"),
-        trailers=[("Action", action), ("Actor", actor.name), *subject_lines, ("Request-Id", request_id())],
-    )
 
 
 def request_id() -> str:

@@ -204,7 +204,9 @@ class Extension:
         """
         Change records in one commit, which the block's end makes; an exception in it discards everything.
 
-        The write lock is held for the block, which has two seconds.
+        The write lock is held for the block, which has two seconds. Rules apply; the caller's scopes do not:
+        what a route may do is the extension's decision. If the request repeats an ``Idempotency-Key``, the
+        block runs on what it saw the first time, and changes nothing.
 
         Args:
             message: The commit's summary, in one line.

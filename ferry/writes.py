@@ -262,8 +262,8 @@ class Transaction(ABC):
         Return the answer to the request, after the block: ``results``, one for each change, and ``commit``
         with its push states.
 
-        Honours ``Prefer``, ``Idempotency-Key`` and ``If-Match`` as ``POST /api/transactions`` and
-        ``PUT /api/sheets/{sheet}/records/{path}`` do.
+        Honours ``Prefer`` and ``Idempotency-Key`` as ``POST /api/transactions`` does. ``If-Match`` is about
+        the first record that the block writes.
         """
 
 

@@ -44,7 +44,7 @@ def openapi() -> ResponseReturnValue:
     """
     Return the OpenAPI 3.1 document of this repository's API, with the schema of each of its sheets.
     """
-    return document(snapshot_of(), services().pipeline.settings)
+    return document(snapshot_of(), services().pipeline.settings, services().extensions)
 
 
 @bp.get("/docs")

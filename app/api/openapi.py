@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from ferry import __version__
 from ferry.app.api.cursors import DEFAULT_LIMIT, MAX_LIMIT
+from ferry.app.api.extension_paths import extension_paths
 from ferry.app.api.reading import MAX_DELAY_S
 from ferry.app.api.record_schema import component, for_requests
 from ferry.app.api.transactions import MAX_OPERATIONS, OPERATIONS
@@ -25,6 +26,7 @@ from ferry.app.api.writing import MAX_WAIT_S
 from ferry.app.errors import StoreError
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.snapshot import Snapshot
+from ferry.extension import Extension
 from ferry.worker.settings import Settings
 
 Json = dict[str, Any]
@@ -33,9 +35,9 @@ _TEMPLATE = Path(__file__).with_suffix(".json")
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
-def document(snapshot: Snapshot, settings: Settings) -> Json:
+def document(snapshot: Snapshot, settings: Settings, extensions: Sequence[Extension] = ()) -> Json:
     """
-    Return the document for the sheets that *snapshot* declares.
+    Return the document for the sheets that *snapshot* declares, and the routes of *extensions*.
     """
     found: Json = _filled(_template()["document"], _limits())
     paths, schemas = found["paths"], found["components"]["schemas"]
@@ -46,13 +48,15 @@ def document(snapshot: Snapshot, settings: Settings) -> Json:
         schema = _record(sheet, contracts)
         schemas[_schema_name(sheet)] = schema
         schemas[_request_name(sheet)] = for_requests(schema, _ref("DateTime"))
-    _name_apart(paths)
     _name_commits(paths)
     if settings.api_read == "open":
         for path in paths.values():
             if "get" in path:
                 path["get"]["security"] = []
-    tags = dict.fromkeys(("sheets", "commits", "service", *(sheet.name for sheet in sheets)))
+    paths |= extension_paths(extensions, reads_are_open=settings.api_read == "open")
+    _name_apart(paths)
+    names = *(sheet.name for sheet in sheets), *(each.name for each in extensions if each.hooks.routes)
+    tags = dict.fromkeys(("sheets", "commits", "service", *names))
     return {**found, "tags": [{"name": tag} for tag in tags]}
 
 

@@ -9,6 +9,7 @@ import select
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, cast
 
 from flask import Response, current_app, g, request
@@ -145,7 +146,7 @@ def _rehearse(actor: Caller, change: Callable[[Transaction], Change]) -> None:
 
 
 def _write(actor: Caller, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
-    store, keyed = services().idempotency, _keyed_write(actor.name)
+    store, keyed = services().idempotency, keyed_write(actor.name)
     trailers = [*about.trailers, *([(TRAILER, keyed.name)] if keyed else [])]
     kept, place = None, None
     with transact(
@@ -157,17 +158,17 @@ def _write(actor: Caller, about: Provenance, change: Callable[[Transaction], Cha
             done = change(transaction)
             current_app.json.dumps(done.body)  # refuses what JSON cannot hold before the commit
             if keyed:
-                place = store.begin(keyed, _kept_of(done), base=transaction.base)
+                place = store.begin(keyed, kept_of(done), base=transaction.base)
         else:
-            done = _repeated(kept, transaction.parent, actor, change)
+            done = repeated(kept, transaction.parent, partial(_done_by, kept.commit, actor, change))
     if kept:
-        return _answer(done, kept.commit, stands_in=transaction.parent, replayed=True)
+        return answer(done, kept.commit, stands_in=transaction.parent, replayed=True)
     if place:
         store.finish(place, transaction.commit)
-    return _answer(done, transaction.commit, stands_in=transaction.parent)
+    return answer(done, transaction.commit, stands_in=transaction.parent)
 
 
-def _kept_of(done: Change) -> dict[str, Any]:
+def kept_of(done: Change) -> dict[str, Any]:
     """
     Return the part of an answer to store: everything but the content of records.
     """
@@ -175,17 +176,16 @@ def _kept_of(done: Change) -> dict[str, Any]:
     return {**asdict(done), "body": without_records(to_json(done.body), etag)}
 
 
-def _repeated(
-    kept: StoredAnswer, stands: str, actor: Caller, change: Callable[[Transaction], Change]
-) -> Change:
+def repeated(kept: StoredAnswer, stands: str, redo: Callable[[], Change]) -> Change:
     """
     Return the stored answer, with its records read from the repository.
 
     Args:
         stands: A commit to read them from, if the request made none.
+        redo: Finds the answer of a commit whose stored one is lost.
     """
     if kept.answer is None:
-        return _done_by(kept.commit, actor, change)
+        return redo()
     repository = services().pipeline.repository
     snapshot = Snapshot.of(repository, kept.commit or stands)
 
@@ -193,13 +193,13 @@ def _repeated(
         entry = Entry("blob", version)
         return cast(dict[str, Any], to_json(fields_at(snapshot.objects, entry, snapshot.sheet(sheet))))
 
-    answer = Change(**kept.answer)
+    found = Change(**kept.answer)
     try:
-        return replace(answer, body=with_records(answer.body, answer.sheet, read))
+        return replace(found, body=with_records(found.body, found.sheet, read))
     except (StoreError, GitsheetsError):  # the sheet is gone: run the request itself once more
         if kept.commit is None:
             raise
-        return _done_by(kept.commit, actor, change)
+        return redo()
 
 
 def _done_by(commit: str | None, actor: Caller, change: Callable[[Transaction], Change]) -> Change:
@@ -220,7 +220,13 @@ def _done_by(commit: str | None, actor: Caller, change: Callable[[Transaction], 
     raise KeyReusedError
 
 
-def _keyed_write(actor: str) -> KeyedWrite | None:
+def keyed_write(actor: str) -> KeyedWrite | None:
+    """
+    Return the current request's ``Idempotency-Key``, with what was sent under it; None without one.
+
+    Raises:
+        InvalidKeyError: It is not a key.
+    """
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
@@ -233,7 +239,7 @@ def _keyed_write(actor: str) -> KeyedWrite | None:
     return KeyedWrite.of(actor, key, "\0".join(parts).encode() + b"\0" + request.get_data())
 
 
-def _answer(change: Change, commit: str | None, *, stands_in: str, replayed: bool = False) -> Response:
+def answer(change: Change, commit: str | None, *, stands_in: str, replayed: bool = False) -> Response:
     """
     Answer a write, after waiting for the remote if the request asks for it.
 

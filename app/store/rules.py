@@ -156,21 +156,29 @@ class Check:
                 after = validate(dict(write.after))
 
 
-def call(extension: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+def call(
+    extension: str,
+    function: Callable[..., Any],
+    *arguments: Any,
+    passing: tuple[type[Exception], ...] = (),
+) -> Any:
     """
     Call a function of an extension.
+
+    Args:
+        passing: Further errors that Ferry knows.
 
     Raises:
         RefusedError: It raised ``ferry.Refused``.
         ExtensionFailedError: It raised something that Ferry does not know. The cause goes to the log alone.
     """
     try:
-        return function(*arguments, **named)
+        return function(*arguments)
     except Refused as exc:
         raise RefusedError(exc) from exc
-    except (StoreError, NotEvaluatedError):
-        raise
     except Exception as exc:
+        if isinstance(exc, (StoreError, NotEvaluatedError, *passing)):
+            raise
         raise failed(extension, function, exc) from exc
 
 

@@ -89,7 +89,12 @@ class Store:
             if before.commit is None:
                 raise self._nothing()
             transaction = self._transaction(before, before.commit, group.base, guard, limit)
-            yield transaction
+            with (
+                limit.running(f"{guard.extension}.transact")
+                if guard and guard.extension
+                else contextlib.nullcontext()
+            ):
+                yield transaction
             with translated():
                 commit = transaction.finish(message, author=author, trailers=trailers)
             limit.keep()

@@ -15,7 +15,7 @@ from ferry.app.errors import (
     RecordNotFoundError,
 )
 from ferry.app.records.codec import Record
-from ferry.app.records.toml_types import merge_patch
+from ferry.app.records.toml_types import coerce, merge_patch
 from ferry.app.store.limit import Limit
 from ferry.app.store.listing import Listing
 from ferry.app.store.names import check_new, is_plain
@@ -167,6 +167,13 @@ class Transaction:
             raise _no_record(sheet_name, path)
         self._check.gone(self.staged, sheet, path)
         self._staging.remove([*self._staging.belongings(sheet, path), sheet.file(path)])
+
+    def path_of(self, sheet_name: str, record: Record) -> str | None:
+        """
+        Return the path that the fields of *record* make, or None.
+        """
+        sheet = self._before.sheet(sheet_name)
+        return self._upserts.path(sheet, coerce(record, sheet.schema))
 
     def record_version(self, sheet_name: str, path: str) -> str | None:
         """

@@ -83,7 +83,7 @@ class Upserts:
         sheet = self._before.sheet(sheet_name)
         replaced = replaces
         if replaces is None and not create_only:
-            replaced = self._path(sheet, coerce(record, sheet.schema))
+            replaced = self.path(sheet, coerce(record, sheet.schema))
         before = self._staged.readable(sheet, replaced) if replaced else None
 
         def render(record: Record) -> tuple[str, str, Record]:
@@ -169,7 +169,7 @@ class Upserts:
             self._staging.check_new_record(sheet, path)
         return created
 
-    def _path(self, sheet: Sheet, record: Record) -> str | None:
+    def path(self, sheet: Sheet, record: Record) -> str | None:
         """
         Return the path that the fields of *record* make; None if they make none: the write then reports why.
         """

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.docs import licences
+from tests.docs import extensions, licences
 from tests.docs.check import DOCS, Lacking, Reader, Wrong, pages
 
 PLACED = re.compile(
@@ -23,8 +23,11 @@ PLACED = re.compile(
 # --- What a page tells to type ---
 
 
-# `make docs-check` follows every page; these two meet most of it.
-@pytest.mark.parametrize("name", ["tutorial/first-push.md", "how-to/rotate-the-deploy-key.md"])
+# `make docs-check` follows every page; these meet most of it.
+@pytest.mark.parametrize(
+    "name",
+    ["tutorial/first-push.md", "how-to/rotate-the-deploy-key.md", "how-to/write-an-extension.md"],
+)
 def test_the_commands_of_a_page_do_what_it_says(name, tmp_path):
     try:
         assert Reader(tmp_path / "place").follow(DOCS / name) > 0
@@ -112,6 +115,10 @@ def test_every_picture_and_file_that_a_page_names_is_in_the_site(site):
 
 def test_the_licences_are_those_of_the_pins():
     assert licences.PAGE.read_text() == licences.page(), "write it anew with: make licences"
+
+
+def test_the_reference_of_extensions_is_what_the_docstrings_say():
+    assert extensions.PAGE.read_text() == extensions.page(), "write it anew with: make extensions"
 
 
 def test_every_page_stands_in_the_readers_list_and_in_the_site():

@@ -1,0 +1,202 @@
+"""
+Transactions of extensions: one commit, which answers the request that it is made for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from flask import Response, current_app, g, has_request_context
+
+from ferry.app.api.conditions import require
+from ferry.app.api.records import changed
+from ferry.app.api.writing import Change, answer, guard_of, kept_of, keyed_write, repeated
+from ferry.app.errors import KeyReusedError
+from ferry.app.problems import Problem
+from ferry.app.provenance import provenance, subject_trailers
+from ferry.app.services import services
+from ferry.app.sheets.evaluation import Evaluations
+from ferry.app.store import transaction as store
+from ferry.app.store.idempotency import TRAILER, StoredAnswer
+from ferry.app.store.rules import Guard
+from ferry.app.store.trees import tree_of
+from ferry.app.store.upserts import Written
+from ferry.app.transact import transact
+from ferry.writes import Caller, Record, Transaction
+
+
+class OpenTransaction(Transaction):
+    """
+    A transaction of the store, as an extension sees it.
+
+    Attributes:
+        finished: Answers the request with a status, once the block has ended.
+
+    Args:
+        inner: The store's own.
+        trailers: Those of the commit, which get its subjects.
+    """
+
+    def __init__(self, inner: store.Transaction, trailers: list[tuple[str, str]]) -> None:
+        self._inner = inner
+        self._trailers = trailers
+        self._results: list[dict[str, Any]] = []
+        self._subjects: set[tuple[str, str]] = set()
+        self._is_conditional = True
+        self.finished: Callable[[int], Response] | None = None
+
+    def read(self, sheet: str, path: str) -> Record:
+        return self._inner.staged.read(sheet, path)
+
+    def exists(self, sheet: str, path: str) -> bool:
+        return self._inner.staged.exists(sheet, path)
+
+    def records(self, sheet: str, /, **filters: Any) -> list[Record]:
+        return self._inner.staged.records(sheet, **filters)
+
+    def create(self, sheet: str, record: Mapping[str, Any]) -> Record:
+        self._require(sheet, self._inner.path_of(sheet, dict(record)))
+        return self._stored("create", sheet, self._inner.create(sheet, dict(record)))
+
+    def put(self, sheet: str, path: str, record: Mapping[str, Any]) -> Record:
+        self._require(sheet, path)
+        return self._stored("put", sheet, self._inner.put(sheet, path, dict(record)))
+
+    def upsert(self, sheet: str, record: Mapping[str, Any]) -> Record:
+        self._require(sheet, self._inner.path_of(sheet, dict(record)))
+        return self._stored("upsert", sheet, self._inner.upsert(sheet, dict(record)))
+
+    def patch(self, sheet: str, path: str, patch: Mapping[str, Any]) -> Record:
+        self._require(sheet, path)
+        return self._stored("patch", sheet, self._inner.patch(sheet, path, dict(patch)))
+
+    def delete(self, sheet: str, path: str) -> None:
+        self._require(sheet, path)
+        self._inner.delete(sheet, path)
+        self._note("delete", sheet, path, record=None)
+
+    def attach(self, sheet: str, path: str, name: str, content: bytes) -> None:
+        self._require(sheet, path)
+        blob, _ = self._inner.attach(sheet, path, name, content)
+        self._note("attach", sheet, path, attachment=name, etag=f'"{blob}"')
+
+    def answer(self, status: int = 200) -> Response:
+        if self.finished is None:
+            raise RuntimeError("answer() comes after the block of the transaction")
+        return self.finished(status)
+
+    def change(self) -> Change:
+        """
+        Return what the block did.
+        """
+        done = Change(body={"results": self._results})
+        current_app.json.dumps(done.body)  # refuses what JSON cannot hold before the commit
+        return done
+
+    def _require(self, sheet: str, path: str | None) -> None:
+        """
+        Check the conditions of the request, which are about the first record that it writes.
+        """
+        if self._is_conditional:
+            self._is_conditional = False
+            version = None if path is None else self._inner.record_version(sheet, path)
+            require(version, f"The record {path!r}")
+
+    def _stored(self, op: str, sheet: str, written: Written) -> Record:
+        self._note(op, sheet, etag=f'"{written.version}"', **changed(sheet, written).body)
+        return Record(written.path, written.record)
+
+    def _note(self, op: str, sheet: str, path: str, **more: Any) -> None:
+        self._results.append({"op": op, "sheet": sheet, "path": path, **more})
+        if (sheet, path) not in self._subjects:
+            self._subjects.add((sheet, path))
+            self._trailers += subject_trailers([(sheet, path)])
+
+
+class RequestHost:
+    """
+    Opens the transactions of extensions, each for the request that is being answered.
+    """
+
+    @contextmanager
+    def transact(self, extension: str, message: str, caller: Caller | None) -> Iterator[Transaction]:
+        """
+        Hold the write lock for the block, and commit what it changes.
+
+        If the request's ``Idempotency-Key`` was used before, the block runs on what it saw then, and changes
+        nothing.
+
+        Raises:
+            StoreError, Problem: The store refuses the change, or the request's headers are wrong.
+        """
+        if not has_request_context():
+            raise RuntimeError("transact is for functions that answer a request to the API")
+        if g.get("has_open_transaction"):
+            raise RuntimeError("a transaction of this request is open already")
+        if services().pipeline.settings.is_replica:
+            hint = "Send the request to the primary, by a method other than GET."
+            raise Problem(403, "read-only-replica", "This is a replica, which reads only.", hint)
+        g.has_open_transaction = True
+        try:
+            yield from _transact(extension, message, caller or Caller(extension))
+        finally:
+            g.has_open_transaction = False
+
+
+def _transact(extension: str, message: str, actor: Caller) -> Iterator[Transaction]:
+    built, keyed = services(), keyed_write(actor.name)
+    about = provenance(actor, f"extension.{extension}", [], summary=message)
+    trailers = [*about.trailers, *([(TRAILER, keyed.name)] if keyed else [])]
+    guard = guard_of(actor, extension)
+    kept, place = None, None
+    with ExitStack() as turn:
+        inner = turn.enter_context(
+            transact(
+                built.store, built.push_queue, about.message,
+                author=about.author, trailers=trailers, guard=guard,
+            )
+        )  # fmt: skip
+        opened = OpenTransaction(inner, trailers)
+        kept = built.idempotency.recall(keyed, inner.parent) if keyed else None
+        if kept is None:
+            yield opened
+            done = opened.change()
+            if keyed:
+                place = built.idempotency.begin(keyed, kept_of(done), base=inner.base)
+    if kept is not None:
+        yield from _again(kept, inner.parent, guard)
+        return
+    if place:
+        built.idempotency.finish(place, inner.commit)
+    commit, stands = inner.commit, inner.parent
+    opened.finished = lambda status: answer(replace(done, status=status), commit, stands_in=stands)
+
+
+def _again(kept: StoredAnswer, stands: str, guard: Guard | None) -> Iterator[Transaction]:
+    """
+    Run the block on what it saw the first time, so that it comes to its answer, which is the stored one.
+    """
+    store = services().store
+    past = store.repeat(kept.commit, guard) if kept.commit else store.rehearsal(Evaluations(), guard)
+    with past as inner:
+        opened = OpenTransaction(inner, [])
+        try:
+            yield opened
+        except Exception as exc:
+            # The write was made and answered; what the block thinks of it today changes nothing.
+            if kept.answer is None:
+                raise KeyReusedError from exc
+
+        def redo() -> Change:
+            objects = services().pipeline.repository.objects
+            if kept.commit is None or inner.tree() != tree_of(objects, kept.commit):
+                raise KeyReusedError
+            return opened.change()
+
+        done = repeated(kept, stands, redo)
+    opened.finished = lambda status: answer(
+        replace(done, status=status), kept.commit, stands_in=stands, replayed=True
+    )
