@@ -21,6 +21,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY worker worker
 COPY ferry/*.py ferry/py.typed ferry/
+COPY ferry/extensions ferry/extensions
 COPY docs/operations/runbook.md docs/operations/
 RUN /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheel . \
  && /opt/ferry/bin/pip install --quiet --no-deps --no-index /wheel/*.whl \

@@ -56,7 +56,7 @@ def writer(*sheets: str) -> Caller:
         Problem: 401 without a known token; 403 if the server accepts no writes, or the token may not write
             one of the sheets.
     """
-    if not services().open_access and not services().tokens.known() and not _authenticators():
+    if not services().open_access and not services().tokens.known() and not _authenticators(services()):
         raise Problem(
             403,
             "writes-closed",
@@ -93,16 +93,15 @@ def caller_if_known() -> Caller | None:
         StoreError: An extension refuses it, or fails.
     """
     if "caller" not in g:
-        is_open = services().open_access
-        found = (
-            None if is_open else services().tokens.find(_token_in(request.headers.get("Authorization", "")))
-        )
-        g.caller = _caller_of(*found) if found else _authenticated() or (Caller(ANYBODY) if is_open else None)
+        is_open, token = services().open_access, _token_in(request.headers.get("Authorization", ""))
+        found = None if is_open else services().tokens.find(token)
+        anybody = Caller(ANYBODY) if is_open else None
+        g.caller = _caller_of(*found) if found else _authenticated() or anybody
     return cast(Caller | None, g.caller)
 
 
 def _authenticated() -> Caller | None:
-    for extension, authenticator in _authenticators():
+    for extension, authenticator in _authenticators(services()):
         found = call(extension, authenticator, request, passing=(HTTPException,))
         if isinstance(found, Caller):
             return found
@@ -112,8 +111,8 @@ def _authenticated() -> Caller | None:
     return None
 
 
-def _authenticators() -> list[tuple[str, Authenticator]]:
-    return [(each.name, known) for each in services().extensions for known in each.hooks.authenticators]
+def _authenticators(services: Services) -> list[tuple[str, Authenticator]]:
+    return [(each.name, known) for each in services.extensions for known in each.hooks.authenticators]
 
 
 def _caller_of(name: str, token: Token) -> Caller:
@@ -155,24 +154,22 @@ def may_send(services: Services, path: str, authorization: str) -> int:
         return settings.api_max_body_bytes  # the signature of a webhook covers its body
     if path.startswith(f"{STATUS_PATH}/"):
         return _FORM_BYTES
-    if _takes_strangers_bodies(services, path):
-        return settings.api_max_body_bytes
     is_known = services.open_access or services.tokens.find(token) is not None
     is_admin = settings.admin_token is not None and hmac.compare_digest(
         settings.admin_token.encode(), token.encode()
     )
-    return sys.maxsize if is_known or is_admin else 0
+    if is_known or is_admin or _authenticators(services):
+        return sys.maxsize  # an extension may know the sender; the view then applies its own limit
+    return settings.api_max_body_bytes if _is_public(services, path) else 0
 
 
-def _takes_strangers_bodies(services: Services, path: str) -> bool:
+def _is_public(services: Services, path: str) -> bool:
     """
-    Whether an extension may know, or serve, a sender that Ferry does not know.
+    Whether *path* may be an address of an extension that any sender may use.
     """
     hooks = [extension.hooks for extension in services.extensions]
-    if any(each.authenticators or each.blueprint for each in hooks):
-        return True
     public = [route.path.partition("<")[0] for each in hooks for route in each.routes if route.public]
-    return path.startswith(tuple(public))
+    return path.startswith(tuple(public)) or any(each.blueprint for each in hooks)
 
 
 def operator() -> None:

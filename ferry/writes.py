@@ -124,6 +124,11 @@ class Reader(Protocol):
         Return the readable records of *sheet* whose fields equal *filters*, sorted by path.
         """
 
+    def declarations(self) -> dict[str, dict[str, Any]]:
+        """
+        Return the table ``gitsheet`` of each sheet's declaration, by the sheet's name.
+        """
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Write:
@@ -189,6 +194,12 @@ class Write:
         staged before this one.
         """
         return self.reader.records(sheet, **filters)
+
+    def declarations(self) -> dict[str, dict[str, Any]]:
+        """
+        Return the table ``gitsheet`` of each usable sheet's declaration, by the sheet's name.
+        """
+        return self.reader.declarations()
 
 
 class Transaction(ABC):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from ferry.app.errors import RecordNotFoundError, SheetNotFoundError, UnreadableRecordError
+from ferry.app.errors import RecordNotFoundError, SheetNotFoundError, StoreError, UnreadableRecordError
 from ferry.app.records.codec import Record as Fields
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.listing import Listing
@@ -113,6 +113,16 @@ class Staged:
             for path, fields in sorted(listed.items())
             if all(fields.get(name, _NOTHING) == value for name, value in filters.items())
         ]
+
+    def declarations(self) -> dict[str, dict[str, Any]]:
+        """
+        Return the declaration of each usable sheet by its name, for an extension.
+        """
+        found = {}
+        for name in self._before.sheet_names():
+            with contextlib.suppress(StoreError):  # a request to the sheet says what is wrong with it
+                found[name] = dict(self._before.sheet(name).config)
+        return found
 
     def _sheet(self, name: str) -> Sheet:
         try:

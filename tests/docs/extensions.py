@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ferry
+from ferry.extensions import integrity
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "extensions.md"
 _HEAD = """\
@@ -35,7 +36,8 @@ def page() -> str:
     """
     Return the page.
     """
-    return "\n".join([_HEAD, *(line for name in _ORDER for line in _class(getattr(ferry, name)))])
+    classes = [line for name in _ORDER for line in _class(getattr(ferry, name))]
+    return "\n".join([_HEAD, *classes, f"## `{integrity.__name__}`\n", *_text(integrity)])
 
 
 def _class(found: type) -> Iterator[str]:
