@@ -15,6 +15,7 @@ from openapi_spec_validator import validate
 from ferry import Extension
 from ferry.app.access import may_send
 from ferry.app.extending.routes import register
+from ferry.app.replica.following import Following
 from ferry.app.store import limit
 from ferry.worker.errors import SettingsError
 from tests.town import ANA, JANE, PEOPLE, town
@@ -298,7 +299,8 @@ def test_ferrys_own_guards_stand_before_routes(town):
     assert 'endpoint="town.text"' in api.get("/metrics", headers=JANE).text
 
 
-def test_a_replica_sends_what_may_write_to_its_primary(town):
+def test_a_replica_sends_what_may_write_to_its_primary(town, monkeypatch):
+    monkeypatch.setattr(Following, "start", lambda following: None)
     api = town(ROUTES, CFP_API_ROLE="replica", CFP_API_PRIMARY_URL="https://primary.example")
     sent = api.post("/api/town/echo", json={})
 
