@@ -7,7 +7,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from flask import Blueprint, Response, send_from_directory
+from flask import Blueprint, Response, current_app, send_from_directory
 from flask.typing import ResponseReturnValue
 
 from ferry.app.api.openapi import document
@@ -15,6 +15,8 @@ from ferry.app.api.reading import snapshot_of
 from ferry.app.services import services
 
 bp = Blueprint("docs", __name__)
+
+PATHS = "ferry-paths"  # where an app keeps the paths of its extensions
 
 # Of the package swagger-ui-py its files alone: its code is for other frameworks, and imports much.
 _ASSETS = Path(next(iter(getattr(find_spec("swagger_ui"), "submodule_search_locations", [""])))) / "static"
@@ -44,7 +46,7 @@ def openapi() -> ResponseReturnValue:
     """
     Return the OpenAPI 3.1 document of this repository's API, with the schema of each of its sheets.
     """
-    return document(snapshot_of(), services().pipeline.settings, services().extensions)
+    return document(snapshot_of(), services().pipeline.settings, current_app.extensions[PATHS])
 
 
 @bp.get("/docs")

@@ -8,6 +8,7 @@ document under the sheet's own paths; so a generated client has the repository's
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,6 @@ from urllib.parse import quote
 
 from ferry import __version__
 from ferry.app.api.cursors import DEFAULT_LIMIT, MAX_LIMIT
-from ferry.app.api.extension_paths import extension_paths
 from ferry.app.api.reading import MAX_DELAY_S
 from ferry.app.api.record_schema import component, for_requests
 from ferry.app.api.transactions import MAX_OPERATIONS, OPERATIONS
@@ -26,7 +26,6 @@ from ferry.app.api.writing import MAX_WAIT_S
 from ferry.app.errors import StoreError
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.snapshot import Snapshot
-from ferry.extension import Extension
 from ferry.worker.settings import Settings
 
 Json = dict[str, Any]
@@ -35,9 +34,12 @@ _TEMPLATE = Path(__file__).with_suffix(".json")
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
-def document(snapshot: Snapshot, settings: Settings, extensions: Sequence[Extension] = ()) -> Json:
+def document(snapshot: Snapshot, settings: Settings, more: Mapping[str, Json]) -> Json:
     """
-    Return the document for the sheets that *snapshot* declares, and the routes of *extensions*.
+    Return the document for the sheets that *snapshot* declares.
+
+    Args:
+        more: Paths of extensions, with their operations.
     """
     found: Json = _filled(_template()["document"], _limits())
     paths, schemas = found["paths"], found["components"]["schemas"]
@@ -53,9 +55,10 @@ def document(snapshot: Snapshot, settings: Settings, extensions: Sequence[Extens
         for path in paths.values():
             if "get" in path:
                 path["get"]["security"] = []
-    paths |= extension_paths(extensions, reads_are_open=settings.api_read == "open")
+    paths |= copy.deepcopy(more)
     _name_apart(paths)
-    names = *(sheet.name for sheet in sheets), *(each.name for each in extensions if each.hooks.routes)
+    theirs = (tag for path in more.values() for operation in path.values() for tag in operation["tags"])
+    names = *(sheet.name for sheet in sheets), *theirs
     tags = dict.fromkeys(("sheets", "commits", "service", *names))
     return {**found, "tags": [{"name": tag} for tag in tags]}
 

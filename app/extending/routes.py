@@ -14,8 +14,11 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, MapAdapter, RequestRedirect
 
 from ferry.app.access import caller, caller_if_known
+from ferry.app.api.docs import PATHS
+from ferry.app.extending.paths import extension_paths
 from ferry.app.extending.transactions import RequestHost
 from ferry.app.problems import Problem
+from ferry.app.services import EXTENSION
 from ferry.app.store.rules import call
 from ferry.extension import Extension, Route
 from ferry.worker.errors import RepositoryError, SettingsError
@@ -32,8 +35,19 @@ def register(app: Flask, extensions: Sequence[Extension]) -> None:
     Raises:
         SettingsError: One of them would stand where another route does.
     """
-    if not extensions:
-        return
+    settings = app.extensions[EXTENSION].pipeline.settings
+    app.extensions[PATHS] = extension_paths(extensions, reads_are_open=settings.api_read == "open")
+    if extensions:
+        serve(app, extensions)
+
+
+def serve(app: Flask, extensions: Sequence[Extension]) -> None:
+    """
+    Add the routes and blueprints of *extensions*, beside those of *app*.
+
+    Raises:
+        SettingsError: As above.
+    """
     Extension.host = RequestHost()
     own = _copy(app.url_map)
     for extension in extensions:

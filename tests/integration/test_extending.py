@@ -14,7 +14,7 @@ from openapi_spec_validator import validate
 
 from ferry import Extension
 from ferry.app.access import may_send
-from ferry.app.extending.routes import register
+from ferry.app.extending.routes import serve
 from ferry.app.replica.following import Following
 from ferry.app.store import limit
 from ferry.worker.errors import SettingsError
@@ -354,7 +354,7 @@ def test_a_route_that_cannot_be_ends_the_start(own, name, routes, said):
         parameters = re.findall(r"(\w+)>", route)
         extension.route(route, methods=["POST"])(eval(f"lambda {', '.join(parameters)}: {{}}"))  # noqa: S307
     with pytest.raises(SettingsError) as raised:
-        register(own, [extension])
+        serve(own, [extension])
 
     assert str(raised.value) == f"CFP_API_EXTENSIONS: {said}"
 
@@ -363,7 +363,7 @@ def test_a_route_stands_beside_ferrys_own(own):
     extension = Extension("town")
     extension.route("/api/health/town")(lambda caller: {})
     extension.route("/api/sheets")(lambda caller: {})
-    register(own, [extension])
+    serve(own, [extension])
 
 
 def test_a_routes_function_takes_what_is_in_its_path():
