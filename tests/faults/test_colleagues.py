@@ -20,9 +20,9 @@ def test_writes_and_merges_of_other_records_meet_without_a_page(tmp_path, valkey
     """
     With ``auto``, whatever meets whatever: nothing is lost, readers see one history, and no one is woken.
     """
-    report = run(tmp_path, "auto", Traffic(writes=50, merges=16, nudges=12, packings=1), 4, port=valkey_port)
+    report = run(tmp_path, "auto", Traffic(writes=30, merges=12, nudges=8, packings=1), 4, port=valkey_port)
     assert report.is_clean, report.told()
-    assert (len(report.ours), len(report.theirs)) == (50, 16)
+    assert (len(report.ours), len(report.theirs)) == (30, 12)
     assert report.pages == [], report.told()
 
 
@@ -30,7 +30,7 @@ def test_with_manual_each_divergence_pages_once_and_nothing_is_lost(tmp_path, va
     """
     One in five merges touches a record that the API writes; an operator joins what is paged.
     """
-    traffic = Traffic(writes=40, merges=15, nudges=10, overlap=0.2, packings=0)
+    traffic = Traffic(writes=25, merges=10, nudges=6, overlap=0.2, packings=0)
     report = run(tmp_path, "manual", traffic, 5, port=valkey_port)
     assert report.is_clean, report.told()
-    assert (len(report.ours), len(report.theirs)) == (40, 15)
+    assert (len(report.ours), len(report.theirs)) == (25, 10)

@@ -153,17 +153,16 @@ def test_what_is_merged_at_github_is_read_here(api: FlaskClient, worker, env, da
     assert (again.status_code, again.json["state"]) == (200, "in-sync")
 
 
-@pytest.mark.parametrize("host", HOSTS)
-def test_our_own_push_and_other_branches_and_tags_cost_no_look(api: FlaskClient, is_nudged, data, host: str):
-    assert _deliver(api, host, data.head()).json["state"] == "in-sync"
-    assert _deliver(api, host, ref="refs/heads/main/other").json["state"] == "ignored"
-    assert _deliver(api, host, ref="refs/tags/main").json["state"] == "ignored"
-    assert not is_nudged()
+def test_our_own_push_and_other_branches_and_tags_cost_no_look(api: FlaskClient, is_nudged, data):
+    for host in HOSTS:
+        assert _deliver(api, host, data.head()).json["state"] == "in-sync"
+        assert _deliver(api, host, ref="refs/heads/main/other").json["state"] == "ignored"
+        assert _deliver(api, host, ref="refs/tags/main").json["state"] == "ignored"
+        assert not is_nudged()
 
 
-@pytest.mark.parametrize("host", HOSTS)
-def test_a_branch_that_was_removed_is_looked_at(api: FlaskClient, is_nudged, host: str):
-    assert _deliver(api, host, NONE).status_code == 202
+def test_a_branch_that_was_removed_is_looked_at(api: FlaskClient, is_nudged):
+    assert [_deliver(api, host, NONE).status_code for host in HOSTS] == [202] * len(HOSTS)
     assert is_nudged()
 
 
@@ -203,30 +202,35 @@ def test_a_ping_is_answered(api: FlaskClient, is_nudged, event: dict[str, str]):
     assert not is_nudged()
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
+def test_other_events_are_ignored(api: FlaskClient):
+    body = b'{"object_kind": "merge_request"}'
+    for event in (
         {"X-GitHub-Event": "pull_request"},
         {"X-Gitlab-Event": "Tag Push Hook"},
         {"X-Event-Key": "pullrequest:fulfilled"},
         {"X-Gitlab-Event": "System Hook"},
-    ],
-)
-def test_other_events_are_ignored(api: FlaskClient, event: dict[str, str]):
-    body = b'{"object_kind": "merge_request"}'
-    headers = {**event, "X-Hub-Signature": f"sha256={_sign(SECRET, body)}"}
-    assert api.post(URL, data=body, headers=headers).json["state"] == "ignored"
+    ):
+        headers = {**event, "X-Hub-Signature": f"sha256={_sign(SECRET, body)}"}
+        assert api.post(URL, data=body, headers=headers).json["state"] == "ignored"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"[]", b"{}", b'{"ref": 7, "after": "x"}', b"\xff", b"payload=%7B", b"[" * 9999, b"null"],
-)
 @pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
-def test_a_signed_body_of_another_form_is_named(api: FlaskClient, body: bytes, kind: str):
-    headers = {"X-GitHub-Event": "push", "X-Hub-Signature-256": f"sha256={_sign(SECRET, body)}"}
-    answer = api.post(URL, data=body, headers={**headers, "Content-Type": kind})
-    assert (answer.status_code, answer.json["code"]) == (400, "body-invalid")
+def test_a_signed_body_of_another_form_is_named(api: FlaskClient, kind: str):
+    bodies = (
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"ref": 7, "after": "x"}',
+        b"\xff",
+        b"payload=%7B",
+        b"[" * 9999,
+        b"null",
+    )
+    for body in bodies:
+        headers = {"X-GitHub-Event": "push", "X-Hub-Signature-256": f"sha256={_sign(SECRET, body)}"}
+        answer = api.post(URL, data=body, headers={**headers, "Content-Type": kind})
+        assert (answer.status_code, answer.json["code"]) == (400, "body-invalid"), body[:20]
 
 
 def test_a_broker_that_is_away_loses_no_nudge(env, data):
@@ -241,7 +245,7 @@ def test_a_broker_that_is_away_loses_no_nudge(env, data):
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_each_of_several_secrets_counts_and_no_other(api: FlaskClient, is_nudged, host: str):
+def test_each_of_several_secrets_counts_and_no_other(api: FlaskClient, host: str):
     assert _deliver(api, host, secret=NEXT).status_code == 202
     for wrong in ("another-secret-of-this-year", f"{SECRET}, {NEXT}", ""):
         answer = _deliver(api, host, secret=wrong)
