@@ -526,11 +526,14 @@ class Driver:
         filters, sort, field = self.wishes.query(sheet)
         query, state = self._at()
         limit = self.random.choice([1, 2, 3, 10, 50, 1000])
-        pairs = [(f"{name}[{word}]" if word else name, text) for name, word, text in filters]
+        pairs = [
+            (f"{_asked(sheet, name)}[{word}]" if word else _asked(sheet, name), text)
+            for name, word, text in filters
+        ]
         pairs += [
             *query.items(),
             *([("sort", sort)] if sort else []),
-            *([("fields", field)] if field else []),
+            *([("fields", _asked(sheet, field))] if field else []),
         ]
         url = f"{_records(sheet)}?{urlencode(pairs)}"
         answer = self._ask("GET", _records(sheet), f"{url}&limit={limit}")
@@ -833,6 +836,13 @@ def _facts(state: State) -> dict[Any, Any]:
 
 def _same(found: Any, wanted: Any) -> None:
     assert exact(found) == exact(wanted), f"is {found!r}\nshould be {wanted!r}"
+
+
+def _asked(sheet: Sheet, field: str) -> str:
+    """
+    Return how a query names *field*: with a dot where the schema allows it and does not declare it.
+    """
+    return f".{field}" if sheet.name == "people" and field == "x" else field
 
 
 def _part(fields: Fields, field: str) -> Fields:
