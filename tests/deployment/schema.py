@@ -21,11 +21,13 @@ from tests.deployment.helm import CHART
 SCHEMA = CHART / "values.schema.json"
 WIDTH = 118
 
-ONE = "always 1: a second pod would have a volume, and so a repository, of its own; use api.workers"
+ONE = (
+    "always 1: a second pod would have a volume, and so a repository, of its own; use api.workers or replicas"
+)
 # What other charts have, by the object's path, and what stands for it here.
 ELSEWHERE = {
     "": {
-        "replicaCount|replicas|autoscaling": ONE,
+        "replicaCount|autoscaling": ONE,
         "env|extraEnvVars": "use extraEnv",
         "envFrom|extraEnvVarsCM|extraEnvVarsSecret": "use extraEnvFrom",
         "volumes": "use extraVolumes",
@@ -36,7 +38,7 @@ ELSEWHERE = {
         "securityContext": "use podSecurityContext; each container's is fixed",
         "redis": "use valkey, or secrets.CFP_REDIS_URL for one of your own",
         "config": "use settings",
-        "replica.*|primary": ONE,
+        "replica|readReplicas|primary": "use replicas",
     },
     "settings": {
         "CFP_(DATA_REMOTE|DATA_MIRRORS|REDIS_URL|BROKER_URL|API_TOKENS|ADMIN_TOKEN|DATA_RELOAD_SECRET)"

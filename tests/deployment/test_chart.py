@@ -40,10 +40,11 @@ MAY_HAVE = {
     "worker": BROKER | REMOTES | {"SENTRY_DSN", "SENTRY_AUTH_TOKEN"},
     "beat": BROKER,
     "flower": BROKER | NOT_OF_FERRY,
+    "replica": SECRETS - NOT_OF_FERRY - BROKER - {"CFP_DATA_MIRRORS"},
 }
 # Flower has a directory beside the repository.
 MOUNTS = {
-    **{role: {"mountPath": "/srv/ferry", "readOnly": False} for role in ("init", "api", "worker")},
+    **{role: {"mountPath": "/srv/ferry", "readOnly": False} for role in ("init", "api", "worker", "replica")},
     "beat": {"mountPath": "/srv/ferry", "readOnly": True},
     "flower": {"mountPath": "/var/lib/flower", "subPath": "flower"},
 }
@@ -80,7 +81,12 @@ def values(combination):
 
 
 def of_kind(manifests, kind) -> list[dict]:
-    return [each for each in manifests if each["kind"] == kind]
+    """
+    Return the manifests of one kind, by name: the primary's is before those of what stands beside it.
+    """
+    return sorted(
+        (each for each in manifests if each["kind"] == kind), key=lambda each: each["metadata"]["name"]
+    )
 
 
 def pods(manifests) -> Iterator[tuple[dict, dict, dict]]:
@@ -218,7 +224,7 @@ def test_no_two_containers_share_a_temporary_directory(manifests):
     """
     Each notes its role there, and keeps its ssh connections.
     """
-    (workload,) = of_kind(manifests, "StatefulSet")
+    workload = of_kind(manifests, "StatefulSet")[0]
     spec = workload["spec"]["template"]["spec"]
     mounts = [
         mount["name"]
@@ -229,11 +235,43 @@ def test_no_two_containers_share_a_temporary_directory(manifests):
     assert len(mounts) == len(set(mounts)) == len(spec["containers"]) + 1
 
 
+def test_replicas_read_from_clones_of_their_own(helm):
+    """
+    One container each, of the API alone, with a Service of their own; they grow between two bounds.
+    """
+    manifests = helm.render("--values", str(CHART / "ci" / "replicas-values.yaml"))
+    primary, replica = of_kind(manifests, "StatefulSet")
+    [container] = replica["spec"]["template"]["spec"]["containers"]
+    found = environment(manifests, container)
+
+    assert (found["CFP_API_ROLE"], found["CFP_API_PRIMARY_URL"]) == ("replica", "http://town-ferry:80")
+    assert found["CFP_DATA_FOLLOW_INTERVAL"] == "30"
+    assert "CFP_API_ROLE" not in environment(manifests, primary["spec"]["template"]["spec"]["containers"][0])
+    assert container["args"] == ["api"]
+    assert "replicas" not in replica["spec"], "the autoscaler counts them"
+    [scaler] = of_kind(manifests, "HorizontalPodAutoscaler")
+    assert (scaler["spec"]["minReplicas"], scaler["spec"]["maxReplicas"]) == (2, 4)
+    assert scaler["spec"]["scaleTargetRef"]["name"] == replica["metadata"]["name"]
+    selected = {
+        each["metadata"]["name"]: each["spec"]["selector"]["app.kubernetes.io/component"]
+        for each in of_kind(manifests, "Service")
+    }
+    assert (selected["town-ferry"], selected["town-ferry-read"]) == ("ferry", "replica")
+    labels = replica["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/component"] == "replica"
+    assert replica["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "data"
+
+
+def test_a_replica_without_a_remote_is_refused(helm):
+    refused = helm.refuses("--set", "replicas.enabled=true,persistence.existingClaim=x,flower.enabled=false")
+    assert "replicas.enabled: a replica clones secrets.CFP_DATA_REMOTE" in refused
+
+
 def of_ferry(manifests) -> list[dict]:
     """
     Return the containers of the pod that serves the repository.
     """
-    (workload,) = of_kind(manifests, "StatefulSet")
+    workload = of_kind(manifests, "StatefulSet")[0]
     spec = workload["spec"]["template"]["spec"]
     return [*spec["initContainers"], *spec["containers"]]
 
@@ -244,7 +282,7 @@ def test_each_role_is_given_the_secrets_that_it_works_with(manifests, values):
     """
     given = {each["name"]: secrets_of(manifests, each) for each in of_ferry(manifests)}
     if values.get("existingSecret"):
-        assert given == MAY_HAVE
+        assert given == {role: MAY_HAVE[role] for role in given}
     else:
         known = set(values["secrets"]) | {"CFP_REDIS_URL"}  # the chart's own Valkey
         assert given == {role: MAY_HAVE[role] & known for role in given}
@@ -268,7 +306,7 @@ def test_files_that_settings_name_are_mounted(manifests):
     """
     For those who talk to the remotes; beat and Flower have no business with keys.
     """
-    (workload,) = of_kind(manifests, "StatefulSet")
+    workload = of_kind(manifests, "StatefulSet")[0]
     volumes = {volume["name"]: volume for volume in workload["spec"]["template"]["spec"]["volumes"]}
     for each in of_ferry(manifests):
         there = {
@@ -293,7 +331,7 @@ def test_ferry_starts_with_what_the_chart_sets(manifests, values):
     elsewhere = {}
     if values.get("existingSecret"):  # its contents are the user's; this is the least there must be
         elsewhere = {"CFP_DATA_REMOTE": "git@git.example.org:town/data.git"}
-    (workload,) = of_kind(manifests, "StatefulSet")
+    workload = of_kind(manifests, "StatefulSet")[0]
     spec = workload["spec"]["template"]["spec"]
     for each in of_ferry(manifests):
         env = environment(manifests, each)
@@ -368,7 +406,7 @@ def test_the_repository_is_served_by_one_pod(helm):
     A second one would have a volume, and so a repository, of its own.
     """
     manifests = helm.render("--values", str(CHART / "ci" / "minimal-values.yaml"))
-    (workload,) = of_kind(manifests, "StatefulSet")
+    workload = of_kind(manifests, "StatefulSet")[0]
     assert workload["spec"]["replicas"] == 1
     assert [each["name"] for each in workload["spec"]["template"]["spec"]["containers"]] == [
         "api", "worker", "beat", "flower",
@@ -379,7 +417,7 @@ def test_changed_settings_make_another_pod(helm):
     values = ("--values", str(CHART / "ci" / "minimal-values.yaml"))
 
     def template(*arguments):
-        (workload,) = of_kind(helm.render(*values, *arguments), "StatefulSet")
+        workload = of_kind(helm.render(*values, *arguments), "StatefulSet")[0]
         return workload["spec"]["template"]
 
     assert template() == template()
@@ -477,7 +515,7 @@ def test_an_upgrade_keeps_the_password_of_valkey(helm, tmp_path):
 
 def test_what_a_platform_asks_for_is_there(helm):
     manifests = helm.render("--values", str(CHART / "ci" / "platform-values.yaml"))
-    (workload,) = of_kind(manifests, "StatefulSet")
+    workload = of_kind(manifests, "StatefulSet")[0]
     template, claim = workload["spec"]["template"], workload["spec"]["volumeClaimTemplates"][0]
     assert {each["metadata"]["name"].partition("-")[0] for each in manifests} == {"records"}
     assert template["metadata"]["annotations"]["example.org/team"] == "data"

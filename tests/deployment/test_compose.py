@@ -189,7 +189,7 @@ def test_every_service_is_hardened_limited_and_started_again(demo, production):
 
 def test_the_demo_listens_on_loopback_alone(demo):
     ports = [port for service in demo.values() for port in service.get("ports", [])]
-    assert len(ports) == 2
+    assert len(ports) == 3
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 

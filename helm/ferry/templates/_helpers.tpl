@@ -82,6 +82,7 @@ api: [CFP_DATA_REMOTE, CFP_DATA_MIRRORS, CFP_REDIS_URL, CFP_BROKER_URL, SENTRY_D
 worker: [CFP_DATA_REMOTE, CFP_DATA_MIRRORS, CFP_REDIS_URL, CFP_BROKER_URL, SENTRY_DSN,
   SENTRY_AUTH_TOKEN]
 beat: [CFP_REDIS_URL, CFP_BROKER_URL]
+replica: [CFP_DATA_REMOTE, SENTRY_DSN, SENTRY_AUTH_TOKEN, CFP_API_TOKENS, CFP_ADMIN_TOKEN, CFP_DATA_RELOAD_SECRET]
 flower: [CFP_REDIS_URL, CFP_BROKER_URL, FLOWER_BASIC_AUTH]
 {{- end }}
 
@@ -105,7 +106,7 @@ imagePullPolicy: {{ $values.image.pullPolicy }}
 securityContext: {{- include "ferry.containerSecurity" .root | nindent 2 }}
 envFrom:
   - configMapRef: {name: {{ $fullname }}}
-  {{- if include "ferry.ownBroker" .root }}
+  {{- if and (include "ferry.ownBroker" .root) (ne .role "replica") }}
   - secretRef: {name: {{ $fullname }}-broker}
   {{- end }}
   {{- if include "ferry.ownSecrets" . | fromJson }}
@@ -136,6 +137,37 @@ volumeMounts:
   {{- if and .remotes $values.extraVolumeMounts }}
   {{- toYaml $values.extraVolumeMounts | nindent 2 }}
   {{- end }}
+{{- end }}
+
+{{- /* The volumes of what a remote is reached with, and a user's own. */}}
+{{- define "ferry.files" -}}
+{{- with include "ferry.sshSecret" . }}
+- name: ssh
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items:
+      - {key: {{ $.Values.ssh.secretKeys.privateKey }}, path: id}
+      - {key: {{ $.Values.ssh.secretKeys.knownHosts }}, path: known_hosts}
+{{- end }}
+{{- with include "ferry.httpsSecret" . }}
+- name: https
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items:
+      - {key: {{ $.Values.httpsToken.secretKey }}, path: token}
+{{- end }}
+{{- with include "ferry.caConfigMap" . }}
+- name: ca
+  configMap:
+    name: {{ . }}
+    items:
+      - {key: {{ $.Values.caBundle.key }}, path: ca.crt}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{- toYaml . | nindent 0 }}
+{{- end }}
 {{- end }}
 
 {{- /* The variables of one container; where a name comes by envFrom too, these count. */}}
@@ -209,6 +241,9 @@ volumeMounts:
 {{- end }}
 {{- if and .Values.test.write.enabled (not (and .Values.test.write.sheet .Values.test.write.record .Values.test.write.existingSecret)) }}
 {{- fail "test.write: needs sheet, record (to be created and deleted) and existingSecret (with the token of a writer)" }}
+{{- end }}
+{{- if and .Values.replicas.enabled (not $s.CFP_DATA_REMOTE) (not .Values.existingSecret) }}
+{{- fail "replicas.enabled: a replica clones secrets.CFP_DATA_REMOTE, in an existingSecret or here" }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) }}
 {{- fail "ingress.host: required where ingress.enabled" }}
