@@ -84,9 +84,8 @@ def of_kind(manifests, kind) -> list[dict]:
     """
     Return the manifests of one kind, by name: the primary's is before those of what stands beside it.
     """
-    return sorted(
-        (each for each in manifests if each["kind"] == kind), key=lambda each: each["metadata"]["name"]
-    )
+    found = (each for each in manifests if each["kind"] == kind)
+    return sorted(found, key=lambda each: each.get("metadata", {}).get("name", ""))
 
 
 def pods(manifests) -> Iterator[tuple[dict, dict, dict]]:
