@@ -78,3 +78,26 @@ def test_a_broker_is_looked_for_every_five_seconds_at_least(monkeypatch: pytest.
         connection.ensure_connection(lambda _, wait_s: waits.append(wait_s), max_retries=10)
     assert len(waits) == 10
     assert max(waits) <= 5
+
+
+@pytest.mark.parametrize(
+    ("env", "every_s"),
+    [
+        ({"CFP_DATA_REMOTE": "/srv/remote.git"}, 60.0),
+        ({"CFP_DATA_REMOTE": "/srv/remote.git", "CFP_DATA_FOLLOW_INTERVAL": "5"}, 5.0),
+        ({"CFP_DATA_REMOTE": "/srv/remote.git", "CFP_DATA_FOLLOW_INTERVAL": "0"}, None),
+        ({}, None),
+    ],
+)
+def test_beat_sends_a_look_at_origin_for_each_repository_that_has_one(env: dict[str, str], every_s):
+    """
+    To its own queue, and none that piles up where no worker takes it.
+    """
+    bare = {"CFP_DATA_REPO_PATH": "/srv/data.git", "CFP_REDIS_URL": "redis://host"}
+    served = {"push.x": Settings.from_env({**bare, **env}), "push.y": Settings.from_env(bare)}
+    schedule = build_celery(served, publisher=False).conf.beat_schedule
+    looks = [entry for entry in schedule.values() if entry["task"] == "follow"]
+    assert [entry["schedule"] for entry in looks] == ([every_s] if every_s else [])
+    assert [entry["options"] for entry in looks] == (
+        [{"expires": every_s, "queue": "push.x"}] if every_s else []
+    )
