@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ferry.app.api.fields import Fields
 from ferry.app.api.query import query_of
 from ferry.app.records.json_form import read_record, to_json
 from ferry.app.records.toml_types import coerce, merge_patch, unstorable
@@ -140,7 +141,7 @@ def _sheet(schema=None):
 
 def _finds(query, value):
     name, _, text = query.partition("=")
-    return bool(query_of([(name, [text])], _sheet()).select([("p", {"x": value})]))
+    return bool(query_of([(name, [text])], Fields.of(_sheet(), {})).select([("p", {"x": value})]))
 
 
 @pytest.mark.parametrize(
