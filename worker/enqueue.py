@@ -87,6 +87,8 @@ class PushQueue:
             The task's id; None where the broker did not take it.
         """
         is_noted = ledger.nudge(ORIGIN)
+        if not self._remotes:
+            return None  # a replica's process finds the nudge, without a broker
         context = contextvars.copy_context()
         try:
             sending = self._senders.submit(

@@ -26,6 +26,7 @@ from ferry.worker.observe.logs import log
 from ferry.worker.pipeline import Pipeline
 
 _TAKE_OVER_S = 1.0  # between two tries to be the process that follows
+_NUDGED_S = 0.25  # between two looks whether another process was told
 _SILENCE_S = 40.0  # the stream says something every 15 s
 _AGAIN_S = (1.0, 30.0)  # between two tries to listen
 _ONLY_WHEN_TOLD_S = 3600.0  # packing is looked after then
@@ -44,6 +45,8 @@ class Following:
         self._lock = FileLock(follower_lock(pipeline.repository.path))
         self._interval_s = pipeline.settings.data_follow_interval_s or _ONLY_WHEN_TOLD_S
         self._primary = pipeline.settings.api_primary_url
+        self._told = threading.Event()
+        self._is_ours = threading.Event()
 
     def start(self) -> None:
         """
@@ -74,7 +77,16 @@ class Following:
                 self.once()
             except Exception as exc:  # noqa: BLE001 - the thread's edge: it must not end
                 log().error("replica.not_followed", error=f"{type(exc).__name__}: {exc}")
-            self._told.wait(self._interval_s)
+            self.wait()
+
+    def wait(self) -> None:
+        """
+        Wait for the next look at origin: the interval is over, or the primary or a webhook told of a push.
+        """
+        due = time.monotonic() + self._interval_s
+        while time.monotonic() < due and not self._pipeline.follower.is_nudged():
+            if self._told.wait(_NUDGED_S):
+                return
 
     def once(self) -> str:
         """

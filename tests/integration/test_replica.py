@@ -109,6 +109,25 @@ def test_the_webhook_brings_a_replica_forward(replica, there, copy):
     assert copy.head() == commit
 
 
+def test_a_hosts_webhook_wakes_the_process_that_follows(replica, replica_env, there, copy):
+    """
+    Whichever process it reaches, and without a broker.
+    """
+    following = Following(build({**replica_env, "CFP_DATA_FOLLOW_INTERVAL": "3600"}, publisher=True))
+    commit = there.commit("from elsewhere")
+
+    answer = replica().post(
+        "/api/_internal/reload-data",
+        json={"ref": "refs/heads/main", "after": commit},
+        headers={"X-GitHub-Event": "push"},
+    )
+
+    assert (answer.status_code, answer.json["state"]) == (202, "queued")
+    following.wait()
+    following.once()
+    assert copy.head() == commit
+
+
 def test_a_replica_never_lists_mirrors(replica_env, tmp_path):
     mirrored = {**replica_env, "CFP_DATA_MIRRORS": f"backup={tmp_path}/backup.git"}
     assert list(Settings.from_env(mirrored).remotes) == ["origin"]
