@@ -61,7 +61,7 @@ from ferry.worker.settings import Settings
 
 _READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
 _GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp)
-_WRITABLE = (records.bp.name, attachments.bp.name, transactions.bp.name, push.bp.name)
+_CHANGES = (*(blueprint.name for blueprint in _READABLE), push.bp.name)  # by any method but GET
 _SHOW_EVERY_SHEET = (commits.bp.name, events.bp.name)
 _UNCOUNTED = (health.bp.name, metrics.bp.name)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
@@ -203,7 +203,7 @@ def _authorise_read() -> None:
 
 def _send_to_primary() -> Response | None:
     is_read = request.method in ("GET", "HEAD", "OPTIONS")
-    if is_read or not (request.blueprint in _WRITABLE or _is_of_an_extension()):
+    if is_read or not (request.blueprint in _CHANGES or _is_of_an_extension()):
         return None
     return send_to_primary()
 
