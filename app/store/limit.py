@@ -97,6 +97,8 @@ class Limit:
         return self._spent_s + (0.0 if since is None else time.monotonic() - since)
 
     def _watch(self) -> None:
+        if self._is_settled or self._is_over:
+            return
         left_s = self._seconds - self._spent()
         if left_s <= 0:
             self._expire()

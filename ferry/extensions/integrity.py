@@ -2,7 +2,7 @@
 References between sheets, and fields whose value no two records share.
 
 For ``CFP_API_EXTENSIONS``. A sheet's declaration says what holds. Each write that would break it is refused
-with 409, and the answer names the other record.
+with 409 ``reference-missing``, ``referred-to`` or ``not-unique``, and the answer names the other record.
 
     [gitsheet.references]
     author = "people"    # the field holds the path of a record of the sheet people, or an array of paths

@@ -304,6 +304,9 @@ def test_the_time_is_that_of_the_rules_alone(town, monkeypatch):
     with spent.running("b"):
         pass
     spent.keep()
+    timer = spent._timer
+    spent._watch()
+    assert spent._timer is timer, "nothing is watched any more"
 
 
 def test_the_public_package_is_these_names():

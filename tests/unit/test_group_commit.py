@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from ferry.app.errors import BusyError
+from ferry.app.errors import BusyError, ExtensionTooSlowError
 from ferry.app.store import group_commit
 from ferry.app.store.group_commit import GroupCommit
+from ferry.app.store.limit import Limit
 from ferry.worker.files import locks
 from ferry.worker.files.locks import FileLock
 from tests.parts import wait_until
@@ -402,6 +403,34 @@ def test_a_lock_that_another_process_holds_is_waited_for_and_no_longer_than_said
     monkeypatch.undo()
 
     assert branch.write("e") == "0e"
+
+
+def test_a_writer_whose_time_is_over_loses_its_turn_and_cannot_commit(branch, pool):
+    """
+    The next writer goes on while the late one's block still runs, in this process or in another.
+    """
+    began, may_end, limit = threading.Event(), threading.Event(), Limit(0.1)
+
+    def be_late() -> None:
+        with branch.writers.turn(limit) as group:
+            with limit.running("a rule"):
+                began.set()
+                may_end.wait(30)
+            limit.keep()
+            group.tip += "late"
+
+    late = pool.submit(be_late)
+    try:
+        assert began.wait(30)
+        wait_until(lambda: not branch.lock.is_held(), what="the lock to be free for other processes")
+        assert branch.write("a") == "0a"
+        assert not late.done()
+    finally:
+        may_end.set()
+    with pytest.raises(ExtensionTooSlowError, match="a rule held the write lock"):
+        late.result(30)
+    assert branch.write("b") == "0ab"
+    assert not branch.lock.is_held()
 
 
 def test_many_writers_lose_nothing(branch, pool, monkeypatch):
