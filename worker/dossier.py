@@ -1,5 +1,5 @@
 """
-What somebody who is woken at night needs to see on one screen.
+What a page shows: all that an operator who is woken at night needs, on one screen.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 Paging for a pipeline that does nothing, because a dead worker cannot page for itself.
 
-Commits wait, no retry is scheduled, and nobody has tried for longer than two
+Commits wait, no retry is scheduled, and no process has tried for longer than two
 sweeps: then the worker, beat or the broker is away. Or a process holds the remote's
 claim for longer than what it does may take: then it hangs, or was stopped. Every API
 process looks, and so does every sweep; the ledger sees to it that one page is sent.

@@ -1,8 +1,9 @@
 """
 The data disk: whether it has room, and a page once it has none.
 
-A full disk refuses every write, and no push fails by that: each API process and each sweep looks. What was
-told of it is kept in the ledger, as for a remote, so that all of them send one page for one episode.
+The API refuses every write while the disk is full, although pushes succeed. So each API process and each
+sweep checks the disk. The ledger has an entry for it, as for a remote, so that all of them send one page for
+each episode.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 Resolving an episode's issues in Sentry once a push has landed, where a token for Sentry's API is set.
 
-Nothing waits for it and nothing depends on it: an issue that stays open is one to be closed by hand, and the
-next episode's event wakes somebody all the same.
+A thread of its own does it, and no push waits for it. If it fails, an operator closes the issue by hand; the
+next episode's page is sent all the same.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-Whether a person is needed at a remote, since when and why: one fact for all who tell of it.
+Whether a person is needed at a remote, since when and why: one fact for page, commands and metrics.
 
 The page's headline and colours, ``ferry push status`` and its exit status, ``ferry doctor``, the metric, the
-alert rules, Sentry's pages and Flower read it from here. It is set once a page is due in an episode, whether
-or not there is a Sentry to send it to, and stays until a push lands, whatever runs meanwhile.
+alert rules, Sentry's pages and Flower read it from here. A person is needed from the moment at which a page
+is due in an episode, with or without a Sentry, until a push lands.
 
 Pure: the ledger's entry and the settings in, a value out.
 """
