@@ -47,6 +47,28 @@ def test_what_people_push_is_read_within_the_interval_and_a_write_follows(
     assert running.events("push.blocked") == []
 
 
+def test_a_rewritten_history_pages_without_a_write_and_once(client, worker, beat, env, data, remote, sentry):
+    """
+    The look finds it, the push that follows is refused, and later looks and sweeps add nothing.
+    """
+    env["CFP_DATA_FOLLOW_INTERVAL"] = "0.5"
+    api, running = client(), worker(SENTRY_DSN=sentry.dsn)
+    wait_until(lambda: remote.head() == data.head(), what="the backlog on the remote")
+    held = data.head()
+    amended = remote.git("commit-tree", "-p", "main~1", "-m", "amended", "main^{tree}")
+    remote.git("update-ref", "refs/heads/main", amended)
+    beat(CFP_PUSH_SWEEP_INTERVAL="0.5")
+
+    wait_until(lambda: sentry.events, what="the page")
+    assert "the history of origin was rewritten" in sentry.events[0]["message"]
+    seen = api.get("/api/_internal/push").json["sweep"]["last_at"]
+    wait_until(lambda: api.get("/api/_internal/push").json["sweep"]["last_at"] > seen, what="another sweep")
+    assert (data.head(), remote.head(), len(sentry.events)) == (held, amended, 1)
+    status = api.get("/api/_internal/push").json["remotes"]["origin"]
+    assert (status["state"], status["rewritten_from"]) == ("blocked", held)
+    assert running.events("push.blocked")[0]["remote_head"] == amended
+
+
 def test_without_an_interval_a_nudge_is_followed_and_the_sweep_finds_one_whose_message_was_lost(
     client, worker, beat, env, data, remote
 ):
