@@ -68,7 +68,9 @@ def test_the_version_is_the_same_everywhere(released):
             "ferry",
             "gitsheets_ferry-9.8.7.dist-info",
         }
-        assert {"ferry/py.typed", "ferry/app/factory.py", "ferry/worker/push.py"} <= set(packed.namelist())
+        modules = (path for place in ("ferry", "ferry/extensions") for path in (ROOT / place).glob("*.py"))
+        public = {"ferry/py.typed", *(str(path.relative_to(ROOT)) for path in modules)}
+        assert {*public, "ferry/app/factory.py", "ferry/worker/push.py"} <= set(packed.namelist())
     changelog = (tree / "CHANGELOG.md").read_text()
     assert changelog.count("\n## 9.8.7 (2026-09-21)\n") == 1
 
