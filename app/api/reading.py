@@ -85,7 +85,8 @@ def await_commit() -> None:
     repository = services().pipeline.repository
 
     def has_come() -> bool:
-        return repository.contains(commit, repository.head())
+        # Of a commit that is not here, git would have to be started to say so.
+        return repository.objects.is_commit(commit) and repository.contains(commit, repository.head())
 
     if has_come():
         return

@@ -96,7 +96,7 @@ def test_a_primary_that_dies_under_load_is_replaced_and_each_commit_is_accounted
         for each in replicas[1:]:
             path = f"{PEOPLE}/after"
             wait_until(
-                lambda each=each, path=path: each.ask(path, **at_least)[0] == 200,
+                lambda each=each, path=path: each.ask(path, timeout_s=30, **at_least)[0] == 200,
                 what="a replica",
                 timeout_s=90,
             )

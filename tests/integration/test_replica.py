@@ -157,7 +157,9 @@ def test_a_write_to_the_primary_is_read_on_a_replica_at_once(env, replica_env, w
             assert status == 201, body
             asked = {AT_LEAST: json.loads(body)["commit"]["hash"]}
             path = f"{PEOPLE}/{slug}"
-            wait_until(lambda path=path, asked=asked: replica.ask(path, **asked)[0] == 200, what=slug)
+            wait_until(
+                lambda path=path, asked=asked: replica.ask(path, timeout_s=30, **asked)[0] == 200, what=slug
+            )
     finally:
         replica.end()
         primary.end()
