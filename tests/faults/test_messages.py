@@ -151,7 +151,7 @@ def test_a_worker_asks_no_neighbours_at_its_start_nor_on_a_new_connection(worker
     """
     running = worker()
     broker.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    wait_until(lambda: running.text().count("Connected to") == 2, what="a new connection")
+    wait_until(lambda: running.text().count("Connected to") > 1, what="a new connection")
 
     assert not running.logged("mingle")
     assert not running.logged("Gossip")
