@@ -18,6 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ferry.app.store.store import Store
+from ferry.worker.errors import RepositoryError
 from ferry.worker.files.locks import FileLock
 from ferry.worker.files.places import state_directory, write_lock
 from ferry.worker.git.packing import Maintenance
@@ -117,6 +118,35 @@ def test_packing_takes_turns_with_a_writer(data, repository, tmp_path):
     size = Packs(repository.git).size()
     assert size["loose_objects"] == 0
     assert size["packs"] <= 8
+
+
+def test_what_ends_the_packing_takes_one_part_with_it(repository, monkeypatch):
+    """
+    Where much is loose and the machine is busy, packing everything at once might never end.
+    """
+    monkeypatch.setattr("ferry.worker.git.packs._PART", 10)
+    store, packs = Store(repository), Packs(repository.git)
+    for number in range(10):
+        _commit(store, number)
+    before = packs.size()["loose_objects"]
+    assert before > 25
+    prune, parts = Packs.prune_packed, []
+
+    def prune_and_die(self):
+        prune(self)
+        parts.append(self.size()["loose_objects"])
+        if len(parts) == 2:
+            raise RepositoryError("killed")
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Packs, "prune_packed", prune_and_die)
+        with pytest.raises(RepositoryError, match="killed"):
+            _maintenance(repository).run()
+    assert parts == [before - 10, before - 20]
+
+    _maintenance(repository).run()
+    assert packs.size()["loose_objects"] == 0
+    Bare(repository.path).git("fsck", "--strict")
 
 
 _FOREIGN = [

@@ -114,31 +114,34 @@ def write_loose(git_dir: str, name: str, whole: bytes) -> None:
         _create(git_dir, name, _compressed(whole))
 
 
-def survey(git_dir: str) -> tuple[list[str], dict[str, str]]:
+def survey(git_dir: str, *, most: int) -> Iterator[tuple[list[str], dict[str, str]]]:
     """
-    Check every loose object.
+    Check every loose object, in parts of at most *most* sound ones.
 
-    Returns:
-        The names of the sound ones, and what is wrong with each other file, by its path
-        in the repository.
+    Yields:
+        For each part the names of the sound ones, and what is wrong with each other file, by its path in the
+        repository.
     """
-    sound, damaged = [], {}
+    sound: list[str] = []
+    damaged: dict[str, str] = {}
     for directory, file in _loose_files(git_dir):
-        path = f"objects/{directory}/{file}"
-        if not _NAME_OF_FILE.fullmatch(file):
-            damaged[path] = "is not called like an object"
-            continue
+        path, fault = f"objects/{directory}/{file}", "is not called like an object"
         try:
-            fault = _fault(f"{git_dir}/{path}", directory + file)
+            if _NAME_OF_FILE.fullmatch(file):
+                fault = _fault(f"{git_dir}/{path}", directory + file) or ""
         except FileNotFoundError:
             continue  # git has just removed it: it is in a pack
         except (OSError, zlib.error) as exc:
             fault = f"cannot be read: {exc}"
         if fault:
             damaged[path] = fault
-        else:
-            sound.append(directory + file)
-    return sound, damaged
+            continue
+        sound.append(directory + file)
+        if len(sound) == most:
+            yield sound, damaged
+            sound, damaged = [], {}
+    if sound or damaged:
+        yield sound, damaged
 
 
 def _loose_files(git_dir: str) -> Iterator[tuple[str, str]]:

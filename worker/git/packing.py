@@ -123,13 +123,11 @@ class Maintenance:
         """
         Pack what can be packed; returns the loose objects that are damaged, by their path.
         """
-        damaged = self._packs.pack_loose_objects(timeout_s=_TIMEOUT_S)
-        flush(self._repository)  # before the only other copy goes
-        try:
-            with self._write_lock.hold(_WRITE_LOCK_TIMEOUT_S):
-                self._packs.prune_packed()
-        except LockTimeoutError as exc:
-            raise RepositoryError(str(exc)) from exc
+        # On a busy machine what gives way may not end; the more is loose, the slower are readers and pushes.
+        gives_way = self._packs.loose_objects() < _LATE * _MANY_LOOSE_OBJECTS
+        damaged = self._packs.pack_loose_objects(
+            timeout_s=_TIMEOUT_S, packed=self._prune, gives_way=gives_way
+        )
         if self._packs.count() > _MANY_PACKS:
             self._packs.merge(timeout_s=_TIMEOUT_S)
         with contextlib.suppress(RepositoryError):  # a damaged commit; a log without the graph is only slower
@@ -140,6 +138,14 @@ class Maintenance:
             named = dict(itertools.islice(sorted(lasting.items()), _MANY_NAMES))
             log().warning("maintenance.damaged_objects", count=len(lasting), objects=named, hint=HINT)
         return lasting
+
+    def _prune(self) -> None:
+        flush(self._repository)  # before the only other copy goes
+        try:
+            with self._write_lock.hold(_WRITE_LOCK_TIMEOUT_S):
+                self._packs.prune_packed()
+        except LockTimeoutError as exc:
+            raise RepositoryError(str(exc)) from exc
 
     def _existing(self, damaged: dict[str, str]) -> dict[str, str]:
         return {name: why for name, why in damaged.items() if (self._repository / name).exists()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Callable
 from typing import BinaryIO, cast
 
 from ferry.worker.files.places import packs_view, state_directory
@@ -16,6 +17,7 @@ from ferry.worker.git.command import Git
 
 # The other cores are for the writers and the pushes.
 _ONE_THREAD = ("-c", "pack.threads=1")
+_PART = 5000  # objects
 _LARGE_INDEX_BYTES = 256 * 1024  # of some 9,000 objects
 
 
@@ -46,9 +48,18 @@ class Packs:
         """
         return sum(1 for _ in (self._path / "objects" / "pack").glob("*.pack"))
 
-    def pack_loose_objects(self, *, timeout_s: float) -> dict[str, str]:
+    def pack_loose_objects(
+        self, *, timeout_s: float, packed: Callable[[], object] = lambda: None, gives_way: bool = True
+    ) -> dict[str, str]:
         """
-        Copy every loose object, reachable or not, into a pack.
+        Copy every loose object, reachable or not, into packs of at most five thousand.
+
+        A part is done in a second or two, however many there are: what ends the packing ends one part.
+
+        Args:
+            timeout_s: Seconds for each part.
+            packed: Called after each part.
+            gives_way: Whether git runs at low priority.
 
         Returns:
             The damaged files, by their path in the repository, with what is wrong. They are
@@ -57,13 +68,18 @@ class Packs:
         Raises:
             RepositoryError: git could not, or not in time.
         """
-        names, damaged = loose.survey(str(self._path))
-        with tempfile.TemporaryFile(dir=state_directory(self._path)) as listed:
-            listed.write("\n".join(names).encode("ascii"))
-            listed.seek(0)
-            pack = self._path / "objects" / "pack" / "pack"
-            command = (*_ONE_THREAD, "pack-objects", "-q", "--non-empty", str(pack))
-            self._git.query(*command, timeout_s=timeout_s, stdin=cast(BinaryIO, listed), gives_way=True)
+        damaged: dict[str, str] = {}
+        for names, faults in loose.survey(str(self._path), most=_PART):
+            damaged |= faults
+            with tempfile.TemporaryFile(dir=state_directory(self._path)) as listed:
+                listed.write("\n".join(names).encode("ascii"))
+                listed.seek(0)
+                pack = self._path / "objects" / "pack" / "pack"
+                self._git.query(
+                    *_ONE_THREAD, "pack-objects", "-q", "--non-empty", str(pack),
+                    timeout_s=timeout_s, stdin=cast(BinaryIO, listed), gives_way=gives_way,
+                )  # fmt: skip
+            packed()
         return damaged
 
     def prune_packed(self) -> None:
