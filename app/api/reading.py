@@ -7,6 +7,7 @@ it reads what it has written, and nothing older than what it has read, whichever
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 
@@ -25,6 +26,7 @@ COMMIT, AT_LEAST = "X-Ferry-Commit", "X-Ferry-At-Least"
 MAX_DELAY_S = 5.0
 MAX_DELAYED = 256  # in a process; each of them is looked at whenever the branch has moved
 MAX_THREADS = 2  # of a server where each wait takes one
+_FULL = re.compile("[0-9a-f]{40}")
 _threads = threading.BoundedSemaphore(MAX_THREADS)
 
 
@@ -75,7 +77,7 @@ def await_commit() -> None:
     commit = request.headers.get(AT_LEAST)
     if commit is None:
         return
-    if not OBJECT_NAME.fullmatch(commit):
+    if not _FULL.fullmatch(commit):
         raise Problem(
             400,
             "at-least-invalid",

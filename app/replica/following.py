@@ -77,6 +77,8 @@ class Following:
                 self.once()
             except Exception as exc:  # noqa: BLE001 - the thread's edge: it must not end
                 log().error("replica.not_followed", error=f"{type(exc).__name__}: {exc}")
+            if self._pipeline.follower.is_nudged():
+                time.sleep(_AGAIN_S[0])  # the look was left to another, or failed: it is due again at once
             self.wait()
 
     def wait(self) -> None:

@@ -81,10 +81,10 @@ class Store:
             FencedError: Another repository is the primary.
             ExtensionTooSlowError: Extensions' code held the lock for too long; nothing was written.
         """
-        if fence_record(self._repository.path).exists():
-            raise FencedError("Another repository was made the primary; this one takes no writes.")
+        self._refuse_fenced()
         limit = Limit()
         with self._writers.turn(limit if guard else None) as group:
+            self._refuse_fenced()  # the fence may have come, and the branch passed it, while we waited
             before = self._at(group.tip, evaluations)
             if before.commit is None:
                 raise self._nothing()
@@ -101,6 +101,10 @@ class Store:
             if commit is not None:
                 group.tip = commit
         transaction.commit = commit
+
+    def _refuse_fenced(self) -> None:
+        if fence_record(self._repository.path).exists():
+            raise FencedError("Another repository was made the primary; this one takes no writes.")
 
     def _at(self, commit: str | None, evaluations: Evaluations | None = None) -> Snapshot:
         return Snapshot.of(self._repository, commit, evaluations)

@@ -4,11 +4,18 @@ A replica becomes the primary, nothing that origin had is lost, and the old prim
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ferry.app.cli import promote
+from ferry.app.errors import FencedError
+from ferry.app.store.store import Store
 from ferry.worker.bootstrap import build
-from ferry.worker.errors import ReconcileError
+from ferry.worker.errors import PushRefused, ReconcileError
+from ferry.worker.failures import Verdict
+from ferry.worker.files.places import fence_record
+from ferry.worker.git.remote import Remote
 from ferry.worker.ledger.operators import FERRY
 from ferry.worker.repair.fence import fence_of, is_fenced, lift
 from ferry.worker.repair.promote import Promoter
@@ -175,3 +182,80 @@ def test_a_fence_is_lifted_once(tmp_path, data, env):
     lift(pipeline.repository)
     assert fence_of(data.path) is None
     assert promote._asked("http://127.0.0.1:1/api/health") is None
+
+
+def test_a_write_that_waited_while_the_fence_came_is_refused(
+    env, replica_env, there, copy, data, monkeypatch
+):
+    """
+    On top of the fence it would be a fast-forward for origin.
+    """
+    deployed = build(env, publisher=True)
+    lift(deployed.repository)
+    real, looks = Store._refuse_fenced, []
+
+    def fence_comes_after_the_first_look(store):
+        real(store)
+        looks.append(store)
+        fence_record(data.path).write_text("{}")
+
+    monkeypatch.setattr(Store, "_refuse_fenced", fence_comes_after_the_first_look)
+    before = data.head()
+    with (
+        pytest.raises(FencedError),
+        Store(deployed.repository).commit("late", author=("A", "a@example.org")) as transaction,
+    ):
+        transaction.put("people", "late", {"slug": "late", "name": "Late"})
+    assert looks
+    assert data.head() == before
+
+
+def test_a_fence_that_cannot_be_remembered_is_an_error_that_a_push_reports(
+    env, replica_env, there, copy, data, monkeypatch
+):
+    """
+    The branch must not pass it, and the refused push pages and keeps its commits on a rescue branch.
+    """
+    _promoter(replica_env).promote(force=False, by=FERRY)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ferry.worker.repair.fence.write_json", full)
+    data.commit("not pushed yet")
+    with pytest.raises(PushRefused):
+        _push(env)
+    assert not is_fenced(data.path)
+    assert data.head() not in there.git("rev-list", "main").split()
+
+
+@pytest.mark.parametrize("has_landed", [True, False])
+def test_a_fence_of_which_git_knows_nothing_certain_is_looked_for(
+    replica_env, there, copy, monkeypatch, has_landed
+):
+    push = Remote.push
+    doubtful = Verdict(reason="timeout", rule="timeout", evidence="no answer", ambiguous=True)
+
+    def lose_the_answer(remote, commit, **options):
+        pushed = push(remote, commit if has_landed else there.head(), **options)
+        return replace(pushed, verdict=doubtful)
+
+    monkeypatch.setattr(Remote, "push", lose_the_answer)
+    if has_landed:
+        _promoter(replica_env).promote(force=False, by=FERRY)
+        assert copy.head() == there.head()
+        return
+    with pytest.raises(ReconcileError, match="origin did not take the fence: no answer"):
+        _promoter(replica_env).promote(force=False, by=FERRY)
+
+
+def test_a_fence_that_the_branch_cannot_take_is_told(replica_env, there, copy, monkeypatch):
+    push = Remote.push
+
+    def write_meanwhile(remote, commit, **options):
+        copy.commit("beside the fence")
+        return push(remote, commit, **options)
+
+    monkeypatch.setattr(Remote, "push", write_meanwhile)
+    with pytest.raises(ReconcileError, match=r"origin has the fence .*, and this branch does not"):
+        _promoter(replica_env).promote(force=False, by=FERRY)

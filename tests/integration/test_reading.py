@@ -63,7 +63,7 @@ def test_what_is_there_is_answered_at_once(client, data):
         assert (answer.status_code, answer.headers[COMMIT]) == (200, data.head())
 
 
-@pytest.mark.parametrize("given", ["", "main", "0" * 39, "A" * 40, "HEAD~1"])
+@pytest.mark.parametrize("given", ["", "main", "0" * 39, "A" * 40, "f" * 64, "HEAD~1"])
 def test_what_is_no_commits_name_is_refused(client, given):
     answer = client().get(PEOPLE, headers={AT_LEAST: given})
 

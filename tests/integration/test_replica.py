@@ -163,3 +163,26 @@ def test_a_write_to_the_primary_is_read_on_a_replica_at_once(env, replica_env, w
     finally:
         replica.end()
         primary.end()
+
+
+def test_a_nudge_that_no_look_takes_leaves_the_process_its_processor(replica_env, copy, monkeypatch):
+    """
+    Another process may hold origin for minutes.
+    """
+    pauses = []
+
+    class Enough(BaseException):
+        pass
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            raise Enough
+
+    following = Following(build(replica_env, publisher=True))
+    monkeypatch.setattr(following, "once", lambda: None)
+    monkeypatch.setattr("ferry.app.replica.following.time.sleep", pause)
+    following._pipeline.ledger.nudge("origin")
+    with pytest.raises(Enough):
+        following._go_on()
+    assert min(pauses) >= 1

@@ -428,3 +428,30 @@ def test_a_retry_waits_from_the_attempt_until_it_is_due(now: float, waits: bool)
 def test_where_nothing_is_scheduled_nothing_waits():
     assert not Entry(last_attempt_at=1000).waits(1000)
     assert not Entry().waits(0)
+
+
+def test_a_nudge_of_a_remote_whose_ledger_cannot_be_read_asks_for_no_task(directory: Path):
+    """
+    The task would meet the same error, and ask for the next one.
+    """
+    nudged: list[str] = []
+    ledger = Ledger(directory, nudged=nudged.append)
+    ledger.nudge("origin")
+    (directory / "origin.json").mkdir()  # EISDIR, for root too
+
+    with pytest.raises(LedgerError), ledger.claim("origin"):
+        pass
+    assert nudged == []
+
+    (directory / "origin.json").rmdir()
+    with ledger.claim("origin"):
+        pass
+    assert nudged == ["origin"]
+
+
+def test_a_lock_file_that_cannot_be_made_keeps_no_push_waiting(directory: Path):
+    """
+    On a disk that is full commits must be able to leave.
+    """
+    (directory / "origin.next").mkdir()
+    assert not Ledger(directory).is_awaited("origin")

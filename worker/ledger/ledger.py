@@ -235,14 +235,15 @@ class Ledger:
         Raises:
             LedgerError: What is known of the remote cannot be read.
         """
-        held, looks_again = False, False
+        held, looks_again, claim = False, False, None
         try:
             with self._lock(remote).try_hold() as held:
                 claim = Claim(self, remote) if held else None
                 yield claim
             looks_again = claim is not None and claim.looks_again
         finally:
-            if held and self.is_nudged(remote):
+            # Without an entry that can be read no task can look, and the next sweep asks again.
+            if claim is not None and self.is_nudged(remote):
                 self.nudged(remote)
             if held and not looks_again:
                 self.released(remote)
@@ -276,7 +277,12 @@ class Ledger:
         """
         Whether a process waits in ``claim_within``: under steady load the claim is free for moments only.
         """
-        return self._awaiting(remote).is_held()
+        try:
+            return self._awaiting(remote).is_held()
+        except OSError:
+            return (
+                False  # a disk that is full has no room for the lock's file, and must not keep commits on it
+            )
 
     @contextmanager
     def sighting(self, remote: str) -> Iterator[Sighting | None]:

@@ -13,6 +13,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ferry.worker.errors import RepositoryError
 from ferry.worker.files.atomic_json import read_json, write_json
 from ferry.worker.files.places import fence_record
 from ferry.worker.git.prepare import COMMITTER
@@ -78,7 +79,10 @@ def look_for_fence(repository: Repository, tip: str | None) -> None:
     if last is None or last.trailers[_TRAILER] == identity(repository):
         return
     fence = Fence(commit=last.hash, host=last.trailers.get(_HOST, ""), at=time.time())
-    write_json(fence_record(repository.path), asdict(fence))
+    try:
+        write_json(fence_record(repository.path), asdict(fence))
+    except OSError as exc:  # the branch must not pass a fence that no writer would meet
+        raise RepositoryError(f"cannot remember the fence {fence.commit}: {exc}") from exc
     log().error("primary.fenced", commit=fence.commit, host=fence.host, hint=HINT)
 
 

@@ -82,10 +82,22 @@ class Promoter:
         verdict = Remote(repository, ORIGIN, timeout_s=timeout_s).push(fence).verdict
         if verdict.reason == "non-fast-forward":
             return None
-        if not verdict.landed:
+        if not (verdict.landed or (verdict.ambiguous and self._has_come(claim, fence))):
             raise ReconcileError(f"origin did not take the fence: {verdict.evidence or verdict.reason}")
-        self._reconciler.join_with(ORIGIN, fence, "fast-forward")
+        joined = self._reconciler.join_with(ORIGIN, fence, "fast-forward")
+        if not joined.is_joined:
+            raise ReconcileError(
+                f"origin has the fence {fence}, and this branch does not: {joined.detail}. "
+                "Join both, with ferry reconcile, and repeat this"
+            )
         return fence
+
+    def _has_come(self, claim: Claim, fence: str) -> bool:
+        """
+        Ask origin whether a push whose outcome git does not know has landed.
+        """
+        tip = look(claim, self._repository, timeout_s=self._settings.push_timeout_s, now=time.time()).tip
+        return tip is not None and self._repository.contains(fence, tip)
 
     def _tell(self, fence: str, by: Operator) -> None:
         log().info("primary.promoted", commit=fence, by=by.who, why=by.why)
