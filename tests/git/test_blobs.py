@@ -51,6 +51,10 @@ def _differing(bare: Bare, content: bytes) -> None:
     bare.git("prune-packed")
 
 
+def _damaged(bare):
+    return {path: why for _, found in survey(str(bare.path), most=100) for path, why in found.items()}
+
+
 @pytest.mark.parametrize("stored", [_loose, _packed, _differing])
 def test_a_part_of_a_blob_is_what_git_has_there(
     tmp_path: Path, stored: Callable[[Bare, bytes], None], monkeypatch: pytest.MonkeyPatch
@@ -157,7 +161,7 @@ def test_an_object_that_inflates_to_more_than_it_says_costs_no_more(tmp_path: Pa
     found = blobs.find(str(bare.path), name)
     with contextlib.suppress(zlib.error):
         assert sum(map(len, found.pieces(0, found.size))) == says
-    assert list(survey(str(bare.path))[1].values()) == ["is not an object of git's"]
+    assert list(_damaged(bare).values()) == ["is not an object of git's"]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -188,7 +192,7 @@ def test_small_objects_are_read_at_their_very_ends(tmp_path: Path):
         if size:
             with pytest.raises(ObjectTooLargeError):
                 Objects(bare.path).read(name, most=size - 1)
-    assert survey(str(bare.path))[1] == {}
+    assert _damaged(bare) == {}
 
 
 def test_git_that_prints_without_end_is_ended(data: Bare, monkeypatch: pytest.MonkeyPatch):

@@ -140,8 +140,7 @@ def survey(git_dir: str, *, most: int) -> Iterator[tuple[list[str], dict[str, st
         if len(sound) == most:
             yield sound, damaged
             sound, damaged = [], {}
-    if sound or damaged:
-        yield sound, damaged
+    yield sound, damaged
 
 
 def _loose_files(git_dir: str) -> Iterator[tuple[str, str]]:
