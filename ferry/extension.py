@@ -206,14 +206,16 @@ class Extension:
 
         The write lock is held for the block, which has two seconds. Rules apply; the caller's scopes do not:
         what a route may do is the extension's decision. If the request repeats an ``Idempotency-Key``, the
-        block runs on what it saw the first time, and changes nothing.
+        block runs on what it saw the first time, and changes nothing. A request with a key can therefore
+        have one transaction only.
 
         Args:
             message: The commit's summary, in one line.
             caller: The commit's author; None: the extension itself.
 
         Raises:
-            RuntimeError: It is not called while a request is answered.
+            RuntimeError: It is not called while a request is answered, another transaction of the request is
+                open, or the request has an ``Idempotency-Key`` and this is its second transaction.
         """
         if self.host is None:
             raise RuntimeError("transact is for functions that answer a request to the API")

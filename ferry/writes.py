@@ -207,7 +207,8 @@ class Transaction(ABC):
     Several changes in one commit, made by an extension: what ``Extension.transact`` opens.
 
     Each method sees the changes staged so far. What it refuses is answered as Ferry's own endpoints answer
-    it, and then nothing is written.
+    it, and then nothing is written. A change that has failed ends the transaction even if the block catches
+    the error: the block's end raises it again; what ``read`` raises may be caught.
     """
 
     @abstractmethod

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from flask import Response, current_app, g, has_request_context
 
@@ -27,6 +28,27 @@ from ferry.app.store.upserts import Written
 from ferry.app.transact import transact
 from ferry.writes import Caller, Record, Transaction
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _final(
+    verb: Callable[Concatenate[OpenTransaction, _P], _T],
+) -> Callable[Concatenate[OpenTransaction, _P], _T]:
+    """
+    Let nothing be committed after *verb* has failed, for what it has staged by then may be half of a change.
+    """
+
+    @wraps(verb)
+    def tried(opened: OpenTransaction, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return verb(opened, *args, **kwargs)
+        except Exception as exc:
+            opened.failure = opened.failure or exc
+            raise
+
+    return tried
+
 
 class OpenTransaction(Transaction):
     """
@@ -34,6 +56,7 @@ class OpenTransaction(Transaction):
 
     Attributes:
         finished: Answers the request with a status, once the block has ended.
+        failure: What the first change that failed has raised.
 
     Args:
         inner: The store's own.
@@ -47,6 +70,7 @@ class OpenTransaction(Transaction):
         self._subjects: set[tuple[str, str]] = set()
         self._is_conditional = True
         self.finished: Callable[[int], Response] | None = None
+        self.failure: Exception | None = None
 
     def read(self, sheet: str, path: str) -> Record:
         return self._inner.staged.read(sheet, path)
@@ -57,27 +81,33 @@ class OpenTransaction(Transaction):
     def records(self, sheet: str, /, **filters: Any) -> list[Record]:
         return self._inner.staged.records(sheet, **filters)
 
+    @_final
     def create(self, sheet: str, record: Mapping[str, Any]) -> Record:
         self._require(sheet, self._inner.path_of(sheet, dict(record)))
         return self._stored("create", sheet, self._inner.create(sheet, dict(record)))
 
+    @_final
     def put(self, sheet: str, path: str, record: Mapping[str, Any]) -> Record:
         self._require(sheet, path)
         return self._stored("put", sheet, self._inner.put(sheet, path, dict(record)))
 
+    @_final
     def upsert(self, sheet: str, record: Mapping[str, Any]) -> Record:
         self._require(sheet, self._inner.path_of(sheet, dict(record)))
         return self._stored("upsert", sheet, self._inner.upsert(sheet, dict(record)))
 
+    @_final
     def patch(self, sheet: str, path: str, patch: Mapping[str, Any]) -> Record:
         self._require(sheet, path)
         return self._stored("patch", sheet, self._inner.patch(sheet, path, dict(patch)))
 
+    @_final
     def delete(self, sheet: str, path: str) -> None:
         self._require(sheet, path)
         self._inner.delete(sheet, path)
         self._note("delete", sheet, path, record=None)
 
+    @_final
     def attach(self, sheet: str, path: str, name: str, content: bytes) -> None:
         self._require(sheet, path)
         blob, _ = self._inner.attach(sheet, path, name, content)
@@ -91,7 +121,12 @@ class OpenTransaction(Transaction):
     def change(self) -> Change:
         """
         Return what the block did.
+
+        Raises:
+            Exception: A change has failed, although the block went on; this is what it raised.
         """
+        if self.failure is not None:
+            raise self.failure
         done = Change(body={"results": self._results})
         current_app.json.dumps(done.body)  # refuses what JSON cannot hold before the commit
         return done
@@ -131,6 +166,7 @@ class RequestHost:
 
         Raises:
             StoreError, Problem: The store refuses the change, or the request's headers are wrong.
+            RuntimeError: The request cannot have this transaction.
         """
         if not has_request_context():
             raise RuntimeError("transact is for functions that answer a request to the API")
@@ -150,6 +186,8 @@ def _transact(extension: str, message: str, actor: Caller) -> Iterator[Transacti
     built, keyed = services(), keyed_write(actor.name)
     about = provenance(actor, f"extension.{extension}", [], summary=message)
     trailers = [*about.trailers, *([(TRAILER, keyed.name)] if keyed else [])]
+    if keyed and g.get("has_used_its_key"):  # the key would find the first one's answer, and drop this one
+        raise RuntimeError("a request with an Idempotency-Key can have one transaction, and this is another")
     guard = guard_of(actor, extension)
     kept, place = None, None
     with ExitStack() as turn:
@@ -160,6 +198,7 @@ def _transact(extension: str, message: str, actor: Caller) -> Iterator[Transacti
             )
         )  # fmt: skip
         opened = OpenTransaction(inner, trailers)
+        g.has_used_its_key = True
         kept = built.idempotency.recall(keyed, inner.parent) if keyed else None
         if kept is None:
             yield opened

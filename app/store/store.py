@@ -119,7 +119,11 @@ class Store:
         """
         (made,) = self._repository.log(commit, limit=1)
         parent = made.parents[0]
-        yield self._transaction(self._at(parent), parent, parent, guard)
+        limit = Limit()
+        try:
+            yield self._transaction(self._at(parent), parent, parent, guard, limit)
+        finally:
+            limit.settle()
 
     @contextlib.contextmanager
     def rehearsal(self, evaluations: Evaluations, guard: Guard | None = None) -> Iterator[Transaction]:
@@ -131,13 +135,17 @@ class Store:
         head = self._repository.head()
         if head is None:
             raise self._nothing()
-        with evaluations.looked_for():
-            yield self._transaction(self._at(head, evaluations), head, head, guard)
+        limit = Limit()
+        try:
+            with evaluations.looked_for():
+                yield self._transaction(self._at(head, evaluations), head, head, guard, limit)
+        finally:
+            limit.settle()
 
     def _transaction(
-        self, before: Snapshot, parent: str, base: str | None, guard: Guard | None, limit: Limit | None = None
+        self, before: Snapshot, parent: str, base: str | None, guard: Guard | None, limit: Limit
     ) -> Transaction:
-        return Transaction(before, parent, base, listing=self._listing, check=Check(guard, limit or Limit()))
+        return Transaction(before, parent, base, listing=self._listing, check=Check(guard, limit))
 
     def _nothing(self) -> SheetNotFoundError:
         return SheetNotFoundError(f"The branch {self._repository.branch!r} has no commits, and so no sheets.")

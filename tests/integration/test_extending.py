@@ -178,6 +178,90 @@ def everything(caller):
     ]  # fmt: skip
 
 
+TWICE = """
+@town.route("/api/town/twice", methods=["POST"])
+def twice(caller):
+    for slug in ("one", "two"):
+        with town.transact(slug, caller=caller) as tx:
+            tx.upsert("people", {"slug": slug, "name": slug})
+    return tx.answer()
+"""
+
+
+def test_a_request_with_a_key_has_one_transaction(town):
+    """
+    The key would stand for the first alone, and the second would be lost.
+    """
+    api = town(COUNT + TWICE)
+    refused = api.post("/api/town/twice", headers={**JANE, "Idempotency-Key": "k"})
+
+    assert (refused.status_code, refused.json["code"]) == (500, "extension-failed")
+    assert api.get(f"{PEOPLE}/two").status_code == 404
+    assert api.post("/api/town/twice", headers=JANE).status_code == 200
+    assert api.get(f"{PEOPLE}/two").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fails", "more", "code"),
+    [
+        ('tx.create("people", {"slug": "ada-quill", "name": "A"})', {}, "record-exists"),
+        ('tx.put("people", "one", {"slug": "two", "name": "T"})', {}, "no-twos"),
+        ('tx.upsert("people", {"slug": "two", "name": "T"})', {}, "no-twos"),
+        ('tx.patch("people", "one", {"slug": "two"})', {}, "no-twos"),
+        ('tx.delete("people", "none")', {}, "record-not-found"),
+        ('tx.attach("people", "one", "a/b", b"")', {}, "path-invalid"),
+        ('tx.patch("people", "ada-quill", {"name": "A"})', {"If-Match": '"0"'}, "precondition-failed"),
+    ],
+)
+def test_a_change_that_failed_is_not_committed_although_the_block_goes_on(town, data, fails, more, code):
+    """
+    A move, for one, stages the deletion before a rule refuses the creation.
+    """
+    api = town(
+        COUNT
+        + f"""
+@town.before_write("people")
+def no_twos(write):
+    if write.path == "two" and write.operation == "create":
+        raise ferry.Refused("No.", code="no-twos")
+
+@town.route("/api/town/on", methods=["POST"])
+def on(caller):
+    with town.transact("on", caller=caller) as tx:
+        try:
+            {fails}
+        except Exception:
+            pass
+        tx.upsert("people", {{"slug": "three", "name": "Three"}})
+    return tx.answer()
+"""
+    )
+    assert api.post(PEOPLE, json={"slug": "one", "name": "One"}, headers=JANE).status_code == 201
+    head = data.head()
+    refused = api.post("/api/town/on", headers={**JANE, **more})
+
+    assert refused.json["code"] == code
+    assert data.head() == head
+
+
+def test_a_block_may_catch_what_a_read_raises(town):
+    api = town(
+        COUNT
+        + """
+@town.route("/api/town/reads", methods=["POST"])
+def reads(caller):
+    with town.transact("reads", caller=caller) as tx:
+        try:
+            tx.read("people", "none")
+        except ferry.Refused:
+            tx.create("people", {"slug": "none", "name": "None"})
+    return tx.answer()
+"""
+    )
+    assert api.post("/api/town/reads", headers=JANE).status_code == 200
+    assert api.get(f"{PEOPLE}/none").status_code == 200
+
+
 def test_a_slow_block_loses_the_lock(town, monkeypatch, data):
     monkeypatch.setattr(limit, "LIMIT_S", 0.3)
     api = town(

@@ -12,7 +12,9 @@ import pytest
 
 import ferry
 from ferry.app.errors import ExtensionTooSlowError
+from ferry.app.sheets.evaluation import Evaluations
 from ferry.app.store import limit
+from ferry.app.store.rules import Guard
 from tests.town import ANA, JANE, PEOPLE, town
 
 __all__ = ["town"]  # a fixture
@@ -312,6 +314,23 @@ def test_the_time_is_that_of_the_rules_alone(monkeypatch):
     timer = spent._timer
     spent._watch()
     assert spent._timer is timer, "nothing is watched any more"
+
+
+def test_no_thread_watches_a_rehearsal_or_a_repeat_after_its_end(town, data, monkeypatch):
+    monkeypatch.setattr(limit, "LIMIT_S", 60.0)  # no second timer on a busy machine
+    built = town(SEEN).application.extensions["ferry"]
+    guard = Guard(rules=built.rules, caller=ferry.Caller("jane"))
+    for opened in (built.store.rehearsal(Evaluations(), guard), built.store.repeat(data.head(), guard)):
+        before = set(threading.enumerate())
+        with opened as transaction:
+            transaction.upsert("people", dict(JANES))
+            [watch] = [each for each in _timers() if each not in before]
+        watch.join(30)
+        assert not watch.is_alive()
+
+
+def _timers():
+    return [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
 
 
 def test_the_public_package_is_these_names():
