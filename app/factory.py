@@ -209,7 +209,8 @@ def _send_to_primary() -> Response | None:
 
 
 def _is_of_an_extension() -> bool:
-    return request.blueprint in {extension.name for extension in services().extensions}
+    names = {extension.name for extension in services().extensions}
+    return not names.isdisjoint(request.blueprints)  # a blueprint may be nested in the extension's
 
 
 def _await_commit() -> None:

@@ -29,7 +29,7 @@ class Provenance:
     The description of a commit.
 
     Attributes:
-        message: ``ACTOR: METHOD PATH``, and the caller's own summary below it.
+        message: ``ACTOR: METHOD PATH``, or the route of an extension, and the caller's own summary below it.
         author: Name and pseudonymous address.
         trailers: ``Action``, ``Actor``, ``Subject-Type``, ``Subject-Path``, ``Request-Id``.
     """
@@ -40,7 +40,12 @@ class Provenance:
 
 
 def provenance(
-    actor: Caller, action: str, subjects: Sequence[tuple[str, str]], *, summary: str | None = None
+    actor: Caller,
+    action: str,
+    subjects: Sequence[tuple[str, str]],
+    *,
+    summary: str | None = None,
+    route: str | None = None,
 ) -> Provenance:
     """
     Describe the commit that the current request makes.
@@ -50,12 +55,13 @@ def provenance(
         action: Such as ``record.put``.
         subjects: Sheet and path of each thing that changes.
         summary: The caller's own words; default: the header ``Commit-Message``, percent-encoded UTF-8.
+        route: What stands for the request's path, of which a part may be a secret; default: that path.
 
     Raises:
         Problem: 400 if the summary cannot be part of a commit.
     """
     said = _checked(unquote(request.headers.get("Commit-Message", "")) if summary is None else summary)
-    message = f"{actor.name}: {request.method} {quote(request.path)}"
+    message = f"{actor.name}: {request.method} {quote(request.path) if route is None else route}"
     return Provenance(
         message=f"{message}\n\n{said}" if said else message,
         author=(actor.name, f"{actor.name}@users.noreply.{services().pipeline.settings.api_host}"),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -105,12 +106,25 @@ def write(actor: Caller, about: Provenance, change: Callable[[Transaction], Chan
     Raises:
         StoreError, Problem: As *change* does. Nothing is changed then.
     """
-    for _ in range(_ROUNDS):
-        try:
-            return _write(actor, about, change)
-        except NotEvaluatedError:
-            _rehearse(actor, change)
+    with open_transaction():
+        for _ in range(_ROUNDS):
+            try:
+                return _write(actor, about, change)
+            except NotEvaluatedError:
+                _rehearse(actor, change)
     raise BusyError("The record was changed each time while its path was evaluated.")
+
+
+@contextmanager
+def open_transaction() -> Iterator[None]:
+    """
+    Let extensions open no transaction in the block, which would wait for the write turn of this request.
+    """
+    g.has_open_transaction = True
+    try:
+        yield
+    finally:
+        g.has_open_transaction = False
 
 
 def guard_of(actor: Caller, extension: str | None = None) -> Guard | None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
+from io import BytesIO
 from typing import Any
 
-from flask import Flask, Response, current_app
+from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, MapAdapter, RequestRedirect
 
@@ -70,6 +71,7 @@ def _copy(routes: Map) -> Map:
 def _add(app: Flask, extension: Extension) -> None:
     if extension.name in app.blueprints:
         raise ValueError("a part of Ferry has this name; choose another")
+    app.before_request_funcs.setdefault(extension.name, []).append(_read_body)  # of its blueprint's views too
     for number, route in enumerate(extension.hooks.routes):
         endpoint = f"{extension.name}.{route.view.__name__}"
         if endpoint in app.view_functions:
@@ -112,6 +114,13 @@ def _is_taken(own: MapAdapter, path: str) -> bool:
     except (MethodNotAllowed, RequestRedirect):
         return True
     return True
+
+
+def _read_body() -> None:
+    """
+    Read the body before the view does, for a form that was parsed cannot count to its ``Idempotency-Key``.
+    """
+    request.stream = BytesIO(request.get_data())  # a view may read it as a stream all the same
 
 
 def _view(extension: str, route: Route) -> Callable[..., Response]:

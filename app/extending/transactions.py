@@ -10,11 +10,11 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from flask import Response, current_app, g, has_request_context
+from flask import Response, current_app, g, has_request_context, request
 
 from ferry.app.api.conditions import require
 from ferry.app.api.records import changed
-from ferry.app.api.writing import Change, answer, guard_of, kept_of, keyed_write, repeated
+from ferry.app.api.writing import Change, answer, guard_of, kept_of, keyed_write, open_transaction, repeated
 from ferry.app.errors import KeyReusedError
 from ferry.app.problems import Problem
 from ferry.app.provenance import provenance, subject_trailers
@@ -40,7 +40,7 @@ def _final(
     """
 
     @wraps(verb)
-    def tried(opened: OpenTransaction, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    def tried(opened: OpenTransaction, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return verb(opened, *args, **kwargs)
         except Exception as exc:
@@ -175,16 +175,14 @@ class RequestHost:
         if services().pipeline.settings.is_replica:
             hint = "Send the request to the primary, by a method other than GET."
             raise Problem(403, "read-only-replica", "This is a replica, which reads only.", hint)
-        g.has_open_transaction = True
-        try:
+        with open_transaction():
             yield from _transact(extension, message, caller or Caller(extension))
-        finally:
-            g.has_open_transaction = False
 
 
 def _transact(extension: str, message: str, actor: Caller) -> Iterator[Transaction]:
     built, keyed = services(), keyed_write(actor.name)
-    about = provenance(actor, f"extension.{extension}", [], summary=message)
+    route = str(request.url_rule or "")
+    about = provenance(actor, f"extension.{extension}", [], summary=message, route=route)
     trailers = [*about.trailers, *([(TRAILER, keyed.name)] if keyed else [])]
     if keyed and g.get("has_used_its_key"):  # the key would find the first one's answer, and drop this one
         raise RuntimeError("a request with an Idempotency-Key can have one transaction, and this is another")

@@ -70,7 +70,8 @@ def test_a_route_changes_records_in_one_commit_of_its_caller(rsvp, data):
     assert result["etag"] == rsvp.get(f"{EVENTS}/{AT}").headers["ETag"]
     assert answer.json["commit"] == {"hash": data.head(), "push": {"origin": "pending"}}
     said = data.git("log", "-1", "--format=%an%n%B")
-    assert said.startswith("ana\nana: POST /api/town/rsvp/2026/06/picnic\n\nRSVP\n\n")
+    assert said.startswith("ana\nana: POST /api/town/rsvp/<path:event>\n\nRSVP\n\n")
+    assert AT not in said.partition("\n\nRSVP")[0], "a part of a path may be a secret"
     for trailer in ("Action: extension.town", "Subject-Type: events", f"Subject-Path: {AT}"):
         assert trailer in said
     assert rsvp.post(f"/api/town/rsvp/{AT}", headers=ANA).json == {"results": [], "commit": None}
@@ -262,6 +263,69 @@ def reads(caller):
     assert api.get(f"{PEOPLE}/none").status_code == 200
 
 
+FORM = """
+def form(caller=None):
+    slug = request.form["slug"]
+    with town.transact("form", caller=caller) as tx:
+        tx.upsert("people", {"slug": slug, "name": "N"})
+    return tx.answer()
+town.route("/api/town/form", methods=["POST"])(form)
+town.blueprint.post("/town/form", endpoint="page")(form)
+"""
+
+
+@pytest.mark.parametrize("path", ["/api/town/form", "/town/form"])
+@pytest.mark.parametrize(
+    ("content_type", "form"),
+    [
+        ("application/x-www-form-urlencoded", "slug=%s"),
+        (
+            "multipart/form-data; boundary=x",
+            '--x\r\nContent-Disposition: form-data; name="slug"\r\n\r\n%s\r\n--x--\r\n',
+        ),
+    ],
+)
+def test_a_key_is_for_the_form_that_was_sent(town, path, content_type, form):
+    api = town(COUNT + FORM, CFP_API_MAX_BODY="1k")
+    key = {**JANE, "Idempotency-Key": "k"}
+    first, again, other = (
+        api.post(path, data=form % slug, headers=key, content_type=content_type)
+        for slug in ("one", "one", "two")
+    )
+
+    assert first.status_code == 200, first.text
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert (other.status_code, other.json["code"]) == (422, "idempotency-key-reused")
+    assert api.get(f"{PEOPLE}/one").status_code == 200
+    large = api.post(path, data=form % ("x" * 2000), headers=JANE, content_type=content_type)
+    assert large.json["code"] == "body-too-large"
+
+
+def test_a_rule_opens_no_transaction_of_its_own(town, data):
+    """
+    It runs within one, and would wait for its own write turn.
+    """
+    api = town(
+        COUNT
+        + """
+@town.before_write("people")
+def more(write):
+    try:
+        with town.transact("more"):
+            pass
+    except RuntimeError as exc:
+        runs.append(str(exc))
+        raise
+"""
+    )
+    head = data.head()
+    failed = api.post(PEOPLE, json={"slug": "jo", "name": "Jo"}, headers=JANE)
+
+    assert (failed.status_code, failed.json["code"]) == (500, "extension-failed")
+    assert sys.modules["town"].runs == ["a transaction of this request is open already"]
+    assert data.head() == head
+
+
 def test_a_slow_block_loses_the_lock(town, monkeypatch, data):
     monkeypatch.setattr(limit, "LIMIT_S", 0.3)
     api = town(
@@ -329,7 +393,7 @@ def fails(how):
 
 @town.route("/api/town/echo", methods=["POST"], public=True)
 def echo(caller):
-    return {"sent": request.get_json()}
+    return {"sent": request.get_json(), "streamed": request.stream.read().decode()}
 
 @town.blueprint.get("/town/page")
 def page():
@@ -346,7 +410,7 @@ def test_a_route_is_answered_as_its_function_says(town):
     assert api.get("/api/town/mine", headers=JANE).json == {"name": "jane"}
     text = api.get("/api/town/text")
     assert (text.status_code, text.text, text.headers["X-Town"]) == (202, "plain", "yes")
-    assert api.post("/api/town/echo", json={"a": 1}).json == {"sent": {"a": 1}}
+    assert api.post("/api/town/echo", json=[1]).json == {"sent": [1], "streamed": "[1]"}
     assert api.get("/town/page").text == "<p>page"
     assert api.get("/api/town/text").headers["X-Request-Id"]
 
@@ -390,6 +454,23 @@ def test_a_replica_sends_what_may_write_to_its_primary(town, monkeypatch):
 
     assert (sent.status_code, sent.headers["Location"]) == (307, "https://primary.example/api/town/echo")
     assert api.get("/api/town/hello/jo/3").json == {"hello": "jo", "times": 3}
+
+
+NESTED = """
+from flask import Blueprint
+inner = Blueprint("inner", "inner")
+inner.route("/town/inner", methods=["GET", "POST"])(lambda: "inner")
+town.blueprint.register_blueprint(inner)
+"""
+
+
+def test_a_nested_blueprint_is_of_the_extension_too(town, monkeypatch):
+    api = town(COUNT + NESTED, CFP_API_READ="token")
+    assert api.get("/town/inner").json["code"] == "unauthorized"
+    assert api.get("/town/inner", headers=JANE).text == "inner"
+    monkeypatch.setattr(Following, "start", lambda following: None)
+    api = town(COUNT + NESTED, CFP_API_ROLE="replica", CFP_API_PRIMARY_URL="https://primary.example")
+    assert api.post("/town/inner").status_code == 307
 
 
 def test_routes_are_in_the_openapi_document(town):
