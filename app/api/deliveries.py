@@ -12,13 +12,14 @@ https://confluence.atlassian.com/bitbucketserver/event-payload-938025882.html.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import parse_qs
 
 from werkzeug.datastructures import Headers
+
+from ferry.worker.git.refs import OBJECT_NAME
 
 # Gitea and Forgejo send GitHub's header as well, so theirs come first.
 _HOSTS = (
@@ -30,7 +31,6 @@ _HOSTS = (
 )
 HOSTS = tuple(host for host, _ in _HOSTS)
 _PINGS = frozenset({"ping", "diagnostics:ping"})
-_NAME = re.compile("[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 Kind = Literal["ping", "push", "other"]
 
@@ -148,7 +148,7 @@ def _pushed(ref: str, commit: str | None, *, forced: bool) -> Pushed | None:
     branch = ref.removeprefix("refs/heads/")
     if branch == ref:
         return None  # a tag, or a ref of the host's own
-    is_there = commit is not None and _NAME.fullmatch(commit) and set(commit) != {"0"}
+    is_there = commit is not None and OBJECT_NAME.fullmatch(commit) and set(commit) != {"0"}
     return Pushed(branch, commit if is_there else None, forced)
 
 

@@ -22,9 +22,10 @@ from ferry.app.store.snapshot import Snapshot
 from ferry.app.store.transaction import Transaction
 from ferry.app.store.translation import translated
 from ferry.worker.errors import RepositoryError
-from ferry.worker.files.places import fence_record, write_lock
+from ferry.worker.files.places import write_lock
 from ferry.worker.git.refs import RefMovedError, move_ref
 from ferry.worker.git.repository import Repository
+from ferry.worker.repair.fence import is_fenced
 
 
 class Store:
@@ -103,7 +104,7 @@ class Store:
         transaction.commit = commit
 
     def _refuse_fenced(self) -> None:
-        if fence_record(self._repository.path).exists():
+        if is_fenced(self._repository.path):
             raise FencedError("Another repository was made the primary; this one takes no writes.")
 
     def _at(self, commit: str | None, evaluations: Evaluations | None = None) -> Snapshot:

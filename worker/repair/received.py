@@ -12,6 +12,7 @@ from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.events import Event
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
+from ferry.worker.observe.printable import many
 from ferry.worker.settings import Settings
 
 _AUTHORS_OF = 50  # the newest commits, whose authors are named
@@ -38,7 +39,7 @@ def tell_received(
         commits=count,
         authors=authors,
     )
-    detail = f"{count} commit{'' if count == 1 else 's'} by {', '.join(authors)}, to {after[:_SHOWN_DIGITS]}"
+    detail = f"{many(count, 'commit')} by {', '.join(authors)}, to {after[:_SHOWN_DIGITS]}"
     ledger.remember(remote, Event(at=now, kind="received", detail=detail))
 
 
