@@ -4,6 +4,7 @@ The drill: a primary is killed under load, a replica takes its place, and every 
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
 import threading
@@ -31,7 +32,7 @@ class _Writers:
         for number in range(10_000):
             try:
                 status, body = self._primary.put(f"w{who}-{number}")
-            except OSError:
+            except (OSError, http.client.HTTPException):  # killed before or in its answer
                 return
             if status != 201:
                 return
