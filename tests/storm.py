@@ -48,8 +48,10 @@ from tests.valkey_server import ValkeyServer
 _APP = "ferry.app:create_app(open_access=True)"
 _WRITERS = 4
 # Four writers without a pause fill both processors of a small machine, and then what is waited for is a
-# processor. Some thirty writes a second are more than a data repository of people ever sees.
-_REST_S = 0.1
+# processor. Some ten writes a second are more than a data repository of people ever sees, and leave a slow
+# machine time for all that goes on beside them.
+_REST_S = 0.3
+_FLOOR_PUSHES = 5
 _BETWEEN_S = (0.5, 3.0)  # from one fault to the next
 _LASTING_S = (0.3, 1.5)  # for as long as a fault lasts
 _SETTLE_S = 90.0
@@ -90,6 +92,7 @@ class Report:
     worker_log: list[tuple[float, int]] = field(default_factory=list)  # how long it was, and when
     late_beside: Counter[str] = field(default_factory=Counter)  # what went on while those waited
     median_s: float = 0.0  # from when commits could have arrived to when they did
+    floor_s: float = 0.0  # what a push of one commit by git alone takes here
     latest: tuple[float, float, float] = (0.0, 0.0, 0.0)  # its commit, and when it could have arrived
     wedged: list[str] = field(default_factory=list)
     pages: Counter[str] = field(default_factory=Counter)
@@ -130,6 +133,7 @@ class Report:
             ("wedged", "; ".join(self.wedged) or 0),
             ("pages", ", ".join(f"{count} {reason}" for reason, count in self.pages.items()) or 0),
             ("false pages", "; ".join(self.false_pages) or 0),
+            ("a push by git alone takes", f"{self.floor_s:.2f} s"),
             ("half arrived, since they could", f"{self.median_s:.2f} s"),
             (f"later than {_LATE_S:g} s", len(self.late)),
             *((f"  beside {name}", count) for name, count in self.late_beside.most_common()),
@@ -177,6 +181,7 @@ class Storm:
         make_sample_repository(directory / "data.git")
         self.data, self.remote = Bare(directory / "data.git"), Bare.init(directory / "remote.git")
         self._first = self.data.head()
+        self.report = Report(floor_s=_floor_s(directory))
         self._redis = ValkeyServer()
         self._url = f"http://127.0.0.1:{(port := free_port())}"
         self._sentry, self._paged_at = SentrySink(), []
@@ -216,7 +221,6 @@ class Storm:
         self._ways: list[tuple[float, bool]] = [(time.monotonic(), False)]  # since when a push could arrive
         self._strangers = itertools.count(1)
         self._env = env
-        self.report = Report()
         if not self._clock.can_jump:
             self.report.notes.append("the clock did not jump: there is no C compiler (cc) here")
 
@@ -618,6 +622,20 @@ class Storm:
                     "value"
                 )
                 self.report.false_pages.append(f"{reason}: {said} (after: {', '.join(sorted(lately))})")
+
+
+def _floor_s(directory: Path) -> float:
+    """
+    Return what ``git push`` of one commit takes while nothing else runs, in seconds.
+    """
+    make_sample_repository(directory / "floor.git")
+    data, remote, took = Bare(directory / "floor.git"), Bare.init(directory / "floor-remote.git"), []
+    for number in range(_FLOOR_PUSHES):
+        data.edit({f"people/p{number}.toml": f'name = "P"\nslug = "p{number}"\n'})
+        begun = time.perf_counter()
+        data.git("push", "--quiet", str(remote.path), "main")
+        took.append(time.perf_counter() - begun)
+    return statistics.median(took)
 
 
 def _bursts(late: list[tuple[float, float, float]]) -> list[tuple[float, float, float]]:

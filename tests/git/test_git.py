@@ -21,7 +21,7 @@ from ferry.worker.failures import POLICIES
 from ferry.worker.git.packs import Packs
 from ferry.worker.git.remote import Remote, _why
 from ferry.worker.git.repository import Repository
-from ferry.worker.process.groups import end_group, give_way
+from ferry.worker.process.groups import TERM_GRACE_S, end_group, give_way, is_running
 from ferry.worker.process.running import Finished
 from tests.git_http import GitHttpServer
 from tests.line import Deployment
@@ -242,6 +242,19 @@ def test_a_group_that_is_not_ours_can_be_ended_too(tmp_path: Path):
         assert process.wait(5) == -signal.SIGKILL
         wait_until(lambda: not _group(process.pid), what="the end of the whole group")
     end_group(process.pid)  # and one that is gone is no error
+
+
+def test_a_group_that_has_ended_is_not_waited_for_while_nobody_asked_for_its_status():
+    """
+    Process 1 of a container may ask late or never; until then, the kernel counts it as a member.
+    """
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
+        assert is_running(process.pid)
+        begun = time.monotonic()
+        end_group(process.pid)
+        assert not is_running(process.pid)
+        assert time.monotonic() - begun < TERM_GRACE_S
+        os.killpg(process.pid, 0)  # it still has a number
 
 
 # --- Asking and fetching ---

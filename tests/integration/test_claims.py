@@ -119,6 +119,7 @@ def test_a_push_that_runs_is_known_to_run(ledger: Ledger, sleeper: subprocess.Po
 def test_a_push_that_has_ended_is_known_to_have_ended(sleeper: subprocess.Popen[bytes]):
     running = Running.here(sleeper.pid)
     sleeper.kill()
+    wait_until(lambda: not running.is_alive_here(), what="its end, for which nobody has asked yet")
     sleeper.wait()
 
     assert not running.is_alive_here()

@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from ferry.worker.ledger.histogram import Histogram
-from ferry.worker.process.groups import birth, signal_group
+from ferry.worker.process.groups import birth, is_running
 
 T = TypeVar("T")
 
@@ -71,8 +71,7 @@ class Running:
         """
         if not self.born or self.host != socket.gethostname():
             return False
-        leader = birth(self.group)
-        return leader == self.born or (leader is None and signal_group(self.group, 0))
+        return birth(self.group) in (self.born, None) and is_running(self.group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ def end_group(group: int) -> None:
     """
     signal_group(group, signal.SIGTERM)
     deadline = time.monotonic() + TERM_GRACE_S
-    while time.monotonic() < deadline and signal_group(group, 0):
+    while time.monotonic() < deadline and is_running(group):
         time.sleep(0.02)
     signal_group(group, signal.SIGKILL)
 
@@ -48,13 +48,37 @@ def signal_group(group: int, number: int) -> bool:
     return True
 
 
+def is_running(group: int) -> bool:
+    """
+    Whether a process of *group* still runs.
+
+    The kernel counts one that has ended as a member until its parent has asked for its status. An orphan's
+    parent is process 1, which asks for it late, or never, in a container whose process 1 is no init.
+    """
+    if not signal_group(group, 0):
+        return False
+    stats = (_stat(process) for process in Path("/proc").glob("[0-9]*"))
+    states = [stat[0] for stat in stats if stat[2:3] == [str(group)]]
+    return any(state not in "ZX" for state in states) if states else signal_group(group, 0)
+
+
 def birth(process: int) -> str | None:
     """
     Return when a process started, in the kernel's clock ticks since the boot; None where it has gone.
     """
-    # Field 22, counted after the command's name, which may itself hold blanks and parentheses:
+    try:
+        return _stat(Path(f"/proc/{process}"))[19]
+    except IndexError:
+        return None
+
+
+def _stat(process: Path) -> list[str]:
+    """
+    Return the fields of a process from its state, the third, on; none where it has gone.
+    """
+    # They are counted after the command's name, which may itself hold blanks and parentheses:
     # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+        return (process / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
