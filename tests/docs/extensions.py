@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ferry
+from ferry import testing
 from ferry.extensions import integrity
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "extensions.md"
@@ -28,6 +29,7 @@ else of Ferry's is for extensions. [How to write one](../how-to/write-an-extensi
 <!-- Made from the docstrings of ferry/: make extensions -->
 """
 _ORDER = ("Extension", "Write", "Transaction", "Record", "Caller", "Refused")
+_OF_TESTS = ("Ferry", "Repository", "Commit", "NotPushed")
 _SECTION = re.compile(r"^(Args|Attributes|Raises):\n", re.MULTILINE)
 _TITLES = {"Args": "", "Attributes": "", "Raises": "Raises:"}
 
@@ -37,11 +39,13 @@ def page() -> str:
     Return the page.
     """
     classes = [line for name in _ORDER for line in _class(getattr(ferry, name))]
-    return "\n".join([_HEAD, *classes, f"## `{integrity.__name__}`\n", *_text(integrity)])
+    tests = [line for name in _OF_TESTS for line in _class(getattr(testing, name), "ferry.testing.")]
+    modules = [line for each in (integrity, testing) for line in (f"## `{each.__name__}`\n", *_text(each))]
+    return "\n".join([_HEAD, *classes, *modules, *tests])
 
 
-def _class(found: type) -> Iterator[str]:
-    yield f"## `ferry.{found.__name__}`\n"
+def _class(found: type, prefix: str = "ferry.") -> Iterator[str]:
+    yield f"## `{prefix}{found.__name__}`\n"
     yield from _text(found)
     for name, member in vars(found).items():
         if name.startswith("_") or not (inspect.isfunction(member) or isinstance(member, property)):
