@@ -23,7 +23,7 @@ from ferry.worker.settings import Token
 from ferry.writes import Caller
 
 ANYBODY = "dev"
-ANY_SHEET = ""  # for what shows no record, such as the names of the sheets
+ANY_SHEET = ""  # for an answer that shows no record, such as the names of the sheets
 RELOAD_PATH = "/api/_internal/reload-data"
 STATUS_PATH = "/status"
 _FORM_BYTES = 64 * 1024  # the status page's forms; one may decide hundreds of conflicts
@@ -85,9 +85,10 @@ def caller() -> Caller:
 
 def caller_if_known() -> Caller | None:
     """
-    Return the sender of this request, whom one of Ferry's tokens names, or an extension; None: neither does.
+    Return the sender of this request, as named by one of Ferry's tokens or by an extension; None if neither
+    knows it.
 
-    Where no token is needed, extensions are asked first, and who is unknown is ``dev``.
+    Under open access, extensions are asked first, and an unknown sender is ``dev``.
 
     Raises:
         StoreError: An extension refuses it, or fails.
@@ -242,7 +243,7 @@ def reloader() -> None:
     """
     Refuse the request unless it carries a reload secret, or is signed with one.
 
-    Where a secret is set, it is asked for under open access, too: so that a webhook can be tried there.
+    A secret that is set is required under open access too, so that a webhook can be tried with ``ferry dev``.
 
     Raises:
         Problem: 401 without a secret or with a wrong one, 503 if none is set.

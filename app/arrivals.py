@@ -22,7 +22,7 @@ from inotify_simple import INotify, flags
 from ferry.worker.files.places import remotes_directory
 from ferry.worker.git.repository import Repository
 
-# Finds changes that another host makes on a shared volume, and clients that have gone.
+# seconds; finds changes that another host makes on a shared volume, and clients that have disconnected
 _LOOK_AGAIN_S = 1.0
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class Arrivals:
 
     def forget(self) -> None:
         """
-        Make the next ``see`` call its *look*: the result at hand is known to be old.
+        Make the next ``see`` call its *look*, because the stored result is out of date.
         """
         with self._looking:
             self._seen = None

@@ -215,7 +215,7 @@ class DiskFullError(StoreError):
 
 class RefusedError(StoreError):
     """
-    An extension refuses; code, status and hint are its own.
+    An extension refuses the request, with its own code, status and hint.
 
     Attributes:
         status: HTTP status of the answer.
@@ -232,7 +232,7 @@ class RefusedError(StoreError):
 
 class ExtensionFailedError(StoreError):
     """
-    An extension raised an error of no kind that Ferry knows; nothing was written.
+    An extension raised an unexpected error; nothing was written.
     """
 
     code = "extension-failed"
@@ -251,11 +251,11 @@ class ExtensionTooSlowError(StoreError):
 
 class NotSignedError(StoreError):
     """
-    Commits are to be signed, and the key cannot sign; nothing was written.
+    CFP_DATA_SIGNING_KEY_PATH is set, and the key cannot sign; nothing was written.
     """
 
     code = "signing-unavailable"
-    hint = "An operator mends the key at CFP_DATA_SIGNING_KEY_PATH (ferry doctor), and the write is repeated."
+    hint = "Repeat the request after an operator has corrected the key; ferry doctor says what is wrong."
     retry_after_s = 10
 
 
@@ -265,4 +265,4 @@ class FencedError(StoreError):
     """
 
     code = "not-the-primary"
-    hint = "Send the write to the primary. An operator sees with ferry doctor which one that is."
+    hint = "Send the write to the primary. ferry doctor tells an operator which one that is."

@@ -89,7 +89,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     """
     logs.configure()
     metering.prepare()
-    this_build()  # now, for the checkout may change later
+    this_build()  # read now, because the checkout may change later
     built = build_services(env, open_access=open_access)
     settings = built.pipeline.settings
     paging.configure(settings, FlaskIntegration())

@@ -1,5 +1,5 @@
 """
-Whether a worker answers, without ever waiting long for the broker.
+Whether a worker answers. The check never waits long for the broker.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from celery import Celery
 
 _FRESH_S = 5.0
 _KNOWN_FOR_S = 20.0
-_ASK_S = 0.6  # every worker has as long to answer
+_ASK_S = 0.6  # seconds that the workers have to answer
 _PATIENCE_S = 0.9
 
 

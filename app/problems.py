@@ -107,7 +107,7 @@ class Problem(Exception):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
-    Return a question that names the one of *known* which is most like *name*; "" where none is.
+    Return "did you mean" with the name in *known* that is most similar to *name*; "" if none is similar.
     """
     nearest = difflib.get_close_matches(name[:80], known, 1)
     return f"; did you mean {nearest[0]}?" if nearest else ""

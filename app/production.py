@@ -3,8 +3,8 @@ gunicorn's configuration for the API in production.
 
     gunicorn --config python:ferry.app.production --bind 0.0.0.0:8000 'ferry.app:create_app()'
 
-With it, and not with ``gunicorn 'ferry.app:create_app()'`` alone, waits and streams take no thread, every
-read and write has a deadline, and health is answered whatever else waits.
+With this configuration waits and streams take no thread, every read and write has a deadline, and health
+answers while other requests wait. ``gunicorn 'ferry.app:create_app()'`` alone gives none of that.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def provenance(
         action: Such as ``record.put``.
         subjects: Sheet and path of each thing that changes.
         summary: The caller's own words; default: the header ``Commit-Message``, percent-encoded UTF-8.
-        route: What stands for the request's path, of which a part may be a secret; default: that path.
+        route: Replaces the request's path, a part of which may be secret; default: that path.
 
     Raises:
         Problem: 400 if the summary cannot be part of a commit.

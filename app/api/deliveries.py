@@ -1,5 +1,5 @@
 """
-What git hosts say in a webhook: that somebody pushed to branches, or that the webhook works.
+The webhooks of git hosts: a push to branches, or a test of the webhook.
 
 Pure: headers and body in, a value out. Read from what the hosts document:
 https://docs.github.com/webhooks/webhook-events-and-payloads#push,
@@ -38,12 +38,12 @@ Kind = Literal["ping", "push", "other"]
 @dataclass(frozen=True, slots=True)
 class Pushed:
     """
-    One branch that somebody pushed to.
+    One branch that was pushed to.
 
     Attributes:
         branch: Its short name.
-        commit: Where it stands now; None: it was removed, or the host does not say.
-        forced: Whether the host says that its history was rewritten.
+        commit: Its tip after the push; None: it was removed, or the host does not say.
+        forced: Whether the host says that the push rewrote its history.
     """
 
     branch: str
@@ -54,7 +54,7 @@ class Pushed:
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """
-    What one request of a host says.
+    The content of one webhook request.
 
     Attributes:
         host: One of ``HOSTS``.
@@ -75,7 +75,7 @@ class DeliveryError(ValueError):
 
 def event_of(headers: Headers) -> tuple[str, str] | None:
     """
-    Return the host that sent a request with *headers*, and its event; None where none is named there.
+    Return the host that sent a request with *headers*, and its event; None if the headers name no host.
     """
     named = ((host, headers.get(header, "").strip()) for host, header in _HOSTS)
     return next(((host, event) for host, event in named if event), None)
@@ -83,10 +83,10 @@ def event_of(headers: Headers) -> tuple[str, str] | None:
 
 def read(host: str, event: str, content_type: str, body: bytes) -> Delivery:
     """
-    Return what a *host* says with an *event*.
+    Return what a *host* reports with an *event*.
 
     Raises:
-        DeliveryError: It says it in another form than the host documents.
+        DeliveryError: The body does not have the form that the host documents.
     """
     if event in _PINGS:
         return Delivery(host, "ping")

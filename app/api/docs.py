@@ -18,7 +18,7 @@ bp = Blueprint("docs", __name__)
 
 PATHS = "ferry-paths"  # where an app keeps the paths of its extensions
 
-# Of the package swagger-ui-py its files alone: its code is for other frameworks, and imports much.
+# Ferry uses only the files of the package swagger-ui-py: its code is for other frameworks, and imports a lot.
 _ASSETS = Path(next(iter(getattr(find_spec("swagger_ui"), "submodule_search_locations", [""])))) / "static"
 _SERVED = frozenset({"swagger-ui.css", "swagger-ui-bundle.js"})
 _PAGE = """<!doctype html>

@@ -35,7 +35,7 @@ _QUIET = b": nothing new\n\n"
 _KEEP_ALIVE_S = 15.0  # proxies close a connection that is silent for a minute
 _MOST_MISSED = 1000
 _streams = threading.BoundedSemaphore(MAX_STREAMS)
-_history = threading.Lock()  # one stream asks git, and the others find its answer in the cache
+_history = threading.Lock()  # the first stream asks git, and the others find the result in the cache
 
 # The tip of each remote, by name; "" for the branch itself. While the commits of a merge are sent one by one,
 # the branch has several tips, joined by "+": the client has been sent what they contain.

@@ -15,7 +15,7 @@ from ferry.app.sheets.sheet import Sheet
 
 Place = Literal["declared", "open", "nowhere"]
 
-# What declares properties elsewhere than in "properties": a field may stand there.
+# Keywords that declare properties outside of "properties": any of them may declare a field.
 _ELSEWHERE = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas")
 
 
@@ -25,7 +25,7 @@ class Fields:
     What is known of the fields of one sheet.
 
     Attributes:
-        sheet: What to call the sheet in a message.
+        sheet: The sheet's name as messages give it.
         schemas: Its JSON Schema and those of its contracts.
         others: Fields that it has without a schema: those of its path, and of a markdown record.
     """
@@ -86,7 +86,7 @@ def _matches_a_pattern(schema: Mapping[str, Any], name: str) -> bool:
         return False
     # gitsheets matches the patterns: they are ECMAScript's, not Python's.
     matches = {"patternProperties": dict.fromkeys(patterns, True), "additionalProperties": False}
-    # If matching may take long, any name will do: a filter must not cost as much as a schema can.
+    # If matching may take long, every name counts as declared: the schema must not make a filter slow.
     return bool(patterns) and (
         not is_cheap(schema) or not gitsheets.validate_batch(matches, [{name: True}])[0]
     )

@@ -178,7 +178,7 @@ def _buckets(histogram: Histogram) -> Buckets:
 _REMOTE = ("remote",)
 TABLE = (
     Row("ferry_build_info", "gauge", ("version", "revision"),
-        "1; the labels name the release and the commit.", _build),
+        "Always 1; the labels name the release and the commit.", _build),
     Row("ferry_unpushed_commits", "gauge", _REMOTE, "Commits that the remote lacks.",
         _by_remote(lambda remote: len(remote.pending))),
     Row("ferry_oldest_unpushed_age_seconds", "gauge", _REMOTE,

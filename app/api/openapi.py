@@ -65,7 +65,7 @@ def document(snapshot: Snapshot, settings: Settings, more: Mapping[str, Json]) -
 
 def operations() -> Iterator[tuple[str, str, frozenset[str]]]:
     """
-    Return each address, as a template, each method that it has, and the names of its parameters in the query.
+    Return the query parameters' names of each operation, by address template and method.
     """
     known = _template()["document"]["components"]["parameters"]
     for path, item in (_template()["document"]["paths"] | _template()["sheet_paths"]).items():
@@ -84,7 +84,7 @@ def _usable(snapshot: Snapshot) -> list[Sheet]:
         try:
             sheets.append(snapshot.sheet(name))
         except StoreError:
-            continue  # a request to the sheet says what is wrong with it
+            continue  # a request to the sheet reports the fault
     return sheets
 
 
@@ -202,7 +202,7 @@ def _filters(schemas: Sequence[Mapping[str, Any]]) -> list[Json]:
         {
             "name": field,
             "in": "query",
-            "description": f"Only records with this {field}; {field}[gte] and its like compare.",
+            "description": f"Only records with this {field}; {field}[gte] and similar operators compare.",
             "schema": {"type": "string"},
         }
         for field in fields

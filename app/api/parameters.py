@@ -1,8 +1,8 @@
 """
 The parameters that an address takes: what the OpenAPI document lists for it, and no others.
 
-An unknown one is a slip, or asks for what Ferry cannot do. Without an error a typo would change what a
-request means, and nobody would see it.
+An unknown parameter is a typo, or asks for something that Ferry cannot do. Without an error it would silently
+change what the request means.
 """
 
 from __future__ import annotations
@@ -48,5 +48,5 @@ def refuse_unknown() -> None:
 @cache
 def _known() -> dict[tuple[str, str], frozenset[str]]:
     found = {(method, _VARIABLE.sub("*", path)): names for path, method, names in operations()}
-    # What asks for the health may add a parameter against caches.
+    # A health check may add a parameter to bypass caches.
     return {key: names for key, names in found.items() if not key[1].startswith("/api/health")}

@@ -1,8 +1,8 @@
 """
-The commit that a request reads, and the one that it must not be earlier than.
+The commit that a request reads, and the earliest commit that it accepts.
 
-``X-Ferry-Commit`` names the first in each answer, and a client sends the second as ``X-Ferry-At-Least``: so
-it reads what it has written, and nothing older than what it has read, whichever process or machine answers.
+Each answer names the first in ``X-Ferry-Commit``; a client sends the second as ``X-Ferry-At-Least``. So a
+client reads its own writes, and nothing older than what it has read, whichever process or machine answers.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ferry.worker.git.refs import OBJECT_NAME
 
 COMMIT, AT_LEAST = "X-Ferry-Commit", "X-Ferry-At-Least"
 MAX_DELAY_S = 5.0
-MAX_DELAYED = 256  # in a process; each of them is looked at whenever the branch has moved
-MAX_THREADS = 2  # of a server where each wait takes one
+MAX_DELAYED = 256  # per process; each waiting request is checked whenever the branch has moved
+MAX_THREADS = 2  # threads, in a server where each wait takes one
 _FULL = re.compile("[0-9a-f]{40}")
 _threads = threading.BoundedSemaphore(MAX_THREADS)
 
@@ -72,7 +72,8 @@ def await_commit() -> None:
     Wait until the branch contains the commit that the request asks for; without a thread, if the server can.
 
     Raises:
-        Problem: 400 for what is no commit's full name, 503 where the branch does not contain it in time.
+        Problem: 400 if the header is not a commit's full hash, 503 if the branch does not contain the commit
+            in time.
     """
     commit = request.headers.get(AT_LEAST)
     if commit is None:
@@ -82,12 +83,12 @@ def await_commit() -> None:
             400,
             "at-least-invalid",
             f"{AT_LEAST} is not the full hash of a commit.",
-            f"Send what {COMMIT} named in an earlier answer, or the hash that a write answered.",
+            f"Send the value of {COMMIT} from an earlier answer, or the commit hash that a write returned.",
         )
     repository = services().pipeline.repository
 
     def has_come() -> bool:
-        # Of a commit that is not here, git would have to be started to say so.
+        # For a commit that is not in the repository, only a git process could tell.
         return repository.objects.is_commit(commit) and repository.contains(commit, repository.head())
 
     if has_come():
@@ -98,7 +99,7 @@ def await_commit() -> None:
     raise Problem(
         503,
         "commit-not-here",
-        f"The commit {commit} is not here yet.",
+        f"The branch does not contain the commit {commit} yet.",
         "Repeat the request, or send it to the primary.",
         headers={"Retry-After": "1"},
     )

@@ -2,7 +2,7 @@
 Fast-forward the branch to commits that others pushed to origin: the webhook that the git host calls.
 
 A host's own webhook is answered at once, and the task ``follow`` does the work; see ``deliveries`` for what
-hosts say. A caller with a bearer token and a body of Ferry's form waits for what comes of it.
+hosts say. A caller that sends a bearer token and Ferry's own form of body gets the result in the answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ bp = Blueprint("reload", __name__, url_prefix=RELOAD_PATH)
 
 _FULL = 40
 _UNIQUE = 7  # digits; fewer are ambiguous, and the remote is asked
-_HASH = re.compile("[0-9a-fA-F]{4,40}")  # git accepts no fewer
+_HASH = re.compile("[0-9a-fA-F]{4,40}")  # git accepts at least four digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ def reload_data() -> ResponseReturnValue:
         raise Problem(
             503, "repository-busy", str(exc), "Repeat the request.", headers={"Retry-After": "5"}
         ) from exc
-    # The mirrors lack what was fetched, and origin a merge.
+    # The mirrors lack the fetched commits, and origin lacks a merge commit.
     if head := repository.head():
         services().push_queue.enqueue_push(head)
     if not outcome.is_joined:
@@ -85,7 +85,7 @@ def reload_data() -> ResponseReturnValue:
 
 def _delivered(host: str, event: str) -> ResponseReturnValue:
     """
-    Answer a host's webhook: have the task ``follow`` look, unless what it tells is known already.
+    Answer a host's webhook: queue the task ``follow``, unless the branch has the pushed commits already.
     """
     try:
         delivery = read(host, event, request.headers.get("Content-Type", ""), request.get_data())
@@ -111,7 +111,7 @@ def _delivered(host: str, event: str) -> ResponseReturnValue:
 
 def _is_known(repository: Repository, push: Pushed) -> bool:
     """
-    Whether there is nothing to look at: we have that commit, as after each push of our own.
+    Whether the branch has the pushed commit already, as after each push of our own.
     """
     return push.commit is not None and not push.forced and repository.contains(push.commit, repository.head())
 

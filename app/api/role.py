@@ -1,5 +1,5 @@
 """
-What a replica does with a write: it names the primary, which makes it.
+Writes sent to a replica: it redirects them to the primary.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from flask import Response, request
 from ferry.app.problems import Problem
 from ferry.app.services import services
 
-_SAFE = "/:@!$&'()*+,;=~-._"  # what a path may hold as it is (RFC 3986)
+_SAFE = "/:@!$&'()*+,;=~-._"  # characters that a path may hold unquoted (RFC 3986)
 
 
 def send_to_primary() -> Response | None:
     """
-    Answer a request that would change something, on a replica; None where this is the primary.
+    Answer the current request, a write, with a redirect to the primary; None if this is the primary.
 
     Raises:
-        Problem: 403 where the replica does not know the primary.
+        Problem: 403 if CFP_API_PRIMARY_URL is not set on the replica.
     """
     settings = services().pipeline.settings
     if not settings.is_replica:

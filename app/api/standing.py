@@ -1,5 +1,5 @@
 """
-The whole deployment at one moment, as far as its files tell: remotes, disk, sweeps and packing.
+The state of the whole deployment, read from its files: remotes, disk, sweeps and packing.
 
 The status page, ``ferry push status`` and ``GET /api/_internal/push`` read it, and begin with its headline.
 """
@@ -21,7 +21,7 @@ from ferry.worker.turns.need import Need
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """
-    Where everything stands.
+    The state of the whole deployment.
 
     Attributes:
         remotes: The remotes, by name; ``origin`` first.
@@ -50,10 +50,11 @@ class Standing:
 
     def headline(self, away: str | None = None) -> str:
         """
-        Say in a sentence or two what matters most: what this machine lacks, and how the remotes are.
+        Return one or two sentences with what matters most: faults of this machine, and the state of the
+        remotes.
 
         Args:
-            away: What a caller that asked the broker misses, such as ``No worker answers.``
+            away: What the caller found missing when it asked the broker, such as ``No worker answers.``
         """
         lacking = away
         if self.disk:
@@ -111,7 +112,7 @@ def _once(reasons: Mapping[str, str]) -> str:
 
 def look(pipeline: Pipeline) -> Standing:
     """
-    Read where everything stands.
+    Read the state of the deployment.
 
     Raises:
         RepositoryError: The data repository cannot be read.

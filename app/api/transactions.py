@@ -46,7 +46,7 @@ def create() -> ResponseReturnValue:
     Takes ``{"message", "operations": [{"op", "sheet", "path", "record", "if_match"}]}``. A problem gives the
     number of the faulty operation, from 0, as ``operation``; nothing is changed then.
     """
-    writer()  # for any sheet: a body is read only from a known writer
+    writer()  # for any sheet: only a known writer's body is read
     message, operations = _read(record_sent())
     actor = writer(*(operation.sheet for operation in operations))
     if "If-Match" in request.headers:

@@ -43,7 +43,7 @@ from ferry.worker.settings import ORIGIN
 from ferry.writes import Caller
 
 MAX_WAIT_S = 60.0
-_CURLS_OWN = "application/x-www-form-urlencoded"  # the default of `curl -d`, so it says nothing
+_CURLS_OWN = "application/x-www-form-urlencoded"  # the default of `curl -d`, whatever the body is
 _ROUNDS = 5
 
 
@@ -104,7 +104,7 @@ def write(actor: Caller, about: Provenance, change: Callable[[Transaction], Chan
             evaluated in a child process, which takes too long for the lock.
 
     Raises:
-        StoreError, Problem: As *change* does. Nothing is changed then.
+        StoreError, Problem: What *change* raised. Nothing is changed then.
     """
     with open_transaction():
         for _ in range(_ROUNDS):
@@ -118,7 +118,7 @@ def write(actor: Caller, about: Provenance, change: Callable[[Transaction], Chan
 @contextmanager
 def open_transaction() -> Iterator[None]:
     """
-    Let extensions open no transaction in the block, which would wait for the write turn of this request.
+    Refuse extensions' transactions in the block: they would wait for the write turn that this request holds.
     """
     g.has_open_transaction = True
     try:
@@ -129,7 +129,7 @@ def open_transaction() -> Iterator[None]:
 
 def guard_of(actor: Caller, extension: str | None = None) -> Guard | None:
     """
-    Return the rules that apply to what *actor* writes; None if there are none.
+    Return the rules that apply to a write by *actor*; None if there are none.
 
     Args:
         extension: Name of the extension that makes the write; its code counts against the limit too.
@@ -156,7 +156,7 @@ def _rehearse(actor: Caller, change: Callable[[Transaction], Change]) -> None:
     except BusyError:
         raise
     except (StoreError, Problem):
-        pass  # under the lock, where the branch may have moved, it is raised again, or not
+        pass  # the branch may have moved: under the lock the change decides again whether to raise it
 
 
 def _write(actor: Caller, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
@@ -184,7 +184,7 @@ def _write(actor: Caller, about: Provenance, change: Callable[[Transaction], Cha
 
 def kept_of(done: Change) -> dict[str, Any]:
     """
-    Return the part of an answer to store: everything but the content of records.
+    Return the part of an answer that is stored: everything but the content of records.
     """
     etag = done.headers.get("ETag", "").strip('"')
     return {**asdict(done), "body": without_records(to_json(done.body), etag)}
@@ -195,8 +195,8 @@ def repeated(kept: StoredAnswer, stands: str, redo: Callable[[], Change]) -> Cha
     Return the stored answer, with its records read from the repository.
 
     Args:
-        stands: A commit to read them from, if the request made none.
-        redo: Finds the answer of a commit whose stored one is lost.
+        stands: The commit to read them from if the request made none.
+        redo: Rebuilds the answer of a commit whose stored answer is lost.
     """
     if kept.answer is None:
         return redo()
@@ -210,7 +210,7 @@ def repeated(kept: StoredAnswer, stands: str, redo: Callable[[], Change]) -> Cha
     found = Change(**kept.answer)
     try:
         return replace(found, body=with_records(found.body, found.sheet, read))
-    except (StoreError, GitsheetsError):  # the sheet is gone: run the request itself once more
+    except (StoreError, GitsheetsError):  # the sheet no longer exists: run the request again
         if kept.commit is None:
             raise
         return redo()
@@ -255,7 +255,7 @@ def keyed_write(actor: str) -> KeyedWrite | None:
 
 def answer(change: Change, commit: str | None, *, stands_in: str, replayed: bool = False) -> Response:
     """
-    Answer a write, after waiting for the remote if the request asks for it.
+    Answer a write; waits for the remote first if the request asks for it.
 
     Args:
         stands_in: A commit that contains the write's result, if it made none.
@@ -285,7 +285,7 @@ def _awaited(happened: Callable[[], bool], timeout_s: float) -> bool:
     try:
         return services().arrivals.wait(happened, timeout_s, is_gone=client_is_gone)
     except Exception as exc:  # noqa: BLE001
-        # As below: a lack of memory or threads to wait with must not become an error.
+        # As below: a lack of memory or threads for the wait must not become an error.
         log().warning("write.not_waited_for", error=str(exc))
         return False
 

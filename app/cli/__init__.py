@@ -1,6 +1,7 @@
 """
-The command ``ferry``: ``main`` puts its parts together.
+The command ``ferry``: ``main`` collects the subcommands.
 
-``pushes`` and ``explain`` are ``ferry push``, ``checks`` doctor, verify and page, ``repository``,
-``reconcile`` and ``branches`` what reads and joins the data repository, ``tokens`` makes tokens.
+``pushes`` and ``explain`` hold ``ferry push``; ``checks`` holds doctor, verify and page; ``repository``,
+``reconcile`` and ``branches`` hold what reads or reconciles the data repository; ``tokens`` makes tokens;
+``promote`` makes a replica the primary.
 """

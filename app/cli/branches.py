@@ -19,7 +19,7 @@ from ferry.worker.repair import kept
 
 
 @click.command()
-@click.option("--remote", help="Only this remote, and this machine. Default: all remotes.")
+@click.option("--remote", help="Only this remote and this machine. Default: all remotes.")
 @click.option("--remove", is_flag=True, help="Remove those whose commits are all in the branch; asks first.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
@@ -58,7 +58,7 @@ def branches(remote: str | None, remove: bool, yes: bool, as_json: bool, reason:
 
 
 def _line(each: kept.Kept, branch: str) -> str:
-    holds = f"all of it is in {branch}" if each.is_contained else f"it holds commits that {branch} lacks"
+    holds = f"{branch} contains it" if each.is_contained else f"it holds commits that {branch} lacks"
     return f"{each.branch} {words.place(each.remote)} is at {each.commit}: {holds}"
 
 

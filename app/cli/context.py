@@ -30,7 +30,7 @@ def open_pipeline() -> Iterator[Pipeline]:
     """
     Build the pipeline from the environment; an error ends the command with one line and status 1.
 
-    An environment that names no repository means the one that ``ferry dev`` runs over.
+    If the environment names no repository, the command uses that of the running ``ferry dev``.
     """
     logs.configure()
     with one_line_errors():

@@ -42,7 +42,7 @@ def promote(force: bool, reason: str | None) -> None:
             sys.exit("ferry: CFP_DATA_REMOTE is not set: there is no origin to take over from")
         url = settings.api_primary_url
         answers = url is not None and _asked(f"{url}/api/health") is not None
-        pipeline.follower.follow()  # what origin has is known then
+        pipeline.follower.follow()  # fetches origin, which _lacking compares with
         lacking = _lacking(f"{url}/api/commits?limit={_MOST}", pipeline.repository) if answers else None
         click.echo(_told(url, lacking))
         for commit in lacking or ():

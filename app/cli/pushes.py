@@ -86,7 +86,7 @@ def resume(remote: str | None, reason: str | None) -> None:
 
 @push.command("history")
 @click.option("--remote", help="Only this remote. Default: all remotes.")
-@click.option("--pushes", is_flag=True, help="Also each push that landed.")
+@click.option("--pushes", is_flag=True, help="Also show each successful push.")
 @click.option(
     "--limit", default=50, show_default=True, type=click.IntRange(1, 2000), help="At most this many."
 )
@@ -208,7 +208,7 @@ def _print_status(name: str, status: RemoteStatus) -> None:
         _print_failure(status, error)
     if facts["commits_per_push"]:
         part = many(facts["commits_per_push"], "commit")
-        click.echo(f"  a larger push exceeded its timeout, so the next one takes {part}")
+        click.echo(f"  a larger push exceeded its timeout, so the next one sends {part}")
     if facts["next_attempt_at"] and not facts["paused_at"]:
         click.echo(f"  next attempt at {facts['next_attempt_at']}")
 

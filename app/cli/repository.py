@@ -49,7 +49,7 @@ def init() -> None:
     waiting = [remote for remote in settings.remotes if head and not pipeline.repository.is_pushed(remote)]
     if waiting and head:
         enqueue(pipeline, waiting, "commit")
-        click.echo(f"commits wait for {', '.join(waiting)}; a worker pushes them when it starts")
+        click.echo(f"commits are pending for {', '.join(waiting)}; a worker pushes them when it starts")
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class Limits:
     def _count(self, rate: RateLimitItem, client: str, what: str) -> None:
         if not self._counter.hit(rate, client):
             headers = self._standing(rate, client)
-            # The moment is late by microseconds and rounded up: a second more than a new window has.
+            # The reset time is late by microseconds and rounded up: a second more than a new window lasts.
             wait_s = min(rate.get_expiry(), max(1, int(headers["X-RateLimit-Reset"]) - int(time.time())))
             raise Problem(
                 429,

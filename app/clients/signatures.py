@@ -1,5 +1,5 @@
 """
-How a webhook proves that it knows a secret: each host in a header of its own.
+Checking that a webhook's sender knows the secret; each host has its own header for it.
 
 GitHub, Gitea, Forgejo and Bitbucket sign the body with HMAC-SHA256; GitLab sends the secret itself, as others
 send a bearer token. Digests and secrets are compared in constant time.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from werkzeug.datastructures import Headers
 
-# Each with what stands before the digest. GitHub's older X-Hub-Signature holds a SHA-1, which proves little.
+# Each header with the text before its digest. GitHub's older X-Hub-Signature is a SHA-1, which is too weak.
 _SIGNATURES = (
     ("X-Hub-Signature-256", "sha256="),  # GitHub, Gitea, Forgejo
     ("X-Hub-Signature", "sha256="),  # Bitbucket
@@ -31,7 +31,7 @@ class Proof:
 
     Attributes:
         given: The digest in hexadecimal, or the secret.
-        is_signature: Whether it is the digest.
+        is_signature: Whether *given* is a digest.
     """
 
     given: str
@@ -39,7 +39,7 @@ class Proof:
 
     def holds(self, body: bytes, secrets: Iterable[str]) -> bool:
         """
-        Whether it is made with one of *secrets*. Compares in constant time.
+        Whether the proof was made with one of *secrets*. Compares in constant time.
         """
         given = self.given.encode()
         matches = [hmac.compare_digest(self._expected(body, secret), given) for secret in secrets]
@@ -53,7 +53,7 @@ class Proof:
 
 def proofs_in(headers: Headers) -> list[Proof]:
     """
-    Return what the *headers* of a request hold; a host may send several that mean the same.
+    Return the proofs in the *headers* of a request; a host may send the same proof in several headers.
     """
     found = []
     for name, prefix in _SIGNATURES:

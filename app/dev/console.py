@@ -87,7 +87,7 @@ class Console:
 
     def _events(self) -> Iterator[dict[str, Any]]:
         """
-        Yield the new lines that Ferry itself has logged. Those of libraries say nothing that Ferry does not.
+        Yield the new lines that Ferry itself has logged. The lines of libraries repeat what Ferry logs.
         """
         with self._log.open("rb") as file:
             file.seek(self._position)
@@ -121,7 +121,7 @@ def _all_of(event: dict[str, Any]) -> str:
 
 def end_of(log: Path) -> str:
     """
-    Return the last lines of a log, for somebody who is told that a start has failed.
+    Return the last lines of a log, to print with the message that a start has failed.
     """
     lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
     return "\n".join(["The end of the log:", *lines[-_END_LINES:]])

@@ -71,7 +71,7 @@ def run_demo() -> None:
 
 def _stay_apart(home: Path) -> None:
     """
-    Remove from this process's environment, and so from its children's, what would change the demo.
+    Remove from this process's environment, which its children inherit, what would change the demo.
 
     That is a real deployment's settings and git's configuration: the user's may be broken, name hooks, or
     forbid operations on a bare repository.
@@ -168,7 +168,7 @@ class _Demo:
 
     def _show_merge_by_others(self) -> None:
         """
-        Show that what people merge at the host is read here, told by the host's webhook.
+        Show that a pull request merged at the host is read here as soon as the host's webhook reports it.
         """
         merged, begun = self._merge_by_another_user(), time.monotonic()
         _say(
@@ -176,7 +176,7 @@ class _Demo:
         )
         push = {"ref": "refs/heads/main", "after": merged}
         told = self._request("/api/_internal/reload-data", push, {"X-GitHub-Event": "push"})
-        _expect(told["state"] == "queued", f"the webhook was answered with {told}")
+        _expect(told["state"] == "queued", f"the webhook's answer was {told}")
         self._await("the merged commit here", lambda: self._status()["local_head"] == merged)
         read = self._request("/api/sheets/people/records/sam")["record"]
         _say(

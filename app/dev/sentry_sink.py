@@ -31,7 +31,7 @@ class SentrySink(ThreadingHTTPServer):
         self.received: list[tuple[str, Event]] = []
         self.bodies: list[bytes] = []
         self.refused: list[tuple[str, Event]] = []
-        # Returns the status and headers of an answer. An event with a status other than 200 is refused.
+        # Returns the status and headers to answer with. Any status but 200 refuses the event.
         self.answer: Callable[[], tuple[int, dict[str, str]]] = lambda: (200, {})
 
     @property

@@ -16,7 +16,8 @@ def authority_ends(env: Mapping[str, str] = os.environ) -> dict[str, float]:
     """
     Return when each authority in the file that *env* names ends, in seconds since the epoch, by its name.
 
-    While an authority changes its certificate, the old and the new one stand there: the later end counts.
+    While an authority's certificate is replaced, the file holds both the old and the new one; the later end
+    counts.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with contextlib.suppress(OSError):  # no file, or no certificate in it: ssl's errors are OSErrors
@@ -30,7 +31,7 @@ def authority_ends(env: Mapping[str, str] = os.environ) -> dict[str, float]:
 
 def _name(subject: object) -> str:
     """
-    Return the common name in what ``ssl`` makes of a *subject*, or else the last part that it has.
+    Return the common name in a *subject* as ``ssl`` represents it, or else the subject's last part.
     """
     parts = dict(part for parts in subject for part in parts)  # type: ignore[attr-defined]
     return str(parts.get("commonName") or list(parts.values())[-1])

@@ -25,7 +25,7 @@ REQUESTS, REQUEST_SECONDS = "ferry_http_requests", "ferry_http_request_seconds"
 TRANSACT_SECONDS, ENQUEUE_FAILURES = "ferry_transact_seconds", "ferry_enqueue_failures"
 WEBHOOKS = "ferry_webhooks"
 _BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_NONE_YET = (0.0,) * (len(_BOUNDS_S) + 2)  # a count for each bound, one above all, and the sum
+_NONE_YET = (0.0,) * (len(_BOUNDS_S) + 2)  # a count per bound, one above all bounds, the sum
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -61,7 +61,7 @@ def webhook_received(host: str, outcome: str) -> None:
 
     Args:
         host: The git host that it comes from.
-        outcome: What came of it: a state of the answer, or ``refused`` or ``failed``.
+        outcome: The result: the answer's ``state``, or ``refused`` or ``failed``.
     """
     _tally().add((WEBHOOKS, host, outcome), (1.0,))
 

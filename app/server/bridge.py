@@ -241,7 +241,7 @@ class Bridge:
     @contextlib.contextmanager
     def _ends(self, receive: Receive) -> Iterator[_Ends]:
         """
-        Give what ends the wait of a request: that its client goes, or the process ends.
+        Yield two futures that end a request's wait: its client has disconnected; the process is to end.
         """
         if self._closed is None:
             self._closed = asyncio.get_running_loop().create_future()

@@ -25,14 +25,15 @@ from ferry.worker.git.repository import Repository
 _AT_ONCE = 100  # commits
 _BATCH_BYTES = 16 << 20
 
-_Side = tuple[Any, str]  # the record, or its fault, or neither
+_Side = tuple[Any, str]  # the record, or why it cannot be read, or neither
 
 
 def changes(
     repository: Repository, sheet: Sheet, path: str, commits: Sequence[Commit]
 ) -> Iterator[dict[str, Any]]:
     """
-    Yield each commit's change to the record at *path*: a JSON patch (RFC 6902), or why there is none.
+    Yield each commit's change to the record at *path*: a JSON patch (RFC 6902), or the reason for its
+    absence.
     """
     place = Snapshot.of(repository, None).from_top(sheet.file(path))
     try:

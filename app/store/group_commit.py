@@ -60,9 +60,9 @@ class Group:
 
     Attributes:
         base: The branch's tip, until they land.
-        tip: The last of them, the parent of the next.
-        landing: Where the branch was to be moved last. It may be there while *base* is not: the thread that
-            moved it was ended before it could say so.
+        tip: The last of these commits; the next commit's parent.
+        landing: The commit that the branch was last moved to, or is being moved to. The branch may be at it
+            although *base* is not: an exception ended the thread that moved the branch before it set *base*.
     """
 
     def __init__(self, base: str | None, first: _Place) -> None:
@@ -70,7 +70,7 @@ class Group:
         self.tip = base
         self.landing = base
         self.lock = first.lock
-        self.members = {first}  # their blocks are running, or their commits have not landed
+        self.members = {first}  # members whose blocks are running, or whose commits have not landed
         self.made: list[_Place] = []  # the members that wait for the landing
         self.lander: _Place | None = None
         self.error: Exception | None = None
@@ -100,7 +100,7 @@ class GroupCommit:
         self._head = head
         self._land = land
         self._reset()
-        os.register_at_fork(after_in_child=self._reset)  # the threads do not exist in the child
+        os.register_at_fork(after_in_child=self._reset)  # a forked child does not have these threads
 
     def _reset(self) -> None:
         self._mutex = threading.Lock()
@@ -115,13 +115,13 @@ class GroupCommit:
         Returns once the branch is at that tip.
 
         Args:
-            limit: When it is over, the next writer has the turn, and the block must raise. The block calls
+            limit: When it expires, the next writer gets the turn, and the block must raise. The block calls
                 ``keep`` before it advances the tip.
 
         Raises:
             BusyError: Others held the turn for half a minute.
             RepositoryError: The disk did not answer in time; the commit may still land.
-            Exception: As *land* did.
+            Exception: What *land* raised.
         """
         place = _Place()
         if limit:
@@ -131,7 +131,7 @@ class GroupCommit:
         finally:
             if limit:
                 limit.settle()
-            self._leave(place)  # again, in case an exception ended the thread while it left
+            self._leave(place)  # again, in case an exception interrupted the first call
 
     def _take_part(self, place: _Place, limit: Limit | None) -> Iterator[Group]:
         try:

@@ -37,7 +37,7 @@ _DAY_S = 24 * 3600
 _KEPT_DAYS = 2
 MOST_KEYS = 50_000  # per caller and day; each takes two small files
 _STATED = frozenset({"status", "body", "headers"})
-# The number of a day since the epoch, and of the day on which it was condemned.
+# A day's number since the epoch, and the number of the day on which its directory was marked for removal.
 _DAY = re.compile(r"(\d+)(?:\.(\d+))?")
 _UNCHANGED = "unchanged"
 _STORED_AS = "$blob"
@@ -117,7 +117,7 @@ class IdempotencyStore:
     file, which may be lost: the commit's trailer has the key too. Each day has a directory, and a look-up
     reads all of them: the clock decides where a new answer goes, not which answers are known.
 
-    All methods but ``finish`` need the write lock.
+    The caller of every method but ``finish`` holds the write lock.
 
     Args:
         repository: The data repository.
@@ -170,7 +170,7 @@ class IdempotencyStore:
         """
         record = {"id": uuid.uuid4().hex, "fingerprint": write.fingerprint, "base": base, "answer": answer}
         try:
-            # A file that exists belongs to a commit that was never made. Only a flushed file may replace it.
+            # An existing file belongs to a commit that was never made. Only a flushed file may replace it.
             before = self._find(write)
             path = before or self._place_of(write)
             replace_file(path, json.dumps(record).encode(), durably=before is not None)
@@ -188,7 +188,7 @@ class IdempotencyStore:
         with contextlib.suppress(OSError):  # the commit's trailer has it too
             replace_file(place.commit, f"{place.id} {commit or _UNCHANGED}\n".encode(), durably=False)
             if commit is None:
-                flush(place.record.parent)  # no commit has flushed the answer
+                flush(place.record.parent)  # no commit was made that would have flushed the answer
 
     def _made_since(self, base: str | None, head: str | None, write: KeyedWrite) -> str | None:
         if head is None:
@@ -250,7 +250,7 @@ class IdempotencyStore:
 
     def _forget(self, today: int) -> None:
         """
-        Condemn old directories, and remove them two days later, so that a step of the clock removes nothing.
+        Mark old directories, and remove them two days later, so that a step of the clock removes nothing.
         """
         for day in self._days():
             number, _, condemned = day.name.partition(".")

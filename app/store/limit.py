@@ -18,9 +18,9 @@ _LEAST_S = 0.01  # between two looks at the clock
 
 class Limit:
     """
-    The time of the extensions' code in one transaction, of all of it together.
+    The time that the code of all extensions together may take in one transaction.
 
-    When it is over, the transaction loses its write turn at once, whatever its thread does then, and can no
+    When it expires, the transaction loses its write turn at once, even while its thread runs on, and can no
     longer commit.
 
     Attributes:
@@ -43,10 +43,10 @@ class Limit:
     @contextmanager
     def running(self, who: str) -> Iterator[None]:
         """
-        Count the time of the block, which is the code of *who*.
+        Count the time of the block, which runs the code of the extension *who*.
 
         Raises:
-            ExtensionTooSlowError: The time is over. Whatever the block raised counts no more.
+            ExtensionTooSlowError: The time has expired; this replaces what the block raised.
         """
         self._who, outer = who, self._since
         if outer is None:
@@ -74,7 +74,8 @@ class Limit:
 
     def settle(self) -> bool:
         """
-        Stop the clock; returns whether the transaction has kept its write turn, which it then keeps.
+        Stop the clock; returns whether the transaction still has its write turn. If so, it can no longer lose
+        it.
         """
         if self._timer is not None:
             self._timer.cancel()
@@ -87,7 +88,7 @@ class Limit:
         Stop the clock, and keep the write turn.
 
         Raises:
-            ExtensionTooSlowError: It is lost.
+            ExtensionTooSlowError: The turn is lost.
         """
         if not self.settle():
             self.check()

@@ -27,10 +27,10 @@ from ferry.worker.git.repository import Repository
 Records = Sequence[tuple[str, Record]]
 
 MOST_BYTES = 256 << 20  # of memory for parsed records, including those that are being read
-MOST_TREES = 256  # a sheet at the root of the tree gets a new tree with each commit
-_FEW = 30  # git reads more than these: it takes 3 ms to start, and 0.01 ms for each
+MOST_TREES = 256  # the tree of a sheet at the root changes with every commit
+_FEW = 30  # git reads larger numbers than this: it takes 3 ms to start, and 0.01 ms for each blob
 _BATCH_BYTES = 16 << 20  # of unparsed blobs in memory at once
-_PLACE_BYTES = 300  # what each record takes in a list, beside its fields
+_PLACE_BYTES = 300  # bytes that each record takes in a list, beside its fields
 _DETAIL_LENGTH = 300
 
 _Parsed = tuple[Record | str, int]  # the fields, or the fault; and their size in bytes

@@ -20,14 +20,14 @@ _NOTHING = object()
 
 class Staged:
     """
-    Reads records, of the staged changes first. Extensions read by it too: it is their ``Reader``.
+    Reads records with the staged changes applied. It is also the ``Reader`` that extensions get.
 
     Args:
         before: The repository as the transaction's parent has it.
         staging: The staged files.
         listing: Reads whole sheets.
         fields: The fields of each staged record, by its file.
-        gone: A record that is about to go, which is not shown: its sheet and path.
+        gone: Sheet and path of a record that is about to be deleted, and so is not shown.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Staged:
 
     def without(self, sheet: Sheet, path: str) -> Staged:
         """
-        Return the same without one record.
+        Return a copy that does not show one record.
         """
         return Staged(self._before, self._staging, self._listing, self._fields, (sheet.name, path))
 
@@ -133,6 +133,6 @@ class Staged:
 
 def _not_found(error: RecordNotFoundError | SheetNotFoundError) -> Refused:
     """
-    Return *error* as extensions know it.
+    Return *error* as an error of the public package.
     """
     return Refused(str(error), code=error.code, status=404, hint=error.hint)

@@ -85,7 +85,7 @@ class Store:
         self._refuse_fenced()
         limit = Limit()
         with self._writers.turn(limit if guard else None) as group:
-            self._refuse_fenced()  # the fence may have come, and the branch passed it, while we waited
+            self._refuse_fenced()  # while we waited, a fence commit may have reached the branch
             before = self._at(group.tip, evaluations)
             if before.commit is None:
                 raise self._nothing()

@@ -1,7 +1,7 @@
 """
 One transaction: records of sheets to files of a tree, checked and staged until they become a commit.
 
-gitsheets validates and renders each record; ``staging`` knows what stands where with the changes so far.
+gitsheets validates and renders each record; ``staging`` knows the entry at each path with the changes so far.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Transaction:
             raise _no_record(sheet_name, path)
         merged = merge_patch(before, patch, sheet.schema)
         if sheet.body_field in patch:
-            merged.setdefault(sheet.body_field, "")  # null empties the body; a record of this sheet has one
+            merged.setdefault(sheet.body_field, "")  # null empties the body, which is required
         return self._upserts.stage(sheet_name, merged, replaces=path, operation="patch")
 
     def attach(self, sheet_name: str, path: str, name: str, content: bytes) -> tuple[str, bool]:

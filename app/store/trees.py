@@ -24,10 +24,10 @@ _LINES = re.compile(rb"[0-7]{5,6} [^\0]+\0.{20}", re.DOTALL)
 _PARTS = re.compile(rb"([0-7]{5,6}) ([^\0]+)\0(.{20})", re.DOTALL)
 _MODE_BYTES = (5, 6)
 _FORMAT_BITS, _EXECUTABLE = 0o170000, 0o100
-# By the bits of a mode that git compares.
+# Keyed by the bits of a mode that git compares.
 _KINDS = {0o40000: "tree", 0o100000: "blob", 0o120000: "link", 0o160000: "module"}
 _WRITTEN = {"tree": b"40000", "blob": b"100644", "link": b"120000", "module": b"160000"}
-_NAME_BYTES = 20  # of an object's name, in a tree
+_NAME_BYTES = 20  # bytes of an object's name in a tree
 
 
 class PathTakenError(Exception):
@@ -142,7 +142,7 @@ def changed(objects: Objects, tree: str | None, changes: Mapping[str, Entry | No
         PathTakenError: A file and a directory would have the same path, a submodule is in the way, or a new
             name differs from another only by case or Unicode form.
         gitsheets.GitsheetsError: A tree on the way is missing or damaged.
-        OSError: The disk refused.
+        OSError: The objects cannot be written to the disk.
     """
     files: dict[str, Entry | None] = {}
     below: dict[str, dict[str, Entry | None]] = {}

@@ -1,5 +1,6 @@
 """
-A record on its way into a transaction: checked, asked about, rendered and staged at the path of its fields.
+Storing one record in a transaction: check it, ask the rules, render it, and stage it at the path that its
+fields make.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Upserts:
         Args:
             replaces: Path of the record that it replaces; it moves from there if its fields make another.
             create_only: Whether there may be no record at its path.
-            operation: The word for it, for rules; a new record is ``create``.
+            operation: The operation's name for rules; for a new record it is ``create``.
 
         Raises:
             StoreError: As ``Transaction.put`` and ``Transaction.create`` do.
@@ -135,7 +136,7 @@ class Upserts:
         """
         path, text, record = made
         staged = self._staged
-        if moves_from is not None:  # rules see what others do: a record goes, and one comes
+        if moves_from is not None:  # rules see a move as a deletion and a creation
             self._check.gone(staged, sheet, moves_from)
             before, staged = None, staged.without(sheet, moves_from)
 

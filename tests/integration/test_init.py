@@ -206,7 +206,7 @@ def test_the_remotes_url_is_renewed_and_the_backlog_is_named(init, data, remote,
     done = init(CFP_DATA_REMOTE=str(elsewhere.path))
     assert done.returncode == 0, done.stderr
     assert data.git("config", "remote.origin.url") == str(elsewhere.path)
-    assert "commits wait for origin" in done.stdout
+    assert "commits are pending for origin" in done.stdout
 
 
 def test_boot_joins_with_what_the_remote_has_by_now(init, data, origin):

@@ -195,7 +195,7 @@ def test_the_branches_that_ferry_made_are_listed_and_removed_when_an_operator_sa
         bare.git("update-ref", f"refs/heads/{lacking}", bare.git("commit-tree", "-m", "else", "main^{tree}"))
     shown = ferry("branches")
     assert shown.returncode == 0, shown.stderr
-    assert f"{rescued} on origin is at {base}: all of it is in main" in shown.stdout
+    assert f"{rescued} on origin is at {base}: main contains it" in shown.stdout
     assert f"{lacking} here is at" in shown.stdout
     assert ferry("branches", "--remove").returncode == 1, "nothing was said to the question"
     assert remote.git("rev-parse", rescued) == base
