@@ -220,6 +220,7 @@ class RefusedError(StoreError):
     Attributes:
         status: HTTP status of the answer.
         errors: One ``{"field", "message"}`` for each fault.
+        headers: Further headers of the answer.
     """
 
     code = "refused"
@@ -227,7 +228,7 @@ class RefusedError(StoreError):
     def __init__(self, refused: Refused) -> None:
         super().__init__(refused.detail)
         self.code, self.hint = refused.code, refused.hint
-        self.status, self.errors = refused.status, refused.errors
+        self.status, self.errors, self.headers = refused.status, refused.errors, refused.headers
 
 
 class ExtensionFailedError(StoreError):

@@ -130,6 +130,7 @@ def store_problem(error: errors.StoreError, **more: Any) -> Problem:
     """
     status = error.status if isinstance(error, errors.RefusedError) else _STATUS_OF[type(error)]
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    headers |= error.headers if isinstance(error, errors.RefusedError) else {}
     faults = error.errors if isinstance(error, errors.InvalidRecordError | errors.RefusedError) else []
     has_errors = bool(faults) or isinstance(error, errors.InvalidRecordError)
     members: dict[str, Any] = {"errors": faults} if has_errors else {}

@@ -31,6 +31,7 @@ class Refused(Exception):
         status: HTTP status of the answer, from 400.
         errors: One ``{"field": …, "message": …}`` for each field that is wrong.
         hint: What the client does next.
+        headers: Further headers of the answer, such as ``Retry-After``.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Refused(Exception):
         status: int = 422,
         errors: Sequence[Mapping[str, str]] = (),
         hint: str = "Correct the request.",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         if not _CODE.fullmatch(code):
@@ -49,6 +51,7 @@ class Refused(Exception):
             raise ValueError(f"status must be an error's, 400 or above, got {status}")
         self.detail, self.code, self.status, self.hint = detail, code, int(status), hint
         self.errors = [dict(error) for error in errors]
+        self.headers = dict(headers or {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,7 @@ def load_extensions(settings: Sequence[Settings]) -> tuple[Extension, ...]:
         SettingsError: One cannot be used.
     """
     try:
-        return load(list(dict.fromkeys(module for each in settings for module in each.api_extensions)))
+        return load(list(dict.fromkeys(module for each in settings for module in each.extensions)))
     except ExtensionError as exc:
         raise SettingsError(f"CFP_API_EXTENSIONS: {exc}") from exc
 

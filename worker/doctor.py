@@ -96,7 +96,7 @@ def _ok(name: str, detail: str) -> Finding:
 
 
 def _extensions(pipeline: Pipeline) -> Iterator[Finding]:
-    if modules := pipeline.settings.api_extensions:
+    if modules := pipeline.settings.extensions:
         name = "CFP_API_EXTENSIONS"
         try:
             found = [f"{each.name} ({each.hooks})" for each in load(modules)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -307,6 +307,29 @@ def _modules(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
+    """
+    Return the settings that do not fit each other.
+    """
+    base, cap = values.get("push_backoff_base_s", 1.0), values.get("push_backoff_cap_s", 3600.0)
+    if base > cap:
+        yield f"CFP_PUSH_BACKOFF_BASE: {base:g} s is above CFP_PUSH_BACKOFF_CAP, {cap:g} s"
+    if "https_token_path" in values and _scheme(values.get("data_remote", "")) not in ("http", "https"):
+        yield "CFP_HTTPS_TOKEN_PATH: is of no use where CFP_DATA_REMOTE is no https:// URL"
+    if values.get("api_role") == "replica" and "data_remote" not in values:
+        yield "CFP_API_ROLE: a replica follows CFP_DATA_REMOTE, which is not set"
+    if ("api_oidc_issuer" in values) != ("api_oidc_audience" in values):
+        yield "CFP_API_OIDC_ISSUER and CFP_API_OIDC_AUDIENCE: set both, or none"
+
+
+def _issuer(text: str) -> str:
+    found = urlsplit(text)
+    is_here = found.scheme == "http" and found.hostname in ("127.0.0.1", "::1", "localhost")
+    if not (found.scheme == "https" or is_here) or not found.hostname or found.query or found.fragment:
+        raise ValueError(f"must be an https:// URL without query and fragment, got {text!r}")
+    return text
+
+
 def _from_env(
     variable: str,
     parse: Callable[[str], Any],
@@ -371,6 +394,10 @@ class Settings:
         api_max_attachment_bytes: Largest attachment.
         api_cors_origins: Origins whose pages may call the API; ``*`` is any.
         api_extensions: Python modules that hold extensions, in the order in which their rules run.
+        api_oidc_issuer: OpenID Connect issuer whose tokens are let in; None: none are.
+        api_oidc_audience: Audiences, one of which such a token must name, separated by blanks.
+        api_oidc_name_claim: The claim that holds the caller's name.
+        api_oidc_scope_claim: The claim that holds the caller's scopes.
         admin_token: Bearer token of the operators' endpoints; None closes them.
         data_reload_secrets: What signs the requests of the reload webhook, or is their bearer token; none
             closes it.
@@ -423,6 +450,10 @@ class Settings:
     api_max_attachment_bytes: int = _from_env("CFP_API_MAX_ATTACHMENT", _bytes, 16 << 20)
     api_cors_origins: tuple[str, ...] = _from_env("CFP_API_CORS_ORIGINS", _origins, ())
     api_extensions: tuple[str, ...] = _from_env("CFP_API_EXTENSIONS", _modules, ())
+    api_oidc_issuer: str | None = _from_env("CFP_API_OIDC_ISSUER", _issuer)
+    api_oidc_audience: str | None = _from_env("CFP_API_OIDC_AUDIENCE", str)
+    api_oidc_name_claim: str = _from_env("CFP_API_OIDC_NAME_CLAIM", str, "sub")
+    api_oidc_scope_claim: str = _from_env("CFP_API_OIDC_SCOPE_CLAIM", str, "scope")
     admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", _admin_token, secret=True)
     data_reload_secrets: tuple[str, ...] = _from_env("CFP_DATA_RELOAD_SECRET", _secrets, (), secret=True)
     ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", absolute_path)
@@ -442,6 +473,14 @@ class Settings:
         """
         origin = {ORIGIN: self.data_remote} if self.data_remote else {}
         return {**origin, **self.data_mirrors}
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """
+        The modules to import for extensions: those that are named, then those that other settings turn on.
+        """
+        oidc = ("ferry.extensions.oidc",) if self.api_oidc_issuer else ()
+        return tuple(dict.fromkeys((*self.api_extensions, *oidc)))
 
     @property
     def is_replica(self) -> bool:
@@ -504,14 +543,8 @@ class Settings:
         problems += [
             _unknown(name, known) for name in sorted(env) if name.startswith(PREFIX) and name not in known
         ]
-        base, cap = values.get("push_backoff_base_s", 1.0), values.get("push_backoff_cap_s", 3600.0)
-        if base > cap:
-            problems.append(f"CFP_PUSH_BACKOFF_BASE: {base:g} s is above CFP_PUSH_BACKOFF_CAP, {cap:g} s")
-        if "https_token_path" in values and _scheme(values.get("data_remote", "")) not in ("http", "https"):
-            problems.append("CFP_HTTPS_TOKEN_PATH: is of no use where CFP_DATA_REMOTE is no https:// URL")
+        problems += _contradictions(values)
         if values.get("api_role") == "replica":
-            if "data_remote" not in values:
-                problems.append("CFP_API_ROLE: a replica follows CFP_DATA_REMOTE, which is not set")
             # It joins nothing, has no mirrors and sends no messages.
             values = {"redis_url": _NO_BROKER, **values, "data_reconcile": "manual", "data_mirrors": {}}
         if problems:
