@@ -61,7 +61,13 @@ sys.modules.setdefault("rfc3987_syntax", None)
 # The same examples at each run: what stands on main passes or fails by itself. To look for more:
 # PYTEST_ARGS="--hypothesis-profile=searching". Examples start git or touch the disk; on a busy machine a slow
 # one is no failure.
-hypothesis.settings.register_profile("repeatable", derandomize=True, max_examples=50, deadline=None)
+hypothesis.settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.register_profile("searching", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("repeatable")
 

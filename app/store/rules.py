@@ -152,8 +152,8 @@ class Check:
             )
             with self._limit.running(f"{extension}.{name_of(rule)}"):
                 call(extension, rule, write)
-            if validate is not None and write.after is not None and write.after != after:
-                after = validate(dict(write.after))
+                if validate is not None and write.after is not None and write.after != after:
+                    after = validate(dict(write.after))  # in its time: it may be rendered under the lock
 
 
 def call(

@@ -27,6 +27,8 @@ from ferry.worker.git.refs import RefMovedError, move_ref
 from ferry.worker.git.repository import Repository
 from ferry.worker.repair.fence import is_fenced
 
+_REHEARSAL_S = 20.0  # of extensions' code and of rendering what it has changed; nobody waits for a lock
+
 
 class Store:
     """
@@ -136,7 +138,7 @@ class Store:
         head = self._repository.head()
         if head is None:
             raise self._nothing()
-        limit = Limit()
+        limit = Limit(_REHEARSAL_S)
         try:
             with evaluations.looked_for():
                 yield self._transaction(self._at(head, evaluations), head, head, guard, limit)

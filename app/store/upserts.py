@@ -82,8 +82,8 @@ class Upserts:
             StoreError: As ``Transaction.put`` and ``Transaction.create`` do.
         """
         sheet = self._before.sheet(sheet_name)
-        replaced = replaces
-        if replaces is None and not create_only:
+        finds, replaced = replaces is None and not create_only, replaces
+        if finds:
             replaced = self.path(sheet, coerce(record, sheet.schema))
         before = self._staged.readable(sheet, replaced) if replaced else None
 
@@ -94,15 +94,18 @@ class Upserts:
                 return self._renderer.render(sheet, record, before, stays=replaces)
 
         path, text, record = render(record)
+        stands = before
+        if finds and path != replaced:  # what it replaces has types that make another path of the same text
+            replaced, stands = path, self._staged.readable(sheet, path)
         with translated(sheet_name):
             created = self._check_place(sheet, path, replaces=replaces, create_only=create_only)
         moves = replaces is not None and path != replaces
         text, record = self._ruled(
-            sheet, (path, text, record), before, render,
+            sheet, (path, text, record), stands, render,
             operation="create" if created else operation, moves_from=replaces if moves else None,
         )  # fmt: skip
         with translated(sheet_name):
-            if before is not None and replaced:
+            if stands is not None and replaced:
                 text = self._with_dates_of(sheet, replaced, text)
             version = self._stage(sheet, path, text.encode(), moves_from=replaces if moves else None)
         self._staged.keep(sheet, path, record)
@@ -142,7 +145,9 @@ class Upserts:
 
         def validate(changed: Record) -> Record:
             nonlocal text, record
-            place, text, record = render(changed)
+            # A rehearsal has rendered it, unless the rule stores another value each time, such as the time.
+            with self._before.evaluations.looked_for():
+                place, text, record = render(changed)
             if place != path:
                 raise ExtensionFailedError(f"A rule moves the record {path!r} to {place!r}.")
             return record

@@ -10,6 +10,8 @@ with 409 ``reference-missing``, ``referred-to`` or ``not-unique``, and the answe
     [gitsheet.unique]
     email = true
 
+A declaration that does not say so is answered with 500 ``sheet-misconfigured``, which names the sheet's file.
+
 A record that others refer to can be neither deleted nor moved. In a transaction the order counts: the record
 first, then what refers to it. What git brings from elsewhere is not checked.
 """
@@ -23,6 +25,8 @@ from ferry import Extension, Refused, Write
 
 integrity = Extension("integrity")
 
+_KINDS = {str: "the name of a sheet", bool: "true or false"}
+
 
 @integrity.before_write
 def keep(write: Write) -> None:
@@ -35,8 +39,26 @@ def keep(write: Write) -> None:
     if write.after is None:
         _keep_referred(write, declared)
     else:
-        _keep_references(write, declared[write.sheet].get("references", {}))
-        _keep_unique(write, declared[write.sheet].get("unique", {}))
+        references = _table(write.sheet, declared, "references", str)
+        for field, sheet in references.items():
+            if sheet not in declared:
+                raise _misconfigured(
+                    write.sheet, "references", f"{field} names {sheet!r}, which is no usable sheet"
+                )
+        _keep_references(write, references)
+        _keep_unique(write, _table(write.sheet, declared, "unique", bool))
+
+
+def _table(sheet: str, declared: Mapping[str, Mapping[str, Any]], name: str, kind: type) -> Mapping[str, Any]:
+    """
+    Return a table of a sheet's declaration, whose values are of one kind.
+    """
+    table, wanted = declared[sheet].get(name, {}), _KINDS[kind]
+    if not isinstance(table, dict):
+        raise _misconfigured(sheet, name, "is no table")
+    if wrong := [field for field, value in table.items() if not isinstance(value, kind)]:
+        raise _misconfigured(sheet, name, f"{wrong[0]} must be {wanted}")
+    return table
 
 
 def _keep_references(write: Write, references: Mapping[str, str]) -> None:
@@ -63,8 +85,9 @@ def _keep_unique(write: Write, unique: Mapping[str, bool]) -> None:
 
 
 def _keep_referred(write: Write, declared: Mapping[str, Mapping[str, Any]]) -> None:
-    for sheet, declaration in declared.items():
-        fields = [field for field, to in declaration.get("references", {}).items() if to == write.sheet]
+    for sheet in declared:
+        references = _table(sheet, declared, "references", str)
+        fields = [field for field, to in references.items() if to == write.sheet]
         for other in write.records(sheet) if fields else ():
             if (sheet, other.path) == (write.sheet, write.path):
                 continue
@@ -80,3 +103,9 @@ def _paths(value: Any) -> Iterator[str]:
 
 def _refused(code: str, field: str, said: str, hint: str) -> Refused:
     return Refused(said, code=code, status=409, errors=[{"field": field, "message": said}], hint=hint)
+
+
+def _misconfigured(sheet: str, table: str, said: str) -> Refused:
+    file = f".gitsheets/{sheet}.toml"
+    detail, hint = f"{file}: gitsheet.{table}: {said}.", f"Correct {file} in the data repository."
+    return Refused(detail, code="sheet-misconfigured", status=500, hint=hint)

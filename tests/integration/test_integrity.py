@@ -57,3 +57,28 @@ def test_a_unique_value_is_one_records(api):
     assert _send(api, "PATCH", f"{PEOPLE}/b", ADDRESS) == (409, "not-unique", said)
     assert _send(api, "PATCH", f"{PEOPLE}/a", {"slug": "aa"})[0] == 200, "not twice by its own move"
     assert _send(api, "PUT", f"{PEOPLE}/aa", {"slug": "aa", "name": "AA", **ADDRESS})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("references = 'people'", "gitsheet.references: is no table."),
+        ("references.host = ['people']", "gitsheet.references: host must be the name of a sheet."),
+        ("references.host = 'poeple'", "gitsheet.references: host names 'poeple', which is no usable sheet."),
+        ("unique = ['email']", "gitsheet.unique: is no table."),
+        ("unique.email = 'yes'", "gitsheet.unique: email must be true or false."),
+    ],
+)
+def test_a_declaration_that_says_it_wrongly_is_named(town, data, wrong, said):
+    text = data.git("show", "main:.gitsheets/events.toml")
+    data.edit({".gitsheets/events.toml": text.replace("[gitsheet]\n", f"[gitsheet]\n{wrong}\n", 1)})
+    api = town("", CFP_API_EXTENSIONS="ferry.extensions.integrity")
+    told = (500, "sheet-misconfigured", f".gitsheets/events.toml: {said}")
+
+    assert _send(api, "POST", EVENTS, {**PICNIC, "host": "ada-quill"}) == told
+    assert _send(api, "PATCH", f"{PEOPLE}/ada-quill", {"name": "Ada"})[0] == 200, (
+        "the sheet people is as it was"
+    )
+    # Where it cannot be said who refers to a record, none is deleted.
+    is_known = "poeple" in wrong or "unique" in wrong
+    assert _send(api, "DELETE", f"{PEOPLE}/ada-quill") == ((200, None, None) if is_known else told)

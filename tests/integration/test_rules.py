@@ -179,6 +179,66 @@ def then(write):
     assert refused.json["errors"][0]["field"] == "joined_year"
 
 
+def test_a_rule_may_stamp_the_time_on_records_that_are_rendered_apart(town, data):
+    """
+    Each call of the rule makes another record, so that no rehearsal can have rendered it.
+    """
+    data.edit({".gitsheets/notes.toml": "[gitsheet]\nroot = 'notes'\npath = '${{ slug.toLowerCase() }}'\n"})
+    api = town(
+        HEADER
+        + """
+calls = []
+@town.before_write("notes")
+def stamp(write):
+    calls.append(write.path)
+    if write.after is not None:
+        write.set(stamp=len(calls))
+"""
+    )
+    notes = "/api/sheets/notes/records"
+    assert api.post(notes, json={"slug": "A"}, headers=JANE).json["record"] == {"slug": "A", "stamp": 2}
+    assert _module().calls == ["a", "a"], "once in the rehearsal, once under the lock"
+    changed = api.patch(f"{notes}/a", json={"text": "x"}, headers=JANE)
+    assert (changed.status_code, changed.json["record"]["stamp"]) == (200, 4)
+
+
+def test_what_a_rule_makes_ferry_render_is_in_the_rules_time(town, data, monkeypatch):
+    data.edit({".gitsheets/notes.toml": "[gitsheet]\nroot = 'notes'\npath = '${{ slug.toLowerCase() }}'\n"})
+    api = town(
+        HEADER
+        + """
+@town.before_write("notes")
+def stamp(write):
+    write.set(stamp=time.time_ns())
+"""
+    )
+    monkeypatch.setattr(limit, "LIMIT_S", 0.0)
+    refused = api.post("/api/sheets/notes/records", json={"slug": "A"}, headers=JANE)
+    assert (refused.status_code, refused.json["code"]) == (503, "extension-too-slow")
+
+
+def test_a_rule_sees_what_an_upsert_replaces_wherever_its_path_leads(town, data):
+    """
+    A template may make another path of the same fields when it is rendered again.
+    """
+    path = "${{ Math.random() < 0.5 ? 'a' : 'b' }}"
+    data.edit({".gitsheets/notes.toml": f'[gitsheet]\nroot = "notes"\npath = "{path}"\n'})
+    api = town(
+        HEADER
+        + """
+@town.before_write("notes")
+def see(write):
+    stands = write.read("notes", write.path) if write.exists("notes", write.path) else None
+    if write.before != stands or (write.operation == "create") != (stands is None):
+        raise ferry.Refused(f"{write.operation}: {write.before}, and there stands {stands}")
+"""
+    )
+    operations = [{"op": "upsert", "sheet": "notes", "record": {"n": n}} for n in range(24)]
+    sent = {"message": "m", "operations": operations}
+    done = api.post("/api/transactions", json=sent, headers=JANE)
+    assert done.status_code == 200, done.json
+
+
 def test_a_rule_cannot_move_a_record(town):
     api = town(HEADER + "@town.before_write\ndef move(write):\n    write.set(slug='other')\n")
 
