@@ -20,9 +20,11 @@ from ferry.app.store.listing import Listing
 from ferry.app.store.rules import Rules
 from ferry.app.store.store import Store
 from ferry.extension import Extension
+from ferry.worker.after.hooks import hooks_of
 from ferry.worker.bootstrap import build, load_extensions
 from ferry.worker.enqueue import PushQueue
 from ferry.worker.pipeline import Pipeline
+from ferry.worker.settings import ORIGIN
 
 EXTENSION = "ferry"
 
@@ -70,13 +72,14 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
         RepositoryError: The data repository is not usable.
     """
     pipeline = build(env, publisher=True)
-    listing, extensions = Listing(pipeline.repository), load_extensions([pipeline.settings])
+    listing, extensions = Listing(pipeline.repository), load_extensions(pipeline.settings)
+    pipeline.after.serve(hooks_of(extensions))
     return Services(
         pipeline=pipeline,
         store=Store(pipeline.repository, listing),
         push_queue=PushQueue(
             pipeline.celery,
-            list(pipeline.settings.remotes) if pipeline.repository.pushes else [],
+            _asked_for(pipeline),
             on_failure=metering.enqueue_failed,
         ),
         listing=listing,
@@ -89,6 +92,17 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
         rules=Rules(extensions),
         open_access=open_access,
     )
+
+
+def _asked_for(pipeline: Pipeline) -> list[str]:
+    """
+    Return the remotes for which each commit queues a push.
+
+    Such a message also tells the worker to call extensions' functions: with some, there is one without a
+    remote, too.
+    """
+    remotes = list(pipeline.settings.remotes) if pipeline.repository.pushes else []
+    return remotes or ([ORIGIN] if pipeline.after.hooks else [])
 
 
 def services() -> Services:

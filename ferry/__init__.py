@@ -9,10 +9,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ferry.commits import Change, Commit, Divergence, Landing
     from ferry.extension import Extension
     from ferry.writes import Caller, Record, Refused, Transaction, Write
 
-__all__ = ["Caller", "Extension", "Record", "Refused", "Transaction", "Write", "__version__"]
+_MODULES = {
+    **dict.fromkeys(("Change", "Commit", "Divergence", "Landing"), "ferry.commits"),
+    "Extension": "ferry.extension",
+    **dict.fromkeys(("Caller", "Record", "Refused", "Transaction", "Write"), "ferry.writes"),
+}
+__all__ = [
+    "Caller",
+    "Change",
+    "Commit",
+    "Divergence",
+    "Extension",
+    "Landing",
+    "Record",
+    "Refused",
+    "Transaction",
+    "Write",
+    "__version__",
+]
 
 __version__: str
 
@@ -28,8 +46,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         found: Any = _version()
     else:
-        module = "ferry.extension" if name == "Extension" else "ferry.writes"
-        found = getattr(import_module(module), name)
+        found = getattr(import_module(_MODULES[name]), name)
     globals()[name] = found
     return found
 

@@ -1,8 +1,8 @@
 """
-What an extension registers: rules for writes, routes, and ways to know a caller.
+What an extension registers: rules for writes, routes, ways to know a caller, functions for what happened.
 
 Extensions import ``Extension`` from ``ferry``. It only collects; ``ferry.loading`` imports the modules, and
-``ferry.app`` calls what they have registered. Nothing here imports the rest of Ferry.
+``ferry.app`` and ``ferry.worker`` call what they have registered. Nothing here imports the rest of Ferry.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, get_args, overload
 
+from ferry.commits import Commit, Divergence, Landing
 from ferry.writes import NAME, Caller, Transaction, Write
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 Rule = Callable[[Write], None]
 View = Callable[..., Any]
 Authenticator = Callable[["Request"], Caller | None]
+AfterCommit = Callable[[Commit], None]
+AfterPush = Callable[[Landing], None]
+AfterDivergence = Callable[[Divergence], None]
+# What has happened when the worker calls a function.
+Event = Literal["commit", "push", "divergence"]
+EVENTS: tuple[Event, ...] = get_args(Event)
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PARAMETER = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")
 
@@ -60,12 +67,14 @@ class Hooks:
         rules: The functions under ``before_write``, each with its sheets; None: every sheet.
         routes: Its routes.
         authenticators: The functions under ``authenticate``.
+        after: The functions under ``after_commit``, ``after_push`` and ``after_divergence``, by the event.
         blueprint: Its own Flask blueprint, if it has asked for one.
     """
 
     rules: list[tuple[frozenset[str] | None, Rule]] = field(default_factory=list)
     routes: list[Route] = field(default_factory=list)
     authenticators: list[Authenticator] = field(default_factory=list)
+    after: dict[Event, list[Callable[[Any], None]]] = field(default_factory=dict)
     blueprint: Blueprint | None = None
 
     def __str__(self) -> str:
@@ -75,10 +84,12 @@ class Hooks:
             "authenticator": len(self.authenticators),
             "blueprint": 1 if self.blueprint else 0,
         }
-        return ", ".join(f"{n} {word}{'s' * (n > 1)}" for word, n in counts.items() if n)
+        told = [f"{n} {word}{'s' * (n > 1)}" for word, n in counts.items() if n]
+        told += [f"{len(functions)} after_{event}" for event, functions in self.after.items()]
+        return ", ".join(told)
 
     def __bool__(self) -> bool:
-        return bool(self.rules or self.routes or self.authenticators or self.blueprint)
+        return bool(self.rules or self.routes or self.authenticators or self.after or self.blueprint)
 
 
 class Host(Protocol):
@@ -199,6 +210,39 @@ class Extension:
         """
         self.hooks.authenticators.append(known)
         return known
+
+    def after_commit(self, function: AfterCommit) -> AfterCommit:
+        """
+        Call the function in the worker after each commit of the branch, whoever has made it.
+
+        It receives a ``Commit``: parents before their children, one at a time, at least once. While it
+        raises an exception or takes too long, it is called again for the same commit, with growing pauses,
+        and later commits wait.
+        """
+        return self._after("commit", function)
+
+    def after_push(self, function: AfterPush) -> AfterPush:
+        """
+        Call the function in the worker after commits have arrived at ``origin``, by whichever way.
+
+        It receives a ``Landing``: in order, one at a time, at least once. What arrives while it fails or runs
+        is one further landing.
+        """
+        return self._after("push", function)
+
+    def after_divergence(self, function: AfterDivergence) -> AfterDivergence:
+        """
+        Call the function in the worker, at least once, when ``origin`` and the branch have diverged.
+
+        It receives a ``Divergence``. One that ends before the function has succeeded is not told.
+        """
+        return self._after("divergence", function)
+
+    def _after(self, event: Event, function: _F) -> _F:
+        if not callable(function):
+            raise TypeError(f"after_{event} takes a function: write it as @{self.name}.after_{event}")
+        self.hooks.after.setdefault(event, []).append(function)
+        return function
 
     def transact(self, message: str, *, caller: Caller | None = None) -> AbstractContextManager[Transaction]:
         """

@@ -26,11 +26,13 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from ferry.extension import Extension
 from ferry.loading import ExtensionError, load
 from ferry.worker import paging
+from ferry.worker.after.calling import hooks_in
+from ferry.worker.after.turns import MOST_AT_ONCE
 from ferry.worker.broker.celery_app import build_celery, queue_of
 from ferry.worker.broker.shutdown import end_beat_at_once, finish_tasks_first, interrupt
 from ferry.worker.episodes.episodes import outbox_of
 from ferry.worker.errors import RepositoryError, SettingsError
-from ferry.worker.files.places import packing_lock
+from ferry.worker.files.places import hook_places, packing_lock
 from ferry.worker.fleet import Environments, environments, settings_of, told_of
 from ferry.worker.git import remote
 from ferry.worker.git.environment import stay_here
@@ -77,26 +79,33 @@ def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
     return pipeline
 
 
-def build_all(environments: Environments, *, publisher: bool = False) -> list[Pipeline]:
+def build_all(environments: Environments, *, publisher: bool = False, calls: bool = False) -> list[Pipeline]:
     """
     Do the same for each repository of one process, which has one Celery app for all.
 
     Args:
         environments: Environment variables by the repository's name; see ``ferry.worker.fleet``.
+        calls: Whether this process calls the functions of extensions after commits and pushes.
 
     Raises:
         SettingsError, RepositoryError: As above; or two of them are one repository.
     """
     _ignore_git_variables()
     found = settings_of(environments)
+    hooks = {name: hooks_in(found[name], env) if calls else () for name, env in environments.items()}
+    places = min(sum(map(len, hooks.values())), MOST_AT_ONCE)
     names = _queues(found, prepare)
-    celery = build_celery({queue: found[name] for queue, name in names.items()}, publisher=publisher)
+    celery = build_celery(
+        {queue: found[name] for queue, name in names.items()}, publisher=publisher, places=places
+    )
     first = next(iter(found.values()))
     packing = packing_lock(first.data_repo_path) if len(found) > 1 else None
     pipelines = [
         assemble(found[name], environments[name], celery, queue=queue, name=name, packing=packing)
         for queue, name in names.items()
     ]
+    for pipeline, name in zip(pipelines, names.values(), strict=True):
+        pipeline.after.serve(hooks[name], hook_places(first.data_repo_path, places))
     register(celery, {pipeline.queue: pipeline for pipeline in pipelines})
     for pipeline in pipelines:
         pipeline.repository.objects.committer.report()
@@ -126,15 +135,15 @@ def build_beside(command: str, environments: Environments) -> Celery:
     return build_celery({queue: found[name] for queue, name in queues.items()}, publisher=False)
 
 
-def load_extensions(settings: Sequence[Settings]) -> tuple[Extension, ...]:
+def load_extensions(settings: Settings) -> tuple[Extension, ...]:
     """
-    Import the extensions of every repository that this process serves.
+    Import the extensions that *settings* names.
 
     Raises:
         SettingsError: One cannot be used.
     """
     try:
-        return load(list(dict.fromkeys(module for each in settings for module in each.extensions)))
+        return load(settings.extensions)
     except ExtensionError as exc:
         raise SettingsError(f"CFP_API_EXTENSIONS: {exc}") from exc
 
@@ -186,8 +195,7 @@ def start_worker() -> Celery:
         flower.configure(os.environ)
     if command in _BESIDE:
         return build_beside(command, environments(os.environ))
-    pipelines = build_all(environments(os.environ))
-    load_extensions([pipeline.settings for pipeline in pipelines])
+    pipelines = build_all(environments(os.environ), calls=True)
     paging.configure(pipelines[0].settings, CeleryIntegration())
     if tracing.is_wanted(os.environ):
         worker_process_init.connect(lambda **_: tracing.configure("ferry-worker"), weak=False)

@@ -9,9 +9,11 @@ What can go wrong between a commit and its remote.
     ├── RemoteBusyError      a push keeps its remote for too long
     ├── ReconcileError       the branch and a remote were not joined; nothing was changed
     │   └── TakeError        no such side of a conflict can be taken
+    ├── PositionError        how far an extension's functions have come cannot be read
     ├── PushDeferred         not now, although nothing failed; tried again in a moment
     └── PushError            an attempt ended without the commit on the remote
         ├── PushFailed       may pass by itself: retried after a delay
+        │   └── HookFailed       not of a push: an extension's function failed after a commit or a push
         └── PushRefused      will not pass by itself: not retried
             └── NonFastForward   the remote holds commits that we lack; pages
 
@@ -73,6 +75,12 @@ class TakeError(ReconcileError):
     """
 
 
+class PositionError(WorkerError):
+    """
+    How far the functions of an extension have come cannot be read: none of them is called.
+    """
+
+
 class PushDeferred(WorkerError):
     """
     Another push is due, but not now: ``CFP_PUSH_MIN_INTERVAL`` is not over, another process
@@ -123,6 +131,12 @@ class PushFailed(PushError):
     """
 
     retry_in_s: float | None = None
+
+
+class HookFailed(PushFailed):
+    """
+    A function of an extension failed after a commit or a push. It is called again after a while.
+    """
 
 
 class PushRefused(PushError):

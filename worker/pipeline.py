@@ -10,6 +10,7 @@ from functools import partial
 
 from celery import Celery
 
+from ferry.worker.after.turns import After
 from ferry.worker.enqueue import send_follow, send_push
 from ferry.worker.episodes.disk import ENTRY, Disk
 from ferry.worker.episodes.episodes import outbox_of
@@ -45,6 +46,7 @@ class Pipeline:
     pusher: Pusher
     sweeper: Sweeper
     follower: Follower
+    after: After
     watchdog: Watchdog
     disk: Disk
     maintenance: Maintenance
@@ -72,8 +74,7 @@ def assemble(
         packing: The lock that lets such a worker pack one repository at a time; else None.
     """
     path = settings.data_repo_path
-    credentials = Credentials.from_settings(settings, env)
-    repository = Repository.of(settings, credentials, name)
+    repository = Repository.of(settings, Credentials.from_settings(settings, env), name)
     outbox_of(repository).reserve()
     ledger = Ledger(
         remotes_directory(path),
@@ -94,6 +95,7 @@ def assemble(
         pusher=Pusher(settings, repository, ledger, reconciler),
         sweeper=Sweeper(settings, repository, ledger, state_directory(path)),
         follower=Follower(settings, repository, ledger, reconciler),
+        after=After(settings, repository, ledger, env),
         watchdog=Watchdog(settings, repository, ledger),
         disk=Disk(settings, repository, ledger),
         maintenance=Maintenance(repository, state_directory(path), lock, packing),

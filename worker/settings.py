@@ -398,6 +398,7 @@ class Settings:
         api_oidc_audience: Audiences, one of which such a token must name, separated by blanks.
         api_oidc_name_claim: The claim that holds the caller's name.
         api_oidc_scope_claim: The claim that holds the caller's scopes.
+        api_hook_timeout_s: Seconds that one function of an extension may take after a commit or a push.
         admin_token: Bearer token of the operators' endpoints; None closes them.
         data_reload_secrets: What signs the requests of the reload webhook, or is their bearer token; none
             closes it.
@@ -454,6 +455,7 @@ class Settings:
     api_oidc_audience: str | None = _from_env("CFP_API_OIDC_AUDIENCE", str)
     api_oidc_name_claim: str = _from_env("CFP_API_OIDC_NAME_CLAIM", str, "sub")
     api_oidc_scope_claim: str = _from_env("CFP_API_OIDC_SCOPE_CLAIM", str, "scope")
+    api_hook_timeout_s: float = _from_env("CFP_API_HOOK_TIMEOUT", _seconds, 30.0)
     admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", _admin_token, secret=True)
     data_reload_secrets: tuple[str, ...] = _from_env("CFP_DATA_RELOAD_SECRET", _secrets, (), secret=True)
     ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", absolute_path)

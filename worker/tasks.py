@@ -12,11 +12,12 @@ from typing import Any
 
 from celery import Celery, Task
 
+from ferry.worker.after.hooks import Hook
 from ferry.worker.broker.celery_app import longest_countdown_s
 from ferry.worker.broker.shutdown import TaskInterrupted, interruptible
 from ferry.worker.enqueue import SHOWN_CHARACTERS
-from ferry.worker.errors import PushDeferred, PushError, PushFailed, PushRefused
-from ferry.worker.observe.logs import NOTHING_TO_DO, TRACED, bound
+from ferry.worker.errors import HookFailed, PushDeferred, PushError, PushFailed, PushRefused
+from ferry.worker.observe.logs import NOTHING_TO_DO, TRACED, bound, log
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.push import Request
 from ferry.worker.turns.turn import OCCASIONS, Occasion
@@ -40,6 +41,28 @@ class _FerryTask(Task):  # type: ignore[misc]  # Celery ships no types
         The pipeline of the repository whose message runs now.
         """
         return self.pipelines[self.request.delivery_info["routing_key"]]
+
+    def call_after(self, hook: Hook | None = None, *, wait_s: float = 0.0) -> None:
+        """
+        Queue a call of each hook for which something waits. Never raises: the next sweep does the same.
+
+        Args:
+            hook: Queue a call of this one alone.
+            wait_s: In how many seconds.
+        """
+        pipeline = self.pipeline
+        try:
+            for each in pipeline.after.due() if hook is None else [hook]:
+                commit = pipeline.repository.head() or ""
+                self.app.tasks[AfterTask.name].apply_async(
+                    (each.extension, commit[:SHOWN_CHARACTERS]),
+                    {"occasion": each.event},
+                    queue=pipeline.queue,
+                    countdown=min(wait_s, longest_countdown_s(self.app)) or None,
+                    retry=False,
+                )
+        except Exception as exc:  # noqa: BLE001 - what the task has done counts, and a broker raises anything
+            log().warning("hook.not_queued", error=str(exc) or type(exc).__name__)
 
     def logged(self) -> AbstractContextManager[None]:
         """
@@ -97,7 +120,11 @@ class PushTask(_FerryTask):
             may_be_early=longest_countdown_s(self.app) < math.inf,
         )
         with self.logged():
-            return self.pipeline.pusher.push(request)
+            self.call_after()  # a push may take minutes
+            try:
+                return self.pipeline.pusher.push(request)
+            finally:
+                self.call_after()
 
     def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> Any:
         """
@@ -154,6 +181,7 @@ class SweepTask(_FerryTask):
                 )
             pipeline.monitor.check_in()
             pipeline.watchdog.check()
+            self.call_after()
         if pipeline.maintenance.is_due():
             self.app.tasks[MaintainTask.name].apply_async(queue=pipeline.queue)
         return f"queued {', '.join(wanting)}" if wanting else NOTHING_TO_DO
@@ -175,7 +203,45 @@ class FollowTask(_FerryTask):
             is_noted: Whether a nudge was noted for it in the ledger.
         """
         with self.logged():
-            return self.pipeline.follower.follow(is_noted=is_noted)
+            try:
+                return self.pipeline.follower.follow(is_noted=is_noted)
+            finally:
+                self.call_after()
+
+
+class AfterTask(_FerryTask):
+    """
+    Calls the functions of an extension for what has happened since the last call.
+    """
+
+    name = "after"
+    throws = (HookFailed,)  # as for a push
+
+    def run(self, extension: str, commit: str, *, occasion: str = "commit") -> str:
+        """
+        Call them until nothing waits, or a turn is over.
+
+        Args:
+            extension: The extension's name.
+            commit: Where the branch stood when this was queued, for people who read the task list.
+            occasion: The event: ``commit``, ``push`` or ``divergence``.
+
+        Raises:
+            HookFailed: A function failed. Another message is on its way, and comes when it is called again.
+        """
+        after = self.pipeline.after
+        with self.logged():
+            hook = after.find(extension, occasion)
+            if hook is None:
+                return f"{extension} has no function for {occasion}: restart the worker if it should"
+            try:
+                outcome = after.call(hook)
+            except HookFailed as exc:
+                self.call_after(hook, wait_s=exc.retry_in_s or 0.0)
+                raise
+            if after.is_due(hook):  # since the last look, or after this turn
+                self.call_after(hook)
+            return outcome
 
 
 class MaintainTask(_FerryTask):
@@ -203,7 +269,7 @@ def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
     """
     Register the tasks with *app*, which serves *pipelines*, by their queues.
     """
-    for kind in (PushTask, SweepTask, FollowTask, MaintainTask):
+    for kind in (PushTask, SweepTask, FollowTask, AfterTask, MaintainTask):
         # Celery keeps the app on the class, and another app of this process may serve other repositories.
         own = type(kind.__name__, (kind,), {"__module__": kind.__module__, "pipelines": pipelines})
         app.register_task(own())

@@ -28,6 +28,7 @@ from ferry.app.metrics.metering import Buckets
 from ferry.app.replica.following import lag_s
 from ferry.app.services import services
 from ferry.app.version import this_build
+from ferry.worker.after.status import HookStatus, hook_statuses
 from ferry.worker.files.room import Room
 from ferry.worker.git.packs import Packs
 from ferry.worker.ledger.histogram import Histogram
@@ -74,6 +75,13 @@ class Scrape:
         The state of every remote, by its name.
         """
         return remote_statuses(self.pipeline.settings, self.pipeline.repository, self.pipeline.ledger)
+
+    @cached_property
+    def hooks(self) -> list[HookStatus]:
+        """
+        The state of the functions that extensions have for commits and pushes.
+        """
+        return hook_statuses(self.pipeline.after, page_after_s=self.pipeline.settings.push_page_after_s)
 
     @cached_property
     def size(self) -> Mapping[str, int]:
@@ -145,6 +153,10 @@ def _by_remote_and(values: Callable[[RemoteStatus], Mapping[str, float]]) -> Sou
     ]
 
 
+def _by_hook(value: Callable[[HookStatus], float]) -> Source:
+    return lambda scrape: [((each.hook.extension, each.hook.event), value(each)) for each in scrape.hooks]
+
+
 def _counted(metric: str) -> Source:
     return lambda scrape: scrape.counted[metric].items()
 
@@ -176,6 +188,7 @@ def _buckets(histogram: Histogram) -> Buckets:
 
 
 _REMOTE = ("remote",)
+_HOOK = ("extension", "event")
 TABLE = (
     Row("ferry_build_info", "gauge", ("version", "revision"),
         "Always 1; the labels name the release and the commit.", _build),
@@ -225,6 +238,19 @@ TABLE = (
     Row("ferry_enqueue_failures_total", "counter", _REMOTE,
         "Pushes that the broker did not accept from this API; the sweep finds their commits.",
         _enqueue_failures),
+    Row("ferry_hook_pending", "gauge", _HOOK,
+        "Commits that an extension's functions were not called for yet; for a divergence, 1 or 0.",
+        _by_hook(lambda hook: hook.pending)),
+    Row("ferry_hook_failing_seconds", "gauge", _HOOK,
+        "Time since the first of the failures that followed each other; 0 after a call that succeeded.",
+        _by_hook(lambda hook: hook.failing_s)),
+    Row("ferry_hook_needs_person", "gauge", _HOOK,
+        "1 while a person is needed for an extension's functions: a page is due, or was in this episode.",
+        _by_hook(lambda hook: hook.need is not None)),
+    Row("ferry_hook_calls_total", "counter", _HOOK, "Calls of an extension's functions that succeeded.",
+        _by_hook(lambda hook: hook.entry.outcomes.get("done", 0))),
+    Row("ferry_hook_failures_total", "counter", _HOOK, "Calls of an extension's functions that failed.",
+        _by_hook(lambda hook: hook.failures)),
     Row("ferry_webhooks_total", "counter", ("host", "outcome"),
         "Webhooks received, by the git host and by what came of them.", _counted(metering.WEBHOOKS)),
     Row("ferry_transact_seconds", "histogram", (),

@@ -6,10 +6,11 @@ The status page, ``ferry push status`` and ``GET /api/_internal/push`` read it, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ferry.worker.after.status import HookStatus, hook_statuses
 from ferry.worker.files.moments import timestamp
 from ferry.worker.files.room import Room
 from ferry.worker.observe.printable import many
@@ -31,6 +32,7 @@ class Standing:
         sweeps_are_late: Whether the next sweep is overdue.
         packed_at: When the repository was last packed; None: never.
         packing_is_late: Whether loose objects pile up and are not packed.
+        hooks: The functions of extensions that are called after commits and pushes.
     """
 
     remotes: Mapping[str, RemoteStatus]
@@ -40,13 +42,19 @@ class Standing:
     sweeps_are_late: bool
     packed_at: float | None
     packing_is_late: bool
+    hooks: Sequence[HookStatus] = ()
 
     @property
     def needs_person(self) -> bool:
         """
-        Whether a person is needed, at the disk or at a remote.
+        Whether a person is needed, at the disk, at a remote or for an extension.
         """
-        return self.disk is not None or any(status.need for status in self.remotes.values())
+        needs = [
+            self.disk,
+            *(each.need for each in self.remotes.values()),
+            *(each.need for each in self.hooks),
+        ]
+        return any(need is not None for need in needs)
 
     def headline(self, away: str | None = None) -> str:
         """
@@ -62,7 +70,15 @@ class Standing:
         elif away is None and self.room.state == "low":
             lacking = "The data disk is nearly full."
         remotes = self._of_remotes(is_moving=away is None and self.disk is None)
-        return f"{lacking} {remotes}" if lacking else remotes
+        return " ".join(filter(None, (lacking, remotes, self._of_hooks())))
+
+    def _of_hooks(self) -> str:
+        failing = [status for status in self.hooks if status.entry.last_failure]
+        if not failing:
+            return ""
+        names = ", ".join(dict.fromkeys(status.hook.extension for status in failing))
+        needed = "a person is needed" if any(status.need for status in failing) else "retried"
+        return f"Functions of {names} fail: {needed}."
 
     def _of_remotes(self, *, is_moving: bool) -> str:
         statuses = self.remotes
@@ -96,6 +112,7 @@ class Standing:
         """
         return {
             "remotes": {name: status.as_json() for name, status in self.remotes.items()},
+            "hooks": [status.as_json() for status in self.hooks],
             "sweep": {"last_at": timestamp(self.swept_at), "late": self.sweeps_are_late},
             "disk": {
                 "state": self.room.state,
@@ -126,4 +143,5 @@ def look(pipeline: Pipeline) -> Standing:
         sweeps_are_late=pipeline.sweeper.is_late(),
         packed_at=pipeline.maintenance.last().get("at"),
         packing_is_late=pipeline.maintenance.is_late(),
+        hooks=hook_statuses(pipeline.after, page_after_s=pipeline.settings.push_page_after_s),
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from ferry.app.dev import running
+from ferry.worker.after.calling import hooks_in
 from ferry.worker.bootstrap import build
 from ferry.worker.enqueue import PushQueue
 from ferry.worker.errors import WorkerError
@@ -37,6 +38,16 @@ def open_pipeline() -> Iterator[Pipeline]:
         if not os.environ.get("CFP_DATA_REPO_PATH"):
             os.environ.update(running.find())
         yield build(os.environ, publisher=True)
+
+
+def with_hooks(pipeline: Pipeline) -> None:
+    """
+    Let *pipeline* know the functions of extensions, which a process of its own imports.
+
+    Raises:
+        SettingsError: A module cannot be used.
+    """
+    pipeline.after.serve(hooks_in(pipeline.settings, os.environ))
 
 
 @contextmanager

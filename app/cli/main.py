@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ferry.app.cli import branches, checks, promote, pushes, reconcile, repository, tokens
+from ferry.app.cli import branches, checks, hooks, promote, pushes, reconcile, repository, tokens
 from ferry.app.version import this_build
 from ferry.worker.errors import WorkerError
 
@@ -94,6 +94,7 @@ for command in (
     checks.doctor,
     checks.send_page,
     checks.verify_remotes,
+    hooks.hooks,
     promote.promote,
     pushes.push,
     repository.commits,

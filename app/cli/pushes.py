@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from ferry.app.api.standing import Standing, look
-from ferry.app.cli.context import REASON, configured, enqueue, open_pipeline
+from ferry.app.cli.context import REASON, configured, enqueue, open_pipeline, with_hooks
 from ferry.app.cli.explain import explain_push
 from ferry.app.status_page import words
 from ferry.worker.files.moments import timestamp
@@ -118,6 +118,7 @@ def show_status(watch: bool, as_json: bool) -> None:
     Exit status: 0 if every commit is on every remote or on its way, 1 if a person is needed.
     """
     with open_pipeline() as pipeline:
+        with_hooks(pipeline)
         while True:
             standing = look(pipeline)
             if watch and not as_json:
@@ -141,6 +142,11 @@ def _print_standing(standing: Standing, *, as_json: bool) -> None:
         click.echo(f"  {standing.disk.hint}")
     for name, status in standing.remotes.items():
         _print_status(name, status)
+    for hook in standing.hooks:
+        click.echo(f"{hook.hook}: {hook.state}: {hook.sentence}")
+        if hook.need:
+            _print_need(hook.need)
+            click.echo(f"  {hook.need.hint}")
     if standing.sweeps_are_late:
         click.echo("sweeps: late; beat, Redis or every worker is away; see: ferry doctor")
     if standing.packing_is_late:

@@ -11,7 +11,7 @@ from typing import Any
 import gitsheets
 
 from ferry.app.errors import UnreadableRecordError
-from ferry.app.records.markdown import parse
+from ferry.worker.records.markdown import parse
 
 Record = dict[str, Any]
 MOST_RECORD_BYTES = 8 << 20  # of a record's file; parsed fields take up to twenty times as much memory

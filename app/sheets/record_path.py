@@ -21,8 +21,8 @@ from typing import Any
 
 import gitsheets
 
-from ferry.app.records.markdown import SPACE
 from ferry.app.sheets.javascript import IDENTIFIERS, MEMBERS
+from ferry.worker.records.markdown import SPACE
 
 _FIELD = re.compile(r"([A-Za-z0-9_-]+)(/\*\*)?")
 _BUCKET = re.compile(r"([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)")

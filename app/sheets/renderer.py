@@ -18,7 +18,6 @@ from typing import Any
 import gitsheets
 
 from ferry.app.errors import InvalidRecordError
-from ferry.app.records import markdown
 from ferry.app.records.codec import Record
 from ferry.app.sheets.declarations import unusable
 from ferry.app.sheets.evaluation import Evaluations, run_apart
@@ -26,6 +25,7 @@ from ferry.app.sheets.schema_cost import is_cheap_for
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.sheets.sorting import in_order
 from ferry.worker.process.apart import OverrunError
+from ferry.worker.records import markdown
 
 Rendered = tuple[str, str, Record]
 

@@ -19,7 +19,7 @@ from cachetools import LRUCache
 from ferry.app.sheets.declarations import unusable
 from ferry.app.sheets.record_path import Names, names_of, runs_code
 from ferry.app.sheets.schema_cost import is_cheap
-from ferry.app.sheets.template import Template
+from ferry.worker.records.template import Template
 
 MOST_DECLARATION_BYTES = 256 << 10
 _KEPT_BYTES = 8 << 20  # of declarations whose parsed sheets are cached

@@ -6,8 +6,7 @@ and done only while that still holds. And the branches that are left of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from flask import Blueprint, request
@@ -36,7 +35,7 @@ def join() -> ResponseReturnValue:
     remote, strategy, takes = the_remote(), _strategy(), _takes()
     pipeline = services().pipeline
     try:
-        outcome, takes = _shown(remote, strategy, takes)
+        outcome = pipeline.reconciler.reconcile(remote, strategy, dry_run=True, takes=takes, compares=True)
         shown, plan = request.form.get("shown"), _plan(outcome, takes)
         is_done = shown == plan and _is_worth_doing(outcome)
         if is_done:
@@ -60,20 +59,6 @@ def join() -> ResponseReturnValue:
         strategy=strategy,
         strategies=_STRATEGIES,
     )
-
-
-def _shown(remote: str, strategy: Strategy, takes: Takes) -> tuple[Outcome, Takes]:
-    """
-    Return what would come of it; and *takes*, with the side that the form takes of all that is left.
-    """
-    reconcile = partial(
-        services().pipeline.reconciler.reconcile, remote, strategy, dry_run=True, compares=True
-    )
-    outcome = reconcile(takes=takes)
-    if not (rest := request.form.get("rest")) or not outcome.conflicts:
-        return outcome, takes
-    takes = {**takes, **_sides(f"{conflict}={rest}" for conflict in outcome.conflicts)}
-    return reconcile(takes=takes), takes
 
 
 @bp.get("/branches")
@@ -164,11 +149,7 @@ def _takes() -> Takes:
     """
     Return what the form takes: each conflict has a field of its own, so that one side can be chosen of it.
     """
-    form = request.form.items(multi=True)
-    return _sides(value for name, value in form if name.startswith("take") and value)
-
-
-def _sides(given: Iterable[str]) -> Takes:
+    given = (value for name, value in request.form.items(multi=True) if name.startswith("take") and value)
     try:
         return parse_takes(given)
     except ValueError as exc:

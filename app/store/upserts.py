@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import gitsheets
 
 from ferry.app.errors import ExtensionFailedError, InvalidPathError, InvalidRecordError, RecordExistsError
-from ferry.app.records import markdown
 from ferry.app.records.codec import MOST_RECORD_BYTES, Record
 from ferry.app.records.date_literals import keep_dates
 from ferry.app.records.toml_types import coerce, narrowed, unstorable
@@ -23,6 +22,7 @@ from ferry.app.store.staged import Staged
 from ferry.app.store.staging import Staging
 from ferry.app.store.territory import Owner
 from ferry.app.store.translation import translated
+from ferry.worker.records import markdown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,6 +107,13 @@ CASES = [
         {'ferry_push_needs_person{remote="origin"}': "0x10", 'ferry_push_paused{remote="origin"}': "1x10"},
         silent="1m", fires="2m", says="a person is needed for origin", labels=ORIGIN,
     ),
+    Case(
+        "FerryHookNeedsPerson",
+        {'ferry_hook_needs_person{extension="town", event="commit"}': "0 1x10"},
+        {'ferry_hook_needs_person{extension="town", event="commit"}': "0x10"},
+        silent="1m", fires="2m", says="a function of town after a commit goes on failing",
+        labels={"extension": "town", "event": "commit"},
+    ),
     Case(  # a remote that is paused keeps its own alert from firing, and no other's
         "FerryCommitsDoNotArrive",
         {'ferry_oldest_unpushed_age_seconds{remote="origin"}': "0+60x30",

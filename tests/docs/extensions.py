@@ -28,7 +28,10 @@ else of Ferry's is for extensions. [How to write one](../how-to/write-an-extensi
 
 <!-- Made from the docstrings of ferry/: make extensions -->
 """
-_ORDER = ("Extension", "Write", "Transaction", "Record", "Caller", "Refused")
+_ORDER = (
+    *("Extension", "Write", "Transaction", "Record", "Caller", "Refused"),
+    *("Commit", "Change", "Landing", "Divergence"),
+)
 _OF_TESTS = ("Ferry", "Repository", "Commit", "NotPushed")
 _SECTION = re.compile(r"^(Args|Attributes|Raises):\n", re.MULTILINE)
 _TITLES = {"Args": "", "Attributes": "", "Raises": "Raises:"}

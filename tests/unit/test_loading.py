@@ -80,7 +80,7 @@ def test_modules_may_share_an_extension(module):
 def test_a_module_that_is_no_extension_ends_the_start_with_one_line(module, text, said):
     module("wrong", text)
     with pytest.raises(SettingsError) as raised:
-        load_extensions([_settings(CFP_API_EXTENSIONS="wrong")])
+        load_extensions(_settings(CFP_API_EXTENSIONS="wrong"))
 
     assert str(raised.value).startswith(f"CFP_API_EXTENSIONS: wrong: {said}")
     assert "\n" not in str(raised.value)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ferry.app.records import markdown
 from ferry.worker.git.objects import Objects
+from ferry.worker.records import markdown
 from tests.parts import Bare
 
 PIECES = st.sampled_from(["+++", "\n", "a=1", "\n\n", "b", "+++ \n", "# T", "\r\n", "\ufeff", " ", "text=2"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ferry.app.sheets.javascript import IDENTIFIERS, MEMBERS
 from ferry.app.sheets.record_path import names_of, runs_code
-from ferry.app.sheets.template import Template
+from ferry.worker.records.template import Template
 
 NAMES = [
     "${{ a }}",

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ferry.app.errors import SheetConfigError
 from ferry.app.sheets.sheet import Sheet, parse_sheet
-from ferry.app.sheets.template import Template
 from ferry.app.store.territory import Owner, Territory
+from ferry.worker.records.template import Template
 
 
 def _sheet(name: str, root: str | None, path: str, kind: str = "") -> Sheet:

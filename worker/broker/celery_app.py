@@ -35,13 +35,14 @@ def queue_of(identity: str) -> str:
     return f"push.{identity}"
 
 
-def build_celery(served: Mapping[str, Settings], *, publisher: bool) -> Celery:
+def build_celery(served: Mapping[str, Settings], *, publisher: bool, places: int = 0) -> Celery:
     """
     Build the Celery app of a process, without tasks.
 
     Args:
         served: Each repository's queue and settings. They have one broker.
         publisher: Whether this process only sends tasks.
+        places: How many tasks may call functions of extensions at once.
     """
     app = Celery("ferry", set_as_current=not publisher, amqp="ferry.worker.broker.connection:FerryAMQP")
     first, settings = next(iter(served.items()))
@@ -66,7 +67,8 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
-        worker_concurrency=_slots([len(each.remotes) for each in served.values()]),
+        # Functions of extensions, which may hang, take no slot from the pushes.
+        worker_concurrency=_slots([len(each.remotes) for each in served.values()]) + places,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=True,

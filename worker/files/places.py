@@ -8,7 +8,8 @@ Where each of Ferry's own files lies: in the directory ``ferry`` of the bare rep
 ``maintenance.*``           the lock of this repository's packing, and its last result
 ``drafts/``                 the next content of each ref, and of ``config``
 ``addresses/``              the address of each remote, as a digest
-``remotes/``                the ledger: an entry, a lock, the last landings and the events of each remote
+``remotes/``                the ledger: an entry, a lock, the last landings and the events of each remote;
+                            entry, lock and position of each extension's functions, ``@EXTENSION.EVENT.*``
 ``pages/``                  pages that wait to be sent
 ``idempotency/``            answers to requests with an idempotency key
 ``packs.git``               a view of the packs, for ``git repack``
@@ -55,6 +56,13 @@ def packing_lock(repository: Path) -> FileLock:
     Return the lock, in the first of a worker's repositories, that lets it pack one at a time.
     """
     return FileLock(state_directory(repository) / "packing.lock")
+
+
+def hook_places(repository: Path, count: int) -> list[FileLock]:
+    """
+    Return the locks, in the first of a worker's repositories, of which a call of functions holds one.
+    """
+    return [FileLock(remotes_directory(repository) / f"@hooks.{number}.lock") for number in range(count)]
 
 
 def drafts_directory(repository: Path) -> Path:

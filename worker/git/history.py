@@ -166,9 +166,47 @@ class History:
             "--", *([f":(literal){file}"] if file else []),  # with `top`, git reads no changed paths
             gives_way=True,
         )  # fmt: skip
-        values = text.split("\0")[: -1 if text.endswith("\0") else None]
-        width = _LOG_FORMAT.count("%x00") + 1
-        return [_commit(values[start : start + width]) for start in range(0, len(values) - width + 1, width)]
+        return _commits(text)
+
+    def commits_named(self, names: Sequence[str]) -> list[Commit]:
+        """
+        Return the commits with the full object names *names*, in their order.
+
+        Raises:
+            RepositoryError: One of them is not known here.
+        """
+        return _commits(
+            self.git.query("log", "-z", "--no-walk=unsorted", f"--format={_LOG_FORMAT}", *names, "--")
+        )
+
+    def outstanding(self, tip: str, done: Sequence[str], *, limit: int) -> list[tuple[str, list[str]]]:
+        """
+        Return the commits that are in *tip* and in none of *done*, each after its parents, with those.
+
+        Args:
+            limit: How many to return at most: those that come first.
+
+        Raises:
+            RepositoryError: One of them is not known here.
+        """
+        wanted = (tip, *(f"^{commit}" for commit in done), "--")
+        if not (count := self.count_outstanding(tip, done)):
+            return []
+        skip = f"--skip={max(0, count - limit)}"  # git counts from the newest
+        lines = self.git.query(
+            "rev-list", "--topo-order", "--reverse", "--parents", skip, *wanted, timeout_s=WALK_TIMEOUT_S
+        )
+        return [(name, parents) for name, *parents in map(str.split, lines.splitlines())]
+
+    def count_outstanding(self, tip: str, done: Sequence[str]) -> int:
+        """
+        Count the commits that are in *tip* and in none of *done*.
+
+        Raises:
+            RepositoryError: One of them is not known here.
+        """
+        without = [f"^{commit}" for commit in done]
+        return int(self.git.query("rev-list", "--count", tip, *without, "--", timeout_s=WALK_TIMEOUT_S))
 
     def count_between(self, old: str | None, new: str) -> int:
         """
@@ -271,6 +309,15 @@ def _is_ancestor_by_git(git_dir: str, commit: str, tip: str) -> bool:
     if found.exit_status not in (0, 1):
         raise gitsheets.GitsheetsError(f"git cannot compare {commit} with {tip}: {found.stderr.strip()}")
     return found.exit_status == 0
+
+
+def _commits(text: str) -> list[Commit]:
+    """
+    Return the commits that ``git log`` has written by ``_LOG_FORMAT``.
+    """
+    values = text.split("\0")[: -1 if text.endswith("\0") else None]
+    width = _LOG_FORMAT.count("%x00") + 1
+    return [_commit(values[start : start + width]) for start in range(0, len(values) - width + 1, width)]
 
 
 def _commit(values: list[str]) -> Commit:

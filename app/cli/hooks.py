@@ -1,0 +1,69 @@
+"""
+``ferry hooks``: the functions that extensions have for commits, pushes and divergences.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ferry.app.cli.context import open_pipeline, with_hooks
+from ferry.extension import EVENTS
+from ferry.worker.after.hooks import Hook
+from ferry.worker.pipeline import Pipeline
+
+
+@click.group()
+def hooks() -> None:
+    """
+    Act on the functions that extensions have for commits and pushes.
+    """
+
+
+@hooks.command("skip")
+@click.argument("extension")
+@click.option(
+    "--event", default="commit", show_default=True, type=click.Choice(EVENTS), help="Which functions."
+)
+def skip(extension: str, event: str) -> None:
+    """
+    Leave out the next commit, or push, that the functions of EXTENSION would be called for.
+
+    For one that they cannot bear. What comes after it is told with the next sweep.
+    """
+    with open_pipeline() as pipeline:
+        hook = _hook(pipeline, extension, event)
+        skipped = pipeline.after.skip(hook)
+        click.echo(f"{hook}: {'nothing waits' if skipped is None else f'left out {skipped}'}")
+
+
+@hooks.command("again")
+@click.argument("extension")
+@click.argument("commit")
+def again(extension: str, commit: str) -> None:
+    """
+    Call the functions of EXTENSION once more for COMMIT, here and now.
+
+    COMMIT is a full name. What they print is shown. Status 1 if they fail.
+    """
+    with open_pipeline() as pipeline:
+        hook = _hook(pipeline, extension, "commit")
+        outcome = pipeline.after.call_again(hook, commit)
+        if outcome.said:
+            click.echo(outcome.said.rstrip(), err=True)
+        if outcome.failed:
+            sys.exit(f"ferry: {hook}: {outcome.failed}")
+        click.echo(f"{hook}: called for {commit}")
+
+
+def _hook(pipeline: Pipeline, extension: str, event: str) -> Hook:
+    """
+    Return the functions of *extension* for *event*; ends the command if there are none.
+    """
+    with_hooks(pipeline)
+    hook = pipeline.after.find(extension, event)
+    if hook is None:
+        known = "; ".join(map(str, pipeline.after.hooks)) or "none; see CFP_API_EXTENSIONS"
+        sys.exit(f"ferry: {extension} has no function for the event {event}; there are: {known}")
+    return hook

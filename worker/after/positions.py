@@ -1,0 +1,75 @@
+"""
+How far the functions of each extension have come: a small file for each, flushed after every call.
+
+They are beside the entries of the ledger. A position is what is done: for commits, the tips of all that was
+told. That may be several where branches were merged, and a call was the last before a crash. While nothing
+waits it is one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ferry.worker.after.hooks import Hook
+from ferry.worker.errors import PositionError
+from ferry.worker.files.atomic_json import replace_or_overwrite
+from ferry.worker.files.places import remotes_directory
+
+Position = tuple[str, ...]
+_BYTES = 512  # on a full disk, the next one is written over this one
+
+
+class Positions:
+    """
+    The positions in one repository.
+
+    Args:
+        repository: The bare repository's directory.
+    """
+
+    def __init__(self, repository: Path) -> None:
+        self._directory = remotes_directory(repository)
+
+    def path(self, hook: Hook) -> Path:
+        """
+        Return the file with the position of *hook*.
+        """
+        return self._directory / f"{hook.entry}.position"
+
+    def read(self, hook: Hook) -> Position | None:
+        """
+        Return the position of *hook*; None if it has none yet.
+
+        Raises:
+            PositionError: There is one, and it cannot be read.
+        """
+        path = self.path(hook)
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as exc:
+            raise _unreadable(path, exc) from exc
+        if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+            raise _unreadable(path, "it is no list of names")
+        return tuple(found)
+
+    def write(self, hook: Hook, position: Sequence[str]) -> None:
+        """
+        Replace the position of *hook*. It is on the disk when this returns.
+
+        Raises:
+            OSError: The disk refused; the old position is still there.
+        """
+        content = json.dumps([*position]).encode()
+        padded = content.ljust(-(-len(content) // _BYTES) * _BYTES)
+        replace_or_overwrite(self.path(hook), padded, durably=True)
+
+
+def _unreadable(path: Path, why: object) -> PositionError:
+    return PositionError(
+        f'cannot read {path}: {why}; remove it to begin at the present tip, or write ["COMMIT"] into it, '
+        "the last commit that is done"
+    )
