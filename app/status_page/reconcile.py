@@ -6,7 +6,8 @@ and done only while that still holds. And the branches that are left of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from http import HTTPStatus
 
 from flask import Blueprint, request
@@ -35,7 +36,7 @@ def join() -> ResponseReturnValue:
     remote, strategy, takes = the_remote(), _strategy(), _takes()
     pipeline = services().pipeline
     try:
-        outcome = pipeline.reconciler.reconcile(remote, strategy, dry_run=True, takes=takes, compares=True)
+        outcome, takes = _shown(remote, strategy, takes)
         shown, plan = request.form.get("shown"), _plan(outcome, takes)
         is_done = shown == plan and _is_worth_doing(outcome)
         if is_done:
@@ -59,6 +60,20 @@ def join() -> ResponseReturnValue:
         strategy=strategy,
         strategies=_STRATEGIES,
     )
+
+
+def _shown(remote: str, strategy: Strategy, takes: Takes) -> tuple[Outcome, Takes]:
+    """
+    Return what would come of it; and *takes*, with the side that the form takes of all that is left.
+    """
+    reconcile = partial(
+        services().pipeline.reconciler.reconcile, remote, strategy, dry_run=True, compares=True
+    )
+    outcome = reconcile(takes=takes)
+    if not (rest := request.form.get("rest")) or not outcome.conflicts:
+        return outcome, takes
+    takes = {**takes, **_sides(f"{conflict}={rest}" for conflict in outcome.conflicts)}
+    return reconcile(takes=takes), takes
 
 
 @bp.get("/branches")
@@ -149,7 +164,11 @@ def _takes() -> Takes:
     """
     Return what the form takes: each conflict has a field of its own, so that one side can be chosen of it.
     """
-    given = (value for name, value in request.form.items(multi=True) if name.startswith("take") and value)
+    form = request.form.items(multi=True)
+    return _sides(value for name, value in form if name.startswith("take") and value)
+
+
+def _sides(given: Iterable[str]) -> Takes:
     try:
         return parse_takes(given)
     except ValueError as exc:

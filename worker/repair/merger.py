@@ -22,6 +22,7 @@ from ferry.worker.git.trees import with_files_of
 from ferry.worker.observe.printable import in_line
 from ferry.worker.process.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
 from ferry.worker.repair.merging import SIDES, compared, merged
+from ferry.worker.repair.unreadable import stand_ins, unreadable
 
 Side = Literal["ours", "theirs"]
 # The side that decides a conflict, by ``PATH`` or ``PATH:FIELD``.
@@ -107,7 +108,7 @@ class Merged:
 
     Attributes:
         commit: The merge commit, which no branch names yet; None while something conflicts.
-        tree: The tree of what is decided, where an operator decided only a part.
+        tree: The tree to compare: of what is decided, where an operator decided a part.
         conflicts: What is left to decide.
         detail: Why there is no commit, or "".
         ran_out: Whether it took longer than writers can wait for.
@@ -164,7 +165,7 @@ class Merger:
         """
         seconds = int(self._clock())
         try:
-            found = self._call(merged, ours, theirs, seconds, takes and dict(takes))
+            found = self._merged(ours, theirs, seconds, takes and dict(takes))
         except gitsheets.GitsheetsError as exc:  # no common history
             return Merged(detail=str(exc))
         except OverrunError as exc:
@@ -181,9 +182,22 @@ class Merger:
             message = message and f"{message}\n\n{told}"
         else:
             tree = found["tree"]
+        shown = tree if takes else found["shown"]
         left = [conflict for conflict in conflicts if not conflict.is_decided(takes or {})]
         commit = self._commit(tree, (ours, theirs), message, seconds) if message and not left else None
-        return Merged(commit=commit, tree=tree if takes else None, conflicts=tuple(left), detail=_why(left))
+        return Merged(commit=commit, tree=shown, conflicts=tuple(left), detail=_why(left))
+
+    def _merged(self, ours: str, theirs: str, seconds: int, takes: Takes | None) -> Any:
+        """
+        Return what ``merged`` says; a record that both sides changed and it cannot read is a conflict.
+        """
+        try:
+            return self._call(merged, ours, theirs, seconds, takes)
+        except gitsheets.ConfigError:
+            if not (paths := unreadable(self._repository, ours, theirs)):
+                raise
+            sides = stand_ins(self._repository, ours, theirs, paths, seconds)
+            return self._call(merged, ours, theirs, seconds, takes, paths, sides)
 
     def _commit(self, tree: str, parents: tuple[str, ...], message: str, seconds: int) -> str:
         objects = self._repository.objects

@@ -30,6 +30,8 @@ def merged(
     theirs: str,
     seconds: int,
     takes: Mapping[str, str] | None,
+    unreadable: Sequence[str] = (),
+    stand_ins: Mapping[str, tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
     """
     Merge two commits record by record; returns the tree, and the conflicts.
@@ -38,14 +40,24 @@ def merged(
         takes: By ``PATH`` or ``PATH:FIELD``, the side that decides a conflict. With some, the answer
             also has a tree by each side, in which that side decides all conflicts; the paths to take from the
             tree of theirs; and the text of each record that has fields of both.
+        unreadable: The paths of records that cannot be merged: they conflict as a whole.
+        stand_ins: By each side, what is merged instead so that they are that side's.
     """
-    merge = partial(gitsheets.merge_sheets, git_dir, ours, theirs, seconds, open_root=root)
-    found = merge(commit=False)
+    pairs = stand_ins or dict.fromkeys(SIDES, (ours, theirs))
+
+    def merge(side: str, prefer: str) -> Any:
+        return gitsheets.merge_sheets(
+            git_dir, *pairs[side], seconds, open_root=root, commit=False, prefer=prefer
+        )
+
+    found = merge("ours", "fail")
     conflicts = [{name: each[name] for name in ("path", "kind", "field")} for each in found["conflicts"]]
-    answer = {"tree": found["tree"], "conflicts": conflicts}
+    conflicts += [{"path": path, "kind": "blob", "field": None} for path in unreadable]
+    answer = {"tree": found["tree"], "conflicts": conflicts, "shown": None}
     if not (conflicts and takes):
-        return answer
-    trees = {side: merge(commit=False, prefer=side)["tree"] for side in SIDES}
+        # The comparison cannot make its own of what it cannot read.
+        return {**answer, "shown": merge("ours", "ours")["tree"]} if unreadable else answer
+    trees = {side: merge(side, side)["tree"] for side in SIDES}
     return {**answer, "trees": trees, **_decided(git_dir, trees, conflicts, takes)}
 
 
