@@ -145,11 +145,12 @@ class Town:
         self._chance = random.Random(seed)  # noqa: S311 - the same at each run
         self._url = f"http://127.0.0.1:{self._port}"
         restart = self._restart if mode == "boot" else None
-        operator = OnCall(self._url, _ADMIN, self.env, random.Random(seed), restart)  # noqa: S311
+        self._guard, self._merging = threading.Lock(), threading.RLock()
+        choice = random.Random(seed)  # noqa: S311
+        operator = OnCall(self._url, _ADMIN, self.env, choice, lambda: self._merging, restart)
         self.report = Report(operator, needless=mode != "auto")
         self._ledger = Ledger(remotes_directory(self.data.path))
         self._directory = directory
-        self._guard, self._merging = threading.Lock(), threading.Lock()
         self._seen = ""
         self._clashes: dict[str, tuple[str | None, str | None]] = {}
 

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.parts import clean_environment
 
 _TIMEOUT_S = 120.0
 _STEPS = 12  # forms that are sent for one divergence; writers go on, so that what is shown changes
+_CHANGED = "What you were shown has changed meanwhile"
 _NEEDED = "A person is needed"
 _COMMANDS = re.compile(r"Run, on the worker's machine: (ferry reconcile --remote \S+)")
 _WAY_OUT = re.compile(r"^ +(ferry reconcile .*--take .*)$", re.MULTILINE)
@@ -79,6 +81,7 @@ class OnCall:
         token: Of operators.
         env: What the commands run with.
         chance: What decides between the ways that the page offers.
+        hold: Asks the colleagues to merge nothing for the block.
         restart: Restarts the worker; None where that is no way out.
 
     Attributes:
@@ -94,12 +97,14 @@ class OnCall:
         token: str,
         env: Mapping[str, str],
         chance: random.Random,
+        hold: Callable[[], AbstractContextManager[object]],
         restart: Callable[[], None] | None = None,
     ) -> None:
         self._browser = Browser(Site(url))  # type: ignore[arg-type]  # it has what a browser needs
         self._token = token
         self._env = {**clean_environment(), **env}
         self._chance = chance
+        self._hold = hold
         self._restart = restart
         self.joined = self.decided = self.conflicts = self.needless = 0
 
@@ -126,20 +131,22 @@ class OnCall:
 
     def _by_forms(self, page: Page) -> None:
         page = self._browser.press(page, "Reconcile: dry run")
-        is_first, joins = True, False
-        for _ in range(_STEPS):
-            buttons = [form.button for form in page.forms]
-            if "Dry run with what is taken" in buttons:
-                self.conflicts += is_first
-                page = self._browser.press(page, "Dry run with what is taken", **self._choice(page))
-            elif "Reconcile now (merge)" in buttons:
-                self.needless += is_first
-                page = self._browser.press(page, "Reconcile now (merge)", reason="it paged")
-                joins = True
-            else:
-                break  # it is done, or says why not
-            is_first = False
-        self.joined += joins and "Reconciled: " in page.text
+        is_first = True
+        with ExitStack() as until_joined:
+            for _ in range(_STEPS):
+                buttons = [form.button for form in page.forms]
+                if "Dry run with what is taken" in buttons:
+                    self.conflicts += is_first
+                    page = self._browser.press(page, "Dry run with what is taken", **self._choice(page))
+                elif "Reconcile now (merge)" in buttons:
+                    self.needless += is_first
+                    page = self._browser.press(page, "Reconcile now (merge)", reason="it paged")
+                    self.joined += "Reconciled: " in page.text
+                    if _CHANGED in page.text:
+                        until_joined.enter_context(self._hold())
+                else:
+                    break  # it is done, or says why not
+                is_first = False
 
     def _choice(self, page: Page) -> dict[str, str]:
         """

@@ -5,6 +5,7 @@ A replica becomes the primary, nothing that origin had is lost, and the old prim
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from ferry.worker.repair.fence import fence_of, is_fenced, lift
 from ferry.worker.repair.promote import Promoter
 from ferry.worker.settings import ORIGIN
 from tests.integration.test_server import PEOPLE, _start
+from tests.parts import Bare
 
 
 def _promoter(env) -> Promoter:
@@ -52,7 +54,7 @@ def test_a_replica_takes_over_and_fences_the_old_primary(ferry, replica_env, the
     assert copy.head() == fence
     assert there.git("rev-parse", f"{fence}^") == tip
     assert there.git("diff", tip, fence) == ""
-    assert f"Ferry-Primary: {copy.git('config', 'ferry.id')}" in there.git("log", "-1", "--format=%B", fence)
+    assert "Ferry-Promotion: " in there.git("log", "-1", "--format=%B", fence)
 
 
 def test_the_old_primary_that_has_nothing_to_push_stops_taking_writes(
@@ -126,10 +128,112 @@ def test_the_old_one_can_be_made_the_primary_again(client, env, replica_env, the
     assert fence_of(copy.path).commit == fence
 
 
+def _at(env, volume: Bare) -> dict[str, str]:
+    return {**env, "CFP_DATA_REPO_PATH": str(volume.path)}
+
+
+def _is_refused(env, volume: Bare) -> bool:
+    """
+    Whether the primary over *volume* takes no writes, once it has looked at origin.
+    """
+    build(_at(env, volume), publisher=True).follower.follow()
+    return is_fenced(volume.path)
+
+
+def _rewrite(there: Bare) -> None:
+    """
+    Make every commit of origin's branch anew, as those do who remove something from all of its history.
+    """
+    text = there.git("fast-export", "main").replace("\ncommitter Ferry ", "\ncommitter Rewritten ")
+    there.feed("fast-import", "--quiet", "--force", content=text.encode())
+
+
+def test_a_copied_volume_is_another_repository(env, there, data, tmp_path: Path):
+    """
+    It has everything by which the first could be known, its identity and what it remembers included.
+    """
+    _promoter(env).promote(force=False, by=FERRY)
+    twin = Bare.copy(data.path, tmp_path / "twin.git")
+    assert twin.git("config", "ferry.id") == data.git("config", "ferry.id")
+
+    fence = _promoter(_at(env, twin)).promote(force=False, by=FERRY)
+
+    assert _is_refused(env, data)
+    assert fence_of(data.path).commit == fence
+    assert not _is_refused(env, twin)
+
+
+def test_the_last_promotion_counts_however_often_it_goes_there_and_back(env, there, copy, data):
+    volumes = data, copy
+    for turn in (0, 0, 1, 0, 1, 1):
+        _promoter(_at(env, volumes[turn])).promote(force=False, by=FERRY)
+        assert [_is_refused(env, each) for each in volumes] == [turn == 1, turn == 0]
+
+
+def test_a_primary_that_is_restored_from_before_its_promotion_is_promoted_again(env, there, data, tmp_path):
+    """
+    Nothing tells it from the old primary's volume. What it had pushed since then is taken over from origin.
+    """
+    backup = Bare.copy(data.path, tmp_path / "backup.git")
+    _promoter(env).promote(force=False, by=FERRY)
+    data.commit("since then")
+    _push(env)
+
+    assert _is_refused(env, backup)
+    _promoter(_at(env, backup)).promote(force=False, by=FERRY)
+
+    assert not _is_refused(env, backup)
+    assert backup.has(data.head())
+    assert _is_refused(env, data)
+
+
+def test_a_rewritten_history_fences_no_primary_that_holds_the_promotion(env, there, copy, data, tmp_path):
+    """
+    The promotions in it have other commits, and the names that they had. One that is new fences all the same.
+    """
+    _promoter(_at(env, copy)).promote(force=False, by=FERRY)
+    anew = Bare.copy(there.path, tmp_path / "anew.git")
+    before = there.head()
+    _rewrite(there)
+    assert not there.has(before)
+
+    assert [_is_refused(env, each) for each in (anew, copy, data)] == [False, False, True]
+
+    fence = there.git("log", "-1", "--format=%B", "main").replace(
+        "Ferry-Promotion: ", "Ferry-Promotion: new-"
+    )
+    made = there.git("commit-tree", "-p", "main", "-m", fence, "main^{tree}")
+    there.git("update-ref", "refs/heads/main", made)
+    assert [_is_refused(env, each) for each in (anew, copy)] == [True, True]
+
+
+def test_a_replica_that_followed_past_a_promotion_is_no_primary_by_its_settings(
+    env, replica_env, there, copy, data, tmp_path
+):
+    other = Bare.copy(copy.path, tmp_path / "other.git")
+    _promoter(_at(env, other)).promote(force=False, by=FERRY)
+    assert build(replica_env, publisher=True).follower.follow() == f"fast-forwarded: {there.head()}"
+    assert copy.head() == there.head()
+
+    assert _is_refused(env, copy)
+    _promoter(replica_env).promote(force=False, by=FERRY)
+    assert not _is_refused(env, copy)
+
+
+def test_a_client_who_names_a_promotion_lifts_no_fence(client, env, replica_env, there, copy, data):
+    _promoter(replica_env).promote(force=False, by=FERRY)
+    [line] = [line for line in there.git("log", "-1", "--format=%B").splitlines() if "Promotion:" in line]
+    words = {"Commit-Message": f"A change {line}"}
+    answer = client().put(f"{PEOPLE}/jane", json={"slug": "jane", "name": "Jane"}, headers=words)
+    assert answer.status_code == 201
+    assert line in data.git("log", "-1", "--format=%B")
+    assert _is_refused(env, data)
+
+
 def test_a_clients_words_fence_nobody(client, env, there, copy, data):
     elsewhere = build({**env, "CFP_DATA_REPO_PATH": str(copy.path)}, publisher=True)
     answer = client().put(
-        f"{PEOPLE}/jane", json={"slug": "jane"}, headers={"Commit-Message": "Ferry-Primary: me"}
+        f"{PEOPLE}/jane", json={"slug": "jane"}, headers={"Commit-Message": "Ferry-Promotion: me"}
     )
     answer = _put(client(), "jane") if answer.status_code != 201 else answer
     _push(env)

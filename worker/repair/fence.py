@@ -1,26 +1,33 @@
 """
-Which of two repositories is the primary: the one whose fence is the last on origin's branch.
+Which repository is the primary: the one whose branch holds the last promotion that origin's holds.
 
-``ferry promote`` puts a commit on origin that changes nothing and names the repository which made it. Another
-that meets it there takes no more writes: nothing else would keep two primaries from acknowledging writes for
-one branch. What that one had not pushed yet, the fence keeps from landing, and a rescue branch holds it.
+``ferry promote`` puts a commit on origin that changes nothing and gives the promotion a name of its own. A
+repository whose branch lacks it takes no more writes: nothing else would keep two primaries from taking them
+for one branch. What that one had not pushed yet, the fence keeps from landing; a rescue branch holds it.
+
+The name is the promotion's and not the repository's, for a copied volume has everything by which a repository
+could be known. It is looked for by that name, not by the commit's, which changes where history is rewritten.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 import time
+import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.atomic_json import read_json, write_json
 from ferry.worker.files.places import fence_record
+from ferry.worker.git.history import Commit
 from ferry.worker.git.prepare import COMMITTER
 from ferry.worker.git.repository import Repository
 from ferry.worker.observe.logs import log
 
-_TRAILER, _HOST = "Ferry-Primary", "Ferry-Primary-Host"
+_TRAILER, _HOST = "Ferry-Promotion", "Ferry-Promotion-Host"
 HINT = (
     "Make this one a replica (CFP_API_ROLE=replica), or the primary again: ferry promote. "
     "What it had not pushed is on a rescue branch."
@@ -64,31 +71,49 @@ def fence_of(repository: Path) -> Fence | None:
 
 def look_for_fence(repository: Repository, tip: str | None) -> None:
     """
-    Remember a fence of another repository among what *tip*, origin's, has and the branch lacks.
+    Remember the last promotion that *tip*, origin's, holds and the branch lacks: it was another repository's.
 
     Raises:
         RepositoryError: git could not tell.
     """
     head = repository.head()
-    if not repository.pushes or tip is None or head is None or repository.contains(tip, head):
+    if tip is None or head is None or repository.contains(tip, head):
         return
-    # Some of them may only speak of one: a client's own words are in each message.
-    named = repository.git.query("rev-list", f"--grep=^{_TRAILER}: ", tip, f"^{head}", "--").split()
-    commits = (repository.log(name, limit=1)[0] for name in named)
-    last = next((commit for commit in commits if _TRAILER in commit.trailers), None)
-    if last is None or last.trailers[_TRAILER] == identity(repository):
+    last = next(_promotions(repository, "", tip, f"^{head}"), None)
+    if last is None or any(_promotions(repository, last.trailers[_TRAILER], head)):
+        return  # none, or the branch holds it, if by another commit: others have rewritten origin's history
+    known = fence_of(repository.path)
+    if known is not None and known.commit == last.hash:
         return
     fence = Fence(commit=last.hash, host=last.trailers.get(_HOST, ""), at=time.time())
     try:
         write_json(fence_record(repository.path), asdict(fence))
     except OSError as exc:  # the branch must not pass a fence that no writer would meet
         raise RepositoryError(f"cannot remember the fence {fence.commit}: {exc}") from exc
-    log().error("primary.fenced", commit=fence.commit, host=fence.host, hint=HINT)
+    if repository.pushes:  # a replica remembers it too, and may become the primary by a promotion alone
+        log().error("primary.fenced", commit=fence.commit, host=fence.host, hint=HINT)
+
+
+def _promotions(repository: Repository, name: str, *commits: str) -> Iterator[Commit]:
+    """
+    Yield the promotions among *commits*, newest first.
+
+    Args:
+        name: Of the promotion; "" for any.
+    """
+    options = ("--topo-order", f"--grep=^{_TRAILER}: {re.escape(name)}")
+    for each in repository.git.query("rev-list", *options, *commits, "--").split():
+        commit = repository.log(each, limit=1)[0]
+        found = commit.trailers.get(
+            _TRAILER
+        )  # others only speak of one: a client's words are in each message
+        if found is not None and name in ("", found):
+            yield commit
 
 
 def make_fence(repository: Repository, tip: str, *, seconds: int) -> str:
     """
-    Store the commit on top of *tip* that names this repository; returns its name. No branch names it.
+    Store the commit on top of *tip* that names a new promotion; returns its name. No branch names it.
 
     Raises:
         RepositoryError: git could not, or the key that signs commits cannot.
@@ -101,7 +126,7 @@ def make_fence(repository: Repository, tip: str, *, seconds: int) -> str:
         f"Promote {host}: its repository is the primary from here on",
         author=objects.committer.identity or COMMITTER,
         seconds=seconds,
-        trailers=[(_TRAILER, identity(repository)), (_HOST, host)],
+        trailers=[(_TRAILER, uuid.uuid4().hex), (_HOST, host)],
     )
 
 
@@ -110,10 +135,3 @@ def lift(repository: Repository) -> None:
     Forget that another repository was the primary.
     """
     fence_record(repository.path).unlink(missing_ok=True)
-
-
-def identity(repository: Repository) -> str:
-    """
-    Return what tells this repository from others; see ``ferry.worker.git.prepare``.
-    """
-    return repository.git.query("config", "--local", "--get", "ferry.id").strip()
