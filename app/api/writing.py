@@ -35,8 +35,9 @@ from ferry.app.store.idempotency import (
 from ferry.app.store.rules import Guard
 from ferry.app.store.snapshot import Snapshot, fields_at
 from ferry.app.store.transaction import Transaction
-from ferry.app.store.trees import Entry, tree_of
+from ferry.app.store.trees import Entry
 from ferry.app.transact import transact
+from ferry.worker.git.trees import tree_of
 from ferry.worker.observe.logs import log
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.settings import ORIGIN

@@ -23,9 +23,9 @@ from ferry.app.sheets.evaluation import Evaluations
 from ferry.app.store import transaction as store
 from ferry.app.store.idempotency import TRAILER, StoredAnswer
 from ferry.app.store.rules import Guard
-from ferry.app.store.trees import tree_of
 from ferry.app.store.upserts import Written
 from ferry.app.transact import transact
+from ferry.worker.git.trees import tree_of
 from ferry.writes import Caller, Record, Transaction
 
 _P = ParamSpec("_P")

@@ -11,8 +11,9 @@ from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.names import check_new
 from ferry.app.store.snapshot import Snapshot, owns
 from ferry.app.store.territory import Owner
-from ferry.app.store.trees import Entry, PathTakenError, changed, tree_of
+from ferry.app.store.trees import Entry, PathTakenError, changed
 from ferry.worker.git.objects import name_of
+from ferry.worker.git.trees import tree_of
 
 
 class Staging:

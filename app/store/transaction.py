@@ -25,8 +25,8 @@ from ferry.app.store.staged import Staged
 from ferry.app.store.staging import Staging
 from ferry.app.store.territory import Owner
 from ferry.app.store.translation import translated
-from ferry.app.store.trees import tree_of
 from ferry.app.store.upserts import Upserts, Written
+from ferry.worker.git.trees import tree_of
 
 
 class Transaction:

@@ -18,6 +18,7 @@ import gitsheets
 
 from ferry.app.store.names import folded
 from ferry.worker.git.objects import Objects
+from ferry.worker.git.trees import tree_of
 
 _MODE = re.compile(rb"[0-7]{5,6} ")
 _LINES = re.compile(rb"[0-7]{5,6} [^\0]+\0.{20}", re.DOTALL)
@@ -71,16 +72,6 @@ class Line(NamedTuple):
     text: str
     is_text: bool
     entry: Entry
-
-
-def tree_of(objects: Objects, commit: str) -> str:
-    """
-    Return the full object name of the tree of *commit*.
-
-    Raises:
-        gitsheets.GitsheetsError: The commit is missing or damaged.
-    """
-    return objects.kept(commit).partition(b"\n")[0].removeprefix(b"tree ").decode("ascii")
 
 
 def find(objects: Objects, commit: str, path: str) -> Entry | None:

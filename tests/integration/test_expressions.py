@@ -250,7 +250,7 @@ def test_a_merge_that_never_ends_is_a_conflict_that_no_writer_waits_for(
     api = client()
     data.git("push", "-q", str(remote.path), "main")
     _commit(remote, "people/joe.toml", 'name = "Joe"\nslug = "joe"\n')
-    assert api.put(f"{PEOPLE}/ann", json={"slug": "ann", "name": "Ann"}).status_code == 201
+    assert api.put(f"{PEOPLE}/joe", json={"slug": "joe", "name": "Jo"}).status_code == 201
     monkeypatch.setattr(merger, "_MERGE", Limit(cpu_s=0.3))
     monkeypatch.setattr(reconcile.Reconciler, "_alone", None)  # the write lock is not asked for
     reconciler = api.application.extensions["ferry"].pipeline.reconciler

@@ -233,10 +233,20 @@ class History:
         Raises:
             RepositoryError: One of them is not known here.
         """
-        found = self.git.run("merge-base", one, other, timeout_s=QUERY_TIMEOUT_S)
+        return next(iter(self.merge_bases(one, other)), None)
+
+    def merge_bases(self, one: str, other: str) -> list[str]:
+        """
+        Return the best commits that are in both: more than one where each has merged the other before.
+
+        Raises:
+            RepositoryError: One of them is not known here.
+        """
+        asked = "merge-base", "--all", one, other
+        found = self.git.run(*asked, timeout_s=QUERY_TIMEOUT_S)
         if found.exit_status == 1 and not found.stderr:
-            return None
-        return self.git.answer(found, "merge-base", one, other).strip()
+            return []
+        return self.git.answer(found, *asked).split()
 
     def files_changed(self, old: str, new: str) -> list[str]:
         """

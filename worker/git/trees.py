@@ -1,16 +1,36 @@
 """
-Trees made of others, by git itself: for the few that no write makes.
+Trees made of others: for the few that no write makes.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from ferry.worker.git.history import History
+from ferry.worker.git.objects import Objects, name_of
+
+# https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
+_ENTRIES = re.compile(rb"([0-7]{5,6}) ([^\0]+)\0(.{20})", re.DOTALL)
+_DIRECTORY = b"40000"
+_DECLARATIONS = b".gitsheets"
+_EMPTY = bytes.fromhex(name_of("tree", b""))
+
+_Entry = tuple[bytes, bytes]  # its mode, and the name of its object
+
+
+def tree_of(objects: Objects, commit: str) -> str:
+    """
+    Return the full object name of the tree of *commit*.
+
+    Raises:
+        gitsheets.GitsheetsError: The commit is missing or damaged.
+    """
+    return objects.kept(commit).partition(b"\n")[0].removeprefix(b"tree ").decode("ascii")
 
 
 def with_files_of(
@@ -55,3 +75,60 @@ def changed(repository: History, tree: str, other: str) -> dict[str, tuple[str, 
     parts = repository.git.query("diff-tree", *options, tree, other, "--").split("\0")
     heads = (head.split() for head in parts[::2])
     return {path: (head[1], head[3]) for head, path in zip(heads, parts[1::2], strict=False)}
+
+
+def side_by_side(objects: Objects, base: str, ours: str, theirs: str) -> str | None:
+    """
+    Return the tree with what either side has changed since *base*, where no file was changed by both.
+
+    That is what any merge makes of them, in a hundredth of the time that merging record by record takes.
+
+    Returns:
+        None where both sides changed the same file, or one of them how records are read.
+
+    Raises:
+        gitsheets.GitsheetsError: A tree is missing or damaged.
+        OSError: The disk refused.
+    """
+    old, mine, other = (_entries(objects, tree) for tree in (base, ours, theirs))
+    if not old.get(_DECLARATIONS) == mine.get(_DECLARATIONS) == other.get(_DECLARATIONS):
+        return None
+    result = dict(mine)
+    for name in {name for name, _ in old.items() ^ other.items()}:
+        was, here, there = old.get(name), mine.get(name), other.get(name)
+        if here == there:
+            continue
+        if here != was:
+            there = _inner(objects, was, here, there)
+            if there is None:
+                return None
+        if there in (None, (_DIRECTORY, _EMPTY)):
+            result.pop(name, None)
+        else:
+            result[name] = there
+    return objects.write("tree", _content(result))
+
+
+def _inner(objects: Objects, *entries: _Entry | None) -> _Entry | None:
+    """
+    Return the directory with what either side has changed in it; None where it is not one on each.
+    """
+    trees = [entry or (_DIRECTORY, _EMPTY) for entry in entries]
+    if entries[1] is None or entries[2] is None or any(mode != _DIRECTORY for mode, _ in trees):
+        return None
+    inner = side_by_side(objects, *(tree.hex() for _, tree in trees))
+    return None if inner is None else (_DIRECTORY, bytes.fromhex(inner))
+
+
+def _entries(objects: Objects, tree: str) -> dict[bytes, _Entry]:
+    content = b"" if tree == _EMPTY.hex() else objects.kept(tree)
+    return {name: (mode, entry) for mode, name, entry in _ENTRIES.findall(content)}
+
+
+def _content(entries: dict[bytes, _Entry]) -> bytes:
+    def place(item: tuple[bytes, _Entry]) -> bytes:
+        return item[0] + b"/" if item[1][0] == _DIRECTORY else item[0]  # as git sorts them
+
+    return b"".join(
+        mode + b" " + name + b"\0" + entry for name, (mode, entry) in sorted(entries.items(), key=place)
+    )

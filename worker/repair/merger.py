@@ -18,7 +18,7 @@ import gitsheets
 from ferry.worker.errors import RepositoryError, TakeError
 from ferry.worker.git.prepare import COMMITTER
 from ferry.worker.git.repository import Repository
-from ferry.worker.git.trees import with_files_of
+from ferry.worker.git.trees import side_by_side, tree_of, with_files_of
 from ferry.worker.observe.printable import in_line
 from ferry.worker.process.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
 from ferry.worker.repair.merging import SIDES, compared, merged
@@ -140,7 +140,8 @@ def parse_takes(texts: Iterable[str]) -> dict[str, Side]:
 
 class Merger:
     """
-    Merges commits of one repository, apart: gitsheets opens the sheets for it, which may run their code.
+    Merges commits of one repository. What both sides changed is merged apart: gitsheets opens the sheets for
+    it, which may run their code.
 
     Args:
         repository: The data repository.
@@ -164,6 +165,8 @@ class Merger:
             RepositoryError: The merge could not be started.
         """
         seconds = int(self._clock())
+        if not takes and (tree := self._side_by_side(ours, theirs)) is not None:
+            return Merged(commit=self._commit(tree, (ours, theirs), message, seconds) if message else None)
         try:
             found = self._merged(ours, theirs, seconds, takes and dict(takes))
         except gitsheets.GitsheetsError as exc:  # no common history
@@ -198,6 +201,18 @@ class Merger:
                 raise
             sides = stand_ins(self._repository, ours, theirs, paths, seconds)
             return self._call(merged, ours, theirs, seconds, takes, paths, sides)
+
+    def _side_by_side(self, ours: str, theirs: str) -> str | None:
+        """
+        Return the tree of both where no file was changed by both; else None.
+        """
+        objects, bases = self._repository.objects, self._repository.merge_bases(ours, theirs)
+        if len(bases) != 1:
+            return None
+        try:
+            return side_by_side(objects, *(tree_of(objects, commit) for commit in (*bases, ours, theirs)))
+        except (gitsheets.GitsheetsError, OSError):
+            return None  # gitsheets meets the same, and says what it is
 
     def _commit(self, tree: str, parents: tuple[str, ...], message: str, seconds: int) -> str:
         objects = self._repository.objects
