@@ -395,7 +395,8 @@ def _timers():
 
 def test_the_public_package_is_these_names():
     assert ferry.__all__ == [
-        "Caller", "Extension", "Record", "Refused", "Transaction", "Write", "__version__",
+        "Caller", "Change", "Commit", "Divergence", "Extension", "Landing", "Record", "Refused",
+        "Transaction", "Write", "__version__",
     ]  # fmt: skip
     for name in ferry.__all__:
         assert name == "__version__" or getattr(ferry, name).__doc__

@@ -106,6 +106,7 @@ def says(
         yield None
 
     monkeypatch.setattr(pushes, "open_pipeline", opened)
+    monkeypatch.setattr(pushes, "with_hooks", lambda _: None)
     monkeypatch.setattr(pushes, "look", lambda _: _standing(**_statuses(deployment)))
 
     def voices(entry: Entry, *, claimed: bool) -> dict[str, bool]:
