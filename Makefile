@@ -31,13 +31,16 @@ REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE = $(or $(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'),unknown)
 CREATED = $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo unknown)
 
-.PHONY: extensions troubles image version matrix release docs docs-check licences audit sbom help demo test pytest test-quick image-test soak model siege fuzz bench lint format types lock clean
+.PHONY: extensions troubles image version matrix release docs docs-check licences audit sbom help demo example test pytest test-quick image-test soak model siege fuzz bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(READY) ## Show the main job: commits made over HTTP arrive at a remote
 	$(BIN)/ferry demo
+
+example: $(READY) ## Start the example application of examples/town, and show what to type; Ctrl-C ends it
+	@$(BIN)/python examples/town/start.py
 
 test: lint $(READY) ## Run all that CI runs: lint, types and pytest (PYTEST_ARGS="-x -k push")
 	@# mypy has work for one processor only, and the tests begin meanwhile.

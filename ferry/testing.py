@@ -9,8 +9,8 @@ takes the fixture ``ferry``, which is a ``ferry.testing.Ferry``. Two fixtures ar
 - ``ferry_files``: what the data repository begins with, as texts by path, or as the ``Path`` of a directory.
   By default it is the sample of ``ferry dev``, with the sheets people, places and events.
 
-API, rules and pushes run in the test's process, on real repositories of git. No broker and no worker is
-started. ``pip install 'gitsheets-ferry[testing]'`` installs pytest, too.
+API, rules, pushes and what follows them run in the test's process, on real repositories of git. No broker and
+no worker is started. ``pip install 'gitsheets-ferry[testing]'`` installs pytest, too.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ from ferry import Caller, Extension
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.factory import build_app
 from ferry.app.services import EXTENSION, Services
+from ferry.extension import EVENTS, Event
+from ferry.worker.after.work import Work
 from ferry.worker.bootstrap import build
 from ferry.worker.enqueue import PushQueue
 from ferry.worker.errors import PushError, RepositoryError
 from ferry.worker.git.command import Git
-from ferry.worker.pipeline import Pipeline
 from ferry.worker.process.gitpython import git
 from ferry.worker.push import Request
 
@@ -186,6 +187,10 @@ class Ferry:
         known = Extension("testing")
         known.authenticate(lambda request: self._callers.get(request.headers.get("Authorization", "")))
         services: Services = app.extensions[EXTENSION]
+        self._hooks = [extension.hooks.after for extension in services.extensions]
+        self._pipeline = services.pipeline
+        self._work = Work(services.pipeline.repository, services.pipeline.ledger)
+        self._positions = {event: self._work.now(event) for event in EVENTS}
         app.extensions[EXTENSION] = replace(
             services,
             extensions=(known, *services.extensions),
@@ -214,11 +219,21 @@ class Ferry:
 
     def push(self) -> None:
         """
-        Push what the remote lacks, as the worker would at this moment.
+        Do what the worker does: push what the remote lacks, and call the functions under ``after_commit``,
+        ``after_push`` and ``after_divergence`` for what has happened. What they raise is raised here; the
+        next ``push`` calls them again.
 
         Raises:
             NotPushed: The remote did not take it.
         """
+        try:
+            self._call("commit")
+            self._push()
+        finally:
+            self._call("divergence")
+        self._call("push")
+
+    def _push(self) -> None:
         for name in self._pipeline.settings.remotes:
             try:
                 said = self._pipeline.pusher.push(Request(remote=name, chain="test", occasion="operator"))
@@ -227,16 +242,18 @@ class Ferry:
             if not self._pipeline.repository.is_pushed(name):
                 raise NotPushed("unknown", f"{name}: {said}")
 
+    def _call(self, event: Event) -> None:
+        for _, given, position in self._work.items(event, self._positions[event]):
+            for hooks in self._hooks:
+                for function in hooks.get(event, ()):
+                    function(given)
+            self._positions[event] = position
+
     def follow(self) -> None:
         """
         Take over what was committed to the remote, as the worker does when it hears of it.
         """
         self._pipeline.follower.follow()
-
-    @property
-    def _pipeline(self) -> Pipeline:
-        services: Services = self.app.extensions[EXTENSION]
-        return services.pipeline
 
 
 @pytest.fixture

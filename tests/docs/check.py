@@ -57,7 +57,7 @@ _STEP = re.compile(
     r"(?:\n*[ ]*```(?P<language>sh|console|python)\n(?P<block>.*?)^[ ]*```$)?",
     re.MULTILINE | re.DOTALL,
 )
-_TIMEOUT_S = 60
+_TIMEOUT_S = 150  # a busy machine takes its time
 _UNTIL_S = 30
 
 

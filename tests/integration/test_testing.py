@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 
 import pytest
 
 import ferry.testing as plugin
 from ferry.testing import NotPushed, ferry, ferry_files, ferry_settings
-from tests.parts import clean_environment
 
 __all__ = ["ferry", "ferry_files", "ferry_settings"]  # fixtures
 
@@ -33,6 +30,20 @@ def only_their_own(write):
 def by_cookie(request):
     name = request.cookies.get("town")
     return ferry.Caller(name) if name else None
+
+told = []
+
+@town.after_commit
+def committed(commit):
+    told.append((commit.author, [(change.operation, change.path) for change in commit.changes]))
+
+@town.after_push
+def landed(landing):
+    told.append([commit.message.splitlines()[0] for commit in landing.commits])
+
+@town.after_divergence
+def diverged(divergence):
+    told.append(divergence.remote)
 
 @town.route("/api/town/hello")
 def hello(caller):
@@ -72,7 +83,10 @@ def test_a_write_reaches_the_remote_when_the_test_pushes(ferry):
     ferry.push()
     assert ferry.remote.record("people/jane.toml") == {"slug": "jane", "name": "Jane"}
     assert (ferry.remote.log()[0].author, len(ferry.remote.log())) == ("tester", 3)
+    told = sys.modules["town_under_test"].told
+    assert told == [("tester", [("create", "jane")]), [ferry.remote.log()[0].subject]]
     ferry.push()  # nothing is left to do
+    assert len(told) == 2
 
 
 def test_rules_logins_and_routes_apply(ferry):
@@ -99,6 +113,7 @@ def test_a_push_that_the_remote_refuses_says_why(ferry):
     with pytest.raises(NotPushed) as refused:
         ferry.push()
     assert refused.value.reason == "non-fast-forward"
+    assert sys.modules["town_under_test"].told[-1] == "origin"
     assert ferry.remote.log()[0].author == "Ana"
 
 
@@ -125,30 +140,3 @@ class TestFiles:
     def test_a_repository_begins_with_the_files_of_a_directory(self, ferry):
         assert ferry.client.get("/api/sheets").json["sheets"][0]["name"] == "notes"
         assert ferry.remote.files() == [".gitsheets/notes.toml"]
-
-
-def test_the_plugin_is_loaded_by_its_name(tmp_path):
-    """
-    In a project of its own, with modules that have the names of Ferry's folders.
-    """
-    (tmp_path / "app.py").write_text(TOWN)
-    (tmp_path / "worker.py").write_text("raise SystemExit('this is the own one')\n")
-    (tmp_path / "conftest.py").write_text(
-        "import pytest\npytest_plugins = ['ferry.testing']\n"
-        "@pytest.fixture\ndef ferry_settings():\n"
-        "    return {'CFP_API_EXTENSIONS': 'app', 'TOWN_GREETING': 'Good day'}\n"
-    )
-    (tmp_path / "test_town.py").write_text(
-        "def test_hello(ferry):\n"
-        "    assert ferry.client.get('/api/town/hello').json == {'said': 'Good day, tester'}\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"],
-        cwd=tmp_path,
-        env={**clean_environment(), "PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
