@@ -43,7 +43,9 @@ def _extensions_in(module: str) -> list[Extension]:
     except Exception as exc:
         # The module is not ours: whatever it raises, the start ends with a line that names it.
         raise ExtensionError(f"{module}: cannot be imported: {type(exc).__name__}: {_line(exc)}") from exc
-    found = [each for each in names.values() if isinstance(each, Extension) and each.hooks]
+    listed = names.get("extensions")
+    values = [*names.values(), *(listed if isinstance(listed, list) else ())]
+    found = [each for each in values if isinstance(each, Extension) and each.hooks]
     if not found:
         raise ExtensionError(f"{module}: registers nothing: it holds no ferry.Extension with a hook")
     return found

@@ -8,6 +8,7 @@ a typing error, which would otherwise leave a default in force without a word.
 
 from __future__ import annotations
 
+import base64
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -320,6 +321,44 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
         yield "CFP_API_ROLE: a replica follows CFP_DATA_REMOTE, which is not set"
     if ("api_oidc_issuer" in values) != ("api_oidc_audience" in values):
         yield "CFP_API_OIDC_ISSUER and CFP_API_OIDC_AUDIENCE: set both, or none"
+    if ("webhooks" in values) != ("webhooks_secrets" in values):
+        yield "CFP_WEBHOOKS and CFP_WEBHOOKS_SECRET: set both, or none"
+    is_plain = any(_scheme(url) == "http" for url in values.get("webhooks", ()))
+    if is_plain and not values.get("webhooks_private"):
+        yield "CFP_WEBHOOKS: http:// is allowed with CFP_WEBHOOKS_PRIVATE=on alone"
+
+
+def _webhooks(text: str) -> tuple[str, ...]:
+    urls = tuple(dict.fromkeys(text.split()))
+    for number, url in enumerate(urls, 1):
+        # None is repeated: a part of it may be a secret.
+        if not re.fullmatch(r"https?://(?![^/?]*@)[!-~]+", url) or not _has_host_and_port(url):
+            raise ValueError(f"URL {number} is not https://HOST/PATH; URLs are separated by blanks")
+    return urls
+
+
+def _has_host_and_port(url: str) -> bool:
+    try:
+        found = urlsplit(url)
+        return bool(found.hostname) and found.port != 0
+    except ValueError:
+        return False
+
+
+def _webhook_secrets(text: str) -> tuple[str, ...]:
+    secrets = tuple(text.split())
+    for number, secret in enumerate(secrets, 1):
+        prefix, _, key = secret.partition("whsec_")
+        try:
+            size = len(base64.b64decode(key, validate=True)) if not prefix else 0
+        except ValueError:
+            size = 0
+        if not 24 <= size <= 64:
+            raise ValueError(
+                f"secret {number} is not whsec_ and the base64 of 24 to 64 bytes; "
+                'make one with: echo "whsec_$(openssl rand -base64 32)"'
+            )
+    return secrets
 
 
 def _issuer(text: str) -> str:
@@ -399,6 +438,9 @@ class Settings:
         api_oidc_name_claim: The claim that holds the caller's name.
         api_oidc_scope_claim: The claim that holds the caller's scopes.
         api_hook_timeout_s: Seconds that one function of an extension may take after a commit or a push.
+        webhooks: URLs that are told of commits and pushes.
+        webhooks_secrets: What signs those messages.
+        webhooks_private: Whether they may go to private addresses, and by http.
         admin_token: Bearer token of the operators' endpoints; None closes them.
         data_reload_secrets: What signs the requests of the reload webhook, or is their bearer token; none
             closes it.
@@ -456,6 +498,9 @@ class Settings:
     api_oidc_name_claim: str = _from_env("CFP_API_OIDC_NAME_CLAIM", str, "sub")
     api_oidc_scope_claim: str = _from_env("CFP_API_OIDC_SCOPE_CLAIM", str, "scope")
     api_hook_timeout_s: float = _from_env("CFP_API_HOOK_TIMEOUT", _seconds, 30.0)
+    webhooks: tuple[str, ...] = _from_env("CFP_WEBHOOKS", _webhooks, (), secret=True)
+    webhooks_secrets: tuple[str, ...] = _from_env("CFP_WEBHOOKS_SECRET", _webhook_secrets, (), secret=True)
+    webhooks_private: bool = _from_env("CFP_WEBHOOKS_PRIVATE", _switch, False)
     admin_token: str | None = _from_env("CFP_ADMIN_TOKEN", _admin_token, secret=True)
     data_reload_secrets: tuple[str, ...] = _from_env("CFP_DATA_RELOAD_SECRET", _secrets, (), secret=True)
     ssh_key_path: Path | None = _from_env("CFP_SSH_KEY_PATH", absolute_path)
@@ -482,7 +527,8 @@ class Settings:
         The modules to import for extensions: those that are named, then those that other settings turn on.
         """
         oidc = ("ferry.extensions.oidc",) if self.api_oidc_issuer else ()
-        return tuple(dict.fromkeys((*self.api_extensions, *oidc)))
+        webhooks = ("ferry.extensions.webhooks",) if self.webhooks else ()
+        return tuple(dict.fromkeys((*self.api_extensions, *oidc, *webhooks)))
 
     @property
     def is_replica(self) -> bool:

@@ -33,14 +33,15 @@ NOT_OF_FERRY = {"FLOWER_BASIC_AUTH"}
 SECRETS = {spec.metadata["variable"] for spec in fields(Settings) if not spec.repr} | NOT_OF_FERRY
 BROKER = {"CFP_REDIS_URL", "CFP_BROKER_URL"}
 REMOTES = {"CFP_DATA_REMOTE", "CFP_DATA_MIRRORS"}
+WEBHOOKS = {"CFP_WEBHOOKS", "CFP_WEBHOOKS_SECRET"}
 # What each role works with.
 MAY_HAVE = {
     "init": BROKER | REMOTES,
     "api": SECRETS - NOT_OF_FERRY,
-    "worker": BROKER | REMOTES | {"SENTRY_DSN", "SENTRY_AUTH_TOKEN"},
+    "worker": BROKER | REMOTES | WEBHOOKS | {"SENTRY_DSN", "SENTRY_AUTH_TOKEN"},
     "beat": BROKER,
     "flower": BROKER | NOT_OF_FERRY,
-    "replica": SECRETS - NOT_OF_FERRY - BROKER - {"CFP_DATA_MIRRORS"},
+    "replica": SECRETS - NOT_OF_FERRY - BROKER - WEBHOOKS - {"CFP_DATA_MIRRORS"},
 }
 # Flower has a directory beside the repository.
 MOUNTS = {

@@ -54,10 +54,11 @@ SECRETS = {spec.metadata["variable"] for spec in fields(Settings) if not spec.re
 BROKER = {"CFP_REDIS_URL", "CFP_BROKER_URL"}
 KEYS = {"CFP_SSH_KEY_PATH", "CFP_SSH_KNOWN_HOSTS", "CFP_HTTPS_TOKEN_PATH"}
 REMOTES = {"CFP_DATA_REMOTE", "CFP_DATA_MIRRORS", "SENTRY_DSN", "SENTRY_AUTH_TOKEN"} | KEYS
+WEBHOOKS = {"CFP_WEBHOOKS", "CFP_WEBHOOKS_SECRET"}
 # What each role works with, of what not every one is given.
 MAY_HAVE = {
     "api": SECRETS | KEYS,
-    "worker": BROKER | REMOTES,
+    "worker": BROKER | REMOTES | WEBHOOKS,
     "beat": BROKER,
     "flower": BROKER | {"FLOWER_BASIC_AUTH"},
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 import ferry
 from ferry import testing
-from ferry.extensions import integrity, oidc
+from ferry.extensions import integrity, oidc, webhooks
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "extensions.md"
 _HEAD = """\
@@ -44,7 +44,9 @@ def page() -> str:
     classes = [line for name in _ORDER for line in _class(getattr(ferry, name))]
     tests = [line for name in _OF_TESTS for line in _class(getattr(testing, name), "ferry.testing.")]
     modules = [
-        line for each in (integrity, oidc, testing) for line in (f"## `{each.__name__}`\n", *_text(each))
+        line
+        for each in (integrity, oidc, webhooks, testing)
+        for line in (f"## `{each.__name__}`\n", *_text(each))
     ]
     return "\n".join([_HEAD, *classes, *modules, *tests])
 
