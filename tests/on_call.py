@@ -26,7 +26,6 @@ from tests.parts import clean_environment
 
 _TIMEOUT_S = 120.0
 _STEPS = 12  # forms that are sent for one divergence; writers go on, so that what is shown changes
-_CHANGED = "What you were shown has changed meanwhile"
 _NEEDED = "A person is needed"
 _COMMANDS = re.compile(r"Run, on the worker's machine: (ferry reconcile --remote \S+)")
 _WAY_OUT = re.compile(r"^ +(ferry reconcile .*--take .*)$", re.MULTILINE)
@@ -88,6 +87,7 @@ class OnCall:
         joined: How often both sides were joined with a form or a command.
         decided: How many conflicts were.
         conflicts: How many divergences had some.
+        restarts: How often the worker was restarted.
         needless: What could have been joined without deciding anything, and paged all the same.
     """
 
@@ -106,7 +106,8 @@ class OnCall:
         self._chance = chance
         self._hold = hold
         self._restart = restart
-        self.joined = self.decided = self.conflicts = self.needless = 0
+        self._held, self._is_quiet = ExitStack(), False
+        self.joined = self.decided = self.conflicts = self.needless = self.restarts = 0
 
     def attend(self) -> bool:
         """
@@ -114,14 +115,23 @@ class OnCall:
         """
         page = self._look()
         if _NEEDED not in page.text:
+            self.close()
             return True
         if self._restart is not None and self._chance.random() < 0.5:
+            self.restarts += 1
             self._restart()
         elif self._chance.random() < 0.25 and (command := _COMMANDS.search(page.text)):
             self._by_command(command[1])
         else:
             self._by_forms(page)
         return False
+
+    def close(self) -> None:
+        """
+        Let the colleagues merge again.
+        """
+        self._held.close()
+        self._is_quiet = False
 
     def _look(self) -> Page:
         page = self._browser.open()
@@ -132,21 +142,27 @@ class OnCall:
     def _by_forms(self, page: Page) -> None:
         page = self._browser.press(page, "Reconcile: dry run")
         is_first = True
-        with ExitStack() as until_joined:
-            for _ in range(_STEPS):
-                buttons = [form.button for form in page.forms]
-                if "Dry run with what is taken" in buttons:
-                    self.conflicts += is_first
-                    page = self._browser.press(page, "Dry run with what is taken", **self._choice(page))
-                elif "Reconcile now (merge)" in buttons:
-                    self.needless += is_first
-                    page = self._browser.press(page, "Reconcile now (merge)", reason="it paged")
-                    self.joined += "Reconciled: " in page.text
-                    if _CHANGED in page.text:
-                        until_joined.enter_context(self._hold())
-                else:
-                    break  # it is done, or says why not
-                is_first = False
+        for _ in range(_STEPS):
+            buttons = [form.button for form in page.forms]
+            if "Dry run with what is taken" in buttons:
+                self.conflicts += is_first
+                page = self._browser.press(page, "Dry run with what is taken", **self._choice(page))
+            elif "Reconcile now (merge)" in buttons:
+                self.needless += is_first
+                self._quiet()
+                page = self._browser.press(page, "Reconcile now (merge)", reason="it paged")
+                self.joined += "Reconciled: " in page.text
+            else:
+                break  # it is done, or says why not
+            is_first = False
+
+    def _quiet(self) -> None:
+        """
+        Have the colleagues merge nothing until no person is needed: what is shown would change all the time.
+        """
+        if not self._is_quiet:
+            self._held.enter_context(self._hold())
+            self._is_quiet = True
 
     def _choice(self, page: Page) -> dict[str, str]:
         """
@@ -163,6 +179,7 @@ class OnCall:
         return {name: self._chance.choice(values) for name, values in offered.items()}
 
     def _by_command(self, command: str) -> None:
+        self._quiet()
         said = self._run(command)
         for _ in range(_STEPS):
             if not (way_out := _WAY_OUT.search(said)):

@@ -79,7 +79,7 @@ class Follower:
 
     def is_nudged(self) -> bool:
         """
-        Whether a nudge waits that no look has followed.
+        Whether a nudge waits that no look has followed, or whose look has failed.
         """
         return ORIGIN in self._settings.remotes and self._ledger.is_nudged(ORIGIN)
 
@@ -90,10 +90,14 @@ class Follower:
             if not claim.take_nudge() and is_noted:
                 return LOOKED
             if (why_not := self._stands_back(claim.entry)) is not None:
+                if why_not == FAILING:
+                    claim.spend_nudge()  # the pushes look
                 return why_not
             claim.write(looked_at=self._clock())
             try:
-                return self._look(claim)
+                outcome = self._look(claim)
+                claim.spend_nudge()
+                return outcome
             except (RepositoryError, ReconcileError) as exc:
                 # No push has failed: the status tells since when origin was not seen.
                 log().warning("follow.failed", remote=ORIGIN, error=str(exc))

@@ -24,6 +24,7 @@ from ferry.worker.files.places import followed_record, follower_lock
 from ferry.worker.follow import LEVEL
 from ferry.worker.observe.logs import log
 from ferry.worker.pipeline import Pipeline
+from ferry.worker.settings import ORIGIN
 
 _TAKE_OVER_S = 1.0  # between two tries to be the process that follows
 _NUDGED_S = 0.25  # between two looks whether another process was told
@@ -71,14 +72,20 @@ class Following:
             time.sleep(_TAKE_OVER_S)
 
     def _go_on(self) -> None:
+        wait_s = _AGAIN_S[0]
         while True:
-            self._told.clear()
+            if self._told.is_set():
+                self._pipeline.ledger.nudge(ORIGIN)  # it is kept until a look has followed it
+                self._told.clear()
             try:
                 self.once()
             except Exception as exc:  # noqa: BLE001 - the thread's edge: it must not end
                 log().error("replica.not_followed", error=f"{type(exc).__name__}: {exc}")
-            if self._pipeline.follower.is_nudged():
-                time.sleep(_AGAIN_S[0])  # the look was left to another, or failed: it is due again at once
+            if self._pipeline.follower.is_nudged():  # the look was left to another, or failed
+                time.sleep(wait_s)
+                wait_s = min(2 * wait_s, _AGAIN_S[1])
+            else:
+                wait_s = _AGAIN_S[0]
             self.wait()
 
     def wait(self) -> None:

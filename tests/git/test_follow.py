@@ -294,6 +294,56 @@ def test_a_nudge_during_a_push_leads_to_a_look_after_it(level: Line, data: Bare,
     assert looks == ["queued"]
 
 
+def test_a_nudge_whose_look_fails_is_followed_by_the_next(
+    level: Line, data: Bare, remote: Bare, tmp_path: Path
+):
+    """
+    Not at once, where it would fail again: the sweep asks.
+    """
+    looks: list[str] = []
+    level.ledger.nudged = looks.append
+    theirs = remote.commit("theirs")
+    level.ledger.nudge("origin")
+    remote.path.rename(tmp_path / "away.git")
+    for _ in range(2):
+        assert level.follow(is_noted=True) == follow.FAILED
+        assert level.ledger.is_nudged("origin")
+    assert looks == []
+
+    (tmp_path / "away.git").rename(remote.path)
+    assert level.follow(is_noted=True) == f"fast-forwarded: {theirs}"
+    assert not level.ledger.is_nudged("origin")
+    assert level.follow(is_noted=True) == follow.LOOKED
+
+
+def test_a_nudge_whose_look_was_killed_is_followed_by_the_next(level: Line, data: Bare, remote: Bare):
+    theirs = remote.commit("theirs")
+    level.ledger.nudge("origin")
+    with level.ledger.claim("origin") as claim:
+        assert claim
+        assert claim.take_nudge()
+        assert not level.ledger.is_nudged("origin"), "while it is looked at, the sweep asks for nothing"
+        level.ledger.nudge("origin")
+        assert level.ledger.is_nudged("origin")
+        assert claim.take_nudge()
+
+    assert level.ledger.is_nudged("origin")
+    assert level.follow(is_noted=True) == f"fast-forwarded: {theirs}"
+
+
+def test_a_nudge_of_a_paused_origin_waits_until_it_is_resumed(level: Line, data: Bare, remote: Bare):
+    theirs = remote.commit("theirs")
+    with level.ledger.claim("origin") as claim:
+        assert claim
+        claim.set_paused(level.clock())
+    level.ledger.nudge("origin")
+    assert level.follow(is_noted=True) == follow.PAUSED
+    with level.ledger.claim("origin") as claim:
+        assert claim
+        claim.set_paused(None)
+    assert level.follow(is_noted=True) == f"fast-forwarded: {theirs}"
+
+
 def test_a_nudge_that_cannot_be_noted_is_followed_all_the_same(level: Line, data: Bare, remote, monkeypatch):
     def full(self: Path, *_: object, **__: object) -> None:
         raise OSError("no room")

@@ -27,7 +27,7 @@ from typing import Any
 from ferry.worker.errors import LedgerError, RemoteBusyError
 from ferry.worker.files.atomic_json import replace_file, replace_or_overwrite
 from ferry.worker.files.locks import FileLock, LockTimeoutError
-from ferry.worker.ledger import events, landings
+from ferry.worker.ledger import events, landings, nudges
 from ferry.worker.ledger.entry import Entry, Stall, T, as_json, counted, from_json
 from ferry.worker.ledger.events import Event
 from ferry.worker.ledger.landings import Landing
@@ -117,9 +117,15 @@ class Claim:
 
     def take_nudge(self) -> bool:
         """
-        Return whether this remote was nudged since the last call, see ``Ledger.nudge``.
+        Return whether a nudge is to be followed, see ``Ledger.nudge``: a new one, or one whose look failed.
         """
-        return self.ledger._take_nudge(self.remote)
+        return nudges.take(self.ledger._directory, self.remote)
+
+    def spend_nudge(self) -> None:
+        """
+        Forget the nudge that was taken: it is followed.
+        """
+        nudges.spend(self.ledger._directory, self.remote)
 
     def set_paused(
         self, paused_at: float | None, *, by: str = "", why: str = "", until: float | None = None
@@ -243,7 +249,8 @@ class Ledger:
             looks_again = claim is not None and claim.looks_again
         finally:
             # Without an entry that can be read no task can look, and the next sweep asks again.
-            if claim is not None and self.is_nudged(remote):
+            # One whose look has failed would fail again at once: that waits for the sweep.
+            if claim is not None and nudges.noted(self._directory, remote).exists():
                 self.nudged(remote)
             if held and not looks_again:
                 self.released(remote)
@@ -296,10 +303,11 @@ class Ledger:
         """
         Note that *remote* may hold commits of others; returns whether that could be noted. Needs no claim.
 
-        It stays noted until a holder of the claim takes it and looks, so that many nudges lead to one look.
+        It stays noted until a holder of the claim has looked: many nudges lead to one look, and a look that
+        fails or is killed to another.
         """
         try:
-            self._nudge(remote).touch()
+            nudges.noted(self._directory, remote).touch()
         except OSError as exc:
             log().warning("ledger.write_failed", remote=remote, error=str(exc))
             return False
@@ -307,9 +315,11 @@ class Ledger:
 
     def is_nudged(self, remote: str) -> bool:
         """
-        Whether *remote* was nudged and no one has looked since.
+        Whether *remote* was nudged and no one has looked since, or does now.
         """
-        return self._nudge(remote).exists()
+        if nudges.noted(self._directory, remote).exists():
+            return True
+        return nudges.taken(self._directory, remote).exists() and not self.is_claimed(remote)
 
     def is_claimed(self, remote: str) -> bool:
         """
@@ -358,16 +368,6 @@ class Ledger:
 
     def _awaiting(self, remote: str) -> FileLock:
         return FileLock(self._directory / f"{remote}.next")
-
-    def _nudge(self, remote: str) -> Path:
-        return self._directory / f"{remote}.nudge"
-
-    def _take_nudge(self, remote: str) -> bool:
-        try:
-            self._nudge(remote).unlink()
-        except OSError:
-            return False
-        return True
 
     def _read(self, remote: str) -> Entry:
         path = self._path(remote)
