@@ -48,6 +48,7 @@ class Following:
         self._primary = pipeline.settings.api_primary_url
         self._told = threading.Event()
         self._is_ours = threading.Event()
+        self._packing = threading.Thread()  # none yet
 
     def start(self) -> None:
         """
@@ -59,6 +60,7 @@ class Following:
     def _start(self) -> None:
         self._told = threading.Event()
         self._is_ours = threading.Event()
+        self._packing = threading.Thread()
         threading.Thread(target=self._follow, name="following", daemon=True).start()
         if self._primary:
             threading.Thread(target=self._listen, name="listening", daemon=True).start()
@@ -106,9 +108,19 @@ class Following:
         if outcome == LEVEL or outcome.startswith("fast-forwarded"):
             write_json(followed_record(pipeline.repository.path), Moment.now(time.time).as_json())
         with contextlib.suppress(WorkerError):
-            if pipeline.maintenance.is_due():
-                pipeline.maintenance.run()
+            if not self._packing.is_alive() and pipeline.maintenance.is_due():
+                self._packing = threading.Thread(target=self._pack, name="packing", daemon=True)
+                self._packing.start()
         return outcome
+
+    def _pack(self) -> None:
+        """
+        Pack the clone, in a thread of its own: that may last, and readers wait for what origin has.
+        """
+        try:
+            self._pipeline.maintenance.run()
+        except WorkerError as exc:
+            log().warning("replica.not_packed", error=str(exc))
 
     def _listen(self) -> None:
         self._is_ours.wait()

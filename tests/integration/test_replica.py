@@ -5,6 +5,7 @@ A replica reads, follows origin, and neither writes nor pushes.
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -12,6 +13,7 @@ from ferry.app import create_app
 from ferry.app.replica.following import Following
 from ferry.worker.bootstrap import build
 from ferry.worker.errors import ReconcileError, RepositoryError, SettingsError
+from ferry.worker.follow import LEVEL
 from ferry.worker.git.remote import Remote
 from ferry.worker.push import REPLICA, Request
 from ferry.worker.settings import Settings
@@ -163,6 +165,67 @@ def test_a_write_to_the_primary_is_read_on_a_replica_at_once(env, replica_env, w
     finally:
         replica.end()
         primary.end()
+
+
+def test_a_packing_that_lasts_delays_no_look(replica_env, there, copy, monkeypatch):
+    begun, may_end, runs = threading.Event(), threading.Event(), []
+
+    def pack():
+        runs.append(threading.current_thread())
+        begun.set()
+        assert may_end.wait(60)
+
+    following = Following(build(replica_env, publisher=True))
+    maintenance = following._pipeline.maintenance
+    monkeypatch.setattr(maintenance, "is_due", lambda: True)
+    monkeypatch.setattr(maintenance, "run", pack)
+    following.once()
+    assert begun.wait(60)
+    theirs = there.commit("theirs")
+    assert following.once() == f"fast-forwarded: {theirs}"
+    assert copy.head() == theirs
+    assert len(runs) == 1, "one at a time"
+    may_end.set()
+    runs[0].join(60)
+    assert not runs[0].is_alive()
+
+
+def test_a_replica_that_cannot_pack_goes_on(replica_env, there, copy, monkeypatch, caplog):
+    def fail():
+        raise RepositoryError("no room")
+
+    following = Following(build(replica_env, publisher=True))
+    monkeypatch.setattr(following._pipeline.maintenance, "run", fail)
+    following._pack()
+    assert "no room" in caplog.text
+    assert following.once() == LEVEL
+
+
+def test_a_look_that_fails_is_tried_again_and_less_and_less_often(replica_env, there, copy, monkeypatch):
+    """
+    What the primary's stream told of is not forgotten with it.
+    """
+    pauses = []
+
+    class Enough(BaseException):
+        pass
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 7:
+            raise Enough
+
+    following = Following(build(replica_env, publisher=True))
+    there.path.rename(there.path.with_name("away.git"))
+    monkeypatch.setattr("ferry.app.replica.following.time.sleep", pause)
+    following._told.set()
+    with pytest.raises(Enough):
+        following._go_on()
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    there.path.with_name("away.git").rename(there.path)
+    theirs = there.commit("theirs")
+    assert following.once() == f"fast-forwarded: {theirs}"
+    assert not following._pipeline.follower.is_nudged()
 
 
 def test_a_nudge_that_no_look_takes_leaves_the_process_its_processor(replica_env, copy, monkeypatch):
