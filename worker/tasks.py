@@ -42,18 +42,21 @@ class _FerryTask(Task):  # type: ignore[misc]  # Celery ships no types
         """
         return self.pipelines[self.request.delivery_info["routing_key"]]
 
-    def call_after(self, hook: Hook | None = None, *, wait_s: float = 0.0) -> None:
+    def call_after(self, hook: Hook | None = None, *, wait_s: float = 0.0, is_sweep: bool = False) -> None:
         """
         Queue a call of each hook for which something waits. Never raises: the next sweep does the same.
 
         Args:
             hook: Queue a call of this one alone.
             wait_s: In how many seconds.
+            is_sweep: Whether to trust no task that was asked for: it may be lost.
         """
         pipeline = self.pipeline
         try:
-            for each in pipeline.after.due() if hook is None else [hook]:
+            for each in pipeline.after.due(asked=is_sweep) if hook is None else [hook]:
                 commit = pipeline.repository.head() or ""
+                if not wait_s:
+                    pipeline.after.ask(each)
                 self.app.tasks[AfterTask.name].apply_async(
                     (each.extension, commit[:SHOWN_CHARACTERS]),
                     {"occasion": each.event},
@@ -181,7 +184,7 @@ class SweepTask(_FerryTask):
                 )
             pipeline.monitor.check_in()
             pipeline.watchdog.check()
-            self.call_after()
+            self.call_after(is_sweep=True)
         if pipeline.maintenance.is_due():
             self.app.tasks[MaintainTask.name].apply_async(queue=pipeline.queue)
         return f"queued {', '.join(wanting)}" if wanting else NOTHING_TO_DO

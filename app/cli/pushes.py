@@ -18,6 +18,7 @@ from ferry.app.api.standing import Standing, look
 from ferry.app.cli.context import REASON, configured, enqueue, open_pipeline, with_hooks
 from ferry.app.cli.explain import explain_push
 from ferry.app.status_page import words
+from ferry.worker.errors import SettingsError
 from ferry.worker.files.moments import timestamp
 from ferry.worker.ledger import operators
 from ferry.worker.ledger.operators import Operator
@@ -118,7 +119,10 @@ def show_status(watch: bool, as_json: bool) -> None:
     Exit status: 0 if every commit is on every remote or on its way, 1 if a person is needed.
     """
     with open_pipeline() as pipeline:
-        with_hooks(pipeline)
+        try:
+            with_hooks(pipeline)
+        except SettingsError as exc:
+            click.echo(f"ferry: {exc}", err=True)  # where pushes stand counts all the same
         while True:
             standing = look(pipeline)
             if watch and not as_json:

@@ -347,6 +347,25 @@ def test_only_one_process_calls_the_functions_of_a_hook(town, told, data):
     assert pipeline.after.due() == [COMMIT]
 
 
+def test_a_burst_asks_for_one_task_and_a_sweep_trusts_none(town, told, data):
+    after = town().after
+    commit = data.commit("one")
+    assert after.due() == [COMMIT]
+    after.ask(COMMIT)
+    assert after.due() == []
+    assert after.due(asked=True) == [COMMIT]
+    after.call(COMMIT)
+    assert _names(told) == [commit]
+    data.commit("two")
+    assert after.due() == [COMMIT]
+
+
+def test_a_task_that_comes_too_late_starts_no_process(town, monkeypatch):
+    after = town().after
+    monkeypatch.setattr(turns, "call", None)
+    assert after.call(COMMIT) == NOTHING_TO_DO
+
+
 def test_no_more_hooks_are_called_at_once_than_there_are_places(town, told, data):
     pipeline = town()
     data.commit("one")

@@ -38,6 +38,12 @@ class Positions:
         """
         return self._directory / f"{hook.entry}.position"
 
+    def asked(self, hook: Hook) -> Path:
+        """
+        Return the file that is there while a task is on its way that calls the functions of *hook*.
+        """
+        return self._directory / f"{hook.entry}.asked"
+
     def read(self, hook: Hook) -> Position | None:
         """
         Return the position of *hook*; None if it has none yet.

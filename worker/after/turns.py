@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from ferry.worker.after.calling import Outcome, call, call_again
 from ferry.worker.after.hooks import Hook
@@ -107,11 +107,25 @@ class After:
         """
         return self._ledger.read(hook.entry)
 
-    def due(self) -> list[Hook]:
+    def due(self, *, asked: bool = False) -> list[Hook]:
         """
         Return the hooks for which something waits, no retry is scheduled for later, and no process calls.
+
+        Args:
+            asked: Whether to name those too for which a task was asked for; it may be lost.
         """
-        return [hook for hook in self.hooks if self.is_due(hook)]
+        return [
+            hook
+            for hook in self.hooks
+            if (asked or not self.positions.asked(hook).exists()) and self.is_due(hook)
+        ]
+
+    def ask(self, hook: Hook) -> None:
+        """
+        Note that a task is on its way: in a burst of commits, one is enough.
+        """
+        with suppress(OSError):  # then there are more
+            self.positions.asked(hook).touch()
 
     def is_due(self, hook: Hook) -> bool:
         """
@@ -127,6 +141,15 @@ class After:
             log().warning("hook.not_seen", extension=hook.extension, on=hook.event, error=str(exc))
             return False
 
+    def _is_needed(self, hook: Hook) -> bool:
+        """
+        Whether to start a process for *hook*: something waits, or that process is to tell of an error.
+        """
+        try:
+            return self.work.waits(hook.event, self._begin(hook))
+        except (WorkerError, OSError):
+            return True
+
     def call(self, hook: Hook) -> str:
         """
         Call the functions of *hook* for what waits; returns what came of it in a few words.
@@ -134,12 +157,16 @@ class After:
         Raises:
             HookFailed: One of them failed; ``retry_in_s`` says when they are called again.
         """
+        with suppress(OSError):
+            self.positions.asked(hook).unlink()  # what comes from now on asks again
         try:
             with self._place() as has_place, self._claim(hook) as claim:
                 if claim is None or not has_place:
                     return CROWDED if claim else CLAIMED
                 if claim.entry.waits(self._clock()):
                     return WAITS
+                if not self._is_needed(hook):
+                    return NOTHING_TO_DO
                 outcome = call(hook, self._settings, self._env)
                 error = self._outcomes.record(claim, hook, outcome)
         except LedgerError as exc:

@@ -69,9 +69,11 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
 {{- /* Seconds a push may take and some for what follows it: a push that runs when the pod is ended completes.
-And no fewer than the API has for the requests that it handles: its pause, gunicorn's 30 s, and some. */}}
+A function of an extension, and the ten seconds of a turn. And no fewer than the API has for the requests that it handles: its pause,
+gunicorn's 30 s, and some. */}}
 {{- define "ferry.gracePeriod" -}}
-{{- max 40 (add (ceil (.Values.settings.CFP_PUSH_TIMEOUT | default "120" | float64)) 30) }}
+{{- max 40 (add (ceil (.Values.settings.CFP_PUSH_TIMEOUT | default "120" | float64)) 30)
+  (add (ceil (.Values.settings.CFP_API_HOOK_TIMEOUT | default "30" | float64)) 10) }}
 {{- end }}
 
 {{- /* The secrets that each role works with. It is given these and no others. */}}
