@@ -8,6 +8,7 @@ import json
 import threading
 
 import pytest
+from structlog.testing import capture_logs
 
 from ferry.app import create_app
 from ferry.app.replica.following import Following
@@ -190,14 +191,15 @@ def test_a_packing_that_lasts_delays_no_look(replica_env, there, copy, monkeypat
     assert not runs[0].is_alive()
 
 
-def test_a_replica_that_cannot_pack_goes_on(replica_env, there, copy, monkeypatch, caplog):
+def test_a_replica_that_cannot_pack_goes_on(replica_env, there, copy, monkeypatch):
     def fail():
         raise RepositoryError("no room")
 
     following = Following(build(replica_env, publisher=True))
     monkeypatch.setattr(following._pipeline.maintenance, "run", fail)
-    following._pack()
-    assert "no room" in caplog.text
+    with capture_logs() as said:
+        following._pack()
+    assert [(line["event"], line["error"]) for line in said] == [("replica.not_packed", "no room")]
     assert following.once() == LEVEL
 
 
