@@ -254,7 +254,8 @@ class Extension:
         have one transaction only.
 
         Args:
-            message: The commit's summary, in one line.
+            message: What the commit does, in one line. It stands below the summary that every commit has: the
+                caller, and the route.
             caller: The commit's author; None: the extension itself.
 
         Raises:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from ferry.extension import Extension
@@ -42,13 +43,22 @@ def _extensions_in(module: str) -> list[Extension]:
         names = vars(importlib.import_module(module))
     except Exception as exc:
         # The module is not ours: whatever it raises, the start ends with a line that names it.
-        raise ExtensionError(f"{module}: cannot be imported: {type(exc).__name__}: {_line(exc)}") from exc
+        said = f"{type(exc).__name__}: {_line(exc)}{_place(exc)}"
+        raise ExtensionError(f"{module}: cannot be imported: {said}") from exc
     listed = names.get("extensions")
     values = [*names.values(), *(listed if isinstance(listed, list) else ())]
     found = [each for each in values if isinstance(each, Extension) and each.hooks]
     if not found:
         raise ExtensionError(f"{module}: registers nothing: it holds no ferry.Extension with a hook")
     return found
+
+
+def _place(error: Exception) -> str:
+    """
+    Return the file and the line of a module at which its import has failed.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+    return f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
 
 
 def _line(error: Exception) -> str:

@@ -6,8 +6,11 @@ The rules of extensions: what may refuse or change each write before it is stage
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from traceback import extract_tb
 from typing import Any
 
 import sentry_sdk
@@ -186,9 +189,21 @@ def failed(extension: str, function: Callable[..., Any], error: Exception) -> Ex
     """
     Log and report what a function of an extension raised; returns the error to answer with.
     """
-    log().error("extension.failed", extension=extension, function=name_of(function), exc_info=error)
+    said = f"{type(error).__name__}: {error}{_line_in(function, error)}"
+    log().error(
+        "extension.failed", extension=extension, function=name_of(function), error=said, exc_info=error
+    )
     sentry_sdk.capture_exception(error)
     return ExtensionFailedError(f"The extension {extension!r} failed in {name_of(function)}.")
+
+
+def _line_in(function: Callable[..., Any], error: Exception) -> str:
+    """
+    Return the last line of the function's own file that the error has passed; "" if it has passed none.
+    """
+    file = getattr(getattr(inspect.unwrap(function), "__code__", None), "co_filename", None)
+    lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({os.path.basename(str(file))}, line {lines[-1]})" if lines else ""
 
 
 def name_of(function: Callable[..., Any]) -> str:

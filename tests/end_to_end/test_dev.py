@@ -241,6 +241,7 @@ def test_wrong_settings_end_the_start_with_one_clear_line(tmp_path):
     for env, arguments, words in (
         ({"CFP_PUSH_TIMOUT": "3"}, [], "CFP_PUSH_TIMOUT: unknown setting; did you mean CFP_PUSH_TIMEOUT?"),
         ({}, [str(tmp_path)], "is not a git repository"),
+        ({"CFP_API_EXTENSIONS": "nowhere"}, [], "CFP_API_EXTENSIONS: nowhere: cannot be imported: "),
     ):
         done = subprocess.run(
             [FERRY, "dev", "--port", "0", "--flower-port", "0", *arguments],

@@ -246,12 +246,13 @@ def test_a_rule_cannot_move_a_record(town):
     assert (failed.status_code, failed.json["code"]) == (500, "extension-failed")
 
 
-def test_what_else_a_rule_raises_is_its_own_fault(town, data):
+def test_what_else_a_rule_raises_is_its_own_fault(town, data, capsys):
     api, head = town(HEADER + "@town.before_write\ndef divide(write):\n    1 / 0\n"), data.head()
     failed = api.post(PEOPLE, json=JANES, headers=JANE)
 
     assert (failed.status_code, failed.json["code"]) == (500, "extension-failed")
     assert failed.json["detail"] == "The extension 'town' failed in divide."
+    assert '"error": "ZeroDivisionError: division by zero (town.py, line 5)"' in capsys.readouterr().err
     assert data.head() == head
 
 

@@ -112,7 +112,7 @@ def test_the_public_package_is_light():
 
 
 def test_a_worker_says_what_is_wrong_with_an_extension_and_ends(data, module):
-    module("broken", "1 / 0")
+    module("broken", "\n1 / 0")
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "ferry.worker", "worker"],
         env={
@@ -130,7 +130,8 @@ def test_a_worker_says_what_is_wrong_with_an_extension_and_ends(data, module):
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
     assert (
-        last == "ferry: CFP_API_EXTENSIONS: broken: cannot be imported: ZeroDivisionError: division by zero"
+        last == "ferry: CFP_API_EXTENSIONS: broken: cannot be imported: "
+        "ZeroDivisionError: division by zero (broken.py, line 2)"
     )
 
 
