@@ -4,6 +4,7 @@ Functions of extensions in a real worker: whatever is lost or killed, each commi
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,35 @@ def test_a_commit_whose_message_was_lost_is_told_by_a_sweep_and_a_hung_function_
     assert _lines(town / "told") == [slow]
     (town / "go on").touch()
     wait_until(lambda: _lines(town / "told") == [slow, more])
+
+
+def test_a_worker_that_stops_lets_a_function_end_and_the_next_goes_on_after_it(town, worker, data):
+    worker().stop()
+    slow, more = data.commit("slow"), data.commit("slow, too")
+    running = worker()
+    wait_until(lambda: _lines(town / "told") == [slow])
+    running.signal(signal.SIGTERM)
+    running.await_event("worker.stopping")
+    (town / "go on").touch()
+
+    assert running.wait() == 0
+    worker()
+    wait_until(lambda: _lines(town / "told")[-1] == more)
+    assert _lines(town / "told") == [slow, more]
+
+
+def test_a_function_that_fails_is_called_again_and_sentry_hears_of_it_by_one_page(town, worker, data, sentry):
+    failing = TOWN.replace("    while commit.", "    1 / os.path.exists('mended')\n    while commit.")
+    (town / "town.py").write_text(failing)
+    worker(CFP_PUSH_PAGE_AFTER="1", SENTRY_DSN=sentry.dsn).stop()
+    commit = data.commit("one")
+    running = worker(CFP_PUSH_PAGE_AFTER="1", SENTRY_DSN=sentry.dsn)
+    wait_until(lambda: [each for each in sentry.events if each["level"] == "fatal"])
+    running.await_event("hook.failed", count=4)
+    (town / "mended").touch()
+    running.await_event("hook.recovered")
+
+    assert set(_lines(town / "told")) == {commit}
+    [page] = sentry.events
+    assert page["tags"]["reason"] == "extension"
+    assert "extension town, after_commit: ZeroDivisionError" in page["message"]

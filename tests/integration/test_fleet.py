@@ -146,3 +146,32 @@ def test_a_worker_with_a_wrong_file_says_which(places, env, tmp_path):
 
     assert worker.wait() == 1
     assert worker.text().strip() == "ferry: town.env: CFP_X: unknown setting"
+
+
+def test_each_repository_has_the_extensions_of_its_own_file(worker, places, env, tmp_path):
+    """
+    And each function that is called has the environment of its own repository.
+    """
+    text = """
+import os
+import ferry
+{name} = ferry.Extension("{name}")
+
+@{name}.after_commit
+def told(commit):
+    with open("told", "a") as file:
+        print("{name}", os.environ["CFP_DATA_REPO_PATH"].split("/")[-2], commit.hash, file=file)
+"""
+    for name, extensions in {"town": "town", "village": "town village", "county": ""}.items():
+        (tmp_path / f"{name}.py").write_text(text.format(name=name))
+        with (Path(env["CFP_DATA_REPOSITORIES"]) / f"{name}.env").open("a") as file:
+            file.write(f"CFP_API_EXTENSIONS='{extensions}'\n")
+    worker()
+    commits = {name: place.write() for name, place in places.items()}
+
+    wanted = {("town", "town"), ("town", "village"), ("village", "village")}
+    told, file = {(by, of, commits[of]) for by, of in wanted}, tmp_path / "told"
+    wait_until(
+        lambda: file.exists() and {tuple(line.split()) for line in file.read_text().splitlines()} == told
+    )
+    places["county"].await_arrival(commits["county"])
