@@ -38,6 +38,11 @@ class Source(Protocol):
         Yield the commits of *landing*.
         """
 
+    def count(self, landing: Landing) -> int:
+        """
+        Return how many commits *landing* has.
+        """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -142,6 +147,13 @@ class Landing:
     after: str
     source: Source = field(repr=False, compare=False)
     done: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def count(self) -> int:
+        """
+        How many commits have arrived since the last landing.
+        """
+        return self.source.count(self)
 
     @property
     def commits(self) -> Iterator[Commit]:

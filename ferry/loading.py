@@ -46,9 +46,9 @@ def _extensions_in(module: str) -> list[Extension]:
         said = f"{type(exc).__name__}: {_line(exc)}{_place(exc)}"
         raise ExtensionError(f"{module}: cannot be imported: {said}") from exc
     listed = names.get("extensions")
-    values = [*names.values(), *(listed if isinstance(listed, list) else ())]
+    values = [*(listed if isinstance(listed, list) else ()), *names.values()]
     found = [each for each in values if isinstance(each, Extension) and each.hooks]
-    if not found:
+    if not found and not isinstance(listed, list):  # an empty list: its settings name none
         raise ExtensionError(f"{module}: registers nothing: it holds no ferry.Extension with a hook")
     return found
 

@@ -12,9 +12,9 @@ message is sent.
 
 ``commit`` has ``hash``, ``parents``, ``author``, ``authored_at``, ``message``, ``trailers``, and ``changes``,
 each with ``sheet``, ``path`` and ``operation``, but no field of a record; 200 at most, and ``changes_total``
-counts all. ``push`` has ``remote``, ``branch``, ``before``, ``after``, ``commits`` (the hashes of the last
-200 at most) and ``commits_total``. ``divergence`` has ``remote``, ``branch``, ``since``, ``head`` and
-``remote_head``.
+counts all. ``push`` has ``remote``, ``branch``, ``before``, ``after``, ``commits`` (hashes; none where
+they are more than 200) and ``commits_total``. ``divergence`` has ``remote``, ``branch``, ``since``, ``head``
+and ``remote_head``.
 
 A host is connected to if all its addresses are public, at one that was checked. No proxy is used, and a
 redirect is a failure. ``CFP_WEBHOOKS_PRIVATE=on`` allows private addresses and ``http://``.
@@ -31,7 +31,6 @@ import re
 import socket
 import ssl
 import time
-from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -96,16 +95,13 @@ class Receiver:
         """
         Tell of *landing*.
         """
-        total, last = 0, deque[str](maxlen=_MOST)
-        for commit in landing.commits:
-            total += 1
-            last.append(commit.hash)
+        total = landing.count
         data = {
             "remote": landing.remote,
             "branch": landing.branch,
             "before": landing.before,
             "after": landing.after,
-            "commits": list(last),
+            "commits": [commit.hash for commit in landing.commits] if total <= _MOST else [],
             "commits_total": total,
         }
         self._send("push", f"{landing.before} {landing.after}", data)

@@ -140,6 +140,7 @@ def test_a_landing_tells_what_has_arrived_whoever_pushed_it(town, data):
     assert after.due() == [COMMIT, PUSH]
     [(_, landing, done)] = after.work.items("push", (first,))
     assert (landing.remote, landing.before, landing.after) == ("origin", first, commits[1])
+    assert landing.count == 2
     assert [commit.hash for commit in landing.commits] == commits
     after.positions.write(PUSH, done)
     assert after.due() == [COMMIT]

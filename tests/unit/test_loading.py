@@ -49,6 +49,14 @@ def test_modules_are_imported_in_their_order(module):
     assert [extension.name for extension in load(names)] == names
 
 
+def test_a_module_may_list_extensions_and_its_settings_may_name_none(module):
+    made = "import ferry\nextensions = [ferry.Extension(name) for name in 'ab']\n"
+    module("listed", f"{made}for each in extensions:\n    each.after_commit(print)\n")
+    module("listed_none", "extensions = []\n")
+
+    assert [extension.name for extension in load(["listed", "listed_none"])] == ["a", "b"]
+
+
 def test_modules_may_share_an_extension(module):
     module("shared_base", "import ferry\ntown = ferry.Extension('town')\n")
     names = [

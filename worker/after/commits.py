@@ -89,6 +89,12 @@ class CommitReader:
             for name, parents in waiting:
                 done = [name, *(each for each in done if each not in parents)]
 
+    def count(self, landing: Landing) -> int:
+        """
+        Return how many commits *landing* has.
+        """
+        return self._repository.count_outstanding(landing.after, landing.done)
+
     def changes(self, commit: ferry.commits.Commit) -> tuple[Change, ...]:
         """
         Return the records that *commit* changes, by the paths of their files.
