@@ -240,7 +240,7 @@ def test_stopping_and_starting_loses_nothing_and_a_divergence_is_a_failed_task_i
 def test_wrong_settings_end_the_start_with_one_clear_line(tmp_path):
     for env, arguments, words in (
         ({"CFP_PUSH_TIMOUT": "3"}, [], "CFP_PUSH_TIMOUT: unknown setting; did you mean CFP_PUSH_TIMEOUT?"),
-        ({}, [str(tmp_path)], "is not a git repository"),
+        ({}, [str(tmp_path)], "is not a complete git repository"),
         ({"CFP_API_EXTENSIONS": "nowhere"}, [], "CFP_API_EXTENSIONS: nowhere: cannot be imported: "),
     ):
         done = subprocess.run(

@@ -97,7 +97,7 @@ def test_a_volume_whose_locks_stay_on_one_host_is_refused(kind, options, refused
         lambda path, *a, **k: read(listed if str(path) == "/proc/self/mountinfo" else path, *a, **k),
     )
     if refused:
-        with pytest.raises(RepositoryError, match="locks that no other host sees"):
+        with pytest.raises(RepositoryError, match="do not exclude other hosts"):
             prepare._check_file_system(tmp_path)
     else:
         prepare._check_file_system(tmp_path)

@@ -220,15 +220,15 @@ def _named_for(content):
 _WHOLE = b"blob 10\0some words"
 _DAMAGED = {
     "empty": (_named_for(_WHOLE), b"", "is empty"),
-    "truncated": (_named_for(_WHOLE), zlib.compress(_WHOLE)[:-6], "is cut short"),
+    "truncated": (_named_for(_WHOLE), zlib.compress(_WHOLE)[:-6], "is truncated"),
     "garbage": (_named_for(_WHOLE), b"no zlib at all", "cannot be read"),
     "nulls": (_named_for(_WHOLE), b"\0" * 80, "cannot be read"),
-    "another's name": ("17" + 38 * "a", zlib.compress(_WHOLE), "something else than its name"),
-    "more behind it": (_named_for(_WHOLE), zlib.compress(_WHOLE) + b"x", "is not an object"),
-    "no header": (_named_for(b"words"), zlib.compress(b"words"), "is not an object"),
-    "a wrong size": (_named_for(b"blob 9\0x"), zlib.compress(b"blob 9\0x"), "is not an object"),
-    "no name": ("17readme", b"words", "is not called like an object"),
-    "short name": ("17abc", zlib.compress(_WHOLE), "is not called like an object"),
+    "another's name": ("17" + 38 * "a", zlib.compress(_WHOLE), "does not match the digest that is its name"),
+    "more behind it": (_named_for(_WHOLE), zlib.compress(_WHOLE) + b"x", "is not a git object"),
+    "no header": (_named_for(b"words"), zlib.compress(b"words"), "is not a git object"),
+    "a wrong size": (_named_for(b"blob 9\0x"), zlib.compress(b"blob 9\0x"), "is not a git object"),
+    "no name": ("17readme", b"words", "does not have the name of an object"),
+    "short name": ("17abc", zlib.compress(_WHOLE), "does not have the name of an object"),
 }
 
 

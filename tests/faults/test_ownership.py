@@ -92,8 +92,8 @@ def test_one_line_names_path_owner_and_remedy(data, env, run_all):
     above = data.path.parent
     found = run_all(*parts, above)
     command = f"chown -R 0:0 {data.path}" if os.geteuid() == 0 else f"chmod -R u+rwX {data.path}"
-    remedies = dict.fromkeys(parts, f"mend it with: {command}")
-    remedies[above] = f"let it be entered with: chmod o+x {above}"
+    remedies = dict.fromkeys(parts, f"correct it with: {command}")
+    remedies[above] = f"allow access with: chmod o+x {above}"
     for culprit, remedy in remedies.items():
         for line in found[culprit]:
             assert line.startswith(f"ferry: {culprit} belongs to "), line
@@ -110,5 +110,5 @@ def test_a_place_where_no_repository_can_be_made_is_named(data, env, run_all):
     env["CFP_DATA_REPO_PATH"] = f"{place}/data.git"
     [init, *others] = run_all(data.path)[data.path]
     ids = f"-o {os.geteuid()} -g {os.getegid()}"
-    assert init.endswith(f"make the directory for it with: install -d {ids} {place}/data.git")
-    assert all("there is no" in line for line in others)
+    assert init.endswith(f"make the directory with: install -d {ids} {place}/data.git")
+    assert all("does not exist" in line for line in others)

@@ -161,7 +161,7 @@ def test_an_object_that_inflates_to_more_than_it_says_costs_no_more(tmp_path: Pa
     found = blobs.find(str(bare.path), name)
     with contextlib.suppress(zlib.error):
         assert sum(map(len, found.pieces(0, found.size))) == says
-    assert list(_damaged(bare).values()) == ["is not an object of git's"]
+    assert list(_damaged(bare).values()) == ["is not a git object"]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

@@ -284,7 +284,7 @@ def test_a_branch_of_a_similar_name_is_not_the_branch(repository: Repository, da
 def test_a_remote_that_does_not_answer_is_an_error(repository: Repository, remote: Bare, tmp_path: Path):
     remote.path.rename(tmp_path / "away.git")
 
-    with pytest.raises(RepositoryError, match="origin did not say where main stands: "):
+    with pytest.raises(RepositoryError, match="origin did not list main: "):
         Remote(repository, "origin", timeout_s=20).ask()
     with pytest.raises(RepositoryError, match="cannot fetch main from origin: "):
         Remote(repository, "origin", timeout_s=20).fetch()

@@ -73,9 +73,9 @@ def _sha256(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: None, "there is no"),
-        (lambda path: path.mkdir(), "is not a git repository"),
-        (lambda path: (path / ".git").mkdir(parents=True), "is a working clone"),
+        (lambda path: None, "does not exist"),
+        (lambda path: path.mkdir(), "is not a complete git repository"),
+        (lambda path: (path / ".git").mkdir(parents=True), "has a working tree"),
         (lambda path: (Bare.init(path).path / "shallow").touch(), "git -C .* fetch --unshallow"),
         (lambda path: (Bare.init(path).path / "reftable").mkdir(), "git refs migrate"),
         (_sha256, "--object-format=sha1"),

@@ -474,7 +474,7 @@ def test_what_is_renamed_is_what_was_meant(data: Bare, commits: list[str], monke
     for change, is_ours in ((replaced, False), (rewritten, True)):
         with monkeypatch.context() as meddling:
             meddling.setattr(refs, "_take_lock", change)
-            with pytest.raises(RefLockedError, match="changed by another"):
+            with pytest.raises(RefLockedError, match="another program changed"):
                 move_ref(data.path, MAIN, new=commits[0], old=before)
         assert data.head() == before
         assert lock.exists() is not is_ours, "another's lock is another's"

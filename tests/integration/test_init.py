@@ -156,9 +156,7 @@ def test_why_ssh_does_not_let_us_in_is_said_with_the_remedy(init, data, origin):
     need("ssh")
     done = init(CFP_DATA_REMOTE="ssh://git@127.0.0.1:1/data.git")
     assert done.returncode == 1
-    assert (
-        "origin did not say where main stands: network: ssh: connect to host 127.0.0.1 port 1" in done.stderr
-    )
+    assert "origin did not list main: network: ssh: connect to host 127.0.0.1 port 1" in done.stderr
 
 
 def test_a_branch_that_the_remote_lacks_is_named(init, data, origin):

@@ -1,5 +1,5 @@
 """
-Small files that are replaced whole: a reader sees the old one or the new one.
+Small files that are replaced atomically: a reader sees the old file or the new one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 def read_json(path: Path) -> dict[str, Any]:
     """
-    Return the object in *path*; an empty one where the file is missing or damaged.
+    Return the JSON object in *path*; an empty one if the file is missing or damaged.
     """
     try:
         value = json.loads(path.read_text("utf-8"))
@@ -32,13 +32,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """
-    Replace *path* by *value*. Not flushed to disk: what is kept like this may be lost.
+    Replace *path* by *value*. Does not flush: a power cut may lose the value.
 
     Raises:
         OSError: The disk refused; the old file is still there.
     """
     content = json.dumps(value).encode()
-    # Room to grow: the next one may be written over this one.
+    # Room to grow, because on a full disk the next content is written over this one.
     replace_or_overwrite(path, content.ljust(-(-len(content) // _PIECE_BYTES) * _PIECE_BYTES), durably=False)
 
 
@@ -47,12 +47,12 @@ def replace_file(path: Path, content: bytes, *, durably: bool, private: bool = F
     Replace *path* by a file with *content*.
 
     Args:
-        private: Whether only its owner may read it; else it is as open as its directory.
-        durably: Whether a power cut from now on leaves the new file, whole; else it may
-            leave the old one, the new one, or one of which the content is lost.
+        private: Whether only its owner may read it; else it gets the permissions of its directory.
+        durably: Whether the new file survives a power cut from now on. Otherwise a power cut may leave the
+            old file, the new file, or an empty one.
 
     Raises:
-        OSError: The disk refused; the old file is still there, unless only the last flush failed.
+        OSError: It cannot be written; the old file is still there, unless only the last flush failed.
     """
     fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
@@ -74,12 +74,12 @@ def replace_file(path: Path, content: bytes, *, durably: bool, private: bool = F
 
 def replace_or_overwrite(path: Path, content: bytes, *, durably: bool) -> None:
     """
-    Replace *path* by a file with *content*, or on a full disk write it over what *path* holds.
+    Replace *path* by a file with *content*; on a full disk, overwrite *path* in place.
 
-    A file that is written over is torn for a moment, to a reader; its rest becomes blanks.
+    While it is overwritten, a reader may see a mix of old and new content. Blanks fill the rest.
 
     Raises:
-        OSError: The disk refused, and the old file is too short.
+        OSError: The disk is full, and the old file is too short.
     """
     try:
         replace_file(path, content, durably=durably)

@@ -1,5 +1,5 @@
 """
-Putting what was written on the disk, so that a power cut keeps it.
+Flushing files to the disk, so that they survive a power cut.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from pathlib import Path
 
 def flush(directory: Path) -> None:
     """
-    Put everything written to *directory*'s file system on disk.
+    Flush everything written to *directory*'s file system.
 
-    One ``syncfs`` costs half a millisecond where an ``fsync`` of each new object
-    and its directory costs several; Python has no name for it
-    (https://man7.org/linux/man-pages/man2/syncfs.2.html).
+    One ``syncfs`` takes half a millisecond, and an ``fsync`` of each new object and its directory takes
+    several; Python does not offer the system call (https://man7.org/linux/man-pages/man2/syncfs.2.html).
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -27,7 +26,7 @@ def flush(directory: Path) -> None:
 
 def flush_file_system(fd: int, path: Path) -> None:
     """
-    Put everything written to the file system of an open file on disk.
+    Flush everything written to the file system of an open file.
 
     Args:
         path: The file's name, for the error.
@@ -39,7 +38,7 @@ def flush_file_system(fd: int, path: Path) -> None:
 
 def flush_directory(path: Path) -> None:
     """
-    Put the names in the directory *path* on disk: without it, a power cut may undo a rename.
+    Flush the directory *path*: without it, a power cut may undo a rename.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,16 +1,14 @@
 """
 Locks that the kernel releases when their holder dies.
 
-A lock in Redis outlives its holder, or expires under it. These are open file
-description locks on files in the repository: every thread, process and container
-that can write there can take them (and every host, where the volume is shared by
-NFS version 4), and ``kill -9`` releases them. See
+A lock in Redis outlives a dead holder, or expires while its holder lives. These are open file description
+locks on files in the repository: every thread, process and container that can write there can take them (and
+every host, if the volume is shared by NFS version 4), and ``kill -9`` releases them. See
 https://man7.org/linux/man-pages/man2/fcntl_locking.2.html.
 
-Such a lock belongs to every copy of its descriptor, and a fork makes copies: a child
-between fork and exec would keep a lock that its parent has closed. So a holder unlocks
-before it closes, which frees the lock for all copies at once, and a forked child closes
-the copies that it got before it does anything else.
+Such a lock belongs to every copy of its descriptor, and a fork copies descriptors: a child between fork and
+exec would keep a lock whose file its parent has closed. So a holder unlocks before it closes, which releases
+the lock for all copies, and a forked child first closes its copies.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ class FileLock:
     Every acquisition opens the file again, so threads may share one ``FileLock``.
 
     Args:
-        path: The lock file; made when missing, never removed.
+        path: The lock file; created if missing, never removed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,13 +68,13 @@ class FileLock:
         Hold the lock for the block, waiting at most *timeout_s* seconds for it.
 
         Raises:
-            LockTimeoutError: When the time is up.
+            LockTimeoutError: Another holder kept it for *timeout_s* seconds.
         """
         descriptor = _Descriptor(self.path)
         try:
             yield from self._hold(descriptor, timeout_s)
         finally:
-            descriptor.close()  # again, for a thread that was ended while it closed
+            descriptor.close()  # again, in case an exception interrupted the first call
 
     def _hold(self, descriptor: _Descriptor, timeout_s: float) -> Iterator[None]:
         begun = time.monotonic()
@@ -85,8 +83,8 @@ class FileLock:
                 waited = time.monotonic() - begun
                 if waited >= timeout_s:
                     raise LockTimeoutError(f"{self.path} was held by another for {timeout_s:g} s")
-                # The kernel's own wait has no timeout. Random steps keep it fair; they
-                # grow with the wait, so that it is a little longer at most than it must be.
+                # The kernel's own wait has no timeout. Random pauses keep it fair; they grow with the time
+                # waited, so that the wait is only a little longer than necessary.
                 least, most = _SLEEP_S
                 time.sleep(random.uniform(least, min(most, max(2 * least, waited / 2))))  # noqa: S311 - not for secrets
             yield
@@ -95,7 +93,7 @@ class FileLock:
 
     def is_held(self) -> bool:
         """
-        Whether the lock is held now. Asking never delays a taker.
+        Whether the lock is held now. The check never delays another taker.
         """
         fd = _open(self.path)
         try:
@@ -107,11 +105,11 @@ class FileLock:
 
 class _Descriptor:
     """
-    An open lock file of this process; a forked child has none of its parent's.
+    An open lock file of this process; a forked child closes those of its parent.
     """
 
     _opened: ClassVar[set[_Descriptor]] = set()
-    # No fork meets a descriptor that is open and not known, or known and closed.
+    # Held so that a fork never happens while a descriptor is open but not listed, or listed but closed.
     _guard: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, path: Path) -> None:
@@ -136,7 +134,7 @@ class _Descriptor:
 
     @classmethod
     def _forget_parents(cls) -> None:
-        # Closed, not unlocked: the lock is the parent's.
+        # Closed without unlocking: the lock belongs to the parent.
         for descriptor in cls._opened:
             os.close(descriptor.number)
         cls._opened.clear()
@@ -167,6 +165,6 @@ def _try_lock(fd: int) -> bool:
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
     except (BlockingIOError, PermissionError):
-        # POSIX lets a held lock be reported as EAGAIN or as EACCES.
+        # POSIX allows EAGAIN or EACCES for a lock that is held.
         return False
     return True

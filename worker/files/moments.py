@@ -1,8 +1,8 @@
 """
 Moments that one process records and another compares with its own clock.
 
-Between two moments since the same boot, the kernel's clock since that boot counts: it cannot be set, and
-goes on while the machine sleeps. The clock that people set is used for moments of another boot or machine.
+Two moments of the same boot are compared by the kernel's clock since that boot, which cannot be set and runs
+while the machine sleeps. Moments of another boot or machine are compared by the wall clock.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
     """
-    A moment by two clocks.
+    A moment on two clocks.
 
     Attributes:
         at: Seconds since the epoch.
-        boot: Which start of which machine it belongs to.
-        uptime_s: Seconds since that start.
+        boot: Identifies the boot of the machine.
+        uptime_s: Seconds since that boot.
     """
 
     at: float
@@ -34,14 +34,14 @@ class Moment:
     @classmethod
     def now(cls, clock: Callable[[], float]) -> Moment:
         """
-        Return this moment, which *clock* shows in seconds since the epoch.
+        Return the current moment; *clock* returns seconds since the epoch.
         """
         return cls(at=clock(), boot=_boot(), uptime_s=_uptime_s())
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Moment | None:
         """
-        Read what ``as_json`` returned; None where that is something else.
+        Parse the result of ``as_json``; None if it is something else.
         """
         at, boot, uptime_s = value.get("at"), value.get("boot", ""), value.get("uptime_s", 0.0)
         if not isinstance(at, (int, float)) or not isinstance(uptime_s, (int, float)):

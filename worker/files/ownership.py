@@ -1,8 +1,8 @@
 """
-Which user owns a file that this process may not use, and the command that changes that.
+Reporting a file that this process may not use, with its owner and the command that corrects it.
 
-Every command may meet a volume that another user filled or another pod mounted. All of them report it
-in the same line.
+Any command may find a volume that another user filled or another pod mounted. All commands report it with the
+same line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def owners_named(repository: Path) -> Iterator[None]:
     Turn a refused access in the block into one line with path, owner and remedy.
 
     Raises:
-        RepositoryError: The kernel refused the process a file or a directory.
+        RepositoryError: The kernel denied access to a file or a directory.
     """
     try:
         yield
@@ -33,15 +33,15 @@ def owners_named(repository: Path) -> Iterator[None]:
 
 def refused(error: PermissionError, repository: Path) -> str:
     """
-    Return what *error* means: the path, its owner, and the command that changes that.
+    Return a line on *error*: the path, its owner, and the command that corrects it.
     """
-    # As fcntl reports it, an error names no file.
+    # fcntl's errors do not name a file.
     return not_ours(Path(os.fsdecode(error.filename or repository)), repository)
 
 
 def not_ours(path: Path, repository: Path) -> str:
     """
-    Return the line for *path*, or for the directory above it that keeps this process away.
+    Return the line for *path*, or for the directory above it that denies access.
     """
     culprit, uid = _nearest(path.absolute()), os.geteuid()
     found = culprit.stat()
@@ -66,13 +66,13 @@ def _remedy(culprit: Path, path: Path, repository: Path) -> str:
     uid, gid = os.geteuid(), os.getegid()
     if culprit.is_relative_to(repository):
         command = "chmod -R u+rwX" if culprit.stat().st_uid == uid else f"chown -R {uid}:{gid}"
-        return f"mend it with: {command} {repository}"
+        return f"correct it with: {command} {repository}"
     if not culprit.is_dir():
-        return f"mend it with: chown {uid}:{gid} {culprit}"
+        return f"correct it with: chown {uid}:{gid} {culprit}"
     if not os.access(culprit, os.X_OK):
-        return f"let it be entered with: chmod o+x {culprit}"
+        return f"allow access with: chmod o+x {culprit}"
     wanted = repository if repository.is_relative_to(culprit) else path
-    return f"make the directory for it with: install -d -o {uid} -g {gid} {wanted}"
+    return f"make the directory with: install -d -o {uid} -g {gid} {wanted}"
 
 
 def _named(uid: int) -> str:

@@ -1,5 +1,5 @@
 """
-Where each of Ferry's own files lies: in the directory ``ferry`` of the bare repository, beside git's.
+The path of each of Ferry's own files, in the directory ``ferry`` of the bare repository.
 
 ==========================  ==========================================================================
 ``write.lock``              held by the writer that commits
@@ -53,7 +53,7 @@ def prepare_lock(repository: Path) -> FileLock:
 
 def packing_lock(repository: Path) -> FileLock:
     """
-    Return the lock, in the first of a worker's repositories, that lets it pack one at a time.
+    Return the lock, in the first of a worker's repositories, that makes it pack one at a time.
     """
     return FileLock(state_directory(repository) / "packing.lock")
 
@@ -67,7 +67,7 @@ def hook_places(repository: Path, count: int) -> list[FileLock]:
 
 def drafts_directory(repository: Path) -> Path:
     """
-    Return the directory of the drafts: what is written there is renamed into place when it is complete.
+    Return the directory of the drafts: complete files are renamed from it to their final path.
     """
     return state_directory(repository) / "drafts"
 
@@ -102,55 +102,55 @@ def idempotency_directory(repository: Path) -> Path:
 
 def packs_view(repository: Path) -> Path:
     """
-    Return the git directory with a link to the packs and nothing else.
+    Return the git directory that contains only a link to the packs.
     """
     return state_directory(repository) / "packs.git"
 
 
 def rebase_view(repository: Path) -> Path:
     """
-    Return the git directory over the same objects in which a rebase moves its own ref.
+    Return the git directory, with the same objects, in which a rebase moves its own ref.
     """
     return state_directory(repository) / "rebase.git"
 
 
 def whole_record(repository: Path) -> Path:
     """
-    Return the file that names the commit up to which a start found every object.
+    Return the file with the commit up to which a start found every object.
     """
     return state_directory(repository) / "whole.json"
 
 
 def verified_record(repository: Path, remote: str) -> Path:
     """
-    Return the file that says when *remote* was last verified and restored.
+    Return the file with the time when *remote* was last verified and restored.
     """
     return state_directory(repository) / f"verified.{remote}.json"
 
 
 def fence_record(repository: Path) -> Path:
     """
-    Return the file that says that another repository is the primary.
+    Return the file that records that another repository is the primary.
     """
     return state_directory(repository) / "fenced.json"
 
 
 def follower_lock(repository: Path) -> Path:
     """
-    Return the lock of the one process that keeps a replica up.
+    Return the lock of the one process that makes a replica follow origin.
     """
     return state_directory(repository) / "following.lock"
 
 
 def followed_record(repository: Path) -> Path:
     """
-    Return the file that says when a replica last had all of origin.
+    Return the file with the time when a replica last had all of origin.
     """
     return state_directory(repository) / "followed.json"
 
 
 def flower_history(repository: Path) -> Path:
     """
-    Return the file, to which Flower adds an ending, of the tasks that it has seen under ``ferry dev``.
+    Return the file of the tasks that Flower has seen under ``ferry dev``. Flower appends a suffix.
     """
     return state_directory(repository) / "flower"

@@ -1,5 +1,5 @@
 """
-How much room the disk of a directory has.
+The free space on the disk of a directory.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})  # the numbers of an OSError that says so
-_FULL_BYTES = 1 << 20  # less may not take the next commit
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})  # errno values that mean a full disk
+_FULL_BYTES = 1 << 20  # with less free, the next commit may not fit
 _FULL_FILES = 16
 _LOW_SHARE, _LOW_BYTES = 0.05, 1 << 30
 
@@ -19,12 +19,12 @@ _LOW_SHARE, _LOW_BYTES = 0.05, 1 << 30
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
     """
-    The room on one disk, for users without privileges.
+    The free space on one disk, for users without privileges.
 
     Attributes:
-        free_bytes: How many bytes may still be written.
+        free_bytes: How many bytes can still be written.
         total_bytes: The size of the disk.
-        files: How many files may still be made; None where the file system has no such limit.
+        files: How many files can still be created; None if the file system has no such limit.
     """
 
     free_bytes: int
@@ -34,7 +34,7 @@ class Room:
     @property
     def state(self) -> Literal["ok", "low", "full"]:
         """
-        ``full`` where the next commit may not find room; ``low`` with less than 5 %, and less than 1 GiB.
+        ``full`` if the next commit may not fit; ``low`` with less than 5 % and less than 1 GiB free.
         """
         if self.free_bytes < _FULL_BYTES or (self.files is not None and self.files < _FULL_FILES):
             return "full"
@@ -43,15 +43,17 @@ class Room:
     @property
     def told(self) -> str:
         """
-        The room in words, such as ``12 MiB of 1024 MiB free``.
+        The free space in words, such as ``12 MiB of 1024 MiB free``.
         """
         free = f"{self.free_bytes >> 20} MiB of {self.total_bytes >> 20} MiB free"
-        return free if self.files is None or self.files >= _FULL_FILES else f"{free}, and no file can be made"
+        return (
+            free if self.files is None or self.files >= _FULL_FILES else f"{free}, and no file can be created"
+        )
 
 
 def room_at(path: Path) -> Room:
     """
-    Return the room on the disk of *path*.
+    Return the free space on the disk of *path*.
 
     Raises:
         OSError: There is no such path.

@@ -1,10 +1,9 @@
 """
-File modes in a repository that several users write: ``core.sharedRepository``.
+File modes in a repository that several users write to: ``core.sharedRepository``.
 
-Where that option says so, git makes new files readable and writable by the group or by all, whatever
-the umask is. Ferry gives its files beside git's the same mode, and a file in a directory of its own
-the mode of that directory
-(https://git-scm.com/docs/git-config#Documentation/git-config.txt-coresharedRepository).
+With that option, git makes new files readable and writable by the group or by all users, whatever the umask
+is. Ferry gives its files beside git's the same mode, and gives a file in one of its own directories the mode
+of that directory (https://git-scm.com/docs/git-config#Documentation/git-config.txt-coresharedRepository).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from ferry.worker.process.gitpython import git
 _GROUP, _EVERYBODY = 0o660, 0o664
 _NAMED = {"umask": 0, "group": _GROUP, "all": _EVERYBODY, "world": _EVERYBODY, "everybody": _EVERYBODY}
 _BOOLEANS = {"true": _GROUP, "yes": _GROUP, "on": _GROUP, "false": 0, "no": 0, "off": 0, "": 0}
-_PRIVATE = ".key"  # stays its owner's alone
+_PRIVATE = ".key"  # readable by its owner only
 _OLD_NUMBERS = {0: 0, 1: _GROUP, 2: _EVERYBODY}
 _NUMBERS = {bits: number for number, bits in _OLD_NUMBERS.items()}
 
@@ -30,11 +29,11 @@ _NUMBERS = {bits: number for number, bits in _OLD_NUMBERS.items()}
 @dataclass(frozen=True, slots=True)
 class Sharing:
     """
-    What ``core.sharedRepository`` asks for.
+    The value of ``core.sharedRepository``.
 
     Attributes:
-        bits: Permissions of a file; 0 for what the umask leaves.
-        is_exact: Whether they replace the permissions that the umask leaves, or are added to them.
+        bits: Permissions of a file; 0: the umask decides.
+        is_exact: Whether they replace the permissions that the umask leaves; otherwise they are added.
     """
 
     bits: int
@@ -46,7 +45,7 @@ class Sharing:
         Read the option's *value*.
 
         Raises:
-            ValueError: git knows no such value.
+            ValueError: git does not know the value.
         """
         bits = _NAMED.get(value, _BOOLEANS.get(value.lower()))
         if bits is not None:
@@ -54,7 +53,7 @@ class Sharing:
         try:
             number = int(value, 8)
         except ValueError:
-            int(value)  # git takes any other number for true
+            int(value)  # git reads any other number as true
             return cls(_GROUP)
         if number in _OLD_NUMBERS:
             return cls(_OLD_NUMBERS[number])
@@ -65,13 +64,13 @@ class Sharing:
     @property
     def setting(self) -> str:
         """
-        A value of the option that asks for the same.
+        A value of the option with the same meaning.
         """
         return f"{self.bits:#05o}".replace("o", "") if self.is_exact else str(_NUMBERS[self.bits])
 
     def mode(self, mode: int) -> int:
         """
-        Return the mode of a file or directory that was made with *mode*.
+        Return the mode to give a file or directory that was created with *mode*.
         """
         if not self.bits:
             return mode
@@ -89,14 +88,14 @@ class Sharing:
 @lru_cache(maxsize=64)
 def sharing(git_dir: str) -> Sharing:
     """
-    Return what the configuration asks for, in any scope; read once for each start.
+    Return the configured value, from any scope; read once per process.
 
     Raises:
-        RepositoryError: It asks for what git does not know.
+        RepositoryError: git does not know the value.
     """
     value = "umask"
     with git.Repo(git_dir) as repo, repo.config_reader() as config:
-        # GitPython tells capitals apart, and git does not.
+        # GitPython's names are case-sensitive, and git's are not.
         for section in (section for section in config.sections() if section.lower() == "core"):
             for option, found in config.items(section):
                 if option.lower() == "sharedrepository":
@@ -112,7 +111,7 @@ def sharing(git_dir: str) -> Sharing:
 
 def share(git_dir: str, target: int | str | Path) -> None:
     """
-    Give a file or directory that was just made in *git_dir* the mode that git would give it.
+    Give a file or directory that was just created in *git_dir* the mode that git would give it.
     """
     wanted = sharing(git_dir)
     if wanted.bits:
@@ -121,12 +120,12 @@ def share(git_dir: str, target: int | str | Path) -> None:
 
 def make_directory(git_dir: str, path: str | Path) -> None:
     """
-    Make a directory in *git_dir*, unless it is there, with the mode that git would give it.
+    Make a directory in *git_dir*, unless it exists, with the mode that git would give it.
 
     Raises:
-        OSError: What it is to be in is missing, or the disk refused.
+        OSError: Its parent is missing, or the directory cannot be made.
     """
-    # It may exist by now; and git may have removed it again, as it does with empty ones.
+    # Another process may have made it, and git may have removed it again, as it removes empty directories.
     with contextlib.suppress(FileExistsError):
         os.mkdir(path)
         with contextlib.suppress(FileNotFoundError):
@@ -135,7 +134,7 @@ def make_directory(git_dir: str, path: str | Path) -> None:
 
 def make_directories(git_dir: str, path: Path) -> None:
     """
-    Make the directory *path* in *git_dir* and what is missing between the two, as ``make_directory`` does.
+    Make the directory *path* in *git_dir*, and its missing parents, as ``make_directory`` does.
     """
     missing = [each for each in (path, *path.parents) if each.is_relative_to(git_dir) and not each.is_dir()]
     for each in reversed(missing):
@@ -145,10 +144,11 @@ def make_directories(git_dir: str, path: Path) -> None:
 
 def inherit(target: int | Path, directory: Path) -> None:
     """
-    Give a new file or directory the permissions of Ferry's *directory* that it is in.
+    Give a new file or directory the permissions of *directory*, the directory of Ferry's that contains it.
     """
     mode, above = os.stat(target).st_mode, directory.stat().st_mode
-    given = above if above & stat.S_ISGID else 0  # git's sign for a directory that a group shares
+    # The setgid bit, which git sets on a directory that a group shares.
+    given = above if above & stat.S_ISGID else 0
     if stat.S_ISDIR(mode):
         mode |= given & 0o2077
     else:
@@ -158,7 +158,7 @@ def inherit(target: int | Path, directory: Path) -> None:
 
 def share_all(git_dir: str, directory: Path) -> None:
     """
-    Apply ``core.sharedRepository`` to *directory* and all in it that this user owns, except keys.
+    Apply ``core.sharedRepository`` to *directory* and everything in it that this user owns, except keys.
     """
     sharing.cache_clear()
     if sharing(git_dir).bits:
@@ -170,5 +170,5 @@ def share_all(git_dir: str, directory: Path) -> None:
 
 def _set_mode(target: int | str | Path, mode: int) -> None:
     if stat.S_IMODE(os.stat(target).st_mode) != stat.S_IMODE(mode):
-        with contextlib.suppress(PermissionError):  # another user has made it at the same moment
+        with contextlib.suppress(PermissionError):  # another user has just made it
             os.chmod(target, stat.S_IMODE(mode))

@@ -1,8 +1,8 @@
 """
-The data repository as git has it. Nothing in here decides whether to push.
+Reading and writing the data repository with git. No module here decides whether to push.
 
-``repository`` is its branch, ``history`` its commits, ``objects`` and ``refs`` what is read and moved in
-this process, ``remote`` the commands that talk to a remote, and ``parts`` how many commits one push carries.
-``command`` runs git, with what ``environment`` says. ``prepare`` and ``clone`` are for the start, ``packing``
-keeps the repository small.
+``repository`` is the branch, ``history`` its commits. ``objects`` and ``refs`` read and write objects and
+refs without a git process. ``remote`` runs the commands that talk to a remote, and ``parts`` decides how many
+commits one push carries. ``command`` runs git in the environment that ``environment`` makes. ``prepare`` and
+``clone`` run at the start, and ``packing`` keeps the repository small.
 """

@@ -1,8 +1,8 @@
 """
 The commits that each remote lacks: counted once, and updated when the branch or the remote moves.
 
-git counts all of them the first time in a process, and when a remote has moved among many commits. Every
-other answer takes time only for the commits since the last one, however long the outage and the history.
+git counts all of them the first time in a process, and when a remote has moved past many commits. Every later
+answer looks only at the commits since the previous one, however long the outage and the history.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from ferry.worker.git.history import History
 
-MOST_NAMES = 100_000  # kept for each remote: 10 MB
-_FEW_NAMES = 2000  # looked through with each push
+MOST_NAMES = 100_000  # names kept for each remote: 10 MB
+_FEW_NAMES = 2000  # names searched at each push
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +23,15 @@ class Backlog:
     The commits that a remote lacks, at one moment.
 
     Attributes:
-        head: Where the branch stands here; None: it has no commit.
-        seen: Where it was last seen on the remote; None: not known, and then the remote lacks everything.
+        head: The branch's tip here; None: it has no commit.
+        seen: The branch's tip on the remote when last seen; None: not known, so every commit counts as
+            lacking.
         count: How many commits it lacks.
-        oldest_at: When the oldest of them was made, in seconds since the epoch; None: it lacks none.
-        behind: How many commits it holds that the branch does not.
-        names: Of all of them, and maybe of later ones; None: they are too many to keep, or everything.
-        arrived: The names of commits of the branch that it lacked before, and has now; not all of them.
+        oldest_at: When the oldest of these commits was made, in seconds since the epoch; None: there is none.
+        behind: How many commits the remote has that the branch lacks.
+        names: The names of these commits, and maybe of later ones; None: too many to keep, or the whole
+            branch.
+        arrived: The names of some of the branch's commits that the remote lacked before and has now.
     """
 
     log: History
@@ -56,7 +58,7 @@ class Backlog:
 
     def has_arrived(self, commit: str) -> bool:
         """
-        Whether *commit*, which may be none of the branch, is known to have arrived; False: ask git.
+        Whether *commit* is known to have arrived; it need not be on the branch. False: ask git.
         """
         return bytes.fromhex(commit) in self.arrived
 
@@ -80,14 +82,14 @@ class Backlogs:
 
     def of(self, remote: str, head: str | None, seen: str | None) -> Backlog:
         """
-        Return what *remote*, where the branch was last seen at *seen*, lacks of *head*.
+        Return the commits of *head* that *remote* lacks; its branch was last seen at *seen*.
 
         Raises:
-            RepositoryError: git could not tell.
+            RepositoryError: git failed.
         """
         if head is None:
             return Backlog(log=self._log, seen=seen)
-        with self._lock:  # the first look may take a while, and the second finds what it found
+        with self._lock:  # the first call may take a while, and the second finds its result
             known = self._kept.get(remote)
             found = self._brought_forward(known, head, seen) if known is not None else None
             if found is None:
@@ -102,7 +104,7 @@ class Backlogs:
             return None
         if known.head == head:
             return known
-        # On two lines a merge may have brought what only the remote had.
+        # In a history with merges, a merge may have brought commits that only the remote had.
         if not known.count or known.head is None or known.behind or not self._log.contains(known.head, head):
             return None
         new = self._log.commits_between(known.head, head)
@@ -110,12 +112,13 @@ class Backlogs:
         if names is not None and len(names) + len(new) > MOST_NAMES:
             names = None
         elif names is not None:
-            names.update(map(bytes.fromhex, new))  # an earlier backlog is asked for its own commits alone
+            names.update(map(bytes.fromhex, new))  # an earlier backlog is asked only about its own commits
         return replace(known, head=head, count=known.count + len(new), names=names)
 
     def _arrived(self, known: Backlog, found: Backlog) -> frozenset[bytes]:
         """
-        Return what *known* lacked and *found* does not, where nothing of the branch was taken back since.
+        Return the commits that were lacking in *known* and are not in *found*, unless the branch has been set
+        back.
         """
         lacked, lacks = known.names, found.names
         if (
@@ -126,7 +129,8 @@ class Backlogs:
         ):
             return frozenset()
         if not lacked:
-            return known.arrived  # what is lacked again, because the remote was set back, is looked for first
+            # It may hold commits that the remote lacks again; callers check `names` first.
+            return known.arrived
         before = known.arrived if len(known.arrived) <= _FEW_NAMES else frozenset()
         return frozenset((before | lacked) - lacks)
 

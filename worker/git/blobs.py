@@ -1,9 +1,9 @@
 """
 Blobs of any size, read piece by piece.
 
-A blob that stands in a file of its own, or in a pack as it is, is inflated as it is asked for
-(https://git-scm.com/docs/gitformat-pack). One that a pack stores as a difference from another
-can only be read whole; git stores no large file so, see ``ferry.worker.git.environment``.
+A loose blob, or one that a pack stores undeltified, is inflated while it is read
+(https://git-scm.com/docs/gitformat-pack). A blob that a pack stores as a delta can only be read whole;
+``ferry.worker.git.environment`` keeps git from storing large files as deltas.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import gitsheets
 from ferry.worker.git.loose import MOST_BYTES, header_of, inflated
 from ferry.worker.git.objects import Objects
 
-_SKIPPED_BYTES = 8 << 20  # what is read on the way to a part, before the reader's turn ends
+_SKIPPED_BYTES = 8 << 20  # bytes inflated on the way to a part before an empty piece is yielded
 _INDEX = b"\377tOc\0\0\0\2"
 _FANOUT, _NAMES = 8, 8 + 1024
 _NAME_BYTES, _CHECK_BYTES = 20, 4
-_LARGE = 1 << 31  # an offset that stands in the table of large ones
+_LARGE = 1 << 31  # marks an offset that is in the table of large offsets
 _BLOB = 3
 _HEADER_BYTES = 4096
 
@@ -37,13 +37,14 @@ class Blob:
 
     Attributes:
         size: How many bytes it has.
-        is_whole: Whether it is in memory as a whole while it is read.
+        is_whole: Whether reading it needs all of it in memory.
     """
 
     git_dir: str
     name: str
     size: int
-    place: tuple[str, int, int] | None  # a file, where in it the deflated bytes begin, how many to leave out
+    # A file, the offset of the deflated bytes in it, and how many inflated bytes to skip.
+    place: tuple[str, int, int] | None
 
     @property
     def is_whole(self) -> bool:
@@ -54,7 +55,7 @@ class Blob:
         Yield the bytes from *start* to before *end*; an empty piece now and then on the way to them.
 
         Raises:
-            gitsheets.GitsheetsError, OSError, zlib.error: It is missing or damaged.
+            gitsheets.GitsheetsError, OSError, zlib.error: The blob is missing or damaged.
         """
         if self.place is None:
             yield Objects(self.git_dir).read(self.name, most=MOST_BYTES)[start:end]
@@ -70,14 +71,14 @@ def find(git_dir: str, name: str) -> Blob:
     Return the blob with the full name *name*.
 
     Raises:
-        gitsheets.GitsheetsError: It is missing, damaged, or no blob.
+        gitsheets.GitsheetsError: The object is missing, damaged, or not a blob.
     """
     for place in (_loose, _packed):
         try:
             if found := place(git_dir, name):
                 return found
         except (OSError, zlib.error, IndexError):
-            continue  # removed or damaged: it may stand elsewhere
+            continue  # removed or damaged: the object may be stored elsewhere too
     header = gitsheets.blob_header(git_dir, name)
     if not header or header["kind"] != "blob":
         raise gitsheets.GitsheetsError(f"the blob {name} is missing; look with: git fsck")
@@ -117,7 +118,7 @@ def _packed(git_dir: str, name: str) -> Blob | None:
                 file.seek(offset)
                 kind, size = _entry(file)
                 if kind != _BLOB:
-                    return None  # a difference
+                    return None  # a delta
                 return Blob(git_dir=git_dir, name=name, size=size, place=(str(pack), file.tell(), 0))
     return None
 

@@ -1,8 +1,8 @@
 """
 Repairing the files that git derives from the objects: indexes, commit-graphs, bitmaps.
 
-They only save work and can be made again, but git fails when one is damaged. Each ends with the digest of
-the bytes before it (gitformat-pack, gitformat-commit-graph), so damage is proved and not guessed.
+These files only save work and can be rebuilt, but git fails when one is damaged. Each ends with the digest of
+the bytes before it (gitformat-pack, gitformat-commit-graph), so damage can be proved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DIGEST_BYTES = 20  # SHA-1; repositories of another format are refused at the s
 _PIECE_BYTES = 1 << 20
 _REBUILD_TIMEOUT_S = 300.0
 
-# A chain of commit-graphs is a list of their digests: without one of them the list is of no use.
+# A commit-graph chain is a list of digests: if one graph is missing, the list is useless.
 _REMOVED = (
     "objects/pack/multi-pack-index*",
     "objects/pack/pack-*.bitmap",
@@ -39,11 +39,12 @@ def mend(git_dir: str | Path) -> list[str]:
     Remove or rebuild each derived file of the repository *git_dir* that is damaged.
 
     Returns:
-        Their paths in the repository. Empty: whatever went wrong, these files are not the cause.
+        Their paths in the repository. Empty: these files are not why git failed.
     """
     top = Path(git_dir)
     mended = []
-    with contextlib.suppress(OSError):  # a directory that cannot be listed; the caller has an error to tell
+    # A directory that cannot be listed; the caller reports git's own error.
+    with contextlib.suppress(OSError):
         for path in _damaged(top):
             is_index = path.suffix == ".idx"
             if _rebuilt(top, path, path.stat().st_mtime_ns) if is_index else _removed(path):
@@ -67,7 +68,7 @@ def _damaged(top: Path) -> Iterator[Path]:
 @lru_cache(maxsize=256)
 def _is_sound(path: str, inode: int, size: int, modified_ns: int) -> bool:
     """
-    Whether the file ends with the digest of the rest. Its other properties say that it is still the same.
+    Whether the file ends with the digest of the rest. The other arguments identify this version of the file.
     """
     digest = hashlib.sha1(usedforsecurity=False)
     rest = size - _DIGEST_BYTES
@@ -88,7 +89,7 @@ def _removed(path: Path) -> bool:
 @lru_cache(maxsize=256)
 def _rebuilt(top: Path, index: Path, modified_ns: int) -> bool:
     """
-    Rebuild a pack's index from the pack. A pack that is damaged itself is tried once, not at each command.
+    Rebuild a pack's index from the pack. A damaged pack is tried once, not at each command.
     """
     pack = str(index.with_suffix(".pack"))
     try:

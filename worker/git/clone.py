@@ -1,9 +1,9 @@
 """
-The data repository at its first start: made from its remote, whole or not at all.
+Cloning the data repository from its remote at the first start, completely or not at all.
 
-git's own ``clone`` is given the URL on its command line, where ``ps`` shows a
-token, and leaves a half-made repository where it is killed. Here everything is
-fetched into a directory beside the place, and moved there when it is complete.
+``git clone`` takes the URL on its command line, where ``ps`` shows a token, and leaves an incomplete
+repository if it is killed. So this module fetches into a directory beside the final path, and moves it there
+when it is complete.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from ferry.worker.git.remote import Remote
 from ferry.worker.git.repository import Repository
 from ferry.worker.settings import ORIGIN, Settings
 
-_TIMEOUT_S = 3600.0  # for the whole history, over a slow line
+_TIMEOUT_S = 3600.0  # for the whole history over a slow link
 _LOCK_TIMEOUT_S = 2 * _TIMEOUT_S
-_FREE_BYTES = 64 * 1024 * 1024  # under this not even a small repository can be packed
+_FREE_BYTES = 64 * 1024 * 1024  # with less than this not even a small repository can be packed
 
 
 def make(settings: Settings, credentials: Credentials) -> bool:
     """
-    Make the data repository from origin, where there is nothing yet; returns whether it was made.
+    Clone the data repository from origin if there is none yet; returns whether this call made it.
 
-    Any number of processes may try at once: one makes it, the others find it made.
+    Several processes may call this at once: one clones, and the others find the repository.
 
     Raises:
-        RepositoryError: It cannot be made there, or origin cannot be fetched; nothing is left behind.
+        RepositoryError: The directory cannot be made, or origin cannot be fetched; nothing is left behind.
     """
     with owners_named(settings.data_repo_path):
         return _make(settings, credentials)
@@ -56,7 +56,7 @@ def _make(settings: Settings, credentials: Credentials) -> bool:
     if ORIGIN not in settings.remotes:
         raise RepositoryError(
             f"CFP_DATA_REPO_PATH: there is nothing at {path}, and CFP_DATA_REMOTE is not set; set it to "
-            f"have the repository fetched from there, or make one with: git init --bare {path}"
+            f"clone the repository from there, or make one with: git init --bare {path}"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def _make(settings: Settings, credentials: Credentials) -> bool:
         with FileLock(place / f".{path.name}.ferry-init.lock").hold(_LOCK_TIMEOUT_S):
             if not is_empty(path):
                 return False
-            for left_over in place.glob(f".{path.name}.ferry-init-*"):  # of one that was killed
+            for left_over in place.glob(f".{path.name}.ferry-init-*"):  # left by a process that was killed
                 shutil.rmtree(left_over)
             draft = place / f".{path.name}.ferry-init-{uuid.uuid4().hex[:8]}"
             try:
@@ -81,7 +81,7 @@ def _make(settings: Settings, credentials: Credentials) -> bool:
 
 def fetched_bytes(path: Path) -> int:
     """
-    Return how much has come of the clone that is being made for *path*.
+    Return how many bytes of the running clone for *path* have arrived.
     """
     total = 0
     for place in (path, path.parent):
@@ -96,7 +96,7 @@ def check(settings: Settings, repository: Repository) -> list[str]:
     Check what ``prepare`` does not; returns warnings.
 
     Raises:
-        RepositoryError: A clone that was interrupted, or a disk without room.
+        RepositoryError: The repository is an interrupted clone, or the disk has no room.
     """
     path = settings.data_repo_path
     warnings = []
@@ -130,14 +130,14 @@ def check(settings: Settings, repository: Repository) -> list[str]:
 
 def _is_whole(repository: Repository, head: str) -> bool:
     """
-    Whether every object that came since the last start is here; at the first start, every object.
+    Whether every object that arrived since the last start is here; at the first start, every object.
     """
     record = whole_record(repository.path)
     known = read_json(record).get("commit")
     is_ancestor = known and repository.contains(known, head)
     found = is_whole(repository.git, head, known=known if is_ancestor else None)
     if found:
-        with contextlib.suppress(OSError):  # the next start reads a little more
+        with contextlib.suppress(OSError):  # without the record the next start checks more objects
             write_json(record, {"commit": head})
     return found is not False
 
@@ -158,7 +158,7 @@ def is_empty(path: Path) -> bool:
 
 def _place(path: Path) -> Path:
     """
-    Return where the draft is made: beside *path*, or in it where that is a volume of its own.
+    Return the draft's directory: beside *path*, or in *path* if that is a volume of its own.
     """
     inside = path.is_mount() or (path.exists() and not os.access(path.parent, os.W_OK))
     return path if inside else path.parent
@@ -169,7 +169,7 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
     Make a bare repository at *draft* with origin's branch and its whole history.
 
     Raises:
-        RepositoryError: It cannot be fetched, or is not whole.
+        RepositoryError: It cannot be fetched, or objects are missing.
     """
     _check_files(settings)
     draft.mkdir()
@@ -187,13 +187,13 @@ def fetch_into(draft: Path, settings: Settings, credentials: Credentials) -> Rep
         )
     tip = Remote(repository, ORIGIN, timeout_s=_TIMEOUT_S).fetch()
     if tip is None or is_whole(repository.git, tip) is False:
-        raise RepositoryError(f"what {ORIGIN} sent is not whole")
+        raise RepositoryError(f"{ORIGIN} did not send every object of the branch")
     move_ref(draft, repository.ref, new=tip, old=None)
     return repository
 
 
 def _check_files(settings: Settings) -> None:
-    # For a key that ssh cannot read it only reports that access was denied.
+    # If ssh cannot read a key, it reports only that access was denied.
     files = {
         "CFP_SSH_KEY_PATH": settings.ssh_key_path,
         "CFP_SSH_KNOWN_HOSTS": settings.ssh_known_hosts,
@@ -214,7 +214,7 @@ def _move(draft: Path, path: Path) -> None:
                 raise
             raise RepositoryError(f"another process wrote to {path} meanwhile") from exc
     else:
-        # HEAD last: without it, other processes see no repository.
+        # HEAD last: without it, other processes do not see a repository.
         for entry in sorted(draft.iterdir(), key=lambda entry: entry.name == "HEAD"):
             entry.rename(path / entry.name)
     flush(path)

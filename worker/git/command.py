@@ -1,7 +1,7 @@
 """
-The one runner for git: with our environment, within a time, redacted.
+The one runner for git: it sets git's environment, applies a timeout and redacts the output.
 
-``environment`` says what git is told, ``process.running`` starts and ends it, ``caches`` repairs the
+``environment`` makes git's environment, ``process.running`` starts and ends git, and ``caches`` repairs the
 derived files that make git fail. ``Git`` is the runner of one repository.
 """
 
@@ -19,7 +19,7 @@ from ferry.worker.git.environment import Pairs, environment
 from ferry.worker.process import groups, running
 from ferry.worker.process.running import Finished
 
-QUERY_TIMEOUT_S = 30.0  # for git commands that stay on this machine
+QUERY_TIMEOUT_S = 30.0  # for git commands that talk to no remote
 
 
 def run_git(
@@ -41,11 +41,11 @@ def run_git(
     Args:
         given: Variables that were set from outside; default: this process's.
         configuration: See ``environment``.
-        extra: Variables for this command alone, as they are.
+        extra: Variables for this command only, passed unchanged.
         stdin, stdout: See ``ferry.worker.process.running.run``.
-        whole: Whether all its output is kept, or only both ends of it.
+        whole: Whether to keep all of its output, or only the beginning and the end.
         started: Called with its process group.
-        noted: Called with its process group before it begins.
+        noted: Called with its process group before git begins.
 
     Raises:
         RepositoryError: git could not be started.
@@ -76,7 +76,7 @@ def _run(command: list[str], **options: Any) -> Finished:
 
 def _is_fatal(found: Finished) -> bool:
     """
-    Whether git itself gave up, or was ended by a signal: a damaged commit-graph ends some commands so.
+    Whether git died, by itself or by a signal: a damaged commit-graph makes some commands die.
     """
     status = found.exit_status
     return status is not None and (not 0 <= status < 128 or "fatal:" in found.stderr)
@@ -84,11 +84,11 @@ def _is_fatal(found: Finished) -> bool:
 
 class Git:
     """
-    git for one repository: each command with the same environment, and its answer or an error.
+    Runs git commands on one repository, all in the same environment.
 
     Args:
         path: The bare repository's directory.
-        environ: Variables beyond this process's, such as those of a worker's second repository.
+        environ: Variables beside this process's own, such as those of a worker's second repository.
     """
 
     def __init__(self, path: Path, environ: Mapping[str, str] | None = None) -> None:
@@ -111,11 +111,11 @@ class Git:
         gives_way: bool = False,
     ) -> Finished:
         """
-        Run a command that stays on this machine, whatever its exit status.
+        Run a command that talks to no remote; returns its outcome, whatever its exit status.
 
         Args:
             environment: Variables for this command alone.
-            gives_way: Whether it runs at low priority: readers and packing can wait, pushes cannot.
+            gives_way: Whether to run it at low priority, so that pushes do not wait for reads and packing.
 
         Raises:
             RepositoryError: git could not be started.
@@ -146,10 +146,10 @@ class Git:
 
     def answer(self, found: Finished, *arguments: str) -> str:
         """
-        Return what a command printed that ended with status 0.
+        Return the output of a command that ended with status 0.
 
         Raises:
-            RepositoryError: It ended in another way.
+            RepositoryError: It failed, or took too long.
         """
         command = f"git {' '.join(arguments[:3])}"
         if found.exit_status is None:

@@ -1,5 +1,5 @@
 """
-What git's commit-graph says of the paths that each commit changed.
+Whether git's commit-graph records the paths that each commit changed.
 
 https://git-scm.com/docs/gitformat-commit-graph
 """
@@ -14,7 +14,7 @@ _HEADER_BYTES, _LINE_BYTES = 8, 12
 
 def has_paths(repository: Path) -> bool:
     """
-    Whether the bare *repository* has a commit-graph, and each part of it tells which paths commits changed.
+    Whether the bare *repository* has a commit-graph, and every part of it holds the changed paths.
     """
     layers = _layers(repository / "objects" / "info")
     return bool(layers) and all(map(_tells_paths, layers))

@@ -1,8 +1,8 @@
 """
-Reading what is configured for the data repository, and replacing its ``config`` whole.
+Reading git's configuration for the data repository, and replacing its ``config`` atomically.
 
 git and GitPython write the file without flushing it, and GitPython in place: a power cut
-leaves it empty. A URL may hold a token, so no value of ours is an argument of a process.
+leaves it empty. A URL may hold a token, so no value is passed as a process's argument.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _LOCK_WAIT_S = 5.0
 _NOTHING_TO_UNSET = 5  # git config's exit status
 _FALSE = frozenset({"false", "no", "off", "0"})
 
-# As git writes them: the section with its name in quotation marks, and the option.
+# As git writes a key: the section, with its name in quotation marks, and the option.
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configured:
     """
-    One value that git finds.
+    One configured value.
 
     Attributes:
-        key: As git spells it: all in small letters but the name in its middle.
+        key: As git spells it: in lower case, except for the name in its middle.
         value: The value.
-        origin: Where it stands, such as ``/root/.gitconfig``.
+        origin: The file that sets it, such as ``/root/.gitconfig``.
     """
 
     key: str
@@ -48,7 +48,7 @@ class Configured:
 
 def read_all(git_dir: Path) -> list[Configured]:
     """
-    Return all that is configured for *git_dir* in any scope, in git's order: the last one of a key wins.
+    Return every configured value for *git_dir*, of all scopes, in git's order: a key's last value wins.
 
     Raises:
         RepositoryError: git cannot be started, or cannot read it.
@@ -66,7 +66,7 @@ def read_all(git_dir: Path) -> list[Configured]:
 
 def pushes_elsewhere(configured: Sequence[Configured], remote: str, url: str) -> Configured | None:
     """
-    Return what would send a ``git push`` to *remote* to another place than *url*; None if nothing would.
+    Return the configuration that would send a ``git push`` to *remote* elsewhere than to *url*, or None.
     """
     given = [each for each in configured if each.key == f"remote.{remote}.pushurl"]
     meant, _ = _rewritten(configured, url, "insteadof")
@@ -79,7 +79,8 @@ def pushes_elsewhere(configured: Sequence[Configured], remote: str, url: str) ->
 
 def partial_clone(configured: Sequence[Configured]) -> Configured | None:
     """
-    Return what makes the repository a partial clone, one that lacks objects on purpose; None if nothing does.
+    Return the configuration that makes the repository a partial clone, which lacks objects on purpose, or
+    None.
     """
     return next(
         (
@@ -102,11 +103,11 @@ def replace_config(git_dir: Path, wanted: Mapping[Key, Sequence[str]]) -> None:
     """
     Replace all values of each key of *wanted* in the repository's own ``config``, whole and durably.
 
-    Readers find the old file or the new one, also after a power cut. For the holder of ``prepare.lock``.
+    Readers find the old file or the new one, even after a power cut. The caller holds ``prepare.lock``.
 
     Raises:
-        RepositoryError: Another git writes the file, or died while it did; or git could not.
-        OSError: The disk refused. The old file is still there.
+        RepositoryError: Another git process writes the file, or died while it wrote; or git failed.
+        OSError: The file cannot be written. The old file is still there.
     """
     config = (git_dir / "config").resolve()
     draft = drafts_directory(git_dir) / "config~"
@@ -121,7 +122,8 @@ def replace_config(git_dir: Path, wanted: Mapping[Key, Sequence[str]]) -> None:
     try:
         draft.write_bytes(_changed(git_dir, config, wanted))
         before = config.stat()
-        with contextlib.suppress(PermissionError):  # not our group: then it stays our own
+        # This user is not in that group: the file keeps this user's group.
+        with contextlib.suppress(PermissionError):
             os.chown(draft, -1, before.st_gid)
         draft.chmod(before.st_mode & 0o770)  # a remote's URL may hold a token
         flush(draft.parent)
@@ -146,7 +148,7 @@ def _changed(git_dir: Path, config: Path, wanted: Mapping[Key, Sequence[str]]) -
         for section, option in wanted:
             name = f"{section.replace(' ', '.', 1).replace(chr(34), '')}.{option}"
             if present is not None and name.lower() not in present:
-                continue  # most are missing at a first start, and each costs a process
+                continue  # most keys are missing at a first start, and removing each takes a process
             done = run_git(git_dir, "config", "--file", str(copy), "--unset-all", name)
             if done.exit_status not in (0, _NOTHING_TO_UNSET):
                 raise RepositoryError(f"cannot change {name} in {config}: {redact(done.stderr.strip())}")
@@ -163,7 +165,7 @@ def _changed(git_dir: Path, config: Path, wanted: Mapping[Key, Sequence[str]]) -
 
 def _quoted(value: str) -> str:
     """
-    Write *value* so that git reads it as it is, whatever blanks, quotation marks and ``#`` it holds.
+    Quote *value* for git's config, so that blanks, quotation marks and ``#`` in it survive.
     """
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t")
     return f'"{escaped}"'
@@ -171,7 +173,7 @@ def _quoted(value: str) -> str:
 
 def _rewritten(configured: Sequence[Configured], url: str, option: str) -> tuple[str, Configured | None]:
     """
-    Return *url* as git's longest matching rule makes it, and that rule.
+    Return *url* as git's longest matching ``insteadOf`` rule rewrites it, and that rule.
     """
     rules = [
         each

@@ -1,9 +1,10 @@
 """
 Keys, tokens and shared ssh connections, looked up for every command that talks to a remote.
 
-Keys and tokens are files that another program rotates (Kubernetes, an agent), so their contents are
-not kept. ssh connections are kept: the handshake is most of the time of a small push. A shared connection
-whose far end froze would hang every later push, so a command that ends at its timeout also closes it.
+Keys and tokens are files that another program rotates (Kubernetes, an agent), so Ferry reads them for each
+command. ssh connections are kept open: the handshake takes most of the time of a small push. A shared
+connection whose server hangs would hang every later push, so a command that reaches its timeout also closes
+it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from ferry.worker.settings import ORIGIN, Settings
 
 _SHARED_FOR_S = 60
 _SSH_SCHEMES = ("ssh", "git+ssh", "ssh+git")
-_HOST_AND_PATH = re.compile(r"[^/:]+:")  # git takes `host:path` for ssh, and a path where a slash comes first
-# sockaddr_un holds 108 bytes, and ssh adds a dot and 16 letters while it makes the socket.
+_HOST_AND_PATH = re.compile(r"[^/:]+:")  # git reads `host:path` as ssh, unless a slash comes before the colon
+# sockaddr_un holds 108 bytes, and ssh appends a dot and 16 letters while it creates the socket.
 _LONGEST_SOCKET_PATH = 108 - 1 - 17
 
-# Answers git with the file's one line, `TOKEN` or `USER:TOKEN`. The token passes from a file through a
-# pipe, and stands in no argument and no environment. The name matters to no host that takes tokens.
+# Answers git with the file's one line, `TOKEN` or `USER:TOKEN`. The token goes from the file through a pipe,
+# never through an argument or the environment. Hosts that take tokens ignore the user name.
 _ANSWER = """!answer() {
     test "$1" = get || exit 0
     token=$(cat "$FERRY_TOKEN_FILE") || exit 0
@@ -48,7 +49,7 @@ class Credentials:
 
     Args:
         remotes: Every remote, name to URL.
-        key: Private ssh key to offer, and no other.
+        key: The only private ssh key to offer.
         known_hosts: The only ssh host keys that are trusted.
         token_file: File with the token for ``origin``'s HTTP host.
         environ: The process's environment.
@@ -63,7 +64,7 @@ class Credentials:
     @classmethod
     def from_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Credentials:
         """
-        Take from *settings* and the environment what concerns git.
+        Make the credentials of *settings* and the environment.
         """
         return cls(
             remotes=settings.remotes,
@@ -94,7 +95,7 @@ class Credentials:
 
     def ssh_program(self, remote: str, configured: str = "") -> str | None:
         """
-        Return the program by which git reaches *remote*, or None where that needs no ssh.
+        Return the ssh program by which git reaches *remote*, or None if it is not reached by ssh.
 
         Args:
             configured: ``core.sshCommand`` of git's configuration.
@@ -106,25 +107,25 @@ class Credentials:
         command = self.environ.get("GIT_SSH_COMMAND")
         if not command and not (self.key or self.known_hosts):
             command = configured or shlex.quote(self.environ.get("GIT_SSH", ""))
-        with contextlib.suppress(ValueError):  # a quotation that does not end
+        with contextlib.suppress(ValueError):  # an unclosed quotation mark
             return next((word for word in shlex.split(command or "") if word), "ssh")
         return command
 
     def configuration(self, remote: str) -> list[tuple[str, str]]:
         """
-        Return what git's configuration needs for that, as keys and values in order.
+        Return the configuration that git needs to authenticate at *remote*, as keys and values in order.
         """
         url = urlsplit(self.remotes.get(ORIGIN, ""))
         if self.token_file is None or url.scheme not in ("http", "https"):
             return []
         host = url.netloc.rpartition("@")[2]
         helper = f"credential.{url.scheme}://{host}.helper"
-        # The empty one drops all other helpers, so that none of them stores the token.
+        # The empty value drops all other helpers, so that none of them stores the token.
         return [(helper, ""), (helper, _ANSWER)]
 
     def hang_up_command(self, remote: str) -> list[str] | None:
         """
-        Return the command that ends the shared ssh connection to *remote*, or None where there is none.
+        Return the command that ends the shared ssh connection to *remote*, or None if there is none.
         """
         path = self._socket(remote)
         return (
@@ -150,10 +151,10 @@ class Credentials:
 
     def _socket(self, remote: str) -> Path | None:
         """
-        Return where the shared connection to *remote* listens, or None where none is shared.
+        Return the socket of the shared connection to *remote*, or None if connections are not shared.
 
-        A connection is as good as the key it was made with: another URL, another
-        key or the same key renewed has a connection of its own.
+        A connection stays authenticated by the key that it was made with. So another URL, another key, or a
+        renewed key gets its own connection.
         """
         url = self.remotes.get(remote, "")
         if self.environ.get("GIT_SSH_COMMAND") or url.startswith(("/", "file:", "http:", "https:")):
@@ -179,13 +180,15 @@ def _private_directory() -> Path:
         path.mkdir(mode=0o700)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{path} is not a directory of ours alone; remove it, or set TMPDIR to another")
+        raise PermissionError(
+            f"{path} is not a directory that only this user can use; remove it, or set TMPDIR to another"
+        )
     return path
 
 
 def _private(key: Path) -> Path:
     """
-    Return *key*, or a private copy where other users may read it: ssh refuses such a key.
+    Return *key*, or a private copy if other users may read it: ssh refuses such a key.
 
     Kubernetes makes a mounted secret readable for the pod's group.
     """
@@ -200,6 +203,6 @@ def _private(key: Path) -> Path:
 
 def _ssh_value(path: Path) -> str:
     """
-    Quote *path* as ssh reads an option's value: it splits at blanks and expands percent signs.
+    Quote *path* as the value of an ssh option: ssh splits at blanks and expands percent signs.
     """
     return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'

@@ -1,5 +1,5 @@
 """
-What each of two diverged commits has that the other lacks, for the operator who joins them.
+The two sides of a divergence, for the operator who reconciles them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 from ferry.worker.git.history import Commit, History
 
-# A person reads these. How many there are in all is counted, however many there are.
+# The most that an operator is shown; the counts are of all of them.
 _SHOWN = 50
 
 
@@ -22,7 +22,7 @@ class Side:
         head: Its commit.
         count: How many commits it has that the other lacks.
         commits: The newest of them, at most fifty.
-        files: Paths of the records, and of whatever else, that it changed since the merge base.
+        files: Paths of the records and other files that it changed since the merge base.
     """
 
     head: str
@@ -33,7 +33,7 @@ class Side:
     @property
     def authors(self) -> list[str]:
         """
-        Who made those commits, each once, as ``Name <address>``.
+        The authors of those commits, each once, as ``Name <address>``.
         """
         return sorted({f"{name} <{email}>" for name, email in (commit.author for commit in self.commits)})
 
@@ -41,10 +41,10 @@ class Side:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
     """
-    Where two commits parted, and what each side did since.
+    The merge base of two commits, and what each side did since.
 
     Attributes:
-        base: The last commit that both have; None where they share no history.
+        base: The merge base; None if they share no history.
         ours: Our branch.
         theirs: The remote's.
     """
@@ -63,7 +63,7 @@ class Divergence:
     @property
     def touched_by_both(self) -> list[str]:
         """
-        Paths that both sides changed, sorted; a conflict can be nowhere else.
+        Paths that both sides changed, sorted; only these can conflict.
         """
         return sorted(self.ours.files & self.theirs.files)
 
@@ -86,7 +86,7 @@ def survey(repository: History, ours: str, theirs: str) -> Divergence:
     Compare two commits that are both in *repository*.
 
     Raises:
-        RepositoryError: git could not.
+        RepositoryError: git failed.
     """
     base = repository.merge_base(ours, theirs)
     return Divergence(

@@ -1,11 +1,11 @@
 """
-What git is told: the environment and the configuration of every git command.
+The environment and the configuration of every git command.
 
 git reads the configuration of the repository, the user and the machine, some sixty environment
-variables, and hooks. What the operator rightly decides there is kept: proxy, certificates,
-credential helpers, ``insteadOf``, ssh. Whatever could change which commit goes where or what is
-read, or could prompt for input, is set here in the command's own scope, which wins over every
-file. See ``docs/decisions/0011-git-alone-with-our-remote.md``; ``command`` runs git with it.
+variables, and hooks. Ferry keeps what the operator decides there: proxy, certificates, credential helpers,
+``insteadOf``, ssh. Ferry sets whatever could change which commit goes where or what is read, or could prompt
+for input, in the command's own scope, which overrides every file. See
+``docs/decisions/0011-git-alone-with-our-remote.md``; ``command`` runs git with it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pathlib import Path
 
 Pairs = Iterable[tuple[str, str]]
 
-# Ferry's own and those of its libraries. git, ssh, a credential helper, and a hook of a remote on this disk
-# do not get them. Other names pass, because a credential helper reads names of its own.
+# Variables of Ferry and its libraries. They are kept from git, ssh, credential helpers, and hooks of a remote
+# on this disk. All other variables are passed, because a credential helper may read any of them.
 _NOT_FOR_CHILDREN = ("CFP_", "FERRY_", "SENTRY_", "CELERY_", "FLOWER_", "FLASK_", "GUNICORN_", "OTEL_")
 _ASKERS = frozenset({"SSH_ASKPASS", "SSH_ASKPASS_REQUIRE"})
-# Of git's own, those that say how a remote is reached, and those that say what git does.
+# Of git's own variables: those that say how a remote is reached, and those that change what git does.
 _GIT_NAMES = frozenset({
     "GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSH_VARIANT", "GIT_PROXY_COMMAND", "GIT_EXEC_PATH", "GIT_CURL_VERBOSE",
     "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM",
 })  # fmt: skip
 _GIT_PREFIXES = ("GIT_HTTP_", "GIT_SSL_", "GIT_PROXY_SSL_", "GIT_TRACE")
-# Those that make git read and write another repository than the one in GIT_DIR; gitsheets
-# knows some of them too (``git rev-parse --local-env-vars``, and the namespace of refs).
+# Those that make git use another repository than the one in GIT_DIR; gitsheets reads some of them too (``git
+# rev-parse --local-env-vars``, and the namespace of refs).
 _ELSEWHERE = frozenset({
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_PARAMETERS", "GIT_DIR",
     "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX",
@@ -37,20 +37,20 @@ _ELSEWHERE = frozenset({
 
 _TOLD = {
     "GIT_TERMINAL_PROMPT": "0",
-    # An empty one ends the search for others: core.askPass, SSH_ASKPASS.
+    # An empty value ends git's search for others: core.askPass, SSH_ASKPASS.
     "GIT_ASKPASS": "",
     "SSH_ASKPASS_REQUIRE": "never",
     "GCM_INTERACTIVE": "never",
     "LC_ALL": "C",
-    # Objects are read in this process, and pushed, without replacements and grafts.
+    # Ferry reads and pushes objects without replacements and grafts, and so must git.
     "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_GRAFT_FILE": os.devnull,
     "GIT_NO_LAZY_FETCH": "1",
-    # One ref that a power cut emptied would make git refuse every fetch.
+    # Otherwise one ref that a power cut emptied makes git refuse every fetch.
     "GIT_REF_PARANOIA": "0",
 }
 
-# In git's order of reading the last one wins; where two keys set one thing, both are here.
+# git's last value of a key wins. If two keys set the same thing, both are here.
 _CONFIGURATION = (
     ("core.hooksPath", os.devnull),
     ("core.fsync", "all"),
@@ -92,9 +92,9 @@ _CONFIGURATION = (
     ("color.transport", "false"),
     ("color.remote", "false"),
     ("pack.packSizeLimit", "0"),
-    # Larger ones are packed as they are, so that they can be read piece by piece: see ``blobs``.
+    # Larger blobs are packed undeltified, so that they can be read piece by piece: see ``blobs``.
     ("core.bigFileThreshold", "1m"),
-    # Some packs are merged, and a bitmap needs all objects in one.
+    # Only some packs are merged, and a bitmap needs all objects in one pack.
     ("pack.writeBitmaps", "false"),
     ("repack.writeBitmaps", "false"),
     # Making a repository: in the format that gitsheets reads, without hooks.
@@ -106,17 +106,17 @@ _CONFIGURATION = (
 
 def environment(git_dir: Path, given: Mapping[str, str], configuration: Pairs = ()) -> dict[str, str]:
     """
-    Return all the variables that a git command on *git_dir* gets.
+    Return the complete environment of a git command on *git_dir*.
 
     Args:
         given: Variables that were set from outside, for Ferry or for git.
-        configuration: Keys and values beyond those that every command has; the last of a key wins.
+        configuration: Keys and values beside those of every command; a key's last value wins.
     """
     kept = {name: value for name, value in given.items() if _is_kept(name)}
     return {
         **kept,
         **_TOLD,
-        # An explicit one also spares git the search for a repository above and the guess at who owns it.
+        # An explicit GIT_DIR also spares git the search for a repository and the check of its owner.
         "GIT_DIR": str(git_dir),
         **_numbered([*_configured(given), *_CONFIGURATION, *configuration]),
     }
@@ -124,7 +124,7 @@ def environment(git_dir: Path, given: Mapping[str, str], configuration: Pairs = 
 
 def stay_here(environ: MutableMapping[str, str]) -> list[str]:
     """
-    Remove the variables that make git, or gitsheets in this process, open another repository or none.
+    Remove the variables that make git, or gitsheets in this process, open another repository or fail.
 
     Returns:
         The names of those that were set.
@@ -133,7 +133,7 @@ def stay_here(environ: MutableMapping[str, str]) -> list[str]:
     for name in found:
         del environ[name]
     whole = str(sum(1 for _ in _configured(environ)))
-    if environ.get("GIT_CONFIG_COUNT", whole) != whole:  # gitsheets opens no repository then
+    if environ.get("GIT_CONFIG_COUNT", whole) != whole:  # with these gitsheets cannot open a repository
         environ["GIT_CONFIG_COUNT"] = whole
         found.append("GIT_CONFIG_COUNT")
     return found
@@ -147,7 +147,7 @@ def _is_kept(name: str) -> bool:
 
 def _configured(given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """
-    Yield what GIT_CONFIG_COUNT configures, up to the first pair that is incomplete: git refuses the rest.
+    Yield the pairs that GIT_CONFIG_COUNT configures, up to the first incomplete one, which git refuses.
     """
     count = given.get("GIT_CONFIG_COUNT", "")
     number = 0

@@ -1,7 +1,7 @@
 """
-The commits of a repository: which one contains which, and what each of them changed.
+The commits of a repository: their ancestry, and the files that each of them changed.
 
-A few commits are read in this process; git is started for more.
+Ferry reads a few commits in this process, and starts git for more.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ferry.worker.git.signing import Committer
 
 WALK_TIMEOUT_S = 300.0  # for commands that read a whole history
 _CHANGED = re.compile(r":([0-7]+) ([0-7]+) ([0-9a-f]{40}) ([0-9a-f]{40}) [A-Z][0-9]*")
-_A_FEW_COMMITS = 100  # read in this process; git takes 3 ms for any number
+_A_FEW_COMMITS = 100  # commits read in this process; starting git takes 3 ms
 _NEIGHBOURS = 100  # a burst
-# Split by NUL, the one character that no part of a commit can hold.
+# Separated by NUL, the one character that a commit cannot contain.
 _LOG_FORMAT = "%H%x00%P%x00%an%x00%ae%x00%aI%x00%B%x00%(trailers:only,unfold)"
 
 
@@ -40,7 +40,7 @@ class Commit:
         author: Name and e-mail address.
         authored_at: RFC 3339, with the author's offset.
         message: The whole message, trailers included.
-        trailers: Its trailers; the last one where a key stands twice.
+        trailers: Its trailers; if a key occurs twice, its last value.
         trailer_lines: Key and value of each of them, in order.
     """
 
@@ -61,7 +61,7 @@ class Commit:
 
     def as_json(self) -> dict[str, Any]:
         """
-        Return the commit as the API has it; a trailer that occurs several times has a list of values.
+        Return the commit in the API's shape; a trailer that occurs several times has a list of values.
         """
         name, email = self.author
         values: dict[str, list[str]] = {}
@@ -93,9 +93,9 @@ class History:
 
     def contains(self, commit: str, tip: str | None) -> bool:
         """
-        Whether *commit* is *tip* or one of its ancestors; False if either is unknown here.
+        Whether *commit* is *tip* or one of its ancestors; False if the repository lacks either.
 
-        Clients send names of commits: only a full object name reaches a path or git's arguments.
+        Clients send names of commits, so only a full object name is used in a path or an argument of git.
         """
         if tip is None or commit == tip:
             return commit == tip
@@ -111,10 +111,10 @@ class History:
         Return the commits that are in *new* and not in *old*, newest first.
 
         Args:
-            first_parents: Only those that *new* itself went through, and not what they merged.
+            first_parents: Follow only the first parents, and leave out merged commits.
 
         Raises:
-            RepositoryError: git could not tell.
+            RepositoryError: git failed.
         """
         if old == new:
             return []
@@ -127,8 +127,8 @@ class History:
         """
         Return when *commit* was made, in seconds since the epoch.
 
-        git keeps whole seconds. A commit's loose object was written when the
-        commit was made, and the file system knows that to the millisecond.
+        git stores whole seconds. The file system has the time at which a commit's loose object was written,
+        to the millisecond.
         """
         try:
             return (self.path / "objects" / commit[:2] / commit[2:]).stat().st_mtime
@@ -155,7 +155,7 @@ class History:
             skip: How many to leave out first.
             without: Leave out what this commit contains, or any of these.
             file: Only commits that change the file at this path of the tree.
-            children_first: Whether no commit may stand before one of its children, whatever clocks said.
+            children_first: Whether each commit comes after all of its children, even if clocks differed.
             saying: Only commits with this text in one line of their message.
         """
         left_out = [without] if isinstance(without, str) else without or ()
@@ -163,7 +163,8 @@ class History:
         text = self.git.query(
             "log", "-z", f"--format={_LOG_FORMAT}", f"--skip={skip}", f"--max-count={limit}", *said,
             *(["--date-order"] if children_first else []), tip, *(f"^{name}" for name in left_out),
-            "--", *([f":(literal){file}"] if file else []),  # with `top`, git reads no changed paths
+            # With `:(top)` git could not use the commit-graph's changed paths.
+            "--", *([f":(literal){file}"] if file else []),
             gives_way=True,
         )  # fmt: skip
         return _commits(text)
@@ -210,7 +211,7 @@ class History:
 
     def count_between(self, old: str | None, new: str) -> int:
         """
-        Count the commits that are in *new* and not in *old*, if there is one.
+        Count the commits that are in *new* and not in *old*; *old* may be None.
 
         Raises:
             RepositoryError: One of them is not known here.
@@ -219,16 +220,16 @@ class History:
 
     def root_of(self, tip: str) -> str:
         """
-        Return the commit without parents that *tip* began with; of several, the oldest.
+        Return the root commit of *tip*; of several, the oldest.
 
         Raises:
-            RepositoryError: git could not tell.
+            RepositoryError: git failed.
         """
         return self.git.query("rev-list", "--max-parents=0", tip, "--").split()[-1]
 
     def merge_base(self, one: str, other: str) -> str | None:
         """
-        Return the best commit that is in both, or None where they share no history.
+        Return the merge base of both, or None if they share no history.
 
         Raises:
             RepositoryError: One of them is not known here.
@@ -263,7 +264,7 @@ class History:
         Return the paths of the files that *commit* changes against its first parent, sorted.
 
         Raises:
-            RepositoryError: git could not.
+            RepositoryError: git failed.
         """
         changed = self.git.query(
             "diff-tree", "-r", "-z", "--root", "--name-only", "--no-renames", "--no-commit-id",
@@ -275,13 +276,13 @@ class History:
         self, commits: Sequence[Commit], file: str
     ) -> dict[str, tuple[tuple[str, str], tuple[str, str]]]:
         """
-        Return mode and full object name of the file at a path before and after commits, by their names.
+        Return mode and full object name of *file* before and after each commit, by the commit's name.
 
-        Before is at their first parent. A mode of zeros says that there is no file. Commits that change
-        nothing are left out.
+        "Before" is the commit's first parent. A mode of zeros means that there is no file. Commits that do
+        not change the file are left out.
 
         Raises:
-            RepositoryError: git could not tell.
+            RepositoryError: git failed.
         """
         lines = "".join(f"{' '.join((commit.hash, *commit.parents[:1]))}\n" for commit in commits)
         with open(os.memfd_create("commits"), "w+b") as wanted:
@@ -302,14 +303,14 @@ class History:
 
 @lru_cache(maxsize=256)
 def _are_neighbours(git_dir: str, old: str, new: str) -> bool:
-    # Asked several times for each push. The answer never changes, unless a missing commit comes back.
+    # Called several times for each push. The answer never changes, unless a missing commit reappears.
     return bool(Objects(git_dir).lineage(old, new, longest=_NEIGHBOURS, packed=False))
 
 
 def _is_ancestor(git_dir: str, commit: str, tip: str) -> bool:
     if _are_neighbours(git_dir, tip, commit):
         return False
-    # gitsheets would hold the interpreter for the whole walk, and be mistaken among clocks that differ.
+    # gitsheets would hold the interpreter lock for the whole walk, and err if committers' clocks differ.
     return _are_neighbours(git_dir, commit, tip) or _is_ancestor_by_git(git_dir, commit, tip)
 
 

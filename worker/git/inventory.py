@@ -1,7 +1,7 @@
 """
-The objects of a repository as git sees them: whether all are there, and many of them at once.
+Checking that objects are complete, and reading many of them at once, with git.
 
-``objects`` reads single ones in this process.
+``objects`` reads single objects in this process.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ def named(git: Git, prefix: str) -> list[str]:
     Return the full names of the objects whose names begin with *prefix*, at least four digits.
 
     Raises:
-        RepositoryError: git could not tell.
+        RepositoryError: git failed.
     """
     return git.query("rev-parse", f"--disambiguate={prefix}").split()
 
 
 def is_whole(git: Git, commit: str, *, known: str | None = None) -> bool | None:
     """
-    Whether every object of *commit* and its ancestors is here; None: it was not known after five minutes.
+    Whether every object of *commit* and its ancestors is here; None: git took more than five minutes.
 
     Args:
-        known: An ancestor of *commit* for which that is known.
+        known: An ancestor of *commit* that is known to be complete.
 
     Raises:
         RepositoryError: git could not be started.
@@ -48,17 +48,17 @@ def check(git: Git, *, timeout_s: float) -> None:
     Read every object and check it against its name.
 
     Raises:
-        RepositoryError: One is missing or damaged.
+        RepositoryError: An object is missing or damaged.
     """
     git.query("fsck", "--full", "--strict", "--no-dangling", "--no-progress", timeout_s=timeout_s)
 
 
 def bytes_between(git: Git, old: str | None, new: str) -> int:
     """
-    Return about how many bytes a push of *new* sends to a remote that holds *old*.
+    Estimate how many bytes a push of *new* sends to a remote that has *old*.
 
     Raises:
-        RepositoryError: git could not tell.
+        RepositoryError: git failed.
     """
     known = [f"^{old}"] if old else []
     asked = ("rev-list", "--objects", "--disk-usage", new, *known, "--")
@@ -85,7 +85,7 @@ def contents(git: Git, names: Sequence[str]) -> dict[str, bytes]:
     """
     answer = _batch(git, "--batch", names)
     found, at = {}, 0
-    while header := _BATCHED.match(answer, at):  # ends where git met a damaged object
+    while header := _BATCHED.match(answer, at):  # ends at the first damaged object
         at = header.end() + int(header[2]) + 1 if header[2] else header.end()
         if header[2] and at <= len(answer):
             found[header[1].decode()] = answer[header.end() : at - 1]
@@ -93,7 +93,7 @@ def contents(git: Git, names: Sequence[str]) -> dict[str, bytes]:
 
 
 def _batch(git: Git, option: str, names: Sequence[str]) -> bytes:
-    # In memory: objects can be listed while the disk is full.
+    # In memory, because the disk may be full.
     with (
         open(os.memfd_create("names"), "w+b") as wanted,
         open(os.memfd_create("said"), "w+b") as answered,

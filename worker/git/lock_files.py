@@ -1,5 +1,5 @@
 """
-git's lock files, taken so that git respects them and Ferry knows its own.
+git's lock files. git respects those that Ferry takes, and Ferry recognises its own.
 
 git takes ``NAME.lock`` by creating it, and replaces NAME by renaming it. Ferry writes the new content to a
 draft and makes the lock file a second name of that draft. So it recognises a lock file that one of its own
@@ -21,7 +21,7 @@ _PAUSE_S = 0.01
 
 class LockFileError(Exception):
     """
-    Another program holds the lock file, or died while it did.
+    Another program holds the lock file, or died while it held it.
     """
 
 
@@ -31,7 +31,7 @@ def take(git_dir: Path, lock: Path, draft: Path, *, wait_s: float) -> None:
 
     Raises:
         LockFileError: Another program still holds it after *wait_s* seconds.
-        OSError: The disk refused.
+        OSError: The lock file cannot be made.
     """
     deadline = time.monotonic() + wait_s
     while True:
@@ -45,7 +45,7 @@ def take(git_dir: Path, lock: Path, draft: Path, *, wait_s: float) -> None:
                 ) from None
             time.sleep(_PAUSE_S)
         except FileNotFoundError:
-            # The directory of a new ref; or git, which packs refs, has just removed it as empty.
+            # It is the directory of a new ref; or git packed the refs in it and removed it as empty.
             if time.monotonic() >= deadline:
                 raise
             with contextlib.suppress(FileNotFoundError):  # git removed it again
@@ -56,7 +56,8 @@ def take(git_dir: Path, lock: Path, draft: Path, *, wait_s: float) -> None:
 
 def clear_left_over(draft: Path, lock: Path) -> None:
     """
-    Remove what a killed process left, once all that it wrote is on the disk.
+    Remove the draft and the lock file that a killed process of Ferry left, once all that it wrote is on the
+    disk.
     """
     if not draft.exists():
         return

@@ -20,35 +20,36 @@ import gitsheets
 
 from ferry.worker.files.sharing import make_directory, share
 
-MOST_BYTES = 64 << 20  # of one object that is read at once; a tree of a million files is smaller
-_PIECE_BYTES = 64 << 10  # it may inflate to a thousand times as much
+MOST_BYTES = 64 << 20  # of one object that is read into memory; a tree of a million files is smaller
+_PIECE_BYTES = 64 << 10  # bytes; inflated they may be a thousand times as many
 _INFLATED_BYTES = 1 << 20
 _NAME_OF_FILE = re.compile(r"[0-9a-f]{38}")
-_IN_THE_MAKING = (".", "tmp_")  # prefixes of git's and gitsheets' files that are no objects yet
+_IN_THE_MAKING = (".", "tmp_")  # prefixes of temporary files of git and gitsheets
 _HEADER = re.compile(rb"(blob|tree|commit|tag) (0|[1-9][0-9]{0,18})\0")
-_FASTEST = 1  # as gitsheets does; object names, which fill trees, do not get smaller with more effort
-# zlib's default is 32 KiB and level 8, for which it allocates a quarter of a MiB each time:
-# ten times as long as a record's bytes need. Trees get no larger, and git reads any window.
+_FASTEST = 1  # gitsheets' level; trees consist of object names, which a higher level does not compress better
+# With its default window of 32 KiB and memory level 8, zlib allocates a quarter of a MiB for each object,
+# which takes ten times as long as compressing a record. A smaller window makes trees no larger, and git reads
+# any window.
 _WINDOW_BITS, _MEMORY_LEVEL = 13, 7
 _TRIES = 100
-_DRAFT = "tmp_obj_"  # git removes left-over files with this prefix
+_DRAFT = "tmp_obj_"  # git removes abandoned files with this prefix
 
 
 class ObjectTooLargeError(gitsheets.GitsheetsError):  # type: ignore[misc]  # it ships no types
     """
-    An object says of itself that it is larger than may be read at once.
+    An object's header gives a larger size than may be read into memory.
     """
 
     def __init__(self, name: str, size: int, most: int) -> None:
-        super().__init__(f"the object {name} has {size} bytes, and at most {most} are read at once")
+        super().__init__(f"the object {name} has {size} bytes; at most {most} can be read into memory")
 
 
 def read_loose(git_dir: str, name: str, *, most: int = MOST_BYTES) -> bytes:
     """
-    Return kind, size and content of an object that stands in a file of its own, as that file has them.
+    Return kind, size and content of a loose object.
 
     Args:
-        most: How many bytes of content it may have. No more is inflated than it says it has.
+        most: How many bytes of content it may have. Inflates no more bytes than its header gives.
 
     Raises:
         OSError: There is no such file.
@@ -61,7 +62,7 @@ def read_loose(git_dir: str, name: str, *, most: int = MOST_BYTES) -> bytes:
         found = [next(pieces, b"")]
         header = header_of(found[0])
         if header is None:
-            raise zlib.error(f"{name} is not an object of git's")
+            raise zlib.error(f"{name} is not a git object")
         _, size, begin = header
         if size > most:
             raise ObjectTooLargeError(name, size, most)
@@ -70,13 +71,13 @@ def read_loose(git_dir: str, name: str, *, most: int = MOST_BYTES) -> bytes:
             found.append(piece)
             left -= len(piece)
     if left or not stream.eof:
-        raise zlib.error(f"{name} has not as many bytes as it says")
+        raise zlib.error(f"{name} has another size than its header gives")
     return b"".join(found)
 
 
 def inflated(file: BinaryIO, stream: zlib._Decompress) -> Iterator[bytes]:
     """
-    Yield what *stream* makes of *file*, in pieces of at most a MiB, however much that is.
+    Yield *file* inflated by *stream*, in pieces of at most a MiB.
 
     Raises:
         zlib.error: It is damaged.
@@ -85,13 +86,13 @@ def inflated(file: BinaryIO, stream: zlib._Decompress) -> Iterator[bytes]:
         given = stream.unconsumed_tail or file.read(_PIECE_BYTES)
         piece = stream.decompress(given, _INFLATED_BYTES)
         if not given and not piece:
-            return  # it is cut short
+            return  # the file is truncated
         yield piece
 
 
 def header_of(begin: bytes) -> tuple[str, int, int] | None:
     """
-    Return kind and size that an object says it has, and where its content begins; None: it is no object.
+    Return kind and size from an object's header, and the offset of its content; None: it is not an object.
 
     Args:
         begin: Its first bytes, inflated.
@@ -102,13 +103,13 @@ def header_of(begin: bytes) -> tuple[str, int, int] | None:
 
 def write_loose(git_dir: str, name: str, whole: bytes) -> None:
     """
-    Write an object to a file of its own, unless the same stands there. Only a flush puts it on the disk.
+    Write a loose object, unless it exists. Only a flush puts it on the disk.
 
     Args:
         whole: Kind, size and content.
 
     Raises:
-        OSError: The disk refused; nothing is left behind.
+        OSError: It cannot be written; nothing is left behind.
     """
     if not _stands(git_dir, name, whole):
         _create(git_dir, name, _compressed(whole))
@@ -119,18 +120,18 @@ def survey(git_dir: str, *, most: int) -> Iterator[tuple[list[str], dict[str, st
     Check every loose object, in parts of at most *most* sound ones.
 
     Yields:
-        For each part the names of the sound ones, and what is wrong with each other file, by its path in the
+        For each part the names of the sound objects, and the fault of each other file, by its path in the
         repository.
     """
     sound: list[str] = []
     damaged: dict[str, str] = {}
     for directory, file in _loose_files(git_dir):
-        path, fault = f"objects/{directory}/{file}", "is not called like an object"
+        path, fault = f"objects/{directory}/{file}", "does not have the name of an object"
         try:
             if _NAME_OF_FILE.fullmatch(file):
                 fault = _fault(f"{git_dir}/{path}", directory + file) or ""
         except FileNotFoundError:
-            continue  # git has just removed it: it is in a pack
+            continue  # git has just removed it, because it is in a pack
         except (OSError, zlib.error) as exc:
             fault = f"cannot be read: {exc}"
         if fault:
@@ -167,12 +168,12 @@ def _fault(path: str, name: str) -> str | None:
     if size == 0:
         return "is empty"
     if not stream.eof:
-        return "is cut short"
+        return "is truncated"
     if digest.hexdigest() != name:
-        return "holds something else than its name says"
+        return "does not match the digest that is its name"
     header = header_of(head)
     if rest or header is None or header[1] != size - header[2]:
-        return "is not an object of git's"
+        return "is not a git object"
     return None
 
 
@@ -182,12 +183,13 @@ def _compressed(whole: bytes) -> bytes:
 
 
 def _stands(git_dir: str, name: str, whole: bytes) -> bool:
-    # A good file is left alone: replacing it would put at risk what is on the disk
-    # already. A file that a power cut has emptied is replaced.
+    # Keep a sound file: replacing it would put at risk what is on the disk already. Replace a file that a
+    # power cut has emptied.
     try:
         if read_loose(git_dir, name) != whole:
             return False
-        os.utime(f"{git_dir}/objects/{name[:2]}/{name[2:]}")  # or `git gc` may take it for long forgotten
+        # Otherwise `git gc` may remove it as old and unreachable.
+        os.utime(f"{git_dir}/objects/{name[:2]}/{name[2:]}")
     except (OSError, zlib.error):
         return False
     return True
@@ -212,6 +214,6 @@ def _open_new(path: str, directory: str, git_dir: str) -> int:
     for _ in range(_TRIES):
         with contextlib.suppress(FileNotFoundError):
             return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
-        # git removes the directories that it has emptied, even one that was just made.
+        # git removes directories that are empty, even one that was just made.
         make_directory(git_dir, directory)
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

@@ -1,9 +1,9 @@
 """
-git's objects, read and written in this process.
+Reading and writing git's objects in this process.
 
-gitsheets opens the repository for each question, which takes a tenth of a millisecond and
-more. Recent objects are loose, and are read from their files (see ``loose``). An object
-never changes, so commits and trees that are read often are kept in memory.
+gitsheets opens the repository for each read, which takes a tenth of a millisecond or more. Recent objects are
+loose, and this module reads their files itself (see ``loose``). An object never changes, so commits and trees
+that are read often stay in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ferry.worker.git.loose import MOST_BYTES, ObjectTooLargeError, read_loose, 
 from ferry.worker.git.signing import Committer, unsigned_form
 
 _KEPT_BYTES = 64 * 1024 * 1024
-_OVERHEAD_BYTES = 400  # of memory for each object that is kept
+_OVERHEAD_BYTES = 400  # bytes of memory that each cached object takes beside its content
 _PARENT = re.compile(rb"^parent ([0-9a-f]+)$", re.MULTILINE)
 
 
@@ -35,7 +35,7 @@ class Objects:
 
     Args:
         git_dir: The bare repository's directory.
-        committer: Who commits, and signs; default: each commit's author, without a signature.
+        committer: Committer and signer of new commits; default: each commit's author, without a signature.
     """
 
     def __init__(self, git_dir: str | Path, committer: Committer | None = None) -> None:
@@ -55,7 +55,7 @@ class Objects:
             most: How many bytes it may have.
 
         Raises:
-            ObjectTooLargeError: It is larger; its size was asked before it was read.
+            ObjectTooLargeError: It is larger. Its size is checked before it is read.
             gitsheets.GitsheetsError: It is missing or damaged.
         """
         try:
@@ -65,7 +65,7 @@ class Objects:
 
     def kept(self, name: str, *, most: int = MOST_BYTES) -> bytes:
         """
-        Return the content of a commit, a tree or a declaration, and keep it in memory.
+        Return the content of a commit, a tree or a declaration, and cache it in memory.
 
         Args:
             most: How many bytes it may have.
@@ -79,7 +79,7 @@ class Objects:
 
     def is_commit(self, name: str) -> bool:
         """
-        Whether there is an object with the full name *name*, and it is a commit.
+        Whether *name* is the full name of a commit in the repository.
         """
         try:
             return read_loose(self.git_dir, name).startswith(b"commit ")
@@ -89,11 +89,12 @@ class Objects:
 
     def lineage(self, old: str, new: str, *, longest: int, packed: bool = True) -> list[str]:
         """
-        Return the commits from *new* to before *old*, newest first, where each has one parent; else none.
+        Return the commits from *new* to before *old*, newest first, if each has exactly one parent; else
+        nothing.
 
         Args:
-            longest: How many commits to look at.
-            packed: Whether to read commits that are in a pack, which takes some ten times as long.
+            longest: The most commits to read.
+            packed: Whether to read packed commits too, which takes about ten times as long.
         """
         found: list[str] = []
         try:
@@ -109,13 +110,13 @@ class Objects:
 
     def write(self, kind: str, content: bytes) -> str:
         """
-        Store an object in a file of its own; returns its full name. Only a flush puts it on the disk.
+        Store a loose object; returns its full name. Only a flush puts it on the disk.
 
         Args:
             kind: ``blob``, ``tree`` or ``commit``.
 
         Raises:
-            OSError: The disk refused; nothing is left behind.
+            OSError: It cannot be written; nothing is left behind.
         """
         whole = _whole(kind, content)
         name = _digest(whole)
@@ -135,15 +136,16 @@ class Objects:
         trailers: Sequence[tuple[str, str]] = (),
     ) -> str:
         """
-        Store a commit; returns its full name. Unsigned, it has the bytes that gitsheets gives it.
+        Store a commit; returns its full name. An unsigned commit has the same bytes as one made by gitsheets.
 
         Args:
             author: Name and e-mail address.
             seconds: Since the epoch, in UTC.
-            trailers: Key and value of each, set off from the message by an empty line.
+            trailers: Key and value of each; an empty line separates them from the message.
 
         Raises:
-            ValueError: A name or a trailer holds what would end its line.
+            ValueError: A name or a trailer contains a line break or another character that would end its
+                line.
             SigningError: It is to be signed, and cannot be.
         """
         lines = [f"{key}: {value}" for key, value in trailers]
@@ -160,10 +162,11 @@ class Objects:
 
     def commit_again(self, name: str, parents: Mapping[str, str]) -> str:
         """
-        Store a commit that another program made as ours: signed, and with other parents; returns its name.
+        Store a copy of a commit that another program made, signed by Ferry and with other parents; returns
+        its name.
 
         Args:
-            parents: What takes the place of a parent; the others stay.
+            parents: The replacement of each parent that changes; the other parents stay.
 
         Raises:
             SigningError: It is to be signed, and cannot be.
@@ -177,7 +180,7 @@ class Objects:
         return self.write("commit", self.committer.signed(_PARENT.sub(parent, head) + gap + text))
 
     def _keep(self, name: str, content: bytes) -> bytes:
-        with self._lock, contextlib.suppress(ValueError):  # it is larger than the whole cache
+        with self._lock, contextlib.suppress(ValueError):  # the object is larger than the whole cache
             self._kept[name] = content
         return content
 

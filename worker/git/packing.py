@@ -1,12 +1,10 @@
 """
-Keeping the repository small by itself, while it is written and pushed.
+Packing the repository automatically, while it is written and pushed.
 
-Every commit leaves loose objects, and git's own upkeep runs after git's own
-commands only. Here loose objects are packed whenever there are many, and packs
-are merged whenever there are many of those. Nothing is removed that has not
-been packed before, reachable or not: a running transaction or push loses
-nothing. The long steps need no lock; the short one takes its turn with the
-writers.
+Every commit leaves loose objects, and git's automatic maintenance runs only after git's own commands. This
+module packs loose objects when there are many, and merges packs when there are many. It removes an object
+only after it has packed it, reachable or not, so a running transaction or push loses nothing. The long steps
+need no lock; the short one takes the write lock.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from ferry.worker.git.packs import Packs
 from ferry.worker.git.repository import Repository
 from ferry.worker.observe.logs import log
 
-# Under these a reader is as quick as in a repository that has just been packed.
+# Below these numbers a reader is as fast as in a repository that has just been packed.
 _MANY_LOOSE_OBJECTS = 2000
 _MANY_PACKS = 4
 _TOO_MANY_PACKS = 50
@@ -34,7 +32,7 @@ _WRITE_LOCK_TIMEOUT_S = 60.0
 _MANY_NAMES = 20
 _HOUR_S = 3600.0
 _DAY_S = 86400.0
-_LATE = 5  # times as many loose objects as are packed
+_LATE = 5  # with this many times the threshold of loose objects, packing runs at normal priority
 
 HINT = (
     "Move these files out of the repository and run: git fsck. What it misses then comes back from a remote "
@@ -49,9 +47,9 @@ class Maintenance:
     Args:
         repository: The data repository.
         directory: Where its lock and its record live.
-        write_lock: What every writer of the repository holds.
-        turn: The lock that lets a worker with several repositories pack one at a time:
-            packing may last, and the worker's other slots are for pushes.
+        write_lock: The lock that every writer of the repository holds.
+        turn: A lock that makes a worker with several repositories pack one at a time: packing may take long,
+            and the worker's other slots are for pushes.
     """
 
     def __init__(
@@ -73,7 +71,7 @@ class Maintenance:
         # Each fetch leaves one.
         if self._packs.count() > _TOO_MANY_PACKS and time.time() - self.last().get("at", 0) > _HOUR_S:
             return True
-        # Tried once a day at most: git may be unable to write one.
+        # Tries at most once a day, because git may be unable to write a commit-graph.
         return self._packs.lacks_commit_graph() and time.time() - self.last().get("at", 0) > _DAY_S
 
     def is_late(self) -> bool:
@@ -86,7 +84,7 @@ class Maintenance:
 
     def run(self) -> str:
         """
-        Pack what is loose, unless that is under way already; returns what was done.
+        Pack the loose objects, unless another process does so; returns a sentence on what was done.
 
         Raises:
             RepositoryError: git could not pack; nothing was removed.
@@ -115,24 +113,26 @@ class Maintenance:
         """
         Return the loose objects that the last packing found damaged and that are still there.
 
-        By their path in the repository, with what is wrong.
+        Their fault, by their path in the repository.
         """
         return self._existing(self.last().get("damaged", {}))
 
     def _pack(self) -> dict[str, str]:
         """
-        Pack what can be packed; returns the loose objects that are damaged, by their path.
+        Pack every sound loose object; returns the damaged ones, by their path.
         """
-        # On a busy machine what gives way may not end; the more is loose, the slower are readers and pushes.
+        # On a busy machine a process of low priority may never end, and loose objects slow down readers and
+        # pushes.
         gives_way = self._packs.loose_objects() < _LATE * _MANY_LOOSE_OBJECTS
         damaged = self._packs.pack_loose_objects(
             timeout_s=_TIMEOUT_S, packed=self._prune, gives_way=gives_way
         )
         if self._packs.count() > _MANY_PACKS:
             self._packs.merge(timeout_s=_TIMEOUT_S)
-        with contextlib.suppress(RepositoryError):  # a damaged commit; a log without the graph is only slower
+        # A commit is damaged; without the graph, logs are only slower.
+        with contextlib.suppress(RepositoryError):
             self._packs.write_commit_graph(timeout_s=_TIMEOUT_S)
-        # Of one that is in a pack as well nothing is missing, and git has just removed it.
+        # A damaged loose object that a pack holds too is no loss, and git has just removed it.
         lasting = self._existing(damaged)
         if lasting:
             named = dict(itertools.islice(sorted(lasting.items()), _MANY_NAMES))
@@ -140,7 +140,7 @@ class Maintenance:
         return lasting
 
     def _prune(self) -> None:
-        flush(self._repository)  # before the only other copy goes
+        flush(self._repository)  # before the loose copies are removed
         try:
             with self._write_lock.hold(_WRITE_LOCK_TIMEOUT_S):
                 self._packs.prune_packed()

@@ -1,5 +1,5 @@
 """
-The files of the objects: loose ones, packs and the commit-graph. ``packing`` decides when each is made.
+The object files: loose objects, packs and the commit-graph. ``packing`` decides when to make each.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ferry.worker.files.sharing import make_directories, share, sharing
 from ferry.worker.git import commit_graph, loose
 from ferry.worker.git.command import Git
 
-# The other cores are for the writers and the pushes.
+# One thread: the other cores are for writers and pushes.
 _ONE_THREAD = ("-c", "pack.threads=1")
 _PART = 5000  # objects
 _LARGE_INDEX_BYTES = 256 * 1024  # of some 9,000 objects
@@ -35,7 +35,7 @@ class Packs:
 
     def loose_objects(self) -> int:
         """
-        Return about how many loose objects there are: 256 times those in one of their 256 directories.
+        Estimate the number of loose objects: 256 times the number in one of their 256 directories.
         """
         try:
             return 256 * len(os.listdir(self._path / "objects" / "17"))
@@ -54,7 +54,7 @@ class Packs:
         """
         Copy every loose object, reachable or not, into packs of at most five thousand.
 
-        A part is done in a second or two, however many there are: what ends the packing ends one part.
+        Each part takes a second or two. Interrupting the packing loses the current part only.
 
         Args:
             timeout_s: Seconds for each part.
@@ -62,11 +62,11 @@ class Packs:
             gives_way: Whether git runs at low priority.
 
         Returns:
-            The damaged files, by their path in the repository, with what is wrong. They are
-            left out, because git packs nothing where it meets one.
+            The fault of each damaged file, by its path in the repository. They are left out, because git
+            packs nothing if one object is damaged.
 
         Raises:
-            RepositoryError: git could not, or not in time.
+            RepositoryError: git failed, or took too long.
         """
         damaged: dict[str, str] = {}
         for names, faults in loose.survey(str(self._path), most=_PART):
@@ -90,7 +90,7 @@ class Packs:
         gitsheets fails when it is about to write into one of them.
 
         Raises:
-            RepositoryError: git could not.
+            RepositoryError: git failed.
         """
         self._git.query("prune-packed", "-q")
 
@@ -98,24 +98,24 @@ class Packs:
         """
         Roll small packs into larger ones, so that each is at least twice the size of the next.
 
-        ``git repack -d`` prunes loose objects too, and refuses to work on precious objects. It is given
-        a small git directory that holds a link to the packs and nothing else, and so needs no lock.
+        ``git repack -d`` prunes loose objects too, and refuses a repository of precious objects. So it runs
+        in a small git directory that contains only a link to the packs, and needs no lock.
 
         Raises:
-            RepositoryError: git could not, or not in time.
+            RepositoryError: git failed, or took too long.
             OSError: The disk refused.
         """
         view, shared = packs_view(self._path), sharing(str(self._path))
         for part in ("objects", "refs"):
             make_directories(str(self._path), view / part)
-        # Written each time: a power cut may have emptied them.
+        # Written each time, because a power cut may have emptied these files.
         (view / "HEAD").write_text("ref: refs/heads/none\n")
         options = ("repositoryformatversion = 0", "bare = true", f"sharedRepository = {shared.setting}")
         (view / "config").write_text("\n\t".join(("[core]", *options, "")))
         for name in ("HEAD", "config"):
             share(str(self._path), view / name)
         with contextlib.suppress(FileExistsError):
-            # Relative, so that a copy of the repository merges its own.
+            # A relative link, so that a copy of the repository merges its own packs.
             (view / "objects" / "pack").symlink_to("../../../objects/pack")
         self._git.query(
             *_ONE_THREAD, "repack", "-d", "-l", "-q", "--geometric=2",
@@ -124,19 +124,19 @@ class Packs:
 
     def write_commit_graph(self, *, timeout_s: float) -> None:
         """
-        Write the commit-graph: the order of the commits and the paths that each changed, for quick logs.
+        Write the commit-graph with the changed paths of each commit, which makes logs fast.
 
         Raises:
-            RepositoryError: git could not, or not in time.
+            RepositoryError: git failed, or took too long.
         """
-        # An earlier release wrote it without paths; that part would stay.
+        # An earlier release wrote it without changed paths; git would keep that part.
         split = "--split" if commit_graph.has_paths(self._path) else "--split=replace"
         command = ("commit-graph", "write", "--reachable", "--changed-paths", split, "--no-progress")
         self._git.query(*command, timeout_s=timeout_s, gives_way=True)
 
     def lacks_commit_graph(self) -> bool:
         """
-        Whether a log is slow because there is no commit-graph.
+        Whether logs are slow because there is no commit-graph.
         """
         indexes = (self._path / "objects" / "pack").glob("*.idx")
         is_large = sum(index.stat().st_size for index in indexes) > _LARGE_INDEX_BYTES

@@ -1,10 +1,10 @@
 """
-A backlog that is too large for one push is pushed in parts, each small enough for the push timeout.
+Pushing a large backlog in parts, each small enough for the push timeout.
 
-Every ancestor of the branch that holds what the remote has is a fast-forward there. So a push
-that ran into its timeout is followed by one of half as many commits, and by half of that, until
-one lands; a push that lands quickly is followed by one of twice as many. The ledger keeps the
-size. A single commit cannot be halved: its timeout is the time that it takes on the slowest link.
+Every ancestor of the branch that contains the remote's tip is a fast-forward there. So after a push that
+exceeded its timeout, the next push sends half as many commits, and so on until one lands; after a push that
+lands quickly, the next sends twice as many. The ledger stores the size. A single commit cannot be divided:
+its timeout is the time that it needs on the slowest link.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ferry.worker.failures import Verdict
 from ferry.worker.git.inventory import bytes_between
 from ferry.worker.git.repository import Repository
 
-_SLOWEST_BYTES_PER_S = 4096  # 32 kbit/s; over a slower link a large commit needs a longer CFP_PUSH_TIMEOUT
+_SLOWEST_BYTES_PER_S = 4096  # 32 kbit/s; on a slower link a large commit needs a longer CFP_PUSH_TIMEOUT
 _LONGEST_S = 6 * 3600.0
-# A part that took less than this share of its timeout may be followed by one of twice the size.
+# After a part that took less than this share of its timeout, the next may be twice as large.
 _QUICK = 0.25
-# So does a push that a proxy or a link cut off only after this share of the timeout.
+# A push that a proxy or a link cut off after this share of the timeout counts as too large, too.
 _CUT_OFF = 0.25
 _CUT_OFF_REASONS = frozenset({"network", "server"})
 
@@ -29,11 +29,11 @@ _CUT_OFF_REASONS = frozenset({"network", "server"})
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """
-    What one push takes.
+    The commits that one push sends.
 
     Attributes:
         commit: The commit that the remote's branch is to move to.
-        commits: How many commits of the branch's own line that brings; None: not counted.
+        commits: How many commits of the branch's first-parent history that sends; None: not counted.
         timeout_s: Seconds that the push may take.
     """
 
@@ -43,7 +43,7 @@ class Part:
 
     def next_size(self, duration_s: float) -> int | None:
         """
-        Return how many commits to push next, after this part has landed in *duration_s* seconds.
+        Return how many commits the next push may send, after this part has landed in *duration_s* seconds.
         """
         if self.commits is None:
             return None
@@ -52,7 +52,7 @@ class Part:
 
 class Parts:
     """
-    Divides what a remote lacks.
+    Divides the commits that a remote lacks.
 
     Args:
         repository: The data repository.
@@ -65,14 +65,14 @@ class Parts:
 
     def first(self, seen: str | None, head: str, size: int | None) -> Part:
         """
-        Return the first part of what *head* has and *seen* lacks.
+        Return the first part of the commits that *head* has and *seen* lacks.
 
         Args:
-            seen: Where the remote's branch stands; None where it has none.
-            size: How many commits it takes at most; None: all.
+            seen: The tip of the remote's branch; None if there is no such branch.
+            size: The most commits of the part; None: all.
 
         Raises:
-            RepositoryError: git could not tell.
+            RepositoryError: git failed.
         """
         if size is None:
             return Part(commit=head, timeout_s=self._timeout_s)
@@ -83,10 +83,11 @@ class Parts:
 
     def cut_short(self, part: Part, seen: str | None, verdict: Verdict, duration_s: float) -> Part | None:
         """
-        Return *part*, counted, if its push failed for want of time; None if it failed for another reason.
+        Return *part*, with its commits counted, if its push ran out of time; None if it failed for another
+        reason.
 
         Raises:
-            RepositoryError: git could not tell.
+            RepositoryError: git failed.
         """
         is_late = duration_s >= _CUT_OFF * part.timeout_s
         if verdict.reason != "timeout" and not (is_late and verdict.reason in _CUT_OFF_REASONS):
@@ -95,10 +96,10 @@ class Parts:
 
     def _line(self, seen: str | None, head: str) -> list[str]:
         """
-        Return the commits that the branch went through since *seen*, oldest first, that hold *seen*.
+        Return the commits of the branch's first-parent history that contain *seen*, oldest first.
 
-        A commit of a merged side branch cannot be pushed alone: the remote would refuse it. All
-        commits after the first one that holds *seen* hold it too.
+        A commit of a merged side branch cannot be pushed alone: it is no fast-forward. All commits after the
+        first one that contains *seen* contain it too.
         """
         line = self._repository.commits_between(seen, head, first_parents=True)[::-1]
         if seen is None:

@@ -1,8 +1,7 @@
 """
-Making sure, at the start, that the data repository can be written and pushed.
+Checking at the start that the data repository can be written and pushed.
 
-The API and the worker both call ``prepare`` before they do anything else; it is
-safe to run at the same time in any number of processes.
+The API and the worker both call ``prepare`` before anything else. Several processes may call it at once.
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ from ferry.worker.settings import ORIGIN, Settings
 COMMITTER = ("Ferry", "ferry@localhost")
 _LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix"})
 _LOCK_TIMEOUT_S = 30.0
-_LOCK_IS_OLD_S = 60.0  # git holds one for milliseconds
+_LOCK_IS_OLD_S = 60.0  # git holds a lock file for milliseconds
 _HEAD = re.compile(rb"ref:\s*refs/|[0-9a-f]{40}")
 
 
 def prepare(settings: Settings) -> str:
     """
-    Check the data repository, point its remotes where the settings say, and return its identity.
+    Check the data repository, set its remotes to the URLs of the settings, and return its identity.
 
-    The identity is made once and lives in the repository's configuration: it
-    names this repository's queue, so that several share one broker.
+    The identity is made once and stored in the repository's configuration. It names this repository's queue,
+    so that several repositories can share one broker.
 
     Raises:
-        RepositoryError: Naming what is wrong and the remedy.
+        RepositoryError: The repository is not usable; the message names the fault and the remedy.
     """
     with owners_named(settings.data_repo_path):
         return _prepare(settings)
@@ -74,9 +73,9 @@ def _prepare(settings: Settings) -> str:
 
 def known_or_prepared(settings: Settings) -> str:
     """
-    Return the identity of the data repository, for a process that does not write there.
+    Return the identity of the data repository, for a process that does not write to it.
 
-    Nothing is written where an API or a worker has prepared the repository before.
+    If an API or a worker has prepared the repository before, this writes nothing.
 
     Raises:
         RepositoryError: It has no identity yet, and cannot be prepared.
@@ -91,20 +90,20 @@ def known_or_prepared(settings: Settings) -> str:
 
 
 def _check(path: Path) -> None:
-    # Path.exists() of Python 3.14 calls missing what may not be seen.
+    # In Python 3.14 Path.exists() is False if access is denied.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         (path / "HEAD").stat()
     if not path.exists():
-        raise RepositoryError(f"CFP_DATA_REPO_PATH: there is no {path}; make it with: ferry init")
+        raise RepositoryError(f"CFP_DATA_REPO_PATH: {path} does not exist; make it with: ferry init")
     if (path / ".git").exists():
         raise RepositoryError(
-            f"CFP_DATA_REPO_PATH: {path} is a working clone, Ferry needs a bare repository; "
+            f"CFP_DATA_REPO_PATH: {path} has a working tree, and Ferry needs a bare repository; "
             f"make one with: git clone --bare {path} {path}.git"
         )
     if not (path / "HEAD").is_file() or not (path / "objects").is_dir():
         raise RepositoryError(
-            f"CFP_DATA_REPO_PATH: {path} is not a git repository, or one that was only half made; "
-            f"move away what is there and make one from CFP_DATA_REMOTE with: ferry init"
+            f"CFP_DATA_REPO_PATH: {path} is not a complete git repository; "
+            f"move it away, and clone CFP_DATA_REMOTE with: ferry init"
         )
     for part in (path, path / "objects", path / "refs", path / "HEAD", path / "config"):
         needed = os.R_OK | os.W_OK | os.X_OK if part.is_dir() else os.R_OK
@@ -112,19 +111,19 @@ def _check(path: Path) -> None:
             raise RepositoryError(not_ours(part, path))
     if (path / "reftable").exists():
         raise RepositoryError(
-            f"{path} keeps its refs as reftable, Ferry reads the files backend; "
+            f"{path} stores its refs as reftable, and Ferry supports only the files backend; "
             "convert it with: git refs migrate --ref-format=files"
         )
     if (path / "shallow").exists():
         raise RepositoryError(
-            f"{path} is a shallow clone, whose commits many servers refuse; "
+            f"{path} is a shallow clone, and many servers refuse pushes from one; "
             f"complete it with: git -C {path} fetch --unshallow"
         )
 
 
 def _restore_head(path: Path, settings: Settings) -> None:
     """
-    Restore ``HEAD`` where a power cut emptied it: git would not recognise the repository.
+    Restore a ``HEAD`` that a power cut emptied: without it git does not recognise the repository.
     """
     if not _HEAD.match((path / "HEAD").read_bytes()):
         replace_file(path / "HEAD", f"ref: {settings.ref}\n".encode(), durably=True)
@@ -133,7 +132,7 @@ def _restore_head(path: Path, settings: Settings) -> None:
 
 def _check_branch(path: Path, settings: Settings) -> None:
     """
-    Refuse a symbolic branch: moving it would move the ref that it points to.
+    Refuse a branch that is a symbolic ref: moving it would move the ref that it points to.
     """
     branch = path / settings.ref
     target = None
@@ -144,17 +143,18 @@ def _check_branch(path: Path, settings: Settings) -> None:
     if target is not None and (branch.is_symlink() or target.startswith("ref:")):
         target = target.removeprefix("ref:").strip()
         raise RepositoryError(
-            f"{settings.ref} of {path} is symbolic, it stands for {target}; set CFP_DATA_BRANCH to that "
-            f"branch, or make it one of its own with: git -C {path} update-ref --no-deref {settings.ref} "
+            f"{settings.ref} of {path} is a symbolic ref to {target}; set CFP_DATA_BRANCH to that "
+            f"branch, or make it a real branch with: git -C {path} update-ref --no-deref {settings.ref} "
             f"$(git -C {path} rev-parse {settings.ref})"
         )
 
 
 def _report_locks(path: Path) -> None:
     """
-    Log git's lock files that are old enough to be left over. The operator decides whether they are.
+    Log git's lock files that are so old that they may be left over. The operator decides whether they are.
 
-    Ferry's own are known by their inode and cleared where they are in the way, see ``ferry.worker.git.refs``.
+    Ferry recognises its own lock files by their inode and removes them when it needs the lock, see
+    ``ferry.worker.git.refs``.
     """
     for lock, age_s in old_locks(path).items():
         hint = "if no git process runs on this repository, remove that file"
@@ -163,7 +163,7 @@ def _report_locks(path: Path) -> None:
 
 def old_locks(path: Path) -> dict[Path, float]:
     """
-    Return git's lock files in *path* that are older than any live git keeps one, with their age in seconds.
+    Return git's lock files in *path* that are too old for a running git process, with their age in seconds.
     """
     found = {}
     for lock in (*path.glob("*.lock"), *(path / "refs").rglob("*.lock")):
@@ -176,16 +176,16 @@ def old_locks(path: Path) -> dict[Path, float]:
 
 def _check_file_system(state: Path) -> None:
     """
-    Refuse a volume on which locks do not exclude other hosts, or hard links are missing.
+    Refuse a volume whose locks do not exclude other hosts, or that has no hard links.
 
     Raises:
-        RepositoryError: Naming the volume and what it lacks.
+        RepositoryError: The message names the volume and what it lacks.
     """
     mount = _mount_of(state)
     # https://man7.org/linux/man-pages/man5/nfs.5.html
     if mount and mount.kind.startswith("nfs") and _LOCAL_LOCKS.intersection(mount.options):
         raise RepositoryError(
-            f"{mount.point} is mounted with locks that no other host sees ({', '.join(mount.options)}); "
+            f"the locks on {mount.point} do not exclude other hosts ({', '.join(mount.options)}); "
             "mount it by NFS version 4, without nolock and local_lock"
         )
     probe = state / f"probe.{uuid.uuid4().hex}"
@@ -195,10 +195,8 @@ def _check_file_system(state: Path) -> None:
         os.link(probe, linked)
     except OSError as exc:
         if exc.errno in NO_ROOM:
-            return  # each write will be refused; people go on reading
-        raise RepositoryError(
-            f"{state} needs a file system with hard links that we may write to: {exc}"
-        ) from exc
+            return  # every write will be refused, and reads go on
+        raise RepositoryError(f"{state} must be writable, on a file system with hard links: {exc}") from exc
     finally:
         probe.unlink(missing_ok=True)
         linked.unlink(missing_ok=True)
@@ -237,12 +235,12 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
         )
     if (kind := config.get_value("extensions", "objectformat", default="sha1")) != "sha1":
         raise RepositoryError(
-            f"CFP_DATA_REPO_PATH: {path} names its objects by {kind}, and gitsheets knows sha1 only; "
+            f"CFP_DATA_REPO_PATH: {path} names its objects by {kind}, and gitsheets supports only sha1; "
             "create it again with: git init --bare --object-format=sha1"
         )
     identity = config.get("ferry", "id", fallback="") or uuid.uuid4().hex[:12]
     wanted = {("ferry", "id"): [identity], **_kept_whole(config)}
-    # For the commits that an operator makes here with git; commits of records name their authors.
+    # For commits that an operator makes here with git; commits of records have their own authors.
     for option, value in (("name", COMMITTER[0]), ("email", COMMITTER[1])):
         if not config.get("user", option, fallback=""):
             wanted["user", option] = [value]
@@ -254,7 +252,7 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
                 f"the remote {name} of {path} is a mirror, which pushes and deletes every ref; "
                 f"stop that with: git config --unset remote.{name}.mirror"
             )
-        # For operators: Ferry gives git no remote by this name, see ``ferry.worker.git.remote``.
+        # For operators: Ferry itself does not use a remote of this name, see ``ferry.worker.git.remote``.
         wanted[section, "url"] = [url]
         wanted[section, "fetch"] = _refspecs(_values(config, section, "fetch"), name, settings.ref)
         tracking.set_address(name, url, before=config.get(section, "url", fallback=None))
@@ -266,20 +264,22 @@ def _configure(repo: git.Repo, settings: Settings) -> str:
 
 def _kept_whole(config: git.GitConfigParser) -> dict[Key, list[str]]:
     """
-    Return the settings that keep other git commands from removing acknowledged objects or refs.
+    Return the configuration that keeps other git commands from removing acknowledged objects or refs.
 
-    ``git gc`` and ``git prune`` remove what no ref named when they looked, and so what was
+    ``git gc`` and ``git prune`` remove every object that no ref reached when they started, and so objects
     committed since. In a repository of precious objects they remove nothing.
     """
     wanted = {("extensions", "preciousObjects"): ["true"]}
     if not config.get("transfer", "fsckobjects", fallback=""):
-        wanted["transfer", "fsckObjects"] = ["true"]  # for an operator who fetches or pushes into it
+        # Applies when an operator fetches or pushes into the repository.
+        wanted["transfer", "fsckObjects"] = ["true"]
     if not config.get("core", "fsync", fallback=""):
-        wanted["core", "fsync"] = ["reference"]  # `git pack-refs` removes what it does not flush otherwise
+        # Otherwise `git pack-refs` removes refs before their packed copy is on the disk.
+        wanted["core", "fsync"] = ["reference"]
     extensions = config.options("extensions") if config.has_section("extensions") else []
     if {option.lower() for option in extensions} <= {"preciousobjects"}:
-        # So that a git too old to know of them refuses. In format 0 git passes over an extension that
-        # it does not know, and in format 1 it would not: then the repository stays as it is.
+        # So that a git too old for precious objects refuses the repository. Format 0 ignores unknown
+        # extensions, and format 1 refuses them: if there is an unknown one, the format stays unchanged.
         wanted["core", "repositoryformatversion"] = ["1"]
     return wanted
 
@@ -291,7 +291,7 @@ def _values(config: git.GitConfigParser, section: str, option: str) -> list[str]
 
 def _refspecs(found: list[str], remote: str, branch: str) -> list[str]:
     """
-    Return the refspecs of an operator's ``git fetch``: those configured that do not move *branch*.
+    Return the refspecs for an operator's ``git fetch``: the configured ones that do not move *branch*.
     """
     ours = f"+refs/heads/*:refs/remotes/{remote}/*"
     kept = [refspec for refspec in found if not _covers(refspec.rpartition(":")[2], branch)]
@@ -308,23 +308,23 @@ def _check_configuration(path: Path, settings: Settings) -> None:
     Refuse a configuration of git, in any scope, that contradicts the settings.
 
     Raises:
-        RepositoryError: Naming the key and where it stands.
+        RepositoryError: The message names the key and the file that sets it.
     """
     try:
         configured = read_all(path)
     except RepositoryError as exc:
-        # The API serves without git all the same, and each push says what is wrong.
+        # The API serves without git, and each push reports the error.
         log().warning("git.not_started", error=str(exc))
         return
     if found := partial_clone(configured):
         raise RepositoryError(
             f"CFP_DATA_REPO_PATH: {path} is a partial clone ({found.key}), which lacks objects that Ferry "
-            f"reads and pushes; keep it, and make a whole one with: mv {path} {path}.partial && ferry init"
+            f"reads and pushes; keep it, and make a full clone with: mv {path} {path}.partial && ferry init"
         )
     for name, url in settings.remotes.items():
         if found := pushes_elsewhere(configured, name, url):
             variable = "CFP_DATA_REMOTE" if name == ORIGIN else "CFP_DATA_MIRRORS"
             raise RepositoryError(
                 f"{redact(found.key)} in {found.origin} sends pushes for {name} "
-                f"to another place than {variable}; remove it, or set {variable} to that place"
+                f"to another URL than {variable}; remove it, or set {variable} to that URL"
             )

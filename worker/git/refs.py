@@ -1,11 +1,9 @@
 """
 Reading and moving one ref without starting a git process.
 
-A write moves the branch and a push task asks where it stands, each many times a
-second; ``git rev-parse`` and ``git update-ref`` would cost both several
-milliseconds. The files and the locking are git's own ("files" backend, see
-https://git-scm.com/docs/gitrepository-layout), so that git and Ferry may work on
-one repository at the same time.
+Writes move the branch and push tasks read it, many times a second; ``git rev-parse`` and ``git update-ref``
+would take several milliseconds each. The files and the locking are git's own ("files" backend, see
+https://git-scm.com/docs/gitrepository-layout), so that git and Ferry can use one repository at the same time.
 """
 
 from __future__ import annotations
@@ -21,56 +19,56 @@ from ferry.worker.files.places import drafts_directory
 from ferry.worker.files.sharing import make_directories, share
 from ferry.worker.git import lock_files
 
-OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")  # of SHA-1 or SHA-256, written in full
-_LOCK_WAIT_S = 1.0  # as long as git waits for a packed-refs lock (core.packedRefsTimeout)
+OBJECT_NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")  # full SHA-1 or SHA-256
+_LOCK_WAIT_S = 1.0  # git's own wait for the lock of packed-refs (core.packedRefsTimeout)
 _flushed_packed: dict[Path, tuple[int, int, int]] = {}
 
 
 class RefError(Exception):
     """
-    A ref could not be read or moved as asked.
+    A ref cannot be read or moved.
     """
 
 
 class RefMovedError(RefError):
     """
-    The ref does not stand where it was expected: another process moved it.
+    The ref is not at the expected commit: another process moved it.
     """
 
 
 class RefLockedError(RefError):
     """
-    Another process holds git's lock file of the ref, or died while it did.
+    Another process holds git's lock file of the ref, or died while it held it.
     """
 
 
 def read_ref(git_dir: Path, ref: str) -> str | None:
     """
-    Return the object name that *ref* holds, or None where there is no such ref.
+    Return the object name in *ref*, or None if there is no such ref.
 
-    What it returns is on the disk: a ref that was moved and not flushed yet is flushed first.
+    The returned value is on the disk: a ref that was moved and not yet flushed is flushed first.
 
     Args:
         git_dir: The bare repository.
         ref: A full name such as ``refs/heads/main``; symbolic refs are not followed.
 
     Raises:
-        RefError: If the ref exists and holds no object name.
+        RefError: The ref exists and does not contain an object name.
         OSError: The disk refused.
     """
     try:
-        with open(f"{git_dir}/{ref}", "rb") as file:  # Path.read_text takes twice as long
+        with open(f"{git_dir}/{ref}", "rb") as file:  # half the time of Path.read_text
             text = file.read().decode("ascii", "replace").strip()
             is_flushed = os.fstat(file.fileno()).st_nlink == 1
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        # git packs a ref by writing packed-refs first and removing the loose
-        # file then, so that this order of looking never misses it.
+        # git packs a ref by writing packed-refs before it removes the loose file, so reading the loose file
+        # first never misses the ref.
         return _read_packed(git_dir, ref)
     if not OBJECT_NAME.fullmatch(text):
         raise RefError(f"{ref} holds {text[:60]!r} where a commit is expected; look with: git fsck")
     if not is_flushed:
-        # Its mover holds the draft, the file's second name, until the directory is flushed; it may
-        # have died before that, and a power cut would undo what is told of this ref.
+        # While the draft, the file's second name, exists, the directory may not be flushed: its writer is at
+        # it, or died. Then a power cut could undo the value that this call returns.
         flush_directory((git_dir / ref).parent)
     return text
 
@@ -88,7 +86,7 @@ def _read_packed(git_dir: Path, ref: str) -> str | None:
 
 def _flush_packed(git_dir: Path, fd: int) -> None:
     """
-    Put packed-refs on the disk, once for each that git writes: it may hold a move that no flush has followed.
+    Flush packed-refs, once for each version that git writes: it may contain a move that was not flushed.
     """
     found = os.fstat(fd)
     version = found.st_ino, found.st_mtime_ns, found.st_size
@@ -102,23 +100,21 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
     """
     Move *ref* from *old* to *new*, durably, or not at all.
 
-    On return the ref is on disk, and so is all that was written to its file
-    system before: a ref that survives a power cut must not name a commit that
-    did not.
+    On return the ref is on the disk, with everything that was written to its file system before: after a
+    power cut a ref must not name a lost commit.
 
-    Only for the holder of the lock that Ferry keeps for this ref. The new content is
-    written to the ref's draft; git's lock file is made as a second name of it, and
-    becomes the ref (see ``lock_files``). The draft is removed when the move is on
-    disk: a ref with a second name is not flushed yet.
+    The caller holds Ferry's lock for this ref. The function writes the new content to the ref's draft, makes
+    git's lock file as a second name of the draft, and renames the lock file to the ref (see ``lock_files``).
+    It removes the draft when the move is on the disk: a ref with a second name may not be flushed yet.
 
     Args:
-        old: Where the ref is expected to stand; None where it must not exist.
+        old: The expected object name of the ref; None if it must not exist.
 
     Raises:
-        RefMovedError: The ref stands elsewhere.
+        RefMovedError: The ref has another value.
         RefLockedError: ``REF.lock`` of another process exists and did not go away within a second.
-        OSError: The disk refused. The ref stands where it stood, or, where only the
-            last flush failed, at *new*, which no reader is told before a flush succeeds.
+        OSError: The file cannot be written. The ref is unchanged; or only the last flush failed, and the ref
+            is at *new*, which readers return only after a successful flush.
     """
     path = git_dir / ref
     lock = path.with_name(path.name + ".lock")
@@ -130,9 +126,9 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
     try:
         found = read_ref(git_dir, ref)
         if found != old:
-            raise RefMovedError(f"{ref} stands at {found}, expected {old}")
+            raise RefMovedError(f"{ref} is at {found}, expected {old}")
         if not _holds(lock, written, content):
-            raise RefLockedError(f"{lock} was changed by another while it was ours")
+            raise RefLockedError(f"another program changed {lock} while Ferry held it")
         lock.rename(path)
     except BaseException:
         if _is(lock, written):
@@ -140,22 +136,22 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
         raise
     try:
         flush_directory(path.parent)
-    except FileNotFoundError:  # git has packed the ref since, and removed the directory as empty
+    except FileNotFoundError:  # git has packed the ref meanwhile and removed the empty directory
         flush(git_dir)
-    with contextlib.suppress(OSError):  # the move is made; the next one clears the draft
+    with contextlib.suppress(OSError):  # the ref is moved; the next move removes the draft
         draft.unlink()
 
 
 def draft_of(git_dir: Path, ref: str) -> Path:
     """
-    Return where *ref*'s next content is written: a name that no other ref's draft has.
+    Return the path of *ref*'s draft. Each ref has its own.
     """
-    return drafts_directory(git_dir) / f"{ref}~"  # no ref's name holds a tilde
+    return drafts_directory(git_dir) / f"{ref}~"  # a ref's name cannot contain a tilde
 
 
 def _write_after_all_else(git_dir: Path, path: Path, content: bytes) -> os.stat_result:
     """
-    Write a new file, and flush it together with everything that its file system was given before.
+    Write a new file, and flush it together with everything written to its file system before.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
@@ -182,7 +178,7 @@ def _is(path: Path, written: os.stat_result) -> bool:
 
 def _holds(path: Path, written: os.stat_result, content: bytes) -> bool:
     """
-    Whether *path* is the file that was *written*, with *content* and nothing else in it.
+    Whether *path* is still the file that was *written*, with exactly *content*.
     """
     return _is(path, written) and path.read_bytes() == content
 

@@ -1,8 +1,8 @@
 """
-Talking to a remote: push, ask, fetch, remove a branch.
+Talking to a remote: push, list refs, fetch, and remove a branch.
 
-git gets the remote under a name made up for one command, which no configuration of any scope knows. Ferry
-itself remembers where the branch stands there, see ``ferry.worker.git.tracking``.
+For each command Ferry gives the remote a random name, so that no configuration in any scope applies to it.
+Ferry updates the remote-tracking ref itself, see ``ferry.worker.git.tracking``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ferry.worker.process import running
 from ferry.worker.process.running import Finished
 
 _HANG_UP_TIMEOUT_S = 5.0
-_ASK_TIMEOUT_S = 30.0  # for one line; a fetch may take longer
-# Where git leaves what it fetches: under a name that no configuration and no person uses.
+_ASK_TIMEOUT_S = 30.0  # for git ls-remote of one ref; a fetch may take longer
+# git fetches to this ref, which no configuration and no person uses.
 _FETCHED = "refs/ferry/fetched"
 
 
@@ -38,7 +38,7 @@ class Pushed(Finished):
     The outcome of a ``git push``.
 
     Attributes:
-        verdict: What came of it. A push counts as landed only where git names the ref that it was to move.
+        verdict: The result. A push counts as landed only if git's output names the ref.
     """
 
     verdict: Verdict
@@ -46,7 +46,7 @@ class Pushed(Finished):
     @classmethod
     def of(cls, found: Finished, ref: str) -> Pushed:
         """
-        Return the outcome of a push that was to move *ref*.
+        Return the outcome of a push to *ref*.
         """
         verdict = explain(found.exit_status, found.stdout, found.stderr, ref=ref)
         return cls(**asdict(found), verdict=verdict)
@@ -55,11 +55,11 @@ class Pushed(Finished):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """
-    Where the branch stands on a remote.
+    The position of the branch on a remote.
 
     Attributes:
-        known: Where it was last seen before; None: not known.
-        tip: Where it stands now; None: the remote has no such branch.
+        known: The tip when last seen before; None: not known.
+        tip: The tip now; None: the remote has no such branch.
     """
 
     known: str | None
@@ -68,14 +68,14 @@ class Seen:
     @property
     def has_moved(self) -> bool:
         """
-        Whether it no longer stands where it was last seen.
+        Whether the tip has changed since it was last seen.
         """
         return self.tip != self.known
 
 
 class Remote:
     """
-    One remote of a repository, and how long a command may take that talks to it.
+    One remote of a repository, with the timeout of commands that talk to it.
 
     Args:
         repository: The data repository.
@@ -101,17 +101,16 @@ class Remote:
         Push *commit* to a branch on the remote, by fast-forward only.
 
         Args:
-            commit: A full object name. An empty one would make git delete the
-                branch, so it is resolved and checked here.
-            branch: Short name of the branch there; default: the same as here.
-            dry_run: Send and move nothing. No hook is asked.
+            commit: A full object name. It is checked, because an empty one would make git delete the branch.
+            branch: Short name of the branch there; default: the repository's branch.
+            dry_run: Sends nothing, moves nothing and runs no hook.
             started: Called with the process group as soon as it exists.
-            noted: Called with the process group before git begins in it: a caller that is killed
-                before it has noted the group leaves no git behind.
+            noted: Called with the process group before git starts in it. If the caller is killed before it
+                has stored the group, git does not start.
 
         Raises:
-            RepositoryError: *commit* is not a commit of this repository; git cannot be started; or the
-                push landed and could not be remembered.
+            RepositoryError: *commit* is not a commit of this repository; git cannot be started; or the push
+                landed and the remote-tracking ref cannot be moved.
         """
         repository = self._repository
         self._check_commit(commit)
@@ -126,7 +125,7 @@ class Remote:
 
     def remove_branch(self, branch: str, *, expected: str) -> Pushed:
         """
-        Remove *branch* on the remote if it stands at *expected* there. Only for branches that Ferry made.
+        Remove *branch* on the remote if it is at *expected*. Only for branches that Ferry made.
 
         Raises:
             RepositoryError: git could not be started.
@@ -138,7 +137,7 @@ class Remote:
 
     def ask(self, branch: str | None = None) -> str | None:
         """
-        Ask the remote where a branch (default: ours) stands now; None where it has none.
+        Return the tip of a branch (default: the repository's) on the remote; None if there is no such branch.
 
         Raises:
             RepositoryError: The remote did not answer.
@@ -148,7 +147,7 @@ class Remote:
 
     def heads(self, *patterns: str) -> dict[str, str]:
         """
-        Ask the remote for its refs that match *patterns*; returns the commit of each by its full name.
+        Return the remote's refs that match *patterns*: the commit of each, by the ref's full name.
 
         Raises:
             RepositoryError: The remote did not answer.
@@ -156,12 +155,12 @@ class Remote:
         found = self._visit(self._repository.url_of(self.name), "ls-remote", refspecs=patterns)
         if found.exit_status != 0:
             asked = patterns[0].removeprefix("refs/heads/")
-            raise RepositoryError(f"{self.name} did not say where {asked} stands: {_why(found)}")
+            raise RepositoryError(f"{self.name} did not list {asked}: {_why(found)}")
         return dict(line.split("\t", 1)[::-1] for line in found.stdout.splitlines() if "\t" in line)
 
     def look(self) -> Seen:
         """
-        Ask the remote where the branch stands, fetch it if it has moved, and remember where it stands.
+        Look at the branch on the remote; fetch it if it has moved, and move the remote-tracking ref.
 
         For the holder of the claim on the remote.
 
@@ -174,14 +173,14 @@ class Remote:
         if tip is None:
             repository.forget(self.name)
         elif tip != known and repository.contains(tip, repository.head()):
-            repository.track(self.name, tip, url=url)  # nothing there is new to us
+            repository.track(self.name, tip, url=url)  # we have every commit of it
         elif tip != known:
             tip = self.fetch()
         return Seen(known=known, tip=tip)
 
     def fetch(self) -> str | None:
         """
-        Fetch the branch from the remote, and remember where it stands; returns that.
+        Fetch the branch from the remote and move the remote-tracking ref; returns the tip.
 
         For the holder of the claim on the remote.
 
@@ -229,13 +228,13 @@ class Remote:
         noted: Callable[[int], object] | None = None,
     ) -> Finished:
         """
-        Run a git command that talks to the remote, which is at *url*.
+        Run a git command that talks to the remote at *url*.
         """
         if command[0] == "push" and not self._repository.pushes:
             raise RepositoryError("this is a replica (CFP_API_ROLE), which pushes nothing")
         repository, credentials = self._repository, self._repository.credentials
         configured = _configured(repository, self.name, url)
-        # Made up for this command: nothing that is configured for a remote of any other name applies.
+        # A random name: configuration for a remote of any other name does not apply.
         alias = f"ferry-{secrets.token_hex(8)}"
         found = run_git(
             repository.path,
@@ -259,24 +258,25 @@ class Remote:
             noted=noted,
         )
         if found.exit_status is None:
-            # It may have waited for a shared connection, which the next command would wait for as well.
+            # The command may have hung on a shared connection, and the next command would hang too.
             hang_up(repository, self.name)
         return found
 
 
 def hang_up(repository: Repository, *remotes: str) -> None:
     """
-    End the ssh connections to *remotes* (default: to all) that are kept for the next push.
+    Close the shared ssh connections to *remotes* (default: to all).
     """
     for remote in remotes or repository.credentials.remotes:
         if command := repository.credentials.hang_up_command(remote):
-            with contextlib.suppress(OSError):  # no ssh, no memory: then it ends by itself
+            # No ssh or no memory: the connection then ends after its idle time.
+            with contextlib.suppress(OSError):
                 running.run(command, timeout_s=_HANG_UP_TIMEOUT_S, env=os.environ, directory=repository.path)
 
 
 def ssh_programs(repository: Repository) -> dict[str, list[str]]:
     """
-    Return the programs by which git reaches remotes over ssh, each with those remotes.
+    Return the ssh programs that git runs, each with the remotes that it is for.
     """
     found: dict[str, list[str]] = {}
     for remote, url in repository.credentials.remotes.items():
@@ -288,35 +288,36 @@ def ssh_programs(repository: Repository) -> dict[str, list[str]]:
 
 def ended_within_s(timeout_s: float) -> float:
     """
-    Return the longest time in seconds that a command with that timeout takes until it has ended.
+    Return the most seconds after which a command with that timeout has ended.
     """
     return timeout_s + running.ENDING_S + _HANG_UP_TIMEOUT_S + running.ENDING_S
 
 
 def _address(alias: str, url: str) -> list[tuple[str, str]]:
     """
-    Return the configuration that sends *alias* to *url*, and nothing else.
+    Return the configuration that points the remote *alias* to *url*.
     """
     return [
         (f"remote.{alias}.url", url),
-        # With a pushurl of its own `pushInsteadOf` does not apply; `insteadOf` applies to both.
+        # With an explicit pushurl `pushInsteadOf` does not apply; `insteadOf` applies to both.
         (f"remote.{alias}.pushurl", url),
         (f"remote.{alias}.tagOpt", "--no-tags"),
         (f"remote.{alias}.followRemoteHEAD", "never"),
-        # The operator named it; git's own default forbids it to submodules alone.
+        # The operator configured the URL; git's default forbids its protocol only in submodules.
         *([("protocol.file.allow", "always")] if _is_local(url) else []),
     ]
 
 
 def _configured(repository: Repository, remote: str, url: str) -> Mapping[str, str]:
     """
-    Return what is configured for *remote* under its own name, which git is not given, by key.
+    Return the configuration of *remote* under its own name, by key. git does not see it under the random
+    name.
     """
     if _is_local(url):
         return {}
     keys = rf"^(core\.sshcommand|remote\.{re.escape(remote)}\.proxy(authmethod)?)$"
     found = repository.git.run("config", "-z", "--get-regexp", keys)
-    if found.exit_status not in (0, 1):  # 1: there are none
+    if found.exit_status not in (0, 1):  # status 1: there is none
         repository.git.answer(found, "config")
     pairs = (entry.partition("\n") for entry in found.stdout.split("\0") if entry)
     return {key.lower(): value for key, _, value in pairs}
@@ -327,7 +328,7 @@ def _is_local(url: str) -> bool:
 
 
 def _clear(place: Path) -> None:
-    for left_over in (place, Path(f"{place}.lock")):  # git would follow a symbolic ref
+    for left_over in (place, Path(f"{place}.lock")):  # otherwise git follows a symbolic ref
         if left_over.is_dir() and not left_over.is_symlink():
             shutil.rmtree(left_over)
         left_over.unlink(missing_ok=True)
@@ -335,7 +336,7 @@ def _clear(place: Path) -> None:
 
 def _why(found: Finished) -> str:
     """
-    Say why the remote refused a read, and what helps: ssh's last line is the same for every reason.
+    Return why the remote refused a read, with a hint. ssh's last line is the same for every reason.
     """
     verdict = explain(found.exit_status, "", found.stderr)
     return f"{verdict.reason}: {verdict.evidence or 'it said nothing'}. {verdict.hint}"

@@ -1,8 +1,8 @@
 """
-The data repository: its branch, where that stands here, and where it was last seen on each remote.
+The data repository: its branch, and the branch's last seen position on each remote.
 
-Files are read in this process where that is enough; for everything else git is started, see
-``ferry.worker.git.command``. ``remote`` talks to remotes, ``packs`` looks after the object files.
+Ferry reads files in this process if that is enough, and starts git for everything else, see
+``ferry.worker.git.command``. ``remote`` talks to remotes, ``packs`` handles the object files.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Repository(History):
     Args:
         path: The bare repository's directory.
         branch: The branch's short name.
-        credentials: What lets git in at the remotes.
-        name: Its name where a worker serves several; else "".
+        credentials: The credentials for the remotes.
+        name: Its name if a worker serves several repositories; else "".
         root: Directory in the branch's tree with ``.gitsheets`` and the sheets; ``.`` is the top.
         expressions: Whether sheets may be used whose declarations hold code.
-        committer: Who makes new commits, and signs them; default: each commit's author.
-        pushes: Whether it may be pushed anywhere; a replica may not.
+        committer: Committer and signer of new commits; default: each commit's author.
+        pushes: Whether it may be pushed; False on a replica.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class Repository(History):
     @property
     def known_as(self) -> str:
         """
-        What people call it, in Sentry and Prometheus: its name, or the address of ``origin``, or its path.
+        Its name in Sentry and Prometheus: its own name, or the address of ``origin``, or its path.
         """
         return self.name or address(self.credentials.remotes.get(ORIGIN)) or str(self.path)
 
     def head(self) -> str | None:
         """
-        Return the branch's commit, or None while it has none.
+        Return the branch's commit, or None if there is none yet.
 
         Raises:
             RepositoryError: The ref is damaged.
@@ -98,7 +98,7 @@ class Repository(History):
 
     def remote_head(self, remote: str) -> str | None:
         """
-        Return where we last saw the branch on *remote* (its remote-tracking ref); None: not known.
+        Return the remote-tracking ref of the branch on *remote*; None: not known.
 
         Raises:
             RepositoryError: It cannot be read at the moment.
@@ -107,17 +107,17 @@ class Repository(History):
 
     def is_pushed(self, remote: str, commit: str | None = None) -> bool:
         """
-        Whether *remote* was seen to hold *commit* (default: the branch's head).
+        Whether *remote* had *commit* (default: the branch's head) when last seen.
         """
         commit = commit or self.head()
         return commit is None or self.contains(commit, self.remote_head(remote))
 
     def backlog(self, remote: str) -> Backlog:
         """
-        Return what *remote* was last seen to lack.
+        Return the commits that *remote* lacked when last seen.
 
         Raises:
-            RepositoryError: git could not tell.
+            RepositoryError: git failed.
         """
         return self._backlogs.of(remote, self.head(), self.remote_head(remote))
 
@@ -134,16 +134,16 @@ class Repository(History):
 
     def known_since(self, remote: str) -> float | None:
         """
-        Return since when *remote* is at its URL, in seconds since the epoch; None if not known.
+        Return when the URL of *remote* was last changed, in seconds since the epoch; None if not known.
         """
         return self._tracking.at_address_since(remote)
 
     def saw_on_remote(self, remote: str, commit: str, *, url: str | None = None) -> None:
         """
-        Record that *remote* holds *commit*.
+        Record that *remote* has *commit*.
 
         Args:
-            url: Where the remote was when it was asked; default: where it is now.
+            url: The remote's URL when it was asked; default: its URL now.
 
         Raises:
             RepositoryError: The ref could not be moved.
@@ -153,7 +153,7 @@ class Repository(History):
 
     def track(self, remote: str, tip: str, *, url: str) -> None:
         """
-        Record that the branch on *remote* stands at *tip*, unless the remote is no longer at *url*.
+        Record that the branch on *remote* is at *tip*, unless the URL of the remote is no longer *url*.
 
         Raises:
             RepositoryError: The ref could not be moved.
@@ -162,10 +162,10 @@ class Repository(History):
 
     def clear_tracking(self, remote: str) -> None:
         """
-        Remove the remote-tracking refs that cannot be read: one of them keeps git from fetching anything.
+        Remove the remote-tracking refs that cannot be read: git fetches nothing while one exists.
 
         Raises:
-            RepositoryError, OSError: One could not be removed.
+            RepositoryError, OSError: A ref cannot be removed.
         """
         self._tracking.clear(remote, *self.credentials.remotes)
 
@@ -174,7 +174,7 @@ class Repository(History):
         Remove the remote-tracking ref of *remote*, which has no such branch.
 
         Raises:
-            RepositoryError: git could not.
+            RepositoryError: git failed.
         """
         self._tracking.forget(remote)
 
@@ -183,10 +183,10 @@ class Repository(History):
         Remove *ref*, if there is one, loose or packed.
 
         Args:
-            expected: Where it must stand; default: anywhere.
+            expected: The value that it must have; default: any.
 
         Raises:
-            RepositoryError: git could not, or it stands elsewhere.
+            RepositoryError: git failed, or the ref has another value.
         """
         self.git.query("update-ref", "--no-deref", "-d", ref, *([expected] if expected else []))
 

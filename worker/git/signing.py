@@ -1,5 +1,5 @@
 """
-Who commits, and the key that signs what they commit.
+The committer of new commits, and the key that signs them.
 
 A signature is what ``git commit --gpg-sign`` makes with ``gpg.format=ssh``: an SSHSIG of the commit
 (https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.sshsig), which stands in its header. It is
@@ -28,7 +28,7 @@ HINT = (
     "alone may read; the next commit reads it."
 )
 _MAGIC, _VERSION, _NAMESPACE, _HASH = b"SSHSIG", struct.pack(">I", 1), b"git", b"sha512"
-_WIDTH = 70  # as ssh-keygen breaks its lines
+_WIDTH = 70  # ssh-keygen's line length
 _OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 _SIGNATURE = re.compile(rb"^gpgsig(?:-sha256)? .*\n(?: .*\n)*", re.MULTILINE)
 
@@ -40,8 +40,8 @@ class Key:
 
     Attributes:
         kind: Its type, such as ``ssh-ed25519``.
-        public: Its public half, as ssh writes it on the wire.
-        sign: Returns the signature of its argument, with its type, as ssh writes it on the wire.
+        public: Its public key, in ssh's wire format.
+        sign: Returns the signature of its argument, with its type, in ssh's wire format.
     """
 
     kind: str
@@ -51,16 +51,16 @@ class Key:
     @property
     def fingerprint(self) -> str:
         """
-        What ``ssh-keygen -l`` and the hosts call it.
+        Its fingerprint, as ``ssh-keygen -l`` and the hosts show it.
         """
         return "SHA256:" + base64.b64encode(hashlib.sha256(self.public).digest()).decode().rstrip("=")
 
 
 class Committer:
     """
-    Who Ferry commits as.
+    The committer of Ferry's commits.
 
-    The key is read again when its file changes, so that it is renewed without a restart.
+    The key is read again when its file changes, so a renewed key needs no restart.
 
     Args:
         identity: Name and e-mail address; None: each commit's author.
@@ -70,12 +70,12 @@ class Committer:
     def __init__(self, identity: tuple[str, str] | None = None, key_path: Path | None = None) -> None:
         self.identity = identity
         self.key_path = key_path
-        # One value, so that threads need no lock: two of them may read the file at once.
+        # Key and file version in one value, so that threads need no lock; two may read the file at once.
         self._read: tuple[tuple[int, ...], Key] | None = None
 
     def signed(self, commit: bytes) -> bytes:
         """
-        Return the content of a commit with its signature, or as it is where no key signs.
+        Return the content of a commit with its signature, or unchanged if no key is configured.
 
         Raises:
             SigningError: The key cannot sign.
@@ -89,10 +89,10 @@ class Committer:
 
     def key(self) -> Key:
         """
-        Return the key as it is in its file now.
+        Return the current key in the file.
 
         Raises:
-            SigningError: The file cannot be read, or its key cannot sign; or there is no such setting.
+            SigningError: The file cannot be read, its key cannot sign, or no key is configured.
         """
         if self.key_path is None:
             raise SigningError("no key is configured")
@@ -110,7 +110,7 @@ class Committer:
 
     def report(self) -> None:
         """
-        Log that commits cannot be signed now, if they are to be.
+        Log an error if a key is configured and cannot sign now.
         """
         if self.key_path is None:
             return
@@ -122,7 +122,7 @@ class Committer:
 
 def unsigned_form(commit: bytes) -> bytes:
     """
-    Return the content of a commit without a signature: what a signature is made of.
+    Return the content of a commit without its signature: the text that is signed.
     """
     head, gap, text = commit.partition(b"\n\n")
     return _SIGNATURE.sub(b"", head + b"\n").removesuffix(b"\n") + gap + text
@@ -130,11 +130,11 @@ def unsigned_form(commit: bytes) -> bytes:
 
 def _loaded(content: bytes, stat: os.stat_result) -> Key:
     """
-    Return the key in *content*, which has the owner and the mode in *stat*.
+    Return the key in *content*; *stat* has the file's owner and mode.
     """
-    if stat.st_mode & 0o077 and stat.st_uid == os.getuid():  # as ssh does
+    if stat.st_mode & 0o077 and stat.st_uid == os.getuid():  # the check that ssh makes
         raise SigningError(f"others may read the key (mode {stat.st_mode & 0o777:04o}): chmod 600")
-    # Here, because it takes a tenth of a second, and only those who sign need it.
+    # Imported here, because it takes a tenth of a second, and only signing needs it.
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
@@ -145,8 +145,8 @@ def _loaded(content: bytes, stat: os.stat_result) -> Key:
         public = private.public_key().public_bytes(
             serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
         )
-    except TypeError as exc:  # a password was not given, and is wanted
-        raise SigningError("the key has a passphrase, and there is nobody to type it") from exc
+    except TypeError as exc:  # the key needs a password
+        raise SigningError("the key has a passphrase, which Ferry cannot enter") from exc
     except (ValueError, UnsupportedAlgorithm) as exc:
         raise SigningError("the file holds no private key that can sign") from exc
     kind, encoded = public.split(b" ")[:2]
@@ -186,6 +186,4 @@ def _string(content: bytes) -> bytes:
 
 
 def _number(value: int) -> bytes:
-    return _string(
-        value.to_bytes(value.bit_length() // 8 + 1, "big")
-    )  # with room for a sign, as RFC 4251 wants
+    return _string(value.to_bytes(value.bit_length() // 8 + 1, "big"))  # with room for a sign bit (RFC 4251)

@@ -1,9 +1,9 @@
 """
-The remote-tracking ref of each remote, which Ferry moves itself.
+The remote-tracking ref of each remote. Ferry moves it, not git.
 
-The ref is a cache: where it cannot be read, the next push asks the remote, and a ref of another branch
-that is in its way is removed. It belongs to a URL: once CFP_DATA_REMOTE names another, a push to the old
-one that is still running does not move it.
+The ref is a cache: if it cannot be read, the next push asks the remote. A ref of another branch whose name
+clashes is removed. The ref belongs to a URL: when CFP_DATA_REMOTE has changed, a push to the old URL that is
+still running does not move it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ferry.worker.observe.logs import log
 
 _LOCK_TIMEOUT_S = 30.0
 _TRIES = 4
-# Of this moment, and no fault of the ref's.
+# These errors are temporary, and not a fault of the ref.
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.ESTALE})
 
 
@@ -46,7 +46,7 @@ class Tracking:
     def __init__(self, repository: Path, branch: str) -> None:
         self._path = repository
         self._branch = branch
-        # Also held where a start gives a remote another address, see ``ferry.worker.git.prepare``.
+        # Also held by a start that changes a remote's address, see ``ferry.worker.git.prepare``.
         self._addresses = prepare_lock(repository)
         self._reported: set[tuple[str, str]] = set()
 
@@ -58,7 +58,7 @@ class Tracking:
 
     def read(self, remote: str) -> str | None:
         """
-        Return where the branch on *remote* was last seen; None where that is not known.
+        Return the last seen tip of the branch on *remote*; None if not known.
 
         Raises:
             RepositoryError: It cannot be read at the moment.
@@ -80,10 +80,10 @@ class Tracking:
 
     def write(self, remote: str, commit: str, *, url: str) -> None:
         """
-        Remember that the branch on *remote* stands at *commit*, unless it is no longer at *url*.
+        Record that the branch on *remote* is at *commit*, unless the URL of the remote is no longer *url*.
 
-        For the holder of the claim on *remote*. A lock that is held for longer than a second is removed: its
-        holder is dead, or may move the ref later.
+        The caller holds the claim on *remote*. A lock file older than a second is removed: its holder is
+        dead, or may move the ref later.
 
         Raises:
             RepositoryError: The disk refused.
@@ -97,10 +97,10 @@ class Tracking:
 
     def clear(self, *remotes: str) -> None:
         """
-        Remove the refs of *remotes* that cannot be read: one of them keeps git from fetching anything.
+        Remove the refs of *remotes* that cannot be read: git fetches nothing while one exists.
 
         Raises:
-            RepositoryError, OSError: It could not be removed.
+            RepositoryError, OSError: A ref cannot be removed.
         """
         for remote in remotes:
             if self.read(remote) is None:
@@ -111,13 +111,13 @@ class Tracking:
         Remove the remote-tracking ref of *remote*.
 
         Raises:
-            RepositoryError: git could not.
+            RepositoryError: git failed.
         """
         self._remove(self.ref(remote))
 
     def is_at(self, remote: str, url: str) -> bool:
         """
-        Whether *remote* was at *url* at the last start.
+        Whether the URL of *remote* was *url* at the last start.
         """
         return self._address(remote) in (None, _fingerprint(url))
 
@@ -137,10 +137,10 @@ class Tracking:
         For the holder of ``prepare.lock``.
 
         Args:
-            before: Its URL until now, where an older version knew it.
+            before: Its URL until now, if an older version of Ferry recorded it.
 
         Raises:
-            RepositoryError: What was known could not be dropped.
+            RepositoryError: The remote-tracking ref cannot be removed.
             OSError: The disk refused.
         """
         now, known = _fingerprint(url), self._address(remote) or (before and _fingerprint(before))
@@ -171,7 +171,7 @@ class Tracking:
                 (self._path / f"{ref}.lock").unlink(missing_ok=True)
                 if not tries_left:
                     raise
-            except RefError:  # a person's `git fetch` moved it in this moment
+            except RefError:  # a person's `git fetch` has just moved it
                 if not tries_left:
                     raise
             else:
@@ -186,11 +186,11 @@ class Tracking:
         parents = [ref[: match.start()] for match in re.finditer("/", ref)][3:]
         for name in parents:
             if name in names or (self._path / name).is_symlink() or (self._path / name).is_file():
-                self._report(remote, f"{name} stands in the way of {ref}")
+                self._report(remote, f"{name} is in the way of {ref}")
                 self._remove(name)
         path = self._path / ref
         for name in (name for name in names if name.startswith(f"{ref}/")):
-            self._report(remote, f"{name} stands in the way of {ref}")
+            self._report(remote, f"{name} is in the way of {ref}")
             self._remove(name)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -199,9 +199,9 @@ class Tracking:
 
     def _remove(self, ref: str) -> None:
         """
-        Remove a ref itself, not the one that it points to.
+        Remove a ref itself, not the ref that it points to.
         """
-        # A loose file that is no ref is in the way of git, too.
+        # A loose file that is not a valid ref is in git's way, too.
         try:
             (self._path / ref).unlink(missing_ok=True)
         except (IsADirectoryError, NotADirectoryError):
@@ -214,7 +214,7 @@ class Tracking:
 
     def _report(self, remote: str, problem: str) -> None:
         """
-        Log a problem once per process: status and metrics ask many times.
+        Log a problem once per process: status and metrics read the ref often.
         """
         if (remote, problem) not in self._reported:
             self._reported.add((remote, problem))
@@ -233,19 +233,19 @@ def _packed_names(git_dir: Path) -> set[str]:
 def _check_commit(git_dir: str, name: str) -> None:
     """
     Raises:
-        LookupError: There is no such commit; asked again the next time.
+        LookupError: There is no such commit. The result is not cached.
     """
     try:
         found = Objects(git_dir).is_commit(name)
     except gitsheets.GitsheetsError as exc:
         raise LookupError(f"{name} cannot be read: {exc}") from exc
     if not found:
-        raise LookupError(f"{name} is no commit of this repository")
+        raise LookupError(f"{name} is not a commit of this repository")
 
 
 def _fingerprint(url: str) -> str:
     """
-    Return a digest of a URL without its user and password, which may be renewed.
+    Return a digest of a URL without its user and password, which may change.
     """
     try:
         parts = urlsplit(url)

@@ -1,5 +1,5 @@
 """
-Trees made of others: for the few that no write makes.
+Making trees from other trees with git, for a reconcile. Writes make their trees in ``ferry.app.store.trees``.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def with_files_of(
     repository: History, tree: str, other: str, *, paths: Iterable[str], texts: Mapping[str, str]
 ) -> str:
     """
-    Return *tree* with the files at *paths* as the tree *other* has them, or without those that it lacks.
+    Return *tree* with the files at *paths* taken from the tree *other*; files that *other* lacks are removed.
 
     Args:
         texts: The content of further files, by their paths.
 
     Raises:
-        RepositoryError: git could not.
+        RepositoryError: git failed.
         OSError: The disk refused.
     """
     there = changed(repository, tree, other)
@@ -66,10 +66,10 @@ def with_files_of(
 
 def changed(repository: History, tree: str, other: str) -> dict[str, tuple[str, str]]:
     """
-    Return mode and object name in *other* of each file that differs from *tree*; zeros where it has none.
+    Return mode and object name in *other* of each file that differs from *tree*; zeros if *other* lacks it.
 
     Raises:
-        RepositoryError: git could not tell.
+        RepositoryError: git failed.
     """
     options = ("-r", "-z", "--raw", "--no-abbrev", "--no-renames")
     parts = repository.git.query("diff-tree", *options, tree, other, "--").split("\0")
