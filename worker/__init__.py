@@ -9,13 +9,12 @@ records it in the ``ledger``, and ``paging`` wakes a person.
 ``sweep`` and ``watchdog`` find what was missed. ``bootstrap`` puts all parts
 together, once for each process.
 
-What they work with has a room each: ``git`` the data repository, ``files`` Ferry's
-own files beside it, ``ledger`` what is remembered, ``turns`` who acts next, ``episodes``
-what follows a failure, ``broker`` Celery and Redis, ``repair`` the operator's verbs,
-``process`` child processes, ``observe`` logs and traces.
+Each subpackage has one subject: ``git`` the data repository, ``files`` Ferry's own files in it, ``ledger``
+the record of each remote, ``turns`` who acts next, ``episodes`` what follows a failure, ``broker`` Celery and
+Redis, ``repair`` the operator's commands, ``process`` child processes, ``observe`` logs and traces.
 
-``celery -A ferry.worker`` asks this package for ``app``; it is built then, and not
-when the package is imported. Nothing in here imports ``ferry.app``.
+``celery -A ferry.worker`` reads this package's ``app``, which is built then, and not when the package is
+imported. No module here imports ``ferry.app``.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """
-    Build the Celery app the first time that ``app`` is asked for (PEP 562).
+    Build the Celery app when ``app`` is first read (PEP 562).
     """
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

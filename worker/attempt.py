@@ -30,9 +30,9 @@ from ferry.worker.turns.turn import Occasion
 
 _ASK_TIMEOUT_S = 30.0
 
-NOTHING_LEFT = "another push had just brought everything"
-STILL_DIVERGED = "looked: the remote still holds commits that we lack"
-BEHIND = "the remote holds everything, and commits that we lack"
+NOTHING_LEFT = "another push had just sent every commit"
+STILL_DIVERGED = "looked: the remote still has commits that we lack"
+BEHIND = "the remote has every commit, and others that we lack"
 RECONCILED = "joined our branch with the remote's"
 
 
@@ -41,14 +41,14 @@ class Attempt:
     One attempt to bring the remote of a claim up to date.
 
     Args:
-        claim: The right to push to the remote, held for as long as this lives.
-        outcomes: What remembers how this ends, and schedules the retry.
-        occasion: Why it is made. Where the last push met a divergence, a sweep's fetches before it
-            pushes, and is quiet where the divergence lasts.
+        claim: The right to push to the remote, held during the attempt.
+        outcomes: Records the result, and schedules the retry.
+        occasion: Why it is made. After a divergence, an attempt by a sweep fetches before it pushes, and
+            reports nothing while the divergence lasts.
         clock: Seconds since the epoch.
 
     Attributes:
-        is_in_burst: Whether several commits came while the push ran, so that more may follow.
+        is_in_burst: Whether several commits arrived while the push ran, so that more may follow.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Attempt:
 
     def make(self) -> str:
         """
-        Push the branch as it stands now; returns what came of it in a few words.
+        Push the branch's current tip; returns the result in a few words.
 
         Raises:
             PushFailed: It failed and is to be retried.
@@ -86,10 +86,10 @@ class Attempt:
         self._end_orphan()
         self._claim.note(last_attempt_at=self._clock())
         if self._looks_first:
-            self._claim.write()  # a look may be all that comes of it
+            self._claim.write()  # the attempt may end after a look
         if self._outcomes.chain is not None and self._claim.entry.next_attempt_at is not None:
-            # Before the branch is read: a task that finds the retry still waiting
-            # leaves its commit to us, so we must see that commit.
+            # Before the branch is read: a task that still finds the retry scheduled leaves its commit to this
+            # attempt, which must therefore read the branch later.
             self._claim.write(chain=None, next_attempt_at=None, backoff_s=None)
         head = None
         try:
@@ -106,12 +106,12 @@ class Attempt:
 
     def _look(self, head: str) -> str | None:
         """
-        Look whether a known divergence still lasts; returns None if a push may land now.
+        Check whether a known divergence still lasts; returns None if a push may land now.
         """
         try:
             tip = self._seen_tip()
         except RepositoryError:
-            return None  # gone, or out of reach: a push will say which
+            return None  # missing, or unreachable: a push will report which
         if tip is None or self._repository.contains(tip, head):
             return None
         if (outcome := self._met(head, tip)) is not None:
@@ -123,7 +123,7 @@ class Attempt:
 
     def _push(self, head: str) -> str:
         """
-        Push the branch, or the part of it that goes in time; returns what came of it.
+        Push the branch, or a part that fits into the timeout; returns the result.
         """
         seen = self._repository.remote_head(self._remote)
         part = self._parts.first(seen, head, self._claim.entry.part)
@@ -135,14 +135,14 @@ class Attempt:
             return self._outcomes.landed(seen, part, finished, verdict, is_all=part.commit == head)
         if verdict.reason == "non-fast-forward" and (outcome := self._refused(part.commit)) is not None:
             return outcome
-        said = finished.stderr + finished.stdout  # the remote's own words first
+        said = finished.stderr + finished.stdout  # the remote's own message first
         cut_short = self._parts.cut_short(part, seen, verdict, finished.duration_s)
         detail = in_one_line(finished, verdict)
         raise self._outcomes.failed(head, verdict, detail, said=said, cut_short=cut_short)
 
     def _refused(self, commit: str) -> str | None:
         """
-        Look at the remote, which holds commits that *commit* does not; returns None where a person is needed.
+        Look at the remote, which has commits that *commit* lacks; returns None if a person is needed.
         """
         try:
             tip = self._seen_tip()
@@ -153,7 +153,7 @@ class Attempt:
 
     def _met(self, commit: str, tip: str | None) -> str | None:
         """
-        Take over the commits of others up to *tip*; returns None where they and *commit* stay apart.
+        Take over the commits of others up to *tip*; returns None if *tip* and *commit* stay diverged.
         """
         if self._took_over(tip):
             return RECONCILED
@@ -161,7 +161,7 @@ class Attempt:
 
     def _is_behind(self, head: str) -> str:
         """
-        Record that the remote holds all our commits and others that we lack: there is nothing to push.
+        Record that the remote has all our commits and others that we lack: there is nothing to push.
         """
         tip = self._repository.remote_head(self._remote)
         log().info("remote.ahead", remote=self._remote, local_head=head, remote_head=tip)
@@ -174,14 +174,14 @@ class Attempt:
 
     def _seen_tip(self, timeout_s: float | None = None) -> str | None:
         """
-        Look where the branch stands on the remote.
+        Return the tip of the branch on the remote.
         """
         timeout_s = timeout_s or self._settings.push_timeout_s
         return look(self._claim, self._repository, timeout_s=timeout_s, now=self._clock()).tip
 
     def _took_over(self, tip: str | None) -> bool:
         """
-        Join the branch with *tip* as far as that is done unasked; returns whether a push lands now.
+        Join the branch with *tip* if the settings allow it; returns whether a push can land now.
         """
         try:
             outcome = self._reconciler.take_over(self._claim, tip)
@@ -206,7 +206,7 @@ class Attempt:
 
     def _settle(self, head: str, doubtful: Verdict) -> Verdict:
         """
-        Ask the remote whether a push that git calls failed has landed all the same.
+        Ask the remote whether a push that git reported as failed has landed.
         """
         contains = self._repository.contains
         try:
@@ -222,13 +222,14 @@ class Attempt:
 
     def _begin(self, timeout_s: float) -> None:
         """
-        Say that a visit to the remote begins, which ends by itself after *timeout_s* seconds.
+        Record the begin of a command that talks to the remote, and that ends after at most *timeout_s*
+        seconds.
         """
         self._claim.begin(ended_within_s(timeout_s))
 
     def _end_orphan(self) -> None:
         """
-        End a push whose worker was killed: it runs on, and no process ends it at its timeout.
+        End a running push whose worker was killed, because no process will end it at its timeout.
         """
         running = self._claim.entry.running
         if running and running.is_alive_here():

@@ -1,5 +1,5 @@
 """
-Putting the parts together: once per process, from its environment.
+The composition root of a worker process: it builds the parts once, from the environment.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ferry.worker.settings import Settings
 from ferry.worker.tasks import MaintainTask, register
 
 _BESIDE = ("beat", "flower")
-# What stands before Celery's subcommand and has a value (https://docs.celeryq.dev/en/stable/reference/cli.html).
+# Celery's global options that take a value (https://docs.celeryq.dev/en/stable/reference/cli.html).
 _WITH_VALUE = frozenset({
     "-A", "--app", "-b", "--broker", "--result-backend", "--loader", "--config", "--workdir",
 })  # fmt: skip
@@ -51,7 +51,7 @@ _WITH_VALUE = frozenset({
 
 def subcommand(arguments: Sequence[str]) -> str:
     """
-    Return which command of Celery's a command line runs, such as ``beat``; "" where it names none.
+    Return the Celery subcommand of a command line, such as ``beat``; "" if there is none.
     """
     words = iter(arguments[1:])
     for word in words:
@@ -64,7 +64,7 @@ def subcommand(arguments: Sequence[str]) -> str:
 
 def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
     """
-    Check the environment and the repository, and build the pipeline on them.
+    Check the environment and the repository, and build the pipeline.
 
     Args:
         env: Environment variables.
@@ -81,14 +81,14 @@ def build(env: Mapping[str, str], *, publisher: bool = False) -> Pipeline:
 
 def build_all(environments: Environments, *, publisher: bool = False, calls: bool = False) -> list[Pipeline]:
     """
-    Do the same for each repository of one process, which has one Celery app for all.
+    Build the pipeline of each repository of one process; all share one Celery app.
 
     Args:
         environments: Environment variables by the repository's name; see ``ferry.worker.fleet``.
         calls: Whether this process calls the functions of extensions after commits and pushes.
 
     Raises:
-        SettingsError, RepositoryError: As above; or two of them are one repository.
+        SettingsError, RepositoryError: As for ``build``; or two environments name the same repository.
     """
     _ignore_git_variables()
     found = settings_of(environments)
@@ -114,16 +114,16 @@ def build_all(environments: Environments, *, publisher: bool = False, calls: boo
 
 def build_beside(command: str, environments: Environments) -> Celery:
     """
-    Build the app of a process that runs no task: beat, or Flower.
+    Build the Celery app of a process that runs no task: beat, or Flower.
 
-    Beat reads the names of the queues in the repositories, and writes nothing there. Flower opens no
-    repository: the workers name their queues to it.
+    Beat reads the names of the queues from the repositories, and writes nothing there. Flower opens no
+    repository: it learns the queues from the workers.
 
     Args:
-        command: Celery's word for it.
+        command: Celery's name of it.
 
     Raises:
-        SettingsError, RepositoryError: As above.
+        SettingsError, RepositoryError: As for ``build``.
     """
     _ignore_git_variables()
     found = settings_of(environments)
@@ -140,7 +140,7 @@ def load_extensions(settings: Settings) -> tuple[Extension, ...]:
     Import the extensions that *settings* names.
 
     Raises:
-        SettingsError: One cannot be used.
+        SettingsError: An extension cannot be loaded.
     """
     try:
         return load(settings.extensions)
@@ -155,7 +155,7 @@ def _ignore_git_variables() -> None:
 
 def _queues(found: Mapping[str, Settings], identify: Callable[[Settings], str]) -> dict[str, str]:
     """
-    Identify every repository; returns for each queue the name of its repository.
+    Return the name of the repository of each queue.
     """
     names: dict[str, str] = {}
     problems = []
@@ -176,21 +176,22 @@ def _same(one: Settings, other: Settings, name: str) -> str:
     if one.data_repo_path.samefile(other.data_repo_path):
         return f"is the repository of {name}.env; remove one of the two files"
     return (
-        f"{other.data_repo_path} has the ferry.id of {one.data_repo_path}, so one is a copy; "
-        "in the copy, and before its API is started again: git config --unset ferry.id"
+        f"{other.data_repo_path} has the ferry.id of {one.data_repo_path}, so one is a copy of the other; "
+        "run in the copy, before you start its API again: git config --unset ferry.id"
     )
 
 
 def start_worker() -> Celery:
     """
-    Build what ``celery -A ferry.worker`` runs, over one repository or several: a worker, beat, or Flower.
+    Build the app that ``celery -A ferry.worker`` runs, for one repository or several: a worker, beat, or
+    Flower.
     """
     end_beat_at_once(sys.argv)
-    # Celery would otherwise give the root logger a form of its own.
+    # Otherwise Celery sets its own format on the root logger.
     setup_logging.connect(_configure_logging)
     logs.configure()
     if (command := subcommand(sys.argv)) == "flower":
-        from ferry.worker.observe import flower  # here, because no other process runs a web server
+        from ferry.worker.observe import flower  # imported here, because only Flower runs a web server
 
         flower.configure(os.environ)
     if command in _BESIDE:
@@ -210,9 +211,9 @@ def start_worker() -> Celery:
 
 def push_backlog(pipeline: Pipeline, **_: object) -> None:
     """
-    Queue what a start finds ahead of a remote, without waiting for a retry that is due later.
+    Queue pushes of the commits that a start finds pending, ahead of any scheduled retry.
 
-    The sweep that does it also sends the pages that were on their way when the last worker ended.
+    The sweep that does this also sends the pages that the last worker did not finish sending.
     """
     outbox_of(pipeline.repository).release()
     with logs.bound(repository=pipeline.repository.name or None):
@@ -232,10 +233,10 @@ def _tell_of_the_end(sig: str, how: str, **_: object) -> None:
 
 def _freeze(**_: object) -> None:
     """
-    Leave what there is out of later garbage collections.
+    Exclude the present objects from later garbage collections.
 
-    A process of the pool shares its parent's memory until it writes there, and its
-    collector would write to every object: 20 MiB for each process.
+    A pool process shares its parent's memory until it writes to it, and its garbage collector would write to
+    every object: 20 MiB for each process.
     """
     gc.collect()
     gc.freeze()
@@ -246,5 +247,5 @@ def _hang_up(pipeline: Pipeline, **_: object) -> None:
 
 
 def _configure_logging(loglevel: int | None = None, **_: object) -> None:
-    # Celery's own default is to write warnings alone; what is asked for beyond that is more.
+    # By default Celery logs only warnings; a requested level may be more verbose.
     logs.configure(min(logging.INFO, loglevel or logging.INFO))

@@ -1,8 +1,7 @@
 """
-Looking at everything a push needs, one thing at a time, with a remedy for each.
+The checks of ``ferry doctor``: everything that a push needs, with a remedy for each fault.
 
-What a push would only say when it fails is asked beforehand, with the same
-credentials and the same words.
+The checks use the same credentials as a push, and report faults with the same messages.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ _OLDEST_GIT = (2, 34)  # Ubuntu 22.04's; `repack --geometric` came with 2.33
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """
-    What came of one look.
+    The result of one check.
 
     Attributes:
-        name: What was looked at.
+        name: What was checked.
         state: ``ok``, ``warning`` or ``failed``.
         detail: What was found.
         remedy: What to do about it, or "".
@@ -70,7 +69,7 @@ class Finding:
 
 def examine(pipeline: Pipeline) -> Iterator[Finding]:
     """
-    Look at one thing after another; none hangs, and none changes anything.
+    Run the checks one after the other. Each has a timeout, and none changes anything.
     """
     yield _git(pipeline)
     yield _disk(pipeline)
@@ -130,8 +129,8 @@ def _repository(pipeline: Pipeline) -> Iterator[Finding]:
         f"{size['packs']} packs and {size['loose_objects']} loose objects",
     )
     if pipeline.maintenance.is_late():
-        detail = f"{size['loose_objects']} loose objects, and none was packed for an hour"
-        remedy = "See why: the worker's log has maintenance.done, or the error of the task maintain."
+        detail = f"{size['loose_objects']} loose objects, and no packing for an hour"
+        remedy = "Look in the worker's log for maintenance.done, or for the error of the task maintain."
         yield Finding(name="packing", state="failed", detail=detail, remedy=remedy)
     for warning in warnings:
         detail, _, remedy = warning.partition("; ")
@@ -153,12 +152,12 @@ def _broker(pipeline: Pipeline) -> Finding:
     try:
         with pipeline.celery.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=_BROKER_TIMEOUT_S)
-    except Exception as exc:  # noqa: BLE001 - every broker's library has errors of its own
+    except Exception as exc:  # noqa: BLE001 - every broker's library raises its own errors
         return Finding(
             name="broker",
             state="failed",
             detail=str(exc),
-            remedy="Check CFP_REDIS_URL (or CFP_BROKER_URL), and that the server runs and can be reached.",
+            remedy="Check CFP_REDIS_URL (or CFP_BROKER_URL), and that the server runs and is reachable.",
         )
     return _ok("broker", "answers")
 
@@ -169,7 +168,7 @@ def _workers(pipeline: Pipeline) -> Finding:
         answers = pipeline.celery.control.ping(timeout=_PING_TIMEOUT_S)
     except Exception as exc:  # noqa: BLE001 - as above
         detail = f"cannot be asked: {exc}"
-        return Finding(name="worker", state="failed", detail=detail, remedy="Mend the broker first.")
+        return Finding(name="worker", state="failed", detail=detail, remedy="Correct the broker first.")
     names = sorted(name for answer in answers for name in answer)
     if not names:
         return Finding(name="worker", state="failed", detail="none answers", remedy=remedy)
@@ -187,16 +186,16 @@ def _sweeps(pipeline: Pipeline, *, has_worker: bool) -> Finding:
 
 def _ssh(pipeline: Pipeline) -> Iterator[Finding]:
     """
-    Look for the program that some remotes need, and for the user without whom it does not start.
+    Check the ssh program that some remotes need, and the passwd entry without which it does not start.
     """
     needed = ssh_programs(pipeline.repository)
     for program, remotes in needed.items():
         names = ", ".join(remotes)
         if shutil.which(program) is None:
-            detail = f"{program} is not on the PATH, and {names} is reached by it"
+            detail = f"{program} is not on the PATH, and {names} needs it"
             yield Finding(name="ssh", state="failed", detail=detail, remedy=_INSTALL_SSH)
         else:
-            yield _ok("ssh", f"{program} is there, for {names}")
+            yield _ok("ssh", f"{program} is installed, for {names}")
     if needed and not _has_a_name(uid := os.getuid()):
         detail = f"{uid} has no entry in /etc/passwd, and ssh ends with: No user exists for uid {uid}"
         remedy = f"Run as a user that has one, or add one: ferry:x:{uid}:{os.getgid()}::/tmp:/bin/sh"
@@ -213,7 +212,7 @@ def _has_a_name(uid: int) -> bool:
 
 def _remotes(pipeline: Pipeline) -> Iterator[Finding]:
     """
-    Look at what is on record of each remote, and ask it as a push would.
+    Check each remote's status, and ask the remote as a push would.
     """
     try:
         statuses = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
@@ -228,7 +227,7 @@ def _remotes(pipeline: Pipeline) -> Iterator[Finding]:
 
 def on_record(remote: str, status: RemoteStatus) -> Iterator[Finding]:
     """
-    Say what a dry run cannot: which failures are on record, and whether an operator has paused the remote.
+    Report what a dry run does not show: recorded failures, and whether an operator has paused the remote.
     """
     name, entry = f"pushes to {remote}", status.entry
     if status.need:
@@ -251,7 +250,7 @@ def _failures(status: RemoteStatus) -> str:
 
 def _asked(pipeline: Pipeline, remote: str, *, is_failing: bool) -> Finding:
     """
-    Ask as a push would, short of pushing: a hook's refusal alone cannot be foreseen.
+    Ask the remote by a dry run. It shows everything but a hook's refusal.
     """
     name, repository = f"remote {remote}", pipeline.repository
     try:
@@ -266,11 +265,15 @@ def _asked(pipeline: Pipeline, remote: str, *, is_failing: bool) -> Finding:
         return Finding(name=name, state="failed", detail=f"local: {exc}", remedy=POLICIES["local"].hint)
     if verdict.landed and is_failing:
         return _ok(
-            name, "lets us in; whether it takes a push now, only a push tells: no dry run asks its hooks"
+            name,
+            "access is granted; a dry run cannot tell whether its hooks accept a push",
         )
     if verdict.landed:
         return _ok(
-            name, "lets us in; everything is there" if verdict.reason == "up-to-date" else "would take a push"
+            name,
+            "access is granted; it has every commit"
+            if verdict.reason == "up-to-date"
+            else "would accept a push",
         )
     return Finding(
         name=name,
@@ -282,7 +285,7 @@ def _asked(pipeline: Pipeline, remote: str, *, is_failing: bool) -> Finding:
 
 def _files(pipeline: Pipeline) -> Iterator[Finding]:
     """
-    Look at what a remote is reached with, and at what is left over from dead processes.
+    Check the files that a remote's access needs, and lock files left over from dead processes.
     """
     settings = pipeline.settings
     wanted = {
@@ -296,7 +299,7 @@ def _files(pipeline: Pipeline) -> Iterator[Finding]:
         try:
             content = path.read_bytes()
         except OSError as exc:
-            yield Finding(name=variable, state="failed", detail=str(exc), remedy="Put the file there.")
+            yield Finding(name=variable, state="failed", detail=str(exc), remedy="Create the file.")
             continue
         ends = _expiry(content)
         if not content.strip():
@@ -304,9 +307,9 @@ def _files(pipeline: Pipeline) -> Iterator[Finding]:
         elif ends is not None and ends < time.time() + _SOON_S:
             when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(ends))
             state: Literal["warning", "failed"] = "failed" if ends < time.time() else "warning"
-            yield Finding(name=variable, state=state, detail=f"{path} ends at {when}", remedy="Renew it.")
+            yield Finding(name=variable, state=state, detail=f"{path} expires at {when}", remedy="Renew it.")
         else:
-            yield _ok(variable, f"{path} can be read")
+            yield _ok(variable, f"{path} is readable")
     for lock in old_locks(settings.data_repo_path):
         yield Finding(
             name="locks",
@@ -318,7 +321,7 @@ def _files(pipeline: Pipeline) -> Iterator[Finding]:
 
 def _fence(pipeline: Pipeline) -> Iterator[Finding]:
     """
-    Say that another repository is the primary.
+    Report that another repository is the primary.
     """
     if (fence := fence_of(pipeline.repository.path)) and not pipeline.settings.is_replica:
         detail = f"another is the primary since {timestamp(fence.at)}: {fence.commit}, made on {fence.host}"
@@ -327,7 +330,7 @@ def _fence(pipeline: Pipeline) -> Iterator[Finding]:
 
 def _signing(pipeline: Pipeline) -> Iterator[Finding]:
     """
-    Look at the key that signs commits, and at whether a host can tell whose it is.
+    Check the key that signs commits, and whether a host can attribute it to an account.
     """
     committer = pipeline.repository.objects.committer
     if committer.key_path is None:
@@ -339,14 +342,14 @@ def _signing(pipeline: Pipeline) -> Iterator[Finding]:
         return
     yield _ok(VARIABLE, f"signs with {key.kind} {key.fingerprint}")
     if committer.identity is None:
-        detail = "CFP_DATA_COMMITTER is not set: a host that verifies signatures knows no author's address"
+        detail = "CFP_DATA_COMMITTER is not set: a host cannot match a signature to an account"
         remedy = "Set it to a name and an address of the account that has the key: Ferry <ferry@town.example>"
         yield Finding(name="settings", state="warning", detail=detail, remedy=remedy)
 
 
 def _countdowns(pipeline: Pipeline) -> Finding:
     """
-    Compare how long a message is kept by a worker with the time after which its broker takes it back.
+    Compare the time that a worker keeps a message with the time after which the broker redelivers it.
     """
     settings, name = pipeline.settings, "countdowns"
     longest_s = settings.push_longest_wait_s
@@ -354,7 +357,7 @@ def _countdowns(pipeline: Pipeline) -> Finding:
     if at_once_s < math.inf:
         detail = (
             f"a retry waits {at_once_s:g} s at a time, up to {longest_s:g} s, and a push takes "
-            f"{settings.push_timeout_s:g} s at most; RabbitMQ takes a message back after its consumer_timeout"
+            f"{settings.push_timeout_s:g} s at most; RabbitMQ redelivers a message after its consumer_timeout"
         )
         if settings.push_timeout_s > at_once_s:
             remedy = "Set CFP_PUSH_TIMEOUT lower, or consumer_timeout (30 min unless set) well above it."
@@ -362,16 +365,16 @@ def _countdowns(pipeline: Pipeline) -> Finding:
         return _ok(name, f"{detail} (30 min unless set)")
     timeout_s = pipeline.celery.conf.broker_transport_options["visibility_timeout"]
     if timeout_s <= longest_s:
-        detail = f"a retry may wait {longest_s:g} s, and Redis delivers it again after {timeout_s:g} s"
+        detail = f"a retry may wait {longest_s:g} s, and Redis redelivers it after {timeout_s:g} s"
         return Finding(name=name, state="failed", detail=detail, remedy="Set CFP_PUSH_BACKOFF_CAP lower.")
     return _ok(name, f"at most {longest_s:g} s, well under the visibility timeout of {timeout_s:g} s")
 
 
 def _expiry(content: bytes) -> float | None:
     """
-    Return when a credential ends, in seconds since the epoch, where it says so: a JWT does (RFC 7519).
+    Return when a credential expires, in seconds since the epoch, if it says so: a JWT does (RFC 7519).
 
-    A deploy key has no end, and what the hosts call tokens mostly keep theirs to themselves.
+    A deploy key does not expire, and most hosts' tokens do not contain their expiry.
     """
     parts = content.strip().rpartition(b":")[2].split(b".")
     with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -386,12 +389,12 @@ def _expiry(content: bytes) -> float | None:
 
 def _sentry(pipeline: Pipeline) -> Finding:
     if pipeline.settings.sentry_dsn is None:
-        return Finding(name="sentry", state="warning", detail="SENTRY_DSN is not set: nobody is paged")
+        return Finding(name="sentry", state="warning", detail="SENTRY_DSN is not set: no page is sent")
     if problem := paging.probe(pipeline.settings):
-        detail = f"did not take a test event: {problem}"
-        remedy = "Check SENTRY_DSN, the project's quota, and the way there."
+        detail = f"did not accept a test event: {problem}"
+        remedy = "Check SENTRY_DSN, the project's quota, and the network."
         return Finding(name="sentry", state="failed", detail=detail, remedy=remedy)
-    return _ok("sentry", "took a test event (level info; a page is tested by: ferry page --test)")
+    return _ok("sentry", "accepted a test event (level info; test a page with: ferry page --test)")
 
 
 def _unset(pipeline: Pipeline) -> Iterator[Finding]:

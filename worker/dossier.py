@@ -1,5 +1,5 @@
 """
-What a page shows: all that an operator who is woken at night needs, on one screen.
+The content of a page: everything that the operator on call needs, on one screen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ferry.worker.observe.printable import many, printable
 from ferry.worker.process.running import Finished
 
 _SHOWN = 20
-_SAID_CHARACTERS = 8000  # GitHub's longest refusals have some 3000
+_SAID_CHARACTERS = 8000  # characters; GitHub's longest refusals have about 3000
 
 
 def dossier(
@@ -27,13 +27,13 @@ def dossier(
     """
     Return the context of a page.
 
-    A fact that cannot be read is left out: the page matters more than its numbers.
+    A fact that cannot be read is left out, because the page is more important.
 
     Args:
         repository: The data repository.
-        error: Why somebody is woken.
+        error: The failure that pages.
         entry: What the ledger knows of the remote.
-        said: All that git said, redacted, or "" where nobody asked it.
+        said: git's output, redacted; "" if git was not run.
         now: Seconds since the epoch.
     """
     since = entry.failing_since if entry.failing_since is not None else now
@@ -55,7 +55,7 @@ def headline(known_as: str, error: PushError, context: Mapping[str, Any]) -> str
     Return what happened in one line, such as ``town/data: origin diverged, 2 commits here, 1 there by Sam``.
 
     Args:
-        known_as: What people call the repository.
+        known_as: The repository's name.
         error: What went wrong.
         context: The facts of its page.
     """
@@ -82,12 +82,12 @@ def _by(authors: Sequence[str]) -> str:
 
 def as_printed(said: str) -> str:
     """
-    Return what git and the remote printed, as a terminal would show it; a long text lacks its middle.
+    Return the output of git and the remote, as a terminal shows it; a long text lacks its middle.
     """
-    # A line with progress is drawn over and over, and ends as its last drawing.
+    # A progress line is overwritten; keep its last state.
     lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in said.split("\n"))
     text = printable("\n".join(lines)).strip()
-    # Both ends count: a hook's text comes first, and git says last what it made of that.
+    # Both ends matter: a hook's text comes first, and git's conclusion last.
     half = _SAID_CHARACTERS // 2
     return text if len(text) <= _SAID_CHARACTERS else f"{text[:half]}\n[...]\n{text[-half:]}"
 
@@ -98,12 +98,12 @@ def in_one_line(finished: Finished, verdict: Verdict) -> str:
     """
     if finished.exit_status is None:
         return f"ended after {finished.duration_s:.0f} s without an answer"
-    return verdict.evidence or f"git push ended with status {finished.exit_status} and said nothing"
+    return verdict.evidence or f"git push ended with status {finished.exit_status} and printed nothing"
 
 
 def commands(reason: str, repository: Repository, remote: str, entry: Entry) -> list[str]:
     """
-    Return what to type after a failure with *reason*, in order; nothing where that is another version's.
+    Return the commands to type after a failure with *reason*; none if another version's reason is unknown.
 
     Args:
         entry: What the ledger knows of the remote.
@@ -115,7 +115,7 @@ def commands(reason: str, repository: Repository, remote: str, entry: Entry) -> 
 
 def standing(repository: Repository, remote: str, entry: Entry, *, now: float) -> dict[str, Any]:
     """
-    Return where both sides stand, as last seen, and what waits.
+    Return both tips, as last seen, and the pending commits.
     """
     facts: dict[str, Any] = {}
     try:

@@ -23,20 +23,20 @@ from ferry.worker.settings import ORIGIN
 from ferry.worker.turns.turn import Occasion
 
 BUDGET_S = 0.25
-# The task pushes the branch as it stands when it runs. The commit is for people who read the task list.
+# The task pushes the branch's tip at the time when it runs. The commit is for people who read the task list.
 SHOWN_CHARACTERS = 12
 _SENDERS = 4
 
 
 class PushQueue:
     """
-    Sends push tasks, within a quarter of a second in all.
+    Sends push tasks, within a quarter of a second in total.
 
     Args:
         celery: An app that was built as a publisher.
         remotes: Names of the remotes that every commit goes to.
-        on_failure: Called with the name of each remote whose push the broker did not take.
-        budget_s: Seconds that one ``enqueue_push`` may take, whatever the broker does.
+        on_failure: Called with the name of each remote whose push the broker did not accept.
+        budget_s: The most seconds that one ``enqueue_push`` takes.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PushQueue:
             only: The one remote to push to; None: all.
 
         Returns:
-            Whether the broker took every task.
+            Whether the broker accepted every task.
         """
         deadline = time.monotonic() + self._budget_s
         remotes = self._remotes if only is None else (only,)
@@ -76,15 +76,15 @@ class PushQueue:
 
     def enqueue_follow(self, ledger: Ledger, told_by: str) -> str | None:
         """
-        Nudge origin, and queue a look there for commits of others. Never raises, never waits longer than the
-        budget.
+        Record a nudge for origin, and queue a look there for commits of others. Never raises, never waits
+        longer than the budget.
 
         Args:
-            ledger: Where the nudge is noted: if the task is lost, the sweep finds that.
-            told_by: Who told of them; Flower shows it.
+            ledger: Stores the nudge: if the task is lost, the sweep finds it.
+            told_by: Where the news came from; Flower shows it.
 
         Returns:
-            The task's id; None where the broker did not take it.
+            The task's id; None if the broker did not accept it.
         """
         is_noted = ledger.nudge(ORIGIN)
         if not self._remotes:
@@ -101,7 +101,7 @@ class PushQueue:
             return None
 
     def _enqueue(self, remote: str, commit: str, occasion: Occasion, deadline: float) -> bool:
-        # The request's id and trace go along: the thread that sends has a context of its own.
+        # Pass the request's id and trace on, because the sending thread has its own context.
         context = contextvars.copy_context()
         try:
             sending = self._senders.submit(context.run, self._send, remote, commit, occasion)
@@ -134,7 +134,7 @@ def send_push(
     celery: Celery, remote: str, commit: str, occasion: Occasion = "commit", *, queue: str | None = None
 ) -> None:
     """
-    Send one push task; raises whatever the broker's library does.
+    Send one push task; raises the exceptions of the broker's library.
 
     Args:
         commit: Full object name of a commit that is on the branch.
@@ -156,12 +156,12 @@ def send_follow(
     celery: Celery, told_by: str = "", *, is_noted: bool = False, queue: str | None = None
 ) -> str:
     """
-    Send one task that looks at origin for commits of others; returns its id, and raises whatever the broker's
-    library does.
+    Send one task that looks at origin for commits of others; returns its id. Raises the exceptions of the
+    broker's library.
 
     Args:
-        told_by: Who told that there are some; Flower shows it.
-        is_noted: Whether a nudge was noted in the ledger: if another task takes it first, this one ends.
+        told_by: Where the news came from; Flower shows it.
+        is_noted: Whether the ledger has a nudge: if another task takes it first, this task ends.
         queue: The repository's queue; None: the app's only one.
     """
     sent = celery.send_task(

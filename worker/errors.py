@@ -47,13 +47,13 @@ class RepositoryError(WorkerError):
 
 class LedgerError(RepositoryError):
     """
-    The ledger of a remote exists and cannot be read. Without it, nothing is decided.
+    The ledger entry of a remote exists and cannot be read. Ferry decides nothing about the remote without it.
     """
 
 
 class SigningError(RepositoryError):
     """
-    The key at ``CFP_DATA_SIGNING_KEY_PATH`` cannot sign, so that nothing is committed.
+    The key at ``CFP_DATA_SIGNING_KEY_PATH`` cannot sign; nothing is committed.
     """
 
 
@@ -71,7 +71,7 @@ class ReconcileError(WorkerError):
 
 class TakeError(ReconcileError):
     """
-    What an operator takes does not fit the conflicts.
+    An operator's choice of sides does not fit the conflicts.
     """
 
 
@@ -83,7 +83,7 @@ class PositionError(WorkerError):
 
 class PushDeferred(WorkerError):
     """
-    Another push is due, but not now: ``CFP_PUSH_MIN_INTERVAL`` is not over, another process
+    Another push is due, but later: ``CFP_PUSH_MIN_INTERVAL`` is not over, another process
     holds the claim, or the task has run for so long that a retry of it continues.
 
     Attributes:
@@ -113,7 +113,7 @@ class PushError(WorkerError):
     needs_person: bool = False
 
     def __init__(self, remote: str, reason: str, detail: str, hint: str) -> None:
-        # The arguments go to Exception whole: Celery pickles what a task raises.
+        # All arguments go to Exception, because Celery pickles the exceptions of a task.
         super().__init__(remote, reason, detail, hint)
         self.remote, self.reason, self.detail, self.hint = remote, reason, detail, hint
 

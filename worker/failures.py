@@ -31,15 +31,15 @@ Reason = Literal[
 @dataclass(frozen=True, slots=True)
 class Policy:
     """
-    What a reason leads to.
+    The consequences of a reason.
 
     Attributes:
         retried: Whether the same push is tried again by itself.
-        page: When a person is told; ``after-a-while`` is CFP_PUSH_PAGE_AFTER of failing.
-        told: What happened, for a title, with ``{remote}``; "" where only the failure's own words tell.
+        page: When to page; ``after-a-while``: after CFP_PUSH_PAGE_AFTER seconds of failures.
+        told: A title, with ``{remote}``; "": the title is the failure's own message.
         hint: What an operator does next, in one sentence.
-        commands: What to type for that, in order, each with ``{repository}``, ``{remote}`` and
-            ``{branch}`` to be filled in.
+        commands: The commands to type, in order, with the fields ``{repository}``, ``{remote}`` and
+            ``{branch}``.
     """
 
     retried: bool
@@ -85,10 +85,10 @@ POLICIES: Mapping[Reason, Policy] = MappingProxyType({
         "Raise CFP_PUSH_MIN_INTERVAL, or ask the host for a higher limit.",
         (_LOOK,)),
     "local": Policy(True, "at-once", "",
-        "Look at the repository, its disk and its permissions: our side is at fault.",
+        "Check the repository, its disk and its permissions: the fault is on our side.",
         ("ferry doctor", "git -C {repository} fsck", "df -h {repository}", _TRY)),
-    "stalled": Policy(True, "at-once", "nobody pushes to {remote}",
-        "See what is away or hangs: the worker, beat or the broker; start it, or restart it.",
+    "stalled": Policy(True, "at-once", "no process pushes to {remote}",
+        "Find out which is down or hangs: the worker, beat or the broker; start or restart it.",
         ("ferry doctor", "celery -A ferry.worker inspect ping", _TRY)),
     "unknown": Policy(True, "after-a-while", "",
         "Act on what git said, and add a rule for it to worker/failures.py.",
@@ -96,14 +96,14 @@ POLICIES: Mapping[Reason, Policy] = MappingProxyType({
 })  # fmt: skip
 
 
-# A divergence with words of its own: others forced the remote's branch away from what it had held.
+# A divergence with its own title and hint: others force-pushed the remote's branch.
 REWRITTEN = Policy(False, "at-once", "the history of {remote} was rewritten",
     "Ask who replaced the history there and why; then put the old tip back there, or join both sides, which "
     "brings the replaced commits back.",
     ("ferry reconcile --remote {remote} --dry-run", _LOOK))  # fmt: skip
 
 
-# Where the rule tells more than its reason does: what an operator does next, by the rule's name.
+# Hints for rules that are more specific than their reason, by the rule's name.
 _HINTS: Mapping[str, str] = MappingProxyType({
     "pull-requests-only":
         "Ferry cannot serve a branch that takes pull requests only: let its account past that rule, or set "
@@ -117,10 +117,10 @@ _HINTS: Mapping[str, str] = MappingProxyType({
 
 def policy_of(reason: str, *, rewritten: bool = False) -> Policy | None:
     """
-    Return what *reason* leads to; None where it is another version's.
+    Return the policy of *reason*; None if the reason is another version's.
 
     Args:
-        rewritten: Whether the remote's branch was forced away from what it had held.
+        rewritten: Whether others force-pushed the remote's branch.
     """
     if rewritten and reason == "non-fast-forward":
         return REWRITTEN
@@ -130,13 +130,13 @@ def policy_of(reason: str, *, rewritten: bool = False) -> Policy | None:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """
-    What came of a push.
+    The result of a push.
 
     Attributes:
         reason: Why it failed, or ``pushed`` or ``up-to-date``.
         rule: Stable name of the rule that decided.
-        evidence: The line it decided by, or "". Where a hook just declined: the hook's own words.
-        ambiguous: The remote may have acted although git says that it failed: ask it.
+        evidence: The line that decided, or "". If a hook declined: the hook's own message.
+        ambiguous: The push may have landed although git reports a failure: ask the remote.
         retry_after_s: The wait that the remote asked for, in seconds, if it named one.
     """
 
@@ -176,10 +176,10 @@ ANYONE: tuple[Speaker, ...] = (*ANSWER, *LOCAL)
 @dataclass(frozen=True, slots=True)
 class Rule:
     """
-    A text, and what it means when one of *speakers* says it.
+    A text, and its meaning if one of *speakers* prints it.
 
     Attributes:
-        ambiguous: Whether a ref that was refused so may have moved all the same.
+        ambiguous: Whether a ref may have moved although it was reported as refused.
     """
 
     name: str
@@ -192,7 +192,7 @@ class Rule:
 def _rule(
     name: str, reason: Reason, speakers: tuple[Speaker, ...], *texts: str, ambiguous: bool = False
 ) -> Rule:
-    # A gap has a bound, so that the time for a line grows with its length and not with the square of it.
+    # A gap has a bound, so that the time is linear in the line's length, not quadratic.
     pattern = "|".join(texts).replace(".*", ".{0,120}")
     return Rule(name, reason, speakers, re.compile(pattern, re.IGNORECASE), ambiguous)
 
@@ -311,7 +311,7 @@ REFUSED = (
     # Gerrit's, where a review exists already; a branch may hold the commit by then.
     _rule("nothing-new", "rejected", LABEL, r"\(no new changes", ambiguous=True),
     _rule("hook-declined", "rejected", LABEL, r"hook declined"),
-    _rule("ref-refused", "rejected", LABEL, r""),  # whatever else it says, it says no
+    _rule("ref-refused", "rejected", LABEL, r""),  # a refusal, whatever the text
 )  # fmt: skip
 
 # OpenSSH's sshconnect.c. A certificate that does not verify (libcurl on OpenSSL, GnuTLS, NSS or Schannel)
@@ -356,10 +356,10 @@ _AUTH = _rule("access-denied", "auth", ANYONE,
     _http("401|402|403|407|495|496"),
 )  # fmt: skip
 
-# There is no answer for the ref. Our own side comes first: it fails before it reaches anyone.
+# There is no answer for the ref. Errors of our side come first: they happen before a remote is reached.
 UNANSWERED = (
     *_OWN_OBJECTS,
-    # Whatever kept a credential helper from answering, this is what it comes to.
+    # git prints this for every failure of a credential helper.
     _rule("no-credentials", "auth", LOCAL, r"(?:could not read|unable to get) (?:username|password)"),
     _rule("own-setup", "local", LOCAL,
           r"not a git repository|refspec|not a full refname|no configured push destination|unknown option",
@@ -398,7 +398,8 @@ UNANSWERED = (
     _HOST_HOOK,
     _HOST_TROUBLE,
     _READ_ONLY,
-    # GitHub, GitLab and Azure DevOps say so of lost access too. A web page in git's place is here as well.
+    # GitHub, GitLab and Azure DevOps report lost access this way too. A web server without git is here as
+    # well.
     _rule("no-repository", "not-found", ANYONE,
           r"(?:repository|repo|project|owner)\b.* (?:not found|not be found|(?:does|do) not exist|disabled)",
           r"(?:cannot|could not) find (?:the )?(?:repository|project)|no such (?:repository|project|app)\b",
@@ -411,7 +412,7 @@ UNANSWERED = (
     _rule("name-not-found", "not-found", REMOTE,
           r"^(?:(?:fatal|error): )?(?:\S+: )?not found\W*$|project not found: \S+$"),
     _AUTH,
-    # Whatever else a host says of these, before it lets us in, is why it does not.
+    # Other texts about these, before access is granted, mean that access is denied.
     _rule("may-not", "auth", REMOTE,
           r"^\W*(?:(?:fatal|error): )?(?:[\w ]+: )?(?:\w+ ){0,2}permission denied\W*$",
           r"^(?:fatal|error): .*\b(?:key|token|password|login|account|user|access|denied|allowed)\b",
@@ -428,7 +429,7 @@ UNANSWERED = (
           r"corrupted mac|bad packet length|packet corrupt|protocol major versions|after connect",
           r"stdio forwarding failed|bad remote protocol",
           r"connect tunnel failed|gnutls|ssl_|ssl routines|tls connection", _http("408|511")),
-    # The far end stopped in the middle (remote-curl.c, send-pack.c, sideband.c), or talks no git.
+    # The other side stopped in the middle (remote-curl.c, send-pack.c, sideband.c), or talks no git.
     _rule("cut-short", "server", ANYONE,
           r"rpc failed|unexpected disconnect|early eof|hung up|sideband|closed by remote host|empty reply",
           r"transfer closed|not closed cleanly|http/?2 framing|protocol error|request failed on channel",
@@ -447,7 +448,7 @@ _AT_THE_DOOR: frozenset[Reason] = frozenset({"auth", "not-found"})
 _TRANSIENT: frozenset[Reason] = frozenset({"network", "server", "rate-limited", "locked", "unknown"})
 # What may also be said without "fatal:" and the like: a banner has words in it that match others.
 _FRONT_ENDS = [rule for rule in UNANSWERED if rule.name in ("may-not", "name-not-found", "host-git")]
-# The connection was up and ended: the pack may have been there by then.
+# The connection was established and ended: the pack may have arrived by then.
 _MAYBE_SENT = re.compile(
     r"rpc failed|unexpected disconnect|early eof|hung up unexpectedly|sideband|broken pipe"
     r"|connection to \S+ closed by remote host|server \S+ not responding|aborted session",
@@ -507,14 +508,14 @@ class _Line:
 
 def explain(exit_status: int | None, stdout: str, stderr: str, *, ref: str | None = None) -> Verdict:
     """
-    Say what came of a finished ``git push --porcelain``.
+    Return the verdict on a finished ``git push --porcelain``.
 
     Args:
-        exit_status: As git gave it; None when we ended it at its timeout.
+        exit_status: git's exit status; None if Ferry ended it at its timeout.
         stdout: A line per ref, and ``Done``.
         stderr: Everything else.
-        ref: Full name of the ref that was pushed to: without a line for it nothing counts as pushed.
-            None where that is not known, as for output that a person pasted.
+        ref: Full name of the ref that was pushed to: without a line for it nothing counts as pushed. None if
+            not known, as for output that a person pasted.
     """
     if exit_status is None or exit_status in _ENDED_FROM_OUTSIDE:
         return Verdict("timeout", "ended-from-outside", "", ambiguous=True)
@@ -555,7 +556,7 @@ def _refused(lines: list[_Line]) -> Verdict:
 
 def _is_stopped(said: list[str]) -> bool:
     """
-    Whether a pre-push hook stopped our git: it failed, and has nothing to say of it itself.
+    Whether a pre-push hook stopped our git: git failed, and printed no message of its own.
     """
     return any(map(_FAILED.match, said)) and not any(line.startswith(_BEGUN) for line in said)
 
@@ -563,7 +564,7 @@ def _is_stopped(said: list[str]) -> bool:
 def _unanswered(said: list[str], *, is_sent: bool, is_stopped: bool) -> Verdict:
     lines = _spoken(said)
     is_cut = any(_MAYBE_SENT.search(line.text) for line in lines)
-    # Whatever a pre-push hook says, and whatever program of ours said it there, is not the remote's.
+    # The output of a pre-push hook, and of programs that it runs, is not the remote's.
     rules = [rule for rule in UNANSWERED if not is_stopped or rule.reason == "local"]
     found = _first(rules, lines, is_in=is_sent or is_cut)
     if not found and not is_stopped and _NO_CONTACT in said:
@@ -596,7 +597,7 @@ def _first(rules: Iterable[Rule], lines: list[_Line], *, is_in: bool) -> tuple[R
     Return the first rule that any line matches, with that line.
 
     Args:
-        is_in: The remote had let us in: who is denied what, and what is not found, is a hook's talk then.
+        is_in: Whether the remote had granted access: "denied" and "not found" are then texts of a hook.
     """
     for rule in rules:
         for line in lines:
@@ -620,12 +621,12 @@ def _label(line: str) -> _Line:
 
 def _spoken(said: list[str], *, is_quoted: bool = False) -> list[_Line]:
     """
-    Tell the remote's lines from ours, and leave out what git adds to every failure.
+    Separate the remote's lines from ours, and drop the lines that git adds to every failure.
 
     Args:
-        is_quoted: Whether to blank what the remote's lines quote.
+        is_quoted: Whether to blank quoted text in the remote's lines.
     """
-    # Where the first contact failed, what a git said before it was the remote's: ours had not begun.
+    # If the first contact failed, earlier messages of a git were the remote's: ours had not begun.
     theirs = ("fatal: ", "error: ", "git-receive-pack: ") if _NO_CONTACT in said else ()
     lines = []
     for whole in said:

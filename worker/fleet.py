@@ -17,7 +17,7 @@ from ferry.worker.settings import PREFIX, Settings, absolute_path
 
 VARIABLE = "CFP_DATA_REPOSITORIES"
 _ENDING = ".env"
-# Variables that say which repository it is and where its commits go. Each file has its own.
+# Variables that name the repository and its remotes. Each file sets its own.
 _OF_EACH = f"{PREFIX}DATA_"
 _READ = (PREFIX, "SENTRY_", "GIT_SSH_COMMAND")
 
@@ -35,7 +35,9 @@ def environments(env: Mapping[str, str]) -> Environments:
         return {"": env}
     own = [name for name in sorted(env) if name.startswith(_OF_EACH) and name != VARIABLE and env[name]]
     if own:
-        raise SettingsError(f"{', '.join(own)}: with {VARIABLE}, each repository's file has its own")
+        raise SettingsError(
+            f"{', '.join(own)}: with {VARIABLE} set, set this in each repository's file instead"
+        )
     found: dict[str, Mapping[str, str]] = {}
     problems = []
     for file in _files(env[VARIABLE]):
@@ -53,7 +55,7 @@ def settings_of(environments: Environments) -> dict[str, Settings]:
     Check the environments of all the repositories that one process serves; returns their settings by name.
 
     Raises:
-        SettingsError: Naming everything that is wrong, with the file that it stands in.
+        SettingsError: The message names every fault, with its file.
     """
     found: dict[str, Settings] = {}
     problems: list[str] = []
@@ -76,7 +78,7 @@ def settings_of(environments: Environments) -> dict[str, Settings]:
 
 def told_of(name: str, problem: Exception) -> str:
     """
-    Say which repository's *problem* it is, where there are several.
+    Prefix *problem* with the repository's name if there are several.
     """
     return f"{name}{_ENDING}: {problem}" if name else str(problem)
 
@@ -84,7 +86,7 @@ def told_of(name: str, problem: Exception) -> str:
 def _files(directory: str) -> list[Path]:
     try:
         path = absolute_path(directory)
-        # Hidden ones are an editor's.
+        # Hidden files belong to editors.
         files = sorted(file for file in path.iterdir() if file.match(f"[!.]*{_ENDING}"))
     except (OSError, ValueError) as exc:
         raise SettingsError(f"{VARIABLE}: {exc}") from exc
@@ -99,13 +101,13 @@ def _variables(file: Path) -> dict[str, str]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file is not text, or a line is something else.
+        ValueError: The file is not text, or a line has another form.
     """
     with file.open(encoding="utf-8") as stream:
         lines = list(parse_stream(stream))
     for line in lines:
         if line.error or (line.key and line.value is None):
-            # The line itself is not shown: it may be a secret.
+            # Do not show the line: it may be a secret.
             raise ValueError(f"line {line.original.line} is not NAME=value")
     pairs = {line.key: line.value for line in lines if line.key and line.value is not None}
     if VARIABLE in pairs:
@@ -121,7 +123,7 @@ def _shared_remotes(found: Mapping[str, Settings]) -> list[str]:
             first = seen.setdefault((url, settings.data_branch), name)
             if first != name:
                 problems.append(
-                    f"{name}{_ENDING}: the remote {remote} is one of {first}{_ENDING}, too; "
-                    "two repositories cannot push one branch"
+                    f"{name}{_ENDING}: the remote {remote} is also one of {first}{_ENDING}; "
+                    "two repositories cannot push to the same branch"
                 )
     return problems

@@ -1,17 +1,15 @@
 """
-Waking a person through Sentry: once per episode, with the way out, and until Sentry has taken it.
+Sending pages through Sentry: once per episode, with the remedy, and until Sentry has accepted the page.
 
-A page is an event of a name of its own (``event_id``), made of what it is about. It
-is put into the repository's ``Outbox`` and carried from there, apart from all other
-events, until Sentry acknowledges that very event: a refusal, a quota, a timeout and
-a killed process all mean that it is sent again, under the same name, so that it
-stays one. Nothing waits for that.
+A page is a Sentry event whose id (``event_id``) is computed from its remote, reason and episode. It is stored
+in the repository's ``Outbox`` and sent, separately from all other events, until Sentry acknowledges it. After
+a refusal, a quota, a timeout or a killed process it is sent again with the same id, so Sentry keeps one
+event. No caller waits for that.
 
-The integrations of sentry-sdk would each report a failed push in their own way
-and level; they are told to leave ours alone (``throws`` on the task, and
-``ignore_logger`` here), so that the event made by ``page`` is the only one. Nor are
-the lines of Celery, kombu and Flower events: those that are of use say that the
-broker is away, which ends by itself, or in ``stalled``.
+sentry-sdk's integrations would also report a failed push, each in its own way. Ferry excludes its errors from
+them (``throws`` on the task, and ``ignore_logger`` here), so that ``page`` makes the only event. Log lines of
+Celery, kombu and Flower make no events either: the useful ones report that the broker does not answer, which
+ends by itself or leads to ``stalled``.
 """
 
 from __future__ import annotations
@@ -46,7 +44,7 @@ from ferry.worker.settings import Settings
 
 _MINUTE_S = 60.0
 _PROBE_S = 10.0
-# Longer than one request may take, with a moment for those before it.
+# Longer than one request may take, with some time for the requests before it.
 _BUSY_S = 45.0
 _FIRST_WAIT_S, _LAST_WAIT_S = 5.0, 300.0
 _NO_EVENTS = (LOGGER, *(f"{library}*" for library in ("celery", "kombu", "amqp", "flower", "billiard")))
@@ -62,16 +60,16 @@ _TAGS = ("repository", "remote", "reason", "branch", "url")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """
-    One reason to wake somebody.
+    One page.
 
     Attributes:
         title: What happened, in one line.
         error: What went wrong; its remote and reason make the fingerprint.
         branch: The branch that does not reach the remote.
-        repository: What people call its repository.
-        path: Where that is.
+        repository: The repository's name.
+        path: The repository's path.
         since: When the episode began, in seconds since the epoch.
-        context: What the person who is woken needs to see.
+        context: The facts that the page shows.
     """
 
     title: str
@@ -85,7 +83,7 @@ class Page:
     @property
     def event_id(self) -> str:
         """
-        The event's name: the same for the same reason, remote and episode, in whatever process.
+        The event's id: the same for the same reason, remote and episode, in every process.
         """
         about = (self.repository, self.path, self.error.remote, self.branch)
         return event_id(*about, reason=self.error.reason, since=self.since)
@@ -93,7 +91,7 @@ class Page:
 
 def event_id(repository: str, path: str, remote: str, branch: str, *, reason: str, since: float) -> str:
     """
-    Return the name of the page of one episode, of what a ``Page`` has under these names.
+    Return the event id of a page, from the fields of ``Page`` with these names.
     """
     of = (repository, path, remote, branch, reason, repr(since))
     return hashlib.sha256("\0".join(of).encode()).hexdigest()[:32]
@@ -101,11 +99,11 @@ def event_id(repository: str, path: str, remote: str, branch: str, *, reason: st
 
 def configure(settings: Settings, *integrations: Integration) -> None:
     """
-    Start Sentry if a DSN is set; without one nothing is ever sent.
+    Start Sentry if a DSN is set; without one nothing is sent.
 
     Args:
-        integrations: For what this process runs. None is switched on by itself:
-            sentry-sdk would import Flask into the worker to see whether it is there.
+        integrations: The integrations for this process. Automatic ones are off: to detect Flask, sentry-sdk
+            would import it into the worker.
     """
     if not settings.sentry_dsn:
         return
@@ -120,7 +118,7 @@ def configure(settings: Settings, *integrations: Integration) -> None:
         auto_enabling_integrations=False,
         include_local_variables=False,  # a frame's variables may hold a remote's URL
         max_request_body_size="never",
-        spotlight=False,  # a second way out, past this transport
+        spotlight=False,  # it would send data past this transport
         before_send=_before_send,
         transport=_Transport,
     )
@@ -128,16 +126,16 @@ def configure(settings: Settings, *integrations: Integration) -> None:
 
 def is_configured() -> bool:
     """
-    Whether there is a Sentry that wakes anybody.
+    Whether a DSN is set, so that pages are sent.
     """
     return _carrier() is not None
 
 
 def page(wanted: Page, outbox: Outbox) -> bool:
     """
-    Put *wanted* into *outbox* at level ``fatal``, and send it off; returns whether it is kept there.
+    Store *wanted* in *outbox* at level ``fatal``, and send it; returns whether it was stored.
 
-    Does not wait: whoever pages holds a claim that others need.
+    Does not wait, because the caller holds a claim that others need.
     """
     event = _made(wanted)
     carrier = _carrier()
@@ -147,7 +145,7 @@ def page(wanted: Page, outbox: Outbox) -> bool:
         outbox.put(event, busy_s=_BUSY_S)
         is_kept = True
     except OSError as exc:
-        # The next failure pages again, and in Sentry the two are one.
+        # The next failure pages again with the same id, so Sentry keeps one event.
         log().warning("page.not_kept", remote=wanted.error.remote, reason=wanted.error.reason, error=str(exc))
         is_kept = False
     carrier.carry(event, _settle_in(outbox))
@@ -156,7 +154,7 @@ def page(wanted: Page, outbox: Outbox) -> bool:
 
 def send_again(outbox: Outbox) -> None:
     """
-    Send off what *outbox* still holds, as far as it is due.
+    Send the pages in *outbox* that are due.
     """
     carrier = _carrier()
     if carrier is None:
@@ -168,7 +166,7 @@ def send_again(outbox: Outbox) -> None:
 
 def flush(timeout_s: float) -> None:
     """
-    Wait until Sentry has answered to each page of this process, for *timeout_s* seconds at most.
+    Wait until Sentry has answered each page of this process, for *timeout_s* seconds at most.
     """
     if carrier := _carrier():
         carrier.flush(timeout_s)
@@ -176,9 +174,9 @@ def flush(timeout_s: float) -> None:
 
 def probe(settings: Settings, wanted: Page | None = None) -> str | None:
     """
-    Send *wanted*, or an event that wakes nobody; returns why Sentry did not take it, or None.
+    Send *wanted*, or an event that pages nobody; returns why Sentry did not accept it, or None.
 
-    Waits for up to ten seconds: what was not acknowledged was not taken.
+    Waits for the acknowledgement, up to ten seconds.
     """
     configure(settings)
     event, carrier = _made(wanted), _carrier()
@@ -195,12 +193,12 @@ def probe(settings: Settings, wanted: Page | None = None) -> str | None:
 
 def _made(wanted: Page | None) -> Event | None:
     """
-    Return the event that sentry-sdk makes of *wanted*, or of nothing in particular; None without a Sentry.
+    Return the event that sentry-sdk makes of *wanted*, or a test event; None without Sentry.
     """
     if not is_configured():
         return None
     made: list[Event] = []
-    event: Any = {"message": "ferry doctor was here", "level": "info"}
+    event: Any = {"message": "ferry doctor: a test event", "level": "info"}
     if wanted is not None:
         error = wanted.error
         event = {
@@ -208,7 +206,7 @@ def _made(wanted: Page | None) -> Event | None:
             "level": "fatal",
             "message": wanted.title,
             "tags": _tags(wanted),
-            # Its path too: two may have one name, and the project is shared.
+            # The path too: two repositories may have the same name and share the Sentry project.
             "fingerprint": ["ferry", "push", error.reason, error.remote, wanted.branch,
                             wanted.path, wanted.repository],
             "contexts": {"push": dict(wanted.context)},
@@ -219,7 +217,7 @@ def _made(wanted: Page | None) -> Event | None:
 
 def _tags(wanted: Page) -> dict[str, str]:
     """
-    Return the tags of a page, the most telling first; Sentry makes a link of ``url``.
+    Return the tags of a page, the most important first; Sentry turns ``url`` into a link.
     """
     error, url = wanted.error, wanted.context.get("status_page")
     told = {"repository": wanted.repository, "remote": error.remote, "reason": error.reason}
@@ -228,7 +226,8 @@ def _tags(wanted: Page) -> dict[str, str]:
 
 def _bare(event: Event) -> Event:
     """
-    Return a page without what sentry-sdk and its integrations add: the task, its trace, modules, breadcrumbs.
+    Return a page without the data that sentry-sdk's integrations add: the task, its trace, modules,
+    breadcrumbs.
     """
     bare = {name: event[name] for name in _OF_A_PAGE if name in event}
     for part, names in (("tags", _TAGS), ("contexts", ("push",))):
@@ -238,7 +237,7 @@ def _bare(event: Event) -> Event:
 
 def _before_send(event: Any, hint: Mapping[str, Any]) -> Any:
     """
-    Hold back a page, which has a way of its own, and what a broker's absence caused.
+    Drop pages, which are sent separately, and errors that an unreachable broker caused.
     """
     if keep := hint.get(_KEEP):
         keep(clean(_bare(event)))
@@ -246,13 +245,13 @@ def _before_send(event: Any, hint: Mapping[str, Any]) -> Any:
     if "exc_info" in hint and isinstance(hint["exc_info"][1], _BROKER_ERRORS):
         return None
     if event.get("level") == "fatal":
-        event["level"] = "error"  # so that a page is what wakes people, and no library's idea of one
+        event["level"] = "error"  # so that only pages, and no library's errors, have the level fatal
     return event
 
 
 class CronMonitor:
     """
-    Tells Sentry that sweeps take place, so that it tells somebody when they do not.
+    Checks in with Sentry at each sweep, so that Sentry alerts when sweeps stop.
 
     Sentry counts in minutes (https://docs.sentry.io/product/crons/), so at most one check-in is sent in each.
 
@@ -267,7 +266,7 @@ class CronMonitor:
 
     def check_in(self) -> None:
         """
-        Say that a sweep has taken place.
+        Report that a sweep took place.
         """
         if (
             self._slug is None
@@ -291,12 +290,12 @@ class CronMonitor:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """
-    What Sentry said to a page.
+    Sentry's answer to a page.
 
     Attributes:
-        is_taken: Whether it has the event.
-        said: The status, or why there was none.
-        wait_s: For how long it asked not to be asked again, in seconds.
+        is_taken: Whether Sentry accepted the event.
+        said: The HTTP status, or why there was no answer.
+        wait_s: Seconds that Sentry asked to wait.
     """
 
     is_taken: bool
@@ -304,7 +303,7 @@ class Answer:
     wait_s: float = 0.0
 
 
-# Called with the name of an event and the answer to it, in a thread of the carrier's.
+# Called with an event's id and the answer to it, in a thread of the carrier.
 Answered = Callable[[str, Answer], None]
 
 
@@ -313,7 +312,7 @@ def _settle_in(outbox: Outbox) -> Answered:
         if answer.is_taken:
             outbox.remove(event_id)
             return
-        # Soon at first, and every five minutes at last.
+        # Waits that grow to five minutes.
         wait_s = max(min(outbox.age_s(event_id) / 4, _LAST_WAIT_S), _FIRST_WAIT_S, answer.wait_s)
         outbox.postpone(event_id, wait_s)
         log().warning(
@@ -325,7 +324,7 @@ def _settle_in(outbox: Outbox) -> Answered:
 
 class _CleanTransport(HttpTransport):
     """
-    Sentry's own transport, through which nothing leaves as it is: see ``ferry.worker.observe.envelopes``.
+    Sentry's own transport, which removes private data first: see ``ferry.worker.observe.envelopes``.
     """
 
     def _send_envelope(self, envelope: Envelope) -> None:
@@ -334,7 +333,7 @@ class _CleanTransport(HttpTransport):
 
 class _Carrier(_CleanTransport):
     """
-    Sentry's own transport, for pages alone: it says of each what came of it, and no quota stops it.
+    Sentry's own transport, only for pages: it reports the answer to each, and ignores rate limits.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -344,10 +343,10 @@ class _Carrier(_CleanTransport):
 
     def carry(self, event: Event, answered: Answered) -> None:
         """
-        Send *event* off, unless it is on its way already; *answered* is called with what comes of it.
+        Send *event*, unless it is being sent; *answered* is called with the answer.
         """
         event_id = event["event_id"]
-        if self._process != os.getpid():  # what its parent sends, a forked process does not
+        if self._process != os.getpid():  # a forked process does not send its parent's pages
             self._process, self._underway = os.getpid(), {}
         if self._worker.full() or self._underway.setdefault(event_id, answered) is not answered:
             return
@@ -380,14 +379,14 @@ class _Carrier(_CleanTransport):
         said = f"status {response.status}"
         is_taken = 200 <= response.status < 300
         if is_taken and "html" in response.headers.get("content-type", ""):
-            # A proxy's login page, or whatever a wrong address shows to people.
-            is_taken, said = False, f"{said} with a page for people, which Sentry does not send"
+            # A proxy's login page, or the web page at a wrong address.
+            is_taken, said = False, f"{said} with a web page, which is not an answer of Sentry"
         self._answer = Answer(is_taken=is_taken, said=said, wait_s=wait_s)
 
 
 class _Transport(_CleanTransport):
     """
-    Sentry's own transport, with the carrier of the pages.
+    Sentry's own transport, together with the carrier of the pages.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:

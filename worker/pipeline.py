@@ -37,7 +37,7 @@ class Pipeline:
 
     Attributes:
         celery: The process's app, which several repositories may share.
-        queue: Name of the queue that holds the messages of this one.
+        queue: Name of this repository's queue.
     """
 
     settings: Settings
@@ -66,12 +66,12 @@ def assemble(
     packing: FileLock | None,
 ) -> Pipeline:
     """
-    Put the parts together over a repository that is prepared.
+    Build the pipeline of a prepared repository.
 
     Args:
         env: Environment variables, for git.
-        name: What the repository is called where a worker serves several; else "".
-        packing: The lock that lets such a worker pack one repository at a time; else None.
+        name: The repository's name if a worker serves several; else "".
+        packing: The lock that makes such a worker pack one repository at a time; else None.
     """
     path = settings.data_repo_path
     repository = Repository.of(settings, Credentials.from_settings(settings, env), name)

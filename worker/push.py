@@ -1,10 +1,10 @@
 """
-Which task pushes: the one that holds the remote's claim. The others do not wait for it.
+Deciding which task pushes: the one that holds the remote's claim. The others end without waiting.
 
-Any number of tasks may ask for the same remote. At most one of them holds the
-claim and makes an ``Attempt``; the others hand their commits over to it and end. No commit
-is lost: the holder looks at the branch again after it has released the claim, and
-a commit is in the branch before its task can find the claim taken.
+Any number of tasks may request a push to the same remote. At most one of them holds the claim and makes an
+``Attempt``; the others hand their commits over to it and end. No commit is lost: the holder looks at the
+branch again after it has released the claim, and a commit is on the branch before its task can find the claim
+held.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from ferry.worker.settings import Settings
 from ferry.worker.sweep import may_lack_commits
 from ferry.worker.turns.turn import AHEAD_OF_RETRY, Facts, Occasion, Turn, is_look_due, whose_turn
 
-# A worker that stops waits for its tasks, and under steady load a task would never end.
+# Without this limit a task under steady load would never end, and a stopping worker waits for its tasks.
 _TURN_S = 2.0
-# Several commits that came while a push ran are a burst. The next push waits for the burst's end, for at most
-# this long from the last push's start: a push costs as much as ten commits, on the same machine.
+# Several commits that arrive while a push runs are a burst. The next push waits for the end of the burst,
+# until this long after the last push's start: a push uses as much processor time as ten commits.
 _GATHER_S = 0.25
 _PAUSE_S = 0.025
 _LOOK_EVERY_S = 0.005
 _CLAIM_WAIT_S = 2.0
 _IN_THE_WAY_S = 1.0
-# For this long the claim is left to an operator's command that waits for it, and looks more often.
+# For this long a task leaves the claim to an operator's command that waits for it.
 _ASIDE_S = 0.1
 
 UNREADABLE = "left to the next sweep: the ledger cannot be read"
@@ -50,15 +50,16 @@ NO_SUCH_REMOTE = "no such remote is configured"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """
-    What a task asks for.
+    A task's request for a push.
 
     Attributes:
         remote: Name of the remote.
         chain: The task's id; a retry keeps the id of the task that it retries.
-        occasion: Why it asks.
+        occasion: Why the push was requested.
         retries: Which retry of the task this is, from 1; 0 for the task itself.
-        may_be_early: Whether a retry may come before its time, because the broker keeps no message that long.
-        has_answered: Whether the remote has just answered a look that no person asked for.
+        may_be_early: Whether the retry may run before its time, because the broker cannot delay a message
+            that long.
+        has_answered: Whether the remote has just answered a look that no operator requested.
     """
 
     remote: str
@@ -70,7 +71,7 @@ class Request:
 
     def facts(self, *, pending: bool) -> Facts:
         """
-        Return what ``whose_turn`` is to know of this request.
+        Return the facts about this request for ``whose_turn``.
         """
         return Facts(
             pending=pending,
@@ -88,8 +89,8 @@ class Pusher:
     Args:
         settings: Timeouts, backoff and remotes.
         repository: The data repository.
-        ledger: Where attempts are remembered.
-        reconciler: What joins the branch with origin's, where the settings say so.
+        ledger: Records the attempts.
+        reconciler: Joins the branch with origin's if the settings allow it.
         clock: Seconds since the epoch.
         jitter: Returns a new number in [0, 1) at each call.
     """
@@ -117,7 +118,7 @@ class Pusher:
         Bring *request.remote* up to date, unless another task or a scheduled retry does it.
 
         Returns:
-            The result in a few words, for people who read the task list.
+            The result in a few words, for the task list.
 
         Raises:
             PushDeferred: The last attempt was too recent, commits still arrive after some seconds, or
@@ -131,17 +132,18 @@ class Pusher:
             return NO_SUCH_REMOTE
         try:
             if self._looks(request):
-                # A remote that answers is worth an attempt. Tasks that met our claim have handed over to us.
+                # The remote answers, so make an attempt. Tasks that found the claim held have handed their
+                # commits over.
                 request = replace(request, has_answered=self._look(request))
             return self._push(request)
         except LedgerError as exc:
-            # It may hold a pause, so nothing is pushed; the next sweep tries again.
+            # The entry may contain a pause, so push nothing; the next sweep tries again.
             log().error("ledger.unreadable", remote=request.remote, error=str(exc))
             return UNREADABLE
 
     def _looks(self, request: Request) -> bool:
         """
-        Whether to ask the remote first where its branch stands, instead of trusting the remote-tracking ref.
+        Whether to ask the remote for its tip first, instead of trusting the remote-tracking ref.
         """
         if request.occasion == "sweep":
             return is_look_due(self._ledger.read(request.remote), self._clock())
@@ -149,7 +151,7 @@ class Pusher:
 
     def _look(self, request: Request) -> bool:
         """
-        Ask the remote whether its branch still stands where we saw it: the remote may have been replaced.
+        Ask the remote whether its branch is still at the last seen tip: the remote may have been replaced.
 
         Returns:
             Whether it answered.
@@ -168,7 +170,8 @@ class Pusher:
             try:
                 seen = look(claim, self._repository, timeout_s=timeout_s, now=self._clock())
             except RepositoryError as exc:
-                # This is no failure: perhaps nothing is pending. Where something is, the attempt reports it.
+                # Not a failure: perhaps nothing is pending. If commits are pending, the attempt reports the
+                # error.
                 log().info("remote.not_seen", remote=remote, error=str(exc))
                 return False
             self._take_over(claim, seen)
@@ -176,7 +179,7 @@ class Pusher:
 
     def _take_over(self, claim: Claim, seen: Seen) -> None:
         """
-        Take over what is new on the remote; what it has lost instead is missing from now on.
+        Take over new commits of the remote. Commits that the remote has lost count as pending from now on.
         """
         if seen.has_moved:
             claim.write(waits_from=self._clock())
@@ -191,7 +194,8 @@ class Pusher:
     def _push(self, request: Request) -> str:
         outcome, turn_ends, burst_ends = "", time.monotonic() + _TURN_S, 0.0
         if request.occasion != "retry" and self._ledger.is_claimed(request.remote):
-            return Turn.PUSHING.sentence  # as below, at a fifth of the cost: in a burst most tasks end here
+            # The same check as below at a fifth of the cost: in a burst most tasks end here.
+            return Turn.PUSHING.sentence
         while (turn := self._turn(request)) is Turn.FREE:
             if not self._repository.is_current(request.remote):
                 return OUTDATED
@@ -203,15 +207,15 @@ class Pusher:
                 turn = whose_turn(claim.entry, request.facts(pending=True), self._clock())
                 claim.looks_again = True
                 if turn is not Turn.FREE:
-                    # Another task was quicker. Look again without the claim: a task that met it
-                    # meanwhile has handed over to us.
+                    # Another task was faster. Check again without the claim: a task that found it held has
+                    # handed its commit over to us.
                     continue
                 self._put_off(claim, request, turn_is_over=time.monotonic() > turn_ends)
                 self._gather(burst_ends)
                 begun, attempt = time.monotonic(), self._attempt(claim, request)
                 outcome = attempt.make()
                 burst_ends = begun + _GATHER_S if attempt.is_in_burst else 0.0
-                # Commits that arrived during a mere look were handed over to us, and need an attempt.
+                # Commits that arrived during a look were handed over to us, and need an attempt.
                 claim.looks_again = outcome != STILL_DIVERGED
             if outcome == STILL_DIVERGED:
                 return outcome
@@ -225,16 +229,16 @@ class Pusher:
 
     def _hands_over(self, request: Request) -> bool:
         """
-        Whether to leave everything to the claim's holder. It may leave the next attempt to this very retry.
+        Whether to hand over to the claim's holder. Not if the holder leaves the next attempt to this retry.
 
         Returns:
-            True; False where the retry is still to be made, and the claim is free again.
+            True; False if this retry must still make the attempt, and the claim is free again.
 
         Raises:
             PushDeferred: The claim is not free in time for this retry.
         """
         until = time.monotonic() + _CLAIM_WAIT_S
-        # An attempt that has just taken the claim replaces the retry before it pushes.
+        # An attempt that has just taken the claim first replaces the scheduled retry.
         while request.occasion == "retry" and self._ledger.read(request.remote).chain == request.chain:
             if not self._ledger.is_claimed(request.remote):
                 return False
@@ -268,7 +272,7 @@ class Pusher:
 
     def _gather(self, until: float) -> None:
         """
-        Wait until *until* for the end of a burst: the first moment in which no commit has come for a while.
+        Wait until *until* for the end of a burst: until no commit has arrived for a while.
         """
         head, came_at = None, time.monotonic()
         while time.monotonic() < min(until, came_at + _PAUSE_S):
@@ -282,11 +286,11 @@ class Pusher:
 
     def _put_off(self, claim: Claim, request: Request, *, turn_is_over: bool) -> None:
         """
-        Leave the attempt to the one retry that is scheduled, while the last attempt is too recent.
+        Leave the attempt to the scheduled retry if the last attempt is too recent.
 
         Raises:
             PushDeferred: The last attempt is too recent, this task has used up its turn, an operator's
-                command waits for the claim, or the task is that retry and came before its time.
+                command waits for the claim, or the task is that retry and runs before its time.
         """
         last, now = claim.entry.last_attempt_at, self._clock()
         due = claim.entry.next_attempt_at

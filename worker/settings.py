@@ -1,9 +1,9 @@
 """
-What the environment may say, typed and checked once at the start.
+The settings from the environment, typed and checked once at the start.
 
-Every ``CFP_*`` variable of Ferry is a field of ``Settings``, those of the API
-too: the processes share one environment, and a name that none of them knows is
-a typing error, which would otherwise leave a default in force without a word.
+Every ``CFP_*`` variable of Ferry is a field of ``Settings``, including those of the API, because the
+processes share one environment. An unknown name is an error: a misspelt variable would otherwise silently
+leave the default in force.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def absolute_path(text: str) -> Path:
     """
     try:
         path = Path(text).expanduser()
-    except RuntimeError:  # no user has that name
+    except RuntimeError:  # `~NAME` of an unknown user
         path = Path(text)
     if not path.is_absolute():
         raise ValueError(f"must be an absolute path, got {text!r}")
@@ -49,7 +49,7 @@ def absolute_path(text: str) -> Path:
 
 def _branch(text: str) -> str:
     if _BAD_BRANCH.search(text):
-        raise ValueError(f"{text!r} is not a name that git allows for a branch")
+        raise ValueError(f"{text!r} is not a valid name for a git branch")
     return text
 
 
@@ -71,7 +71,7 @@ def _person(text: str) -> tuple[str, str]:
 
 
 def _remote_url(text: str) -> str:
-    is_whole = "://" not in text or _scheme(text)  # a bracket that nothing closes leaves none
+    is_whole = "://" not in text or _scheme(text)  # an unclosed bracket in the host
     if not (text.strip() and is_whole) or text.startswith("-") or any(c in text for c in "\r\n\0"):
         raise ValueError("is not a git URL or a path")
     return text
@@ -82,7 +82,7 @@ def _mirrors(text: str) -> Mapping[str, str]:
     for number, pair in enumerate(text.split(), 1):
         name, equals, url = pair.partition("=")
         if not equals or not _REMOTE_NAME.fullmatch(name) or _BAD_BRANCH.search(name):
-            # Nothing of it is repeated: what stands here may be a password.
+            # Do not repeat the text: it may contain a password.
             raise ValueError(
                 f"pair {number} is not name=url; pairs are separated by spaces, "
                 "and a name is letters, digits, dots and dashes, and may not end in .lock"
@@ -97,12 +97,12 @@ def _scheme(url: str) -> str:
     try:
         return urlsplit(url).scheme
     except ValueError:
-        return ""  # what urllib says of a bad URL repeats it
+        return ""  # urllib's message about a bad URL repeats the URL
 
 
 def address(url: str | None) -> str:
     """
-    Return what tells *url* from others, such as ``host/town/data``: no user, no password, no parameters.
+    Return *url* without user, password and parameters, such as ``host/town/data``.
     """
     return re.sub(r"^(?:[a-z+]+://)?(?:[^@/]*@)?|(?:\.git)?/?(?:[?#].*)?$", "", url or "")
 
@@ -117,9 +117,11 @@ def _url_of(*schemes: str) -> Callable[[str], str]:
 
 
 def _public_url(text: str) -> str:
-    # Without a user or a password: it is shown to everybody who is paged.
+    # Without user and password, because pages show it.
     if not _scheme(text) or not re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#@]*)?", text):
-        raise ValueError("must be where people reach the API, such as https://records.town.example")
+        raise ValueError(
+            "must be the URL at which people reach the API, such as https://records.town.example"
+        )
     return text.rstrip("/")
 
 
@@ -186,7 +188,7 @@ def _switch(text: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class Token:
     """
-    One who may use the API.
+    The rights of one token.
 
     Attributes:
         digest: SHA-256 of the token, hexadecimal.
@@ -200,7 +202,7 @@ class Token:
 
     def may_read(self, sheet: str | None) -> bool:
         """
-        Whether it may read *sheet*, or with None what tells of all sheets.
+        Whether it may read *sheet*; None: what concerns all sheets.
         """
         if self.reads is None or self.sheets is None:
             return True
@@ -214,11 +216,11 @@ def parse_tokens(text: str) -> Mapping[str, Token]:
     """
     Read ``name:sha256-hex[:WRITES[:READS]]``, separated by blanks or commas.
 
-    WRITES and READS are sheets joined by ``+``, or ``*`` for all; without them, all. WRITES
-    may be empty where READS stands: a token that reads and does not write.
+    WRITES and READS are sheets joined by ``+``, or ``*`` for all; without them, all. WRITES may be empty if
+    READS is given: such a token reads and does not write.
 
     Raises:
-        ValueError: One of them is not so.
+        ValueError: A pair has another form.
     """
     tokens: dict[str, Token] = {}
     for number, pair in enumerate(re.split(r"[\s,]+", text.strip()), 1):
@@ -226,13 +228,13 @@ def parse_tokens(text: str) -> Mapping[str, Token]:
         name, digest, writes, reads = found.groups() if found else ("", "", None, None)
         is_writer = writes is None or _is_scope(writes) or (writes == "" and reads is not None)
         if not _TOKEN_NAME.fullmatch(name) or not is_writer or not (reads is None or _is_scope(reads)):
-            # No part is repeated: what stands here may be the token itself.
+            # Do not repeat the text: it may be the token itself.
             raise ValueError(
                 f"pair {number} is not name:sha256-hex (64 hexadecimal digits), or that with "
                 ":SHEETS that it may write, or :SHEETS:SHEETS that it may write and read (people+places; *)"
             )
         if name in tokens:
-            raise ValueError(f"the name {name!r} stands twice")
+            raise ValueError(f"the name {name!r} is given twice")
         tokens[name] = Token(digest.lower(), _scope(writes), _scope(reads))
     return tokens
 
@@ -259,7 +261,7 @@ def _secrets(text: str) -> tuple[str, ...]:
     if not (secrets and is_readable) or (
         len(secrets) > 1 and min(map(len, secrets)) < _ADMIN_TOKEN_CHARACTERS
     ):
-        # Else each word of one secret with blanks in it would be a secret.
+        # Otherwise each word of a secret that contains blanks would be a secret.
         raise ValueError(
             "must be a secret, or several, separated by blanks or commas, each with at least "
             f"{_ADMIN_TOKEN_CHARACTERS} characters; make one with: openssl rand -hex 32"
@@ -296,7 +298,7 @@ def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(text.split())
     for origin in origins:
         if origin != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?", origin):
-            raise ValueError(f"{origin!r} is no origin such as https://www.example.org (without a path)")
+            raise ValueError(f"{origin!r} is not an origin such as https://www.example.org (without a path)")
     return origins
 
 
@@ -316,7 +318,7 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
     if base > cap:
         yield f"CFP_PUSH_BACKOFF_BASE: {base:g} s is above CFP_PUSH_BACKOFF_CAP, {cap:g} s"
     if "https_token_path" in values and _scheme(values.get("data_remote", "")) not in ("http", "https"):
-        yield "CFP_HTTPS_TOKEN_PATH: is of no use where CFP_DATA_REMOTE is no https:// URL"
+        yield "CFP_HTTPS_TOKEN_PATH: has no effect, as CFP_DATA_REMOTE is not an https:// URL"
     if values.get("api_role") == "replica" and "data_remote" not in values:
         yield "CFP_API_ROLE: a replica follows CFP_DATA_REMOTE, which is not set"
     if ("api_oidc_issuer" in values) != ("api_oidc_audience" in values):
@@ -331,7 +333,7 @@ def _contradictions(values: Mapping[str, Any]) -> Iterator[str]:
 def _webhooks(text: str) -> tuple[str, ...]:
     urls = tuple(dict.fromkeys(text.split()))
     for number, url in enumerate(urls, 1):
-        # None is repeated: a part of it may be a secret.
+        # Do not repeat the URL: a part of it may be a secret.
         if not re.fullmatch(r"https?://(?![^/?]*@)[!-~]+", url) or not _has_host_and_port(url):
             raise ValueError(f"URL {number} is not https://HOST/PATH; URLs are separated by blanks")
     return urls
@@ -394,7 +396,7 @@ def _from_env(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """
-    One data repository, its remotes, and how patiently they are pushed to.
+    The settings of one data repository, its remotes, and its processes.
 
     Attributes:
         data_repo_path: The bare data repository that the API commits to.
@@ -404,16 +406,17 @@ class Settings:
         data_root: Directory in the tree with ``.gitsheets`` and the sheets; ``.`` is the top.
         data_expressions: Whether sheets may be used whose declarations hold code.
         data_mirrors: Further remotes, name to URL.
-        data_committer: Name and address that Ferry commits as; None: each commit's author.
+        data_committer: Name and address of the committer; None: each commit's author.
         data_signing_key_path: Private ssh key that signs every commit; None: none is signed.
-        data_reconcile: When the branch is joined with origin's without being asked:
-            ``manual`` never, ``boot`` at a start, ``auto`` also after a divergence.
-        data_follow_interval_s: Seconds between two looks at origin for commits of others; 0: only when told.
+        data_reconcile: When Ferry reconciles the branch with origin's by itself: ``manual`` never, ``boot``
+            at a start, ``auto`` also after a divergence.
+        data_follow_interval_s: Seconds between two looks at origin for commits of others; 0: only after a
+            nudge.
         redis_url: Redis or Valkey: the broker, unless broker_url names another.
         broker_url: Another Celery broker.
         push_backoff_base_s: Seconds before the first retry, doubling from there.
         push_backoff_cap_s: Longest wait between two retries, in seconds.
-        push_max_retries: Retries before a remote is left alone; None: for ever.
+        push_max_retries: Retries before Ferry stops retrying; None: no limit.
         push_timeout_s: Seconds one ``git push`` may take before it is ended.
         push_sweep_interval_s: Seconds between two sweeps.
         push_min_interval_s: Least seconds between the starts of two pushes to one remote.
@@ -421,13 +424,13 @@ class Settings:
         push_page_after_s: Seconds of transient failure before a page.
         data_push_mode: ``async``, or ``sync``: a write answers when its commit is on every remote.
         api_role: ``primary``, or ``replica``: reads only, and follows origin.
-        api_primary_url: Where a replica sends writers; None: it refuses them.
-        api_tokens: Those who may write, by name.
+        api_primary_url: URL that a replica redirects writes to; None: it refuses them.
+        api_tokens: The clients' tokens, by name.
         api_tokens_path: A file with more of them, read again when it changes.
-        api_trusted_proxies: How many proxies stand before the API, each adding to X-Forwarded-For.
+        api_trusted_proxies: Number of proxies in front of the API that append to X-Forwarded-For.
         api_read: ``open``, or ``token``: reads need a token too.
         api_host: Host in the authors' pseudonymous addresses, ``NAME@users.noreply.HOST``.
-        api_public_url: Where people reach this API, for links; None: not known.
+        api_public_url: The API's public URL, for links; None: not known.
         api_rate_limit: Requests that one client may make, such as ``600 per minute``; None: any number.
         api_max_body_bytes: Largest body of a request that carries records.
         api_max_attachment_bytes: Largest attachment.
@@ -442,16 +445,16 @@ class Settings:
         webhooks_secrets: What signs those messages.
         webhooks_private: Whether they may go to private addresses, and by http.
         admin_token: Bearer token of the operators' endpoints; None closes them.
-        data_reload_secrets: What signs the requests of the reload webhook, or is their bearer token; none
-            closes it.
-        ssh_key_path: Private key for the remotes, where GIT_SSH_COMMAND is unset.
+        data_reload_secrets: Secrets that sign the requests of the reload webhook, or are their bearer token;
+            none closes it.
+        ssh_key_path: Private key for the remotes, if GIT_SSH_COMMAND is unset.
         ssh_known_hosts: File with the host keys of the remotes.
         https_token_path: File with the token for ``origin``'s HTTP host, read at each push.
-        sentry_dsn: Where pages go; None turns Sentry off.
+        sentry_dsn: DSN for pages and errors; None turns Sentry off.
         sentry_environment: Sentry's name for this deployment.
-        sentry_traces_sample_rate: Share of requests and pushes whose timing Sentry gets.
+        sentry_traces_sample_rate: Share of requests and pushes whose timing is sent to Sentry.
         sentry_auth_token: Token of Sentry's API, which resolves the issues of an episode that has ended.
-        sentry_org: Slug of the organization at Sentry, for that.
+        sentry_org: Slug of the organization at Sentry, for ``sentry_auth_token``.
         sentry_cron_monitor: Slug of the Sentry monitor that every sweep checks in with.
     """
 
@@ -533,20 +536,20 @@ class Settings:
     @property
     def is_replica(self) -> bool:
         """
-        Whether nothing is written or pushed here.
+        Whether this is a replica, which neither writes nor pushes.
         """
         return self.api_role == "replica"
 
     def link(self, path: str) -> str | None:
         """
-        Return the address of *path* of this API, as people reach it; None where that is not known.
+        Return the public URL of *path* of this API; None if not known.
         """
         return f"{self.api_public_url}{path}" if self.api_public_url else None
 
     @property
     def push_longest_wait_s(self) -> float:
         """
-        The longest countdown a retry is ever given, in seconds: a host's stated wait may be above the cap.
+        The longest countdown of a retry, in seconds: a wait that a host asks for may exceed the cap.
         """
         return max(self.push_backoff_cap_s, self.push_min_interval_s, 3600.0)
 
@@ -570,7 +573,7 @@ class Settings:
         Read the settings from environment variables; an empty one counts as unset.
 
         Raises:
-            SettingsError: Naming every missing, wrong and unknown variable.
+            SettingsError: The message names every missing, wrong and unknown variable.
         """
         values: dict[str, Any] = {}
         problems: list[str] = []
@@ -593,7 +596,7 @@ class Settings:
         ]
         problems += _contradictions(values)
         if values.get("api_role") == "replica":
-            # It joins nothing, has no mirrors and sends no messages.
+            # A replica neither reconciles nor has mirrors, and sends no messages.
             values = {"redis_url": _NO_BROKER, **values, "data_reconcile": "manual", "data_mirrors": {}}
         if problems:
             raise SettingsError("; ".join(problems))

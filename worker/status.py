@@ -1,8 +1,8 @@
 """
-Where each remote stands, computed from git at the time of asking.
+The status of each remote, computed from git at each call.
 
-The ledger adds what git cannot know: attempts, backoff, the last error. Without
-it those are empty; what is pending is right all the same.
+The ledger adds what git cannot know: attempts, backoff, the last error. Without the ledger these are empty,
+and the pending commits are still correct.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _RETRIED = "Retries go on; they fail for as long as the cause lasts."
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteStatus:
     """
-    One remote at one moment.
+    The status of one remote.
 
     Attributes:
         turn: Who acts next for it.
         branch: The branch's short name.
-        local_head: Where the branch stands here.
-        remote_head: Where it was last seen on the remote.
+        local_head: The branch's tip here.
+        remote_head: The branch's last seen tip on the remote.
         pending: The commits the remote lacks.
-        entry: What the ledger knows.
-        need: Why a person is needed; None where none is.
-        known_since: Since when the remote is at its address.
-        commands: What to type after its last failure, in order.
-        runbook: Where people read more of that; None where the API's address is not known.
-        verified_at: When ``ferry verify`` last found that the remote's branch is ours.
+        entry: The ledger's entry.
+        need: Why a person is needed; None if no person is needed.
+        known_since: When the remote's URL was set.
+        commands: The commands to type after its last failure.
+        runbook: URL of the runbook's section for it; None if the API's URL is not known.
+        verified_at: When ``ferry verify`` last succeeded.
     """
 
     turn: Turn
@@ -61,28 +61,29 @@ class RemoteStatus:
     @property
     def state(self) -> State:
         """
-        Its state, in the one vocabulary of API, logs, metrics, page and docs.
+        Its state: one of ``STATES``.
         """
         return self.turn.state
 
     @property
     def failing_since(self) -> float | None:
         """
-        Since when pushes fail, whatever runs now, in seconds since the epoch; None where nothing waits.
+        When the failures began, even if a push runs now, in seconds since the epoch; None if nothing is
+        pending.
         """
         return self.entry.failing_since if self.pending else None
 
     @property
     def failing_s(self) -> float:
         """
-        For how long they have failed, in seconds; 0 if they do not.
+        For how long pushes have failed, in seconds; 0 if they do not fail.
         """
         return 0.0 if self.failing_since is None else self.entry.failing_for_s(time.time())
 
     @property
     def attempts(self) -> str:
         """
-        The attempts since pushes fail, in words; "" where none failed.
+        The failed attempts of this episode, in words; "" if there are none.
         """
         failure = self.entry.last_failure
         if self.failing_since is None or failure is None:
@@ -95,21 +96,21 @@ class RemoteStatus:
     @property
     def retries(self) -> str:
         """
-        That retries go on although a person is needed, in a sentence; else "".
+        A sentence that retries go on although a person is needed; else "".
         """
         return _RETRIED if self.need and self.state in ("retrying", "pushing", "queued") else ""
 
     @property
     def seen_at(self) -> float | None:
         """
-        When the remote last said where its branch stands, or took a push, in seconds since the epoch.
+        When the remote last reported its branch's tip, or accepted a push, in seconds since the epoch.
         """
         return max(filter(None, (self.entry.seen_at, self.entry.last_push_at)), default=None)
 
     @property
     def oldest_pending_at(self) -> float | None:
         """
-        Since when the oldest pending commit has waited for this remote, in seconds since the epoch; None when
+        Since when the oldest pending commit has waited for this remote, in seconds since the epoch; None if
         there is none.
         """
         made_at = self.pending.oldest_at
@@ -118,7 +119,7 @@ class RemoteStatus:
     @property
     def oldest_pending_age_s(self) -> float:
         """
-        How long the oldest pending commit has waited, in seconds; 0 when none does.
+        How long the oldest pending commit has waited, in seconds; 0 if there is none.
         """
         return 0.0 if self.oldest_pending_at is None else max(0.0, time.time() - self.oldest_pending_at)
 
@@ -170,7 +171,7 @@ def _last_error(failure: Failure) -> dict[str, Any]:
 
 def remote_statuses(settings: Settings, repository: Repository, ledger: Ledger) -> dict[str, RemoteStatus]:
     """
-    Return the status of every remote by its name; ``origin`` alone, disabled, where none is configured.
+    Return the status of every remote by its name; only ``origin``, disabled, if none is configured.
 
     Raises:
         RepositoryError: The data repository cannot be read.
@@ -181,7 +182,7 @@ def remote_statuses(settings: Settings, repository: Repository, ledger: Ledger) 
 
 
 def _status(settings: Settings, remote: str, repository: Repository, ledger: Ledger) -> RemoteStatus:
-    # The claim is looked at first: a push that ends meanwhile shows in what follows.
+    # Check the claim first: the result of a push that ends meanwhile is then read below.
     now, claimed = time.time(), ledger.is_claimed(remote)
     entry, pending = ledger.read(remote).without_past_pause(now), repository.backlog(remote)
     need = needs_person(entry, page_after_s=settings.push_page_after_s, now=now, pending=bool(pending))

@@ -1,9 +1,8 @@
 """
-The sweep finds commits whose message was lost, so no message has to be safe.
+The sweep finds commits whose message was lost, so messages need not be durable.
 
-git says what is pending. The sweep compares refs every few seconds and names
-the remotes that lack commits while no push runs and no retry is scheduled: after a
-lost message, an emptied Redis, the death of a process between commit and enqueue,
+Every few seconds the sweep compares refs. It returns the remotes that lack commits while no push runs and no
+retry is scheduled: after a lost message, an emptied Redis, the death of a process between commit and enqueue,
 or the end of a worker that held a countdown.
 """
 
@@ -34,8 +33,8 @@ class Sweeper:
     Args:
         settings: Remotes and the sweep's interval.
         repository: The data repository.
-        ledger: What is scheduled and what runs.
-        directory: Where the time of the last sweep is kept.
+        ledger: Has the scheduled retries and the claims.
+        directory: Directory of the file with the time of the last sweep.
         clock: Seconds since the epoch.
     """
 
@@ -56,7 +55,7 @@ class Sweeper:
 
     def sweep(self, occasion: Occasion = "sweep") -> dict[str, str | None]:
         """
-        Return what ``wanting`` returns, and record that a sweep took place.
+        Record that a sweep took place, and return the result of ``wanting``.
         """
         try:
             write_json(self._record, Moment.now(self._clock).as_json())
@@ -70,11 +69,10 @@ class Sweeper:
         """
         Return the remotes that need a push task, each with the commit that it lacks.
 
-        A retry is given one interval beyond its time before it counts as lost
-        with its message.
+        A retry counts as lost one interval after its time.
 
         Args:
-            occasion: ``start`` where a worker has just started: it waits for no retry that is due later.
+            occasion: ``start`` if a worker has just started: it does not wait for a scheduled retry.
         """
         if not self._repository.pushes:
             return {}
@@ -87,10 +85,11 @@ class Sweeper:
 
     def unseen(self, *, start: float = 0.0) -> list[str]:
         """
-        Return the remotes whose tip was not checked lately.
+        Return the remotes whose tip was not checked in the last ten minutes.
 
         Args:
-            start: When a worker has started, in seconds since the epoch; finds what was not checked since.
+            start: When a worker started, in seconds since the epoch: returns remotes that were not checked
+                since.
         """
         return [remote for remote in self._settings.remotes if self._is_unseen(remote, start)]
 
@@ -102,17 +101,17 @@ class Sweeper:
 
     def is_late(self) -> bool:
         """
-        Whether sweeps should have taken place and did not: beat, the broker or every worker is away.
+        Whether a sweep is overdue: beat, the broker or every worker is down.
         """
         if not self._repository.pushes:
-            return False  # it needs none
+            return False  # a replica needs no sweep
         last = Moment.from_json(read_json(self._record))
         late_after_s = _LATE_AFTER_SWEEPS * self._settings.push_sweep_interval_s
         return last is None or last.age_s(self._clock) > late_after_s
 
     def _end_pause(self, remote: str) -> None:
         """
-        End a pause that was to last for a while; the next sweep does where a process holds the remote.
+        End a pause whose time is over; if a process holds the claim, the next sweep does it.
         """
         try:
             if not _has_ended(self._ledger.read(remote), now := self._clock()):
@@ -122,7 +121,7 @@ class Sweeper:
                     return
                 claim.set_paused(None)
         except LedgerError:
-            return  # a task meets the same error, and tells of it
+            return  # a task will meet the same error, and report it
         operators.tell_resumed(self._ledger, remote, operators.FERRY, now=now, detail="the pause was over")
 
     def _is_unseen(self, remote: str, start: float) -> bool:
@@ -151,7 +150,7 @@ def _has_ended(entry: Entry, now: float) -> bool:
 
 def may_lack_commits(repository: Repository, remote: str) -> bool:
     """
-    Whether *remote* lacks commits, or git cannot tell: an attempt will meet the same error, and report it.
+    Whether *remote* lacks commits, or git fails: an attempt will meet the same error, and report it.
     """
     try:
         return not repository.is_pushed(remote)

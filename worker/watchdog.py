@@ -1,13 +1,13 @@
 """
-Paging for a pipeline that does nothing, because a dead worker cannot page for itself.
+Paging when pushes stall, because a dead worker cannot page.
 
-Commits wait, no retry is scheduled, and no process has tried for longer than two
-sweeps: then the worker, beat or the broker is away. Or a process holds the remote's
-claim for longer than what it does may take: then it hangs, or was stopped. Every API
-process looks, and so does every sweep; the ledger sees to it that one page is sent.
+The watchdog knows two cases. Commits are pending, no retry is scheduled, and no process has tried for longer
+than two sweeps: the worker, beat or the broker is down. Or a process holds the remote's claim for longer than
+its step may take: it hangs, or was stopped. Every API process and every sweep check for this; the ledger
+ensures that only one page is sent.
 
-A watchdog claims no remote that is pushed to. So no task hands its commit over to it, and it
-can tell of a claim that is never let go of. It also pages for a pause that seems forgotten.
+A watchdog does not claim a remote that is pushed to. So no task hands its commit over to it, and it can
+report a claim that is never released. It also pages for a pause that has lasted for a day.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SWEEPS = 2
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stillness:
     """
-    How a remote with pending commits was found, and since when it has been so.
+    The observed state of a remote with pending commits, and since when it has not changed.
     """
 
     since: float
@@ -54,14 +54,14 @@ class _Stillness:
 
 class Watchdog:
     """
-    Looks whether commits wait that nobody sees to.
+    Checks whether commits are pending that no process pushes.
 
     Args:
         settings: Remotes and the sweep's interval.
         repository: The data repository.
-        ledger: When somebody last tried.
+        ledger: Has the time of the last attempt.
         clock: Seconds since the epoch.
-        monotonic: Seconds since whenever.
+        monotonic: Seconds since any fixed moment.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class Watchdog:
 
     def check(self) -> list[str]:
         """
-        Page for each remote that stalls, once; returns their names. Page for a full disk, too, and send again
-        the pages that Sentry has not taken.
+        Page once for each stalled remote; returns their names. Also pages for a full disk, and sends again
+        the pages that Sentry has not accepted.
         """
         stalled = [remote for remote in self._settings.remotes if self._look_at(remote)]
         for remote in self._settings.remotes:
@@ -101,14 +101,14 @@ class Watchdog:
 
     def watch(self) -> None:
         """
-        Check once per sweep interval from now on, in a thread of this process and of each that it forks.
+        Start a thread that checks once per sweep interval, in this process and in each of its forks.
         """
         os.register_at_fork(after_in_child=self._start)
         self._start()
 
     def stop(self) -> None:
         """
-        End the watching of this process, at the next look.
+        Stop this process's thread at its next check.
         """
         self._stopped.set()
 
@@ -132,12 +132,13 @@ class Watchdog:
 
     def _remind_of_pause(self, remote: str) -> None:
         """
-        Page once for a pause that no operator has ended for a day, and that does not end by itself.
+        Page once for a pause without an end that has lasted for a day.
         """
         try:
             if not self._is_to_be_told(self._ledger.read(remote)):
                 return
-            with self._ledger.claim(remote) as claim:  # no push waits for it: they are paused
+            # Taking the claim delays no push, because they are paused.
+            with self._ledger.claim(remote) as claim:
                 if claim is not None and self._is_to_be_told(claim.entry):
                     self._episodes.tell_of_pause(claim)
         except Exception:  # noqa: BLE001 - a damaged ledger of one remote must not hide the others
@@ -148,10 +149,10 @@ class Watchdog:
 
     def _stillness(self, remote: str) -> _Stillness | None:
         """
-        Return since when nothing moves although commits wait, once that is too long; else None.
+        Return since when pending commits have not moved, if that is too long; else None.
 
-        Counted from the first look of this process that saw things as they are now, by its own
-        monotonic clock: no other host's clock matters, and no clock that is set.
+        Measured from this process's first check that saw the current state, by its monotonic clock, so
+        neither another host's clock nor a changed clock matters.
         """
         if self._repository.is_pushed(remote):
             self._seen.pop(remote, None)
@@ -167,7 +168,7 @@ class Watchdog:
         if self._is_known(entry) or now - seen.since <= self._patience_s + (step.takes_s if step else 0):
             return None
         facts = Facts(pending=True, claimed=is_claimed, occasion="sweep", grace_s=self._patience_s)
-        # Otherwise a retry is due later, or a person has the next word.
+        # Otherwise a retry is due later, or a person must act first.
         stalls = whose_turn(entry, facts, self._clock()) in (Turn.FREE, Turn.PUSHING)
         return seen if stalls else None
 

@@ -135,7 +135,7 @@ def test_who_waits_for_too_long_is_told(pool, monkeypatch):
     with pytest.raises(CrowdedError):
         pool.call(say, 1)
     monkeypatch.setattr(pool, "_waiting", apart.CHILDREN + apart._MOST_WAIT)
-    with pytest.raises(CrowdedError, match="wait already"):
+    with pytest.raises(CrowdedError, match="wait for a child"):
         pool.call(say, 1)
 
 

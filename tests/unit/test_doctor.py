@@ -68,7 +68,7 @@ def test_a_sentry_that_never_answers_took_nothing(place, data, monkeypatch):
         ((403, {}), "status 403"),
         ((429, {"Retry-After": "60"}), "status 429"),
         ((302, {"Location": "/login"}), "status 302"),
-        ((200, {"Content-Type": "text/html; charset=utf-8"}), "a page for people"),
+        ((200, {"Content-Type": "text/html; charset=utf-8"}), "with a web page"),
         ((200, {"Content-Type": "application/json"}), None),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_retry_ends_well_before_redis_delivers_it_again(env, cap_s):
 
 
 @pytest.mark.parametrize(
-    ("is_failing", "detail"), [(False, "would take a push"), (True, "only a push tells")]
+    ("is_failing", "detail"), [(False, "would accept a push"), (True, "cannot tell whether its hooks accept")]
 )
 def test_a_dry_run_promises_no_push_where_pushes_fail(deployment, is_failing, detail):
     """

@@ -128,7 +128,7 @@ def test_what_says_where_commits_go_is_no_other_repositorys_by_oversight(given):
         d=f"CFP_DATA_REPO_PATH=/srv/d.git\nCFP_DATA_REMOTE=https://{SECRET}@host/x\nCFP_DATA_BRANCH=d\n",
     )
     assert _problem(env) == (
-        "c.env: the remote origin is one of b.env, too; two repositories cannot push one branch"
+        "c.env: the remote origin is also one of b.env; two repositories cannot push to the same branch"
     )
     assert _problem({**env, "CFP_DATA_REMOTE": SECRET}).startswith("CFP_DATA_REMOTE: with CFP_DATA_REPOS")
     assert "the worker's own" in _problem(given(c="CFP_DATA_REPOSITORIES=/x"))
@@ -172,7 +172,9 @@ def test_a_repository_and_its_copy_are_not_served_side_by_side(given, tmp_path: 
     copy = Bare.copy(one.path, tmp_path / "copy.git")
     env = given(one=f"CFP_DATA_REPO_PATH={one.path}", two=f"CFP_DATA_REPO_PATH={copy.path}")
 
-    with pytest.raises(RepositoryError, match=r"two\.env: .*one is a copy; in the copy.*--unset ferry\.id"):
+    with pytest.raises(
+        RepositoryError, match=r"two\.env: .*one is a copy of the other; run in the copy.*--unset ferry\.id"
+    ):
         build_all(environments(env))
 
     copy.git("config", "--unset", "ferry.id")

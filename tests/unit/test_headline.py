@@ -39,7 +39,7 @@ def test_a_divergence_says_how_many_commits_are_where_and_whose(context, told):
 @pytest.mark.parametrize(("ahead", "told"), [(1, ", 1 commit waits"), (3, ", 3 commits wait"), (0, "")])
 def test_other_failures_say_what_waits(ahead, told):
     assert _told("timeout", ahead=ahead, behind=0) == f"town/data: origin does not answer in time{told}"
-    assert _told("stalled", ahead=ahead) == f"town/data: nobody pushes to origin{told}"
+    assert _told("stalled", ahead=ahead) == f"town/data: no process pushes to origin{told}"
 
 
 @pytest.mark.parametrize("reason", [*POLICIES, "of another version"])

@@ -65,7 +65,7 @@ def test_a_stall_is_an_episode_and_a_failure_like_any_other(
     (event,) = sentry.events
     assert event["tags"]["reason"] == "stalled"
     assert event["tags"]["url"] == "https://town.example/status"
-    assert event["message"].endswith(": nobody pushes to origin, 2 commits wait")
+    assert event["message"].endswith(": no process pushes to origin, 2 commits wait")
     assert event["contexts"]["push"]["idle_seconds"] == 60
     assert event["contexts"]["push"]["status_page"] == "https://town.example/status"
     assert event["contexts"]["push"]["runbook"] == "https://town.example/status/runbook#stalled"

@@ -1,7 +1,7 @@
 """
-Celery, kombu and Redis as Ferry needs them.
+Configuring and correcting Celery, kombu and the Redis transport.
 
 Begin with ``celery_app``, which sets each option of Celery with its reason. ``connection`` and
-``redis_transport`` are the way to the broker, ``consumer`` and ``messages`` take what comes from it, and
+``redis_transport`` connect to the broker, ``consumer`` and ``messages`` receive its messages, and
 ``shutdown`` ends the processes.
 """

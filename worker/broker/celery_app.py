@@ -1,5 +1,5 @@
 """
-Celery as Ferry needs it, with the reason beside each option.
+Celery's configuration, with the reason beside each option.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from redis.retry import Retry
 
 from ferry.worker.settings import Settings
 
-# A publisher gives up on the broker within this; the enqueueing as a whole has
-# its own bound in ``ferry.worker.enqueue``.
+# A publisher's timeout for the broker; ``ferry.worker.enqueue`` bounds the enqueueing as a whole.
 PUBLISHER_SOCKET_TIMEOUT_S = 0.2
 _WORKER_SOCKET_TIMEOUT_S = 30.0
 _WORKER_CONNECT_TIMEOUT_S = 5.0
 # RabbitMQ takes a message back from a consumer that has kept it for half an hour (consumer_timeout),
-# and closes its channel. A countdown is kept.
+# and closes its channel. A consumer keeps a message for its whole countdown.
 _AMQP_LONGEST_COUNTDOWN_S = 600.0
-_MOST_SLOTS = 16  # for several repositories; each is a process
+_MOST_SLOTS = 16  # slots for several repositories; each is a process
 
 
 def queue_of(identity: str) -> str:
@@ -40,7 +39,7 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool, places: int
     Build the Celery app of a process, without tasks.
 
     Args:
-        served: Each repository's queue and settings. They have one broker.
+        served: Each repository's queue and settings. All have the same broker.
         publisher: Whether this process only sends tasks.
         places: How many tasks may call functions of extensions at once.
     """
@@ -48,22 +47,22 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool, places: int
     first, settings = next(iter(served.items()))
     app.conf.update(
         broker_url=_url(settings).partition("#")[0],
-        # The default gives up after 100 failures and ends the worker.
+        # By default Celery ends the worker after 100 failed connections.
         broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,
-        # Nor does an error that the broker answers with end it, such as RabbitMQ's consumer_timeout.
+        # An error from the broker, such as RabbitMQ's consumer_timeout, does not end the worker either.
         broker_channel_error_retry=True,
         broker_transport_options=_transport_options(served, publisher=publisher),
         task_default_queue=first,
-        # Each with an exchange of its own name, as an app of one queue has it: a message
-        # finds its way back by both, whoever sent it.
+        # Each queue has an exchange of the same name, as in an app with one queue: a redelivered message
+        # needs both, whichever app sent it.
         task_queues=[Queue(queue, Exchange(queue), routing_key=queue) for queue in served],
         task_create_missing_queues=True,
         # The ledger is the result. With a result backend `delay` would also
         # subscribe to it, and raise for ever once that connection broke.
         task_ignore_result=True,
-        # Both are needed for a killed worker to leave its task queued; a push
-        # that runs twice finds the remote up to date.
+        # With both, the task of a killed worker stays queued; a push that runs twice finds the remote up to
+        # date.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,
@@ -73,7 +72,7 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool, places: int
         worker_redirect_stdouts=False,
         worker_send_task_events=True,
         worker_consumer="ferry.worker.broker.consumer:FerryConsumer",
-        # Beat needs no memory of its own: the sweep compares refs.
+        # Beat needs no state: the sweep compares refs.
         beat_scheduler="celery.beat:Scheduler",
         beat_schedule={**_sweeps(served), **_looks(served)},
     )
@@ -82,17 +81,17 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool, places: int
 
 def longest_countdown_s(app: Celery) -> float:
     """
-    Return how long a message may wait in a worker, in seconds: what is to wait for longer waits again.
+    Return the longest countdown of one message, in seconds. A longer wait takes several messages.
     """
     return _AMQP_LONGEST_COUNTDOWN_S if app.conf.broker_url.startswith("amqp") else math.inf
 
 
 def _slots(remotes: list[int]) -> int:
     """
-    Return how many tasks a worker runs at once, for repositories with that many remotes each.
+    Return how many tasks a worker runs at once, given the number of remotes of each repository.
 
-    One slot per remote, each of which may hang, one for maintenance, and one that is
-    always free. Many repositories share theirs.
+    One slot for each remote, because each may hang, one for maintenance, and one that stays free. Many
+    repositories share slots.
     """
     return max(max(remotes), min(sum(remotes), _MOST_SLOTS - 2)) + 2
 
@@ -115,9 +114,9 @@ def _every(task: str, intervals: Mapping[str, float]) -> dict[str, dict[str, Any
         f"{task} {queue}": {
             "task": task,
             "schedule": interval_s,
-            # Those that no worker took must not pile up.
+            # Messages expire, so that they do not pile up while no worker runs.
             "options": {"expires": interval_s, "queue": queue},
-            # One after the other over the interval: all at once they would hold up the pushes.
+            # Spread over the interval: all sweeps at once would delay the pushes.
             "last_run_at": now + timedelta(seconds=number * interval_s / len(intervals)),
         }
         for number, (queue, interval_s) in enumerate(intervals.items())
@@ -126,7 +125,7 @@ def _every(task: str, intervals: Mapping[str, float]) -> dict[str, dict[str, Any
 
 def _transport_options(served: Mapping[str, Settings], *, publisher: bool) -> dict[str, Any]:
     owner, settings = next(iter(served.items()))
-    if settings.data_repositories:  # a name that outlives any of them
+    if settings.data_repositories:  # a stable name, whichever repositories are served
         owner = f"push.{hashlib.sha256(bytes(settings.data_repositories)).hexdigest()[:12]}"
     url = _url(settings)
     if url.startswith("amqp"):
@@ -136,20 +135,21 @@ def _transport_options(served: Mapping[str, Settings], *, publisher: bool) -> di
         "socket_connect_timeout": PUBLISHER_SOCKET_TIMEOUT_S if publisher else _WORKER_CONNECT_TIMEOUT_S,
         "socket_keepalive": True,
     }
-    # A Sentinel that is away is asked once, not three times with pauses: the next one may know.
+    # Ask an unreachable Sentinel once, not three times with pauses: the next Sentinel may answer.
     asked = {"sentinel_kwargs": {**sockets, "retry": Retry(NoBackoff(), 0)}}
     return {
         **({"master_name": url.partition("#")[2], **asked} if url.startswith("sentinel:") else {}),
         **sockets,
         "retry_on_timeout": False,
-        # kombu would try to connect again and again, seconds apart; a worker may.
+        # By default kombu retries for seconds, which only a worker may do.
         **({"max_retries": 0} if publisher else {}),
-        # A countdown that outlives this is delivered twice, so it is twice the longest.
+        # Redis redelivers a message whose countdown is longer than this, so it is twice the longest
+        # countdown.
         "visibility_timeout": 2 * max(each.push_longest_wait_s for each in served.values()),
-        # No message has a priority, and Redis is asked for each queue once, not four times.
+        # No message has a priority: with one priority step kombu polls each queue once, not four times.
         "priority_steps": [0],
-        # Redis keeps one such set per database: another repository's worker
-        # must not restore our messages by its own clock.
+        # By default all queues of a database share one such set: another repository's worker must not
+        # redeliver our messages by its own timeout.
         "unacked_key": f"{owner}.unacked",
         "unacked_index_key": f"{owner}.unacked_index",
         "unacked_mutex_key": f"{owner}.unacked_mutex",

@@ -1,8 +1,8 @@
 """
-Celery's connections to the broker, in every process: by Ferry's transports, and never long out of touch.
+Celery's connections to the broker: they use Ferry's transports, and reconnect soon.
 
-``FerryAMQP`` is named to Celery as its ``amqp`` class, and gives it ``FerryConnection``. That picks the
-transport after kombu has read the URL, so that each form of URL gets Ferry's: ``redis+socket:``, TLS, and
+``FerryAMQP`` is Celery's ``amqp`` class, and returns ``FerryConnection``. That class selects the transport
+after kombu has parsed the URL, so that each form of URL gets Ferry's transport: ``redis+socket:``, TLS, and
 every Sentinel of a list. ``broker_transport`` does not do that, see
 ``docs/decisions/0006-a-mended-redis-transport.md``.
 """
@@ -24,19 +24,19 @@ _TRANSPORTS: dict[Any, Any] = {redis.Transport: Transport, redis.SentinelTranspo
 
 class FerryConnection(Connection):
     """
-    A connection that tries again at least every five seconds while the broker is away.
+    A connection that retries at least every five seconds while the broker does not answer.
     """
 
     def get_transport_cls(self) -> Any:
         """
-        Return the transport's class: Ferry's in the place of kombu's for Redis and for Sentinels.
+        Return the transport's class: Ferry's instead of kombu's for Redis and Sentinel.
         """
         found = super().get_transport_cls()  # type: ignore[no-untyped-call]
         return _TRANSPORTS.get(found, found)
 
     def Pool(self, limit: int | None = None, **_: Any) -> ConnectionPool:
         """
-        Return a pool whose connections are Ferry's, too: tasks are sent by one.
+        Return a pool of Ferry's connections, which Celery uses to send tasks.
         """
         return _Pool(self, limit)  # type: ignore[no-untyped-call]
 
@@ -60,7 +60,7 @@ class FerryConnection(Connection):
 
 class _PooledConnection(FerryConnection, PooledConnection):
     """
-    What the pool hands out.
+    A connection of the pool.
     """
 
 
@@ -75,7 +75,7 @@ class _Pool(ConnectionPool):
 
 class FerryAMQP(AMQP):  # type: ignore[misc]  # Celery ships no types
     """
-    What Celery asks for connections, producers and queues.
+    Celery's factory of connections, producers and queues.
     """
 
     Connection = FerryConnection

@@ -1,5 +1,5 @@
 """
-Celery's consumer, which survives malformed messages and an absent broker.
+A Celery consumer that survives malformed messages and a broker that does not answer.
 
 **Malformed messages.** Each message is checked before Celery reads it, see ``messages``. An exception that
 Celery's own handling still raises is logged as that message's error, and the worker goes on
@@ -40,8 +40,8 @@ class FerryConsumer(Consumer):  # type: ignore[misc]  # Celery ships no types
     _tried_at = -_PAUSE_S
 
     def __init__(self, *args: Any, worker_options: Mapping[str, Any] | None = None, **options: Any) -> None:
-        # What workers of Celery tell each other (whose task was revoked, who leads) is of no use here, and to
-        # ask for it takes a second of each start and of each new connection, in which no task runs.
+        # Ferry does not need what Celery's workers exchange (revoked tasks, a leader). Asking for it delays
+        # tasks by a second at each start and each new connection.
         alone = {"without_mingle": True, "without_gossip": True}
         super().__init__(*args, worker_options={**(worker_options or {}), **alone}, **options)
 
@@ -50,7 +50,7 @@ class FerryConsumer(Consumer):  # type: ignore[misc]  # Celery ships no types
         Return the function that Celery calls with each task's message.
         """
         handle = super().create_task_handler(*args, **options)
-        # kombu counts KeyError among these, which a message may well cause.
+        # kombu lists KeyError among the connection errors, but a message may cause one.
         of_the_broker = tuple({*self.connection_errors, *self.channel_errors} - {KeyError})
 
         def on_task_received(message: Message) -> Any:
@@ -66,7 +66,8 @@ class FerryConsumer(Consumer):  # type: ignore[misc]  # Celery ships no types
 
     def on_invalid_task(self, body: Any, message: Message, exc: Exception) -> None:
         """
-        Log and acknowledge a message that Celery cannot make a request of, such as one with an invalid time.
+        Log and acknowledge a message that Celery cannot turn into a request, such as one with an invalid
+        time.
         """
         self.on_decode_error(message, exc)
 
@@ -81,7 +82,7 @@ class FerryConsumer(Consumer):  # type: ignore[misc]  # Celery ships no types
 
     def connect(self) -> Connection:
         """
-        Connect to the broker; waits for as long as that takes.
+        Connect to the broker; retries until that succeeds.
         """
         try:
             return super().connect()  # type: ignore[no-any-return]
@@ -116,7 +117,7 @@ class FerryConsumer(Consumer):  # type: ignore[misc]  # Celery ships no types
             self.hub.call_later(_EVERY_S, self._send_events)
 
     def _send_events(self) -> None:
-        if self.event_dispatcher:  # none while there is no connection
+        if self.event_dispatcher:  # there is no dispatcher without a connection
             self.event_dispatcher.flush()
 
     def shutdown(self) -> Any:

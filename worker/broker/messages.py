@@ -1,10 +1,9 @@
 """
-What a message of Ferry's tasks looks like; anything else in a queue is logged and acknowledged.
+Checking messages: a message that is not for a task of Ferry is logged and acknowledged.
 
-A message is a nudge, and git knows what is pending, so one that cannot be read
-is nothing to keep, and no reason to stop. Celery 5.7 ends the worker over some
-of them ("Unrecoverable error"), and over the same message again at each start.
-So each is checked once, before Celery takes it apart.
+A message only wakes a worker, and git knows what is pending, so a malformed message can be dropped. Celery
+5.7 ends the worker on some malformed messages ("Unrecoverable error"), and again on the same message after
+each restart. So each message is checked before Celery parses it.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from kombu.message import Message
 from ferry.worker.errors import WorkerError
 
 _TEXT, _MAYBE_TEXT = (str,), (str, type(None))
-# What the worker reads of a header, and Flower of the event that it becomes.
+# The headers that the worker reads, and that Flower reads in the task's events.
 _HEADERS: Mapping[str, tuple[type, ...]] = {
     "task": _TEXT, "id": _TEXT, "root_id": _MAYBE_TEXT, "parent_id": _MAYBE_TEXT, "group": _MAYBE_TEXT,
     "shadow": _MAYBE_TEXT, "eta": _MAYBE_TEXT, "expires": _MAYBE_TEXT, "origin": _MAYBE_TEXT,
@@ -31,7 +30,7 @@ _CODING = ("application/json", "utf-8")
 
 class MessageError(WorkerError):
     """
-    Something in a queue is no message of Ferry's.
+    A message in a queue is not for a task of Ferry.
     """
 
 
@@ -40,21 +39,21 @@ def check(message: Message, tasks: Mapping[str, Task], queues: Mapping[str, Any]
     Refuse *message* unless it asks for one of *tasks* with arguments that it takes, in one of *queues*.
 
     Raises:
-        MessageError: Saying what is wrong with it, without repeating its body.
+        MessageError: The message is malformed. The text does not repeat its body.
     """
     headers = _headers(message)
     task = tasks.get(headers["task"])
     if task is None or task.name.startswith("celery."):
         raise MessageError(f"there is no task {headers['task'][:100]!r}")
     if (queue := (message.delivery_info or {}).get("routing_key")) not in queues:
-        raise MessageError(f"its routing key {queue!r} is no queue of this worker")
+        raise MessageError(f"its routing key {queue!r} is not a queue of this worker")
     if (message.content_type, message.content_encoding) != _CODING:
         raise MessageError(
             f"it is {message.content_type!r} in {message.content_encoding!r}, not JSON in UTF-8"
         )
     try:
         body = message.payload
-    except Exception as exc:  # each codec has errors of its own
+    except Exception as exc:  # each codec raises its own errors
         raise MessageError(f"its body cannot be read: {type(exc).__name__}") from exc
     match body:
         case [list() as args, dict() as kwargs, dict() as embedded] if not any(embedded.values()):
@@ -66,7 +65,7 @@ def check(message: Message, tasks: Mapping[str, Task], queues: Mapping[str, Any]
 def _headers(message: Message) -> dict[str, Any]:
     headers = message.headers
     if not isinstance(headers, dict):
-        raise MessageError("its headers are no object")
+        raise MessageError("its headers are not an object")
     for name, kinds in _HEADERS.items():
         if not isinstance(headers.get(name), kinds) or isinstance(headers.get(name), bool):
             raise MessageError(f"its header {name!r} is missing or of the wrong type")

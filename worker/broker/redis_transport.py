@@ -43,11 +43,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from ferry.worker.broker.messages import MessageError
 from ferry.worker.observe.logs import log
 
-# What a server says of its own state (createSharedObjectsWithCompat in Valkey's src/server.c).
+# Error codes by which a server reports its own state (createSharedObjectsWithCompat in Valkey's
+# src/server.c).
 _NOT_NOW = ("NOREPLICAS", "MISCONF", "UNBLOCKED")
 _NOT_NOW_KINDS = (ReadOnlyError, OutOfMemoryError, ClusterDownError)
 _SHOWN = 500  # characters
-# kombu's own list has KeyError, which a message may well cause.
+# kombu's own list has KeyError, but a message may cause one.
 _BROKER_ERRORS = (RedisError, OSError, OperationalError)
 
 
@@ -69,9 +70,9 @@ class Message(virtual.Message):
             ):
                 pass
             case _:
-                raise MessageError("it has none of a message's properties")
+                raise MessageError("it has no message properties")
         if not isinstance(payload.get("headers", {}), dict):
-            raise MessageError("its headers are no object")
+            raise MessageError("its headers are not an object")
         try:
             super().__init__(payload, channel, **options)  # type: ignore[no-untyped-call]
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
@@ -89,7 +90,7 @@ class _Channel(redis.Channel):
         return {**params, "connection_class": type(kind.__name__, (_Telling, kind), {})}
 
     def _create_client(self, asynchronous: bool = False) -> Redis:
-        # The asynchronous ones kombu keeps itself.
+        # kombu caches the asynchronous clients itself.
         kept = None if asynchronous else self.__dict__.get("_kept_client")
         if kept is None or kept.connection_pool is not self.pool:
             kept = super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
@@ -101,7 +102,8 @@ class _Channel(redis.Channel):
         self, queue: str, no_ack: bool, callback: Callable[[Any], Any], consumer_tag: str, **options: Any
     ) -> Any:
         """
-        Consume from *queue*; an error of *callback* that the broker did not cause is logged as its message's.
+        Consume from *queue*; logs an exception of *callback* as the message's fault, unless the broker caused
+        it.
         """
 
         def outlive(message: Message) -> Any:
@@ -124,13 +126,13 @@ class _Channel(redis.Channel):
 @contextmanager
 def _survived(origin: str) -> Iterator[None]:
     """
-    Log an error in the block as the fault of the message, unless the broker caused it.
+    Log an exception in the block as the message's fault, unless the broker caused it.
     """
     try:
         yield
     except (*_BROKER_ERRORS, Empty):
         raise
-    except Exception as exc:  # noqa: BLE001 - what a message may cause knows no limits
+    except Exception as exc:  # noqa: BLE001 - a message may cause any exception
         log().warning("message.discarded", origin=origin, error=f"{type(exc).__name__}: {exc}"[:_SHOWN])
 
 
@@ -142,7 +144,7 @@ class Channel(_Channel):
 
 class SentinelChannel(_Channel, redis.SentinelChannel):
     """
-    The same by way of Sentinels.
+    A channel to a server that Sentinels name.
     """
 
 
@@ -166,7 +168,7 @@ class SentinelTransport(redis.SentinelTransport):
 
 class _Telling:
     """
-    A connection that tells a temporary refusal from an error in the command.
+    A connection that distinguishes a temporary refusal from an error in the command.
     """
 
     def read_response(self, *args: Any, **options: Any) -> Any:

@@ -2,8 +2,8 @@
 Orderly ends: a pool process finishes its push first, and beat ends at once.
 
 A supervisor, or a terminal that closes, may signal the whole process group. Celery's main process then waits
-for its tasks, but SIGTERM would end the pool process that runs one. While a task runs, SIGTERM is put off.
-A task that loses nothing when it stops half-way, and may take minutes, is interrupted instead.
+for its tasks, but SIGTERM would end the pool process that runs one. So SIGTERM is deferred while a task runs.
+A long task that can stop half-way without loss is interrupted instead.
 
 Celery ends beat by an exception in the signal handler
 (https://github.com/celery/celery/blob/main/celery/apps/beat.py). Where that interrupts a message on its way
@@ -26,22 +26,23 @@ from celery.signals import beat_init, task_postrun, task_prerun, worker_process_
 from celery.worker import state
 
 _LOOKS_FOR_A_READER = 20  # a tenth of a second apart
-_AFTER_S = 1.0  # long enough for a finished task's result to reach the main process, and a message this one
+# Long enough for a finished task's result to reach the main process, and for a new message to reach this one.
+_AFTER_S = 1.0
 _BORN_S = 0.05
 
 
 class TaskInterrupted(Exception):
     """
-    The worker ends, and this task gives way.
+    The worker ends and interrupts this task.
     """
 
 
 class _PutOff:
     """
-    SIGTERM in a process of the pool: obeyed a second after its task ends, or after a second without a task.
+    Defers SIGTERM in a pool process: to a second after its task has ended, or after a second without a task.
 
-    An idle one may have been sent a message just now. Ended at once it would take that with it, and the main
-    process would wait for the outcome for ever.
+    An idle process may just have been sent a message. If it ended at once, the message would be lost, and the
+    main process would wait for the result for ever.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class _PutOff:
         self._is_interruptible = False
 
     def be_born(self, **_: Any) -> None:
-        # billiard sets handlers of its own right after this.
+        # billiard sets its own handlers right after this.
         signal.signal(signal.SIGALRM, self._listen)
         signal.setitimer(signal.ITIMER_REAL, _BORN_S)
 
@@ -78,7 +79,7 @@ class _PutOff:
             self._is_interruptible = False
 
     def _interrupt(self, number: int, frame: Any) -> None:
-        if self._is_interruptible:  # else that task has just ended, and another may run
+        if self._is_interruptible:  # otherwise that task has just ended, and another may run
             self._is_interruptible = False
             raise TaskInterrupted
 
@@ -95,7 +96,7 @@ class _PutOff:
             signal.setitimer(signal.ITIMER_REAL, _AFTER_S)
 
     def _end(self, number: int, frame: Any) -> None:
-        if self._asked and not self._busy:  # else it is put off again, by the task that has begun meanwhile
+        if self._asked and not self._busy:  # otherwise a task has begun meanwhile and defers the signal again
             signal.signal(signal.SIGTERM, self._obey)
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -116,13 +117,13 @@ def interrupt(task: str) -> None:
 
 def end_beat_at_once(arguments: Sequence[str]) -> None:
     """
-    Let SIGTERM and SIGINT end beat with status 0 whatever it is at, from now on.
+    From now on, SIGTERM and SIGINT end beat at once, with status 0.
 
     Args:
         arguments: The command line, which says whether this process is beat.
     """
     if "beat" in arguments:
-        from celery.apps.beat import Beat  # of no use to a worker
+        from celery.apps.beat import Beat  # not imported in a worker
 
         # Celery's handler, set before the scheduler is made, ends beat with status 1 while that is made.
         Beat.install_sync_handler = _listen
@@ -131,7 +132,7 @@ def end_beat_at_once(arguments: Sequence[str]) -> None:
 
 
 def _listen(*_: Any, **__: Any) -> None:
-    if threading.current_thread() is threading.main_thread():  # else it is a part of a worker
+    if threading.current_thread() is threading.main_thread():  # otherwise it is embedded in a worker
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _end_now)
 
@@ -142,7 +143,7 @@ def _end_now(number: int, frame: Any) -> None:
 
 def finish_tasks_first() -> None:
     """
-    Put SIGTERM off while a task runs or comes, in every process of the pool that is started from now on.
+    Defer SIGTERM while a task runs or arrives, in every pool process that is started from now on.
 
     Such a process also waits two seconds, not half a minute, for its result to be read: the main process
     does not read it where SIGTERM came in the worker's first moments. The push is then run again, and finds

@@ -1,7 +1,7 @@
 """
-Episodes: what is recorded and sent from a remote's first failure to the next push that lands.
+Episodes: recording failures and sending pages, from a remote's first failure to the next push that lands.
 
-``outcome`` records what came of an attempt and schedules the retry. ``episodes`` records failures and sends
-pages, ``disk`` does so for a data disk without room, and ``resolving`` closes the issues in Sentry. What a
-page says is in ``dossier``, and how it reaches Sentry is in ``paging``.
+``outcome`` records the result of an attempt and schedules the retry. ``episodes`` records failures and sends
+pages, ``disk`` does so for a full data disk, and ``resolving`` closes the issues in Sentry. ``dossier``
+writes a page, and ``paging`` sends it to Sentry.
 """

@@ -1,9 +1,9 @@
 """
-The data disk: whether it has room, and a page once it has none.
+Checking the free space on the data disk, and paging when it is full.
 
 The API refuses every write while the disk is full, although pushes succeed. So each API process and each
-sweep checks the disk. The ledger has an entry for it, as for a remote, so that all of them send one page for
-each episode.
+sweep checks the disk. The ledger has an entry for the disk, as for a remote, so that all processes together
+send one page per episode.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ferry.worker.paging import is_configured
 from ferry.worker.settings import Settings
 from ferry.worker.turns.need import Need
 
-ENTRY = "@disk"  # no remote can be called so
+ENTRY = "@disk"  # no remote can have this name
 _NAME = "the data disk"
-_HINT = "Free room on the disk of {path}, or enlarge it: until then every write is refused (507)."
+_HINT = "Free space on the disk of {path}, or enlarge it: until then every write is refused (507)."
 COMMANDS = ("df -h {path}", "df -i {path}", "ferry doctor")
 
 
@@ -34,7 +34,7 @@ class Disk:
     Args:
         settings: As for ``Episodes``.
         repository: The data repository.
-        ledger: What was told of it.
+        ledger: Has an entry for the disk.
         clock: Seconds since the epoch.
     """
 
@@ -55,13 +55,13 @@ class Disk:
 
     def room(self) -> Room:
         """
-        Return the room that there is now.
+        Return the free space now.
         """
         return room_at(self._path)
 
     def need(self, room: Room) -> Need | None:
         """
-        Return why a person is needed at the disk, which has *room*; None where that is some.
+        Return why a person is needed at the disk with *room*; None if it is not full.
         """
         if room.state != "full":
             return None
@@ -70,7 +70,7 @@ class Disk:
 
     def check(self) -> None:
         """
-        Page if the disk is full, once; end the episode when it has room again.
+        Page once if the disk is full; end the episode when it has free space again.
         """
         room, entry = self.room(), self._ledger.read(ENTRY)
         is_full = room.state == "full"
@@ -80,7 +80,7 @@ class Disk:
             return
         with self._ledger.claim(ENTRY) as claim:
             if claim is None:
-                return  # another process is at it
+                return  # another process does this now
             claim.looks_again = True
             if not is_full:
                 self._episodes.resolve(_NAME, claim.entry)

@@ -1,9 +1,9 @@
 """
-What a failure leaves behind, for attempts and the watchdog alike: ledger, log, page.
+Recording a failure in the ledger, the log and a page, for attempts and the watchdog.
 
-An episode begins with the first failure at a remote and ends with the next push
-that lands there. It counts once, by the reason that began it, and each reason pages
-once in it. ``Episodes`` is the only place that records a failure, ends an episode or sends a page.
+An episode begins with the first failure at a remote and ends with the next push that lands there. It is
+counted once, by its first reason, and each reason pages once in it. ``Episodes`` is the only place that
+records a failure, ends an episode or sends a page.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _HEADS = ("local_head", "remote_head", "ahead", "behind", "rescue_branch")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
     """
-    How a failure is told.
+    How to log and page a failure.
 
     Attributes:
-        head: The commit that did not arrive; None where the branch cannot be read.
+        head: The commit that did not arrive; None if the branch cannot be read.
         attempt: Which attempt in a row it was.
-        is_blocked: Whether a person is needed: an error in the log instead of a warning.
-        pages: Whether its page is due, unless this episode has had one for this reason.
+        is_blocked: Whether a person is needed; then it is logged as an error, not as a warning.
+        pages: Whether a page is due, unless this episode already sent one for this reason.
         said: All that git printed, redacted.
-        facts: What else the page shows.
+        facts: Further facts for the page.
     """
 
     head: str | None
@@ -54,17 +54,17 @@ class Told:
 
 def outbox_of(repository: Repository) -> Outbox:
     """
-    Return where the pages of *repository* wait until Sentry has taken them.
+    Return the outbox of *repository*, which holds pages until Sentry accepts them.
     """
     return Outbox(pages_directory(repository.path))
 
 
 class Episodes:
     """
-    Records the failures of one repository's pushes, and tells of them.
+    Records, logs and pages the failures of one repository's pushes.
 
     Args:
-        settings: When a person is told, and the API's address.
+        settings: When to page, and the API's address.
         repository: The data repository.
         clock: Seconds since the epoch.
     """
@@ -81,10 +81,10 @@ class Episodes:
         """
         Write *error* to the ledger; the first since the last success begins an episode.
 
-        Says in *error* whether a person is needed.
+        Sets ``error.needs_person``.
 
         Returns:
-            Whether a page is due for it.
+            Whether a page is due for the failure.
 
         Args:
             number: Which attempt in a row it was.
@@ -118,7 +118,7 @@ class Episodes:
 
     def end(self, claim: Claim, **changes: Any) -> None:
         """
-        Forget the failures that a success ends, and log how long they lasted.
+        End the episode after a success, and log how long it lasted.
 
         Args:
             changes: Further fields of the entry, for the same write.
@@ -135,7 +135,7 @@ class Episodes:
 
     def forget(self, claim: Claim, **changes: Any) -> None:
         """
-        Forget the failures of the episode that ends.
+        Clear the failures of the episode from the entry.
 
         Args:
             changes: Further fields of the entry, for the same write.
@@ -160,7 +160,7 @@ class Episodes:
 
     def resolve(self, remote: str, entry: Entry) -> None:
         """
-        Resolve in Sentry what was paged of *remote* in the episode of *entry*; does not wait for Sentry.
+        Resolve the Sentry issues of the episode of *entry*; does not wait for Sentry.
         """
         repository, since = self._repository, entry.failing_since
         if since is not None:
@@ -169,7 +169,7 @@ class Episodes:
 
     def tell(self, claim: Claim, error: PushError, told: Told) -> None:
         """
-        Log *error*, which was recorded, and send off its page where one is due; does not wait for Sentry.
+        Log *error*, and send its page if one is due; does not wait for Sentry.
         """
         pages = told.pages and error.reason not in claim.entry.paged
         fields = {
@@ -200,7 +200,7 @@ class Episodes:
 
     def is_known(self, entry: Entry, reason: Reason) -> bool:
         """
-        Whether *reason* is what *entry* has on record, and those who are paged were told of it.
+        Whether *reason* is the last failure in *entry*, and its page was sent.
         """
         if entry.last_failure is None or entry.last_failure.reason != reason:
             return False
@@ -208,19 +208,19 @@ class Episodes:
 
     def send_pages(self) -> None:
         """
-        Send off again what Sentry has not taken yet.
+        Send again the pages that Sentry has not accepted yet.
         """
         send_again(self._outbox)
 
     def tell_of_pause(self, claim: Claim) -> None:
         """
-        Log and page that the remote of *claim* is still paused.
+        Log and page that the remote of *claim* has been paused for a day.
         """
         entry, remote = claim.entry, claim.remote
         paused_at, by = entry.paused_at or self._clock(), entry.paused_by or "an operator"
         detail = f"paused for {(self._clock() - paused_at) / 3600:.0f} h by {by}"
         detail += f": {entry.paused_why}" if entry.paused_why else ""
-        error = PushRefused(remote, "paused", detail, f"Resume it: ferry push resume --remote {remote}")
+        error = PushRefused(remote, "paused", detail, f"Resume it with: ferry push resume --remote {remote}")
         log().warning("push.pause_forgotten", remote=remote, by=by, why=entry.paused_why, error=detail)
         commands = [f"ferry push {command} --remote {remote}" for command in ("history", "resume")]
         context = {
@@ -235,7 +235,7 @@ class Episodes:
 
     def page(self, claim: Claim, error: PushError, context: Mapping[str, Any]) -> None:
         """
-        Send off the page for *error*, and record that it is on its way; does not wait for Sentry.
+        Send the page for *error*, and record that it was sent; does not wait for Sentry.
         """
         entry = claim.entry
         since = self._clock() if entry.failing_since is None else entry.failing_since

@@ -1,8 +1,9 @@
 """
-What an attempt leaves behind: in the ledger, the log and the landings; and the exception that Celery gets.
+Recording the result of an attempt in the ledger, the log and the landings, and making the exception for
+Celery.
 
-``attempt`` finds out what came of a push. Here that is remembered, the retry is scheduled,
-and ``episodes`` is told of a failure.
+``attempt`` finds the result of a push. This module records it, schedules the retry, and reports a failure to
+``episodes``.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from ferry.worker.process.running import Finished
 from ferry.worker.repair.rescue import rescue
 from ferry.worker.settings import Settings
 
-# The rule of a verdict that the remote itself gave, after a push of which git knew nothing certain.
+# The rule of a verdict from asking the remote, after a push whose result git did not know.
 ASKED = "asked-the-remote"
 
 
 class Outcomes:
     """
-    Remembers what comes of one attempt.
+    Records the result of one attempt.
 
     Args:
-        claim: The claim under which it is made.
-        chain: Task that will retry if it fails; None where the attempt is made out of turn and the retry
-            that is scheduled stays the only one.
-        retry: Which retry of that task that will be.
+        claim: The claim that the attempt holds.
+        chain: Task that will retry if it fails; None if the attempt is made ahead of a scheduled retry, which
+            then remains.
+        retry: The number of that retry.
         clock: Seconds since the epoch.
         jitter: A number in [0, 1).
     """
@@ -68,15 +69,15 @@ class Outcomes:
         self, seen: str | None, part: Part, finished: Finished, verdict: Verdict, *, is_all: bool
     ) -> str:
         """
-        Remember that *part* is on the remote; returns it in a few words.
+        Record that *part* is on the remote; returns a few words on it.
 
         Args:
-            seen: Where the remote stood before.
+            seen: The tip of the remote's branch before.
             is_all: Whether that is all of the branch.
         """
         head, now, duration_s, entry = part.commit, self._clock(), finished.duration_s, self._claim.entry
         outcome = "landed_but_reported_failed" if verdict.rule == ASKED else verdict.reason
-        # Without a remote-tracking ref it only seemed that the remote lacked everything.
+        # Without a remote-tracking ref, every commit counted as pending although the remote had them.
         pushed = [] if verdict.reason == "up-to-date" else self._repository.commits_between(seen, head)
         made_at = self._repository.commit_time(pushed[-1] if seen and pushed else head)
         lag_s = max(0.0, now - entry.waiting_since(made_at, self._repository.known_since(self._remote)))
@@ -117,23 +118,23 @@ class Outcomes:
         cut_short: Part | None = None,
     ) -> PushError:
         """
-        Record a failure, tell of it and schedule the retry; returns the exception to raise.
+        Record, log and page a failure, and schedule the retry; returns the exception to raise.
 
         Args:
             head: The commit that did not arrive; None where the branch cannot be read.
-            verdict: Why.
-            detail: The same in one line.
+            verdict: Why the push failed.
+            detail: The reason in one line.
             said: All that git printed, redacted.
-            cut_short: The part that did not go in time; the next one is half of it.
+            cut_short: The part that took too long; the next is half of it.
         """
         policy = POLICIES[cast(Reason, verdict.reason)]
-        # 0: a single commit, which is tried again as it is.
+        # 0: a single commit, which is tried again unchanged.
         half = (cut_short.commits or 1) // 2 if cut_short else None
         gave_up = policy.retried and self._is_last() and not half
         error = self._error(verdict, detail, is_retried=policy.retried and not gave_up)
         scheduled = self._schedule(error, verdict.retry_after_s) if isinstance(error, PushFailed) else {}
         parts = {} if half is None else {"part": half or 1}
-        # Out of turn, an attempt is no step of the backoff.
+        # An attempt ahead of the scheduled retry does not count for the backoff.
         step = {} if self.chain is None else {"attempt": self._number}
         pages = self._episodes.record(
             self._claim,
@@ -181,7 +182,7 @@ class Outcomes:
 
     def _schedule(self, error: PushFailed, stated_wait_s: float | None) -> dict[str, Any]:
         """
-        Say in *error* when it is retried; returns what the ledger is to know of that.
+        Set in *error* when it is retried; returns the changes to the ledger's entry.
         """
         if self.chain is None:
             return {}
@@ -192,7 +193,7 @@ class Outcomes:
             jitter=self._jitter(),
         )
         wait_s = max(backoff_s, stated_wait_s or 0.0, self._settings.push_min_interval_s)
-        # An attempt pages, once pushes have failed for long enough: one is made at that time.
+        # Only an attempt pages for a long failure, so one is scheduled for the time when the page is due.
         left_s = self._settings.push_page_after_s - self._claim.entry.failing_for_s(self._clock())
         if not stated_wait_s and self._settings.push_min_interval_s < left_s < wait_s:
             wait_s = left_s

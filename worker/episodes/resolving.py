@@ -1,8 +1,8 @@
 """
-Resolving an episode's issues in Sentry once a push has landed, where a token for Sentry's API is set.
+Resolving an episode's issues in Sentry once a push has landed, if a token for Sentry's API is set.
 
-A thread of its own does it, and no push waits for it. If it fails, an operator closes the issue by hand; the
-next episode's page is sent all the same.
+A separate thread does this, so that no push waits for it. If it fails, an operator closes the issue by hand;
+the next episode's page is sent in any case.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings
 
 _TIMEOUT_S = 10.0
-_WAITS_S = (0.0, 5.0, 30.0)  # Sentry takes a moment until it knows an event that it has accepted
+_WAITS_S = (0.0, 5.0, 30.0)  # Sentry's API finds an accepted event only after a moment
 
 
 class Resolver:
@@ -51,7 +51,7 @@ class Resolver:
 
     def _try(self, event_id: str) -> str:
         """
-        Resolve the issue of *event_id*; returns why that failed at last, or "".
+        Resolve the issue of *event_id*; returns the last error, or "".
         """
         error = ""
         for wait_s in self._waits_s:
@@ -66,7 +66,7 @@ class Resolver:
         return error
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:
-        request = urllib.request.Request(  # noqa: S310 - the settings take http:// and https:// alone
+        request = urllib.request.Request(  # noqa: S310 - the settings allow only http:// and https://
             f"{self._url}/{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
@@ -92,7 +92,7 @@ def api_of(dsn: str) -> str:
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
         """
-        Follow none: another host would get the token.
+        Follow no redirect: another host would get the token.
         """
 
 

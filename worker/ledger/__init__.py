@@ -1,6 +1,6 @@
 """
-What Ferry remembers of each remote, in small files in the data repository.
+The ledger: what Ferry records about each remote, in small files in the data repository.
 
-``ledger`` reads and writes the ``entry`` of a remote, ``landings`` its last pushes, ``events`` its failures
-and what ``operators`` did, and ``outbox`` the pages that Sentry has not taken yet.
+``ledger`` reads and writes the ``entry`` of a remote. ``landings`` holds its last pushes, and ``events`` its
+failures and the actions of ``operators``. ``outbox`` holds the pages that Sentry has not accepted yet.
 """

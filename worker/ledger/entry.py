@@ -1,5 +1,5 @@
 """
-What the ledger knows of one remote, and how that is written as JSON and read.
+The ledger's entry of one remote, and its form as JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Failure:
         hint: What an operator does next.
         at: When, in seconds since the epoch.
         attempt: Which attempt in a row it was, from 1.
-        said: All that the remote and git printed, redacted, and cut in the middle where it is long.
+        said: The output of the remote and git, redacted; a long text lacks its middle.
     """
 
     reason: str
@@ -42,13 +42,13 @@ class Failure:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """
-    The ``git push`` that runs now, so that a successor can end one that lost its worker.
+    The running ``git push``, so that a later worker can end it if this worker is killed.
 
     Attributes:
         host: Name of the machine it runs on.
         group: Its process group.
-        born: When the group's leader started, in the kernel's clock ticks: a
-            process number alone may belong to another process by now.
+        born: When the group's leader started, in the kernel's clock ticks: the kernel may have given the
+            process number to another process.
     """
 
     host: str
@@ -64,7 +64,7 @@ class Running:
 
     def is_alive_here(self) -> bool:
         """
-        Whether anything of that very process group still runs, on this machine.
+        Whether a process of that group still runs on this machine.
 
         The kernel gives no new process the number of a group that has members,
         so a group without its leader is still the same.
@@ -77,10 +77,10 @@ class Running:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stall:
     """
-    A failure that a watchdog could not write into the entry, because a hung process holds the claim.
+    A failure that a watchdog cannot write into the entry, because a hung process holds the claim.
 
     Attributes:
-        failure: That nothing moves.
+        failure: The failure ``stalled``.
         paged: Whether its page was sent.
     """
 
@@ -96,40 +96,39 @@ class Entry:
     Attributes:
         attempt: Failed attempts in a row.
         chain: Task id of the one retry that is scheduled.
-        retry: Which of that task's retries it is; a copy of an earlier one comes to nothing.
+        retry: The number of that retry; a redelivered earlier one ends without a push.
         next_attempt_at: When that retry is due; None when none is scheduled.
-        backoff_s: How long it waits in all, in seconds.
+        backoff_s: The whole wait of that retry, in seconds.
         last_attempt_at: When an attempt last began.
         last_push_at: When a push last landed.
-        looked_at: When the remote was last asked where its branch stands.
-        seen_at: When the remote last said where its branch stands, or took a push.
-        rewritten: Where its branch stood before others rewrote its history; None: it still holds that.
-        waits_from: When an attempt last began that left the remote with everything, or the remote was found
-            to have lost commits: none has waited for it since before then.
-        tried: Where the branch stood at the last attempt that failed.
-        part: How many commits the next push takes at most, after a push of more
-            ran into its timeout; None: all.
-        last_failure: The failure that no success has followed yet.
-        failing_since: When the first failure since then happened.
-        failing_s: How long they have lasted, up to the last of them, by a clock that was never set back.
-        needed_since: When a page was first due since then, whether or not one could be sent.
-        paged: The reasons for which a page was sent since then.
-        rescue: The branch on the remote that keeps our head safe during a divergence.
-        rescued: The commit it holds.
-        running: The push that runs now, or was running when its worker died.
+        looked_at: When Ferry last asked the remote for its branch's tip.
+        seen_at: When the remote last reported its branch's tip, or accepted a push.
+        rewritten: The tip of its branch before others rewrote the history; None: the history was not
+            rewritten.
+        waits_from: When the last attempt began that left nothing pending, or when the remote was found to
+            have lost commits: no pending commit has waited since before then.
+        tried: The branch's tip at the last failed attempt.
+        part: The most commits of the next push, after a larger push exceeded its timeout; None: all.
+        last_failure: The last failure since the last success.
+        failing_since: When the first failure since the last success happened.
+        failing_s: Seconds from the first to the last of these failures, by a clock that cannot be set.
+        needed_since: When a page was first due in this episode, whether or not it could be sent.
+        paged: The reasons for which a page was sent in this episode.
+        rescue: The rescue branch on the remote, during a divergence.
+        rescued: The commit that the rescue branch is at.
+        running: The running push, or the push that ran when its worker died.
         gave_up: Whether ``CFP_PUSH_MAX_RETRIES`` was reached.
-        paused_at: When an operator stopped the pushes; None where they may be made.
-        paused_by: Which operator.
-        paused_why: The reason that was given.
-        paused_until: When the pause ends by itself; None: when an operator ends it.
-        pause_paged: Whether a page was sent because the pause seems forgotten.
-        lag_s: From the oldest commit of each push to its arrival.
-        push_s: How long the pushes that landed took.
-        commits_pushed: How many commits those brought.
+        paused_at: When an operator paused the pushes; None: they are not paused.
+        paused_by: The operator who paused them.
+        paused_why: The operator's reason.
+        paused_until: When the pause ends by itself; None: it lasts until an operator ends it.
+        pause_paged: Whether a page was sent because the pause has lasted for a day.
+        lag_s: Histogram of the time from the oldest commit of each push to its arrival.
+        push_s: Histogram of the duration of the pushes that landed.
+        commits_pushed: How many commits those pushes sent.
         episodes: Failure episodes started, by the reason that started them.
-        outcomes: How many attempts ended how, ever: by reason, ``pushed``,
-            ``up-to-date`` where the remote had everything already, or
-            ``landed_but_reported_failed`` for a push that only the remote knew of.
+        outcomes: Attempts, by outcome: the reason of a failure; ``pushed``; ``up-to-date`` if the remote had
+            everything already; or ``landed_but_reported_failed`` for a push that git reported as failed.
     """
 
     attempt: int = 0
@@ -181,7 +180,7 @@ class Entry:
 
     def is_superseded(self, chain: str, retry: int) -> bool:
         """
-        Whether retry number *retry* of the task *chain* comes to nothing: another retry is scheduled.
+        Whether retry number *retry* of the task *chain* must not push, because another retry is scheduled.
         """
         return self.chain is not None and (self.chain != chain or retry < self.retry)
 
@@ -203,15 +202,15 @@ class Entry:
 
     def tried_until(self, now: float) -> float:
         """
-        Return until when attempts were made: *now*, or when a pause that has not been ended began.
+        Return *now*, or when the current pause began: attempts were made until then.
         """
         return now if self.paused_at is None else min(now, self.paused_at)
 
     def failing_for_s(self, now: float) -> float:
         """
-        Return how long failures have followed each other, in seconds, though the clock be set back.
+        Return the seconds since the first failure, even if the wall clock was set back.
 
-        A pause does not count while it lasts: nothing is tried in it.
+        The time of the current pause does not count, because no attempt is made in it.
         """
         if self.failing_since is None:
             return 0.0
@@ -220,19 +219,18 @@ class Entry:
 
     def waiting_since(self, made_at: float, known_since: float | None) -> float:
         """
-        Return since when the oldest commit that the remote lacks, made at *made_at*, has waited for it.
+        Return since when the oldest pending commit, made at *made_at*, has waited for the remote.
 
         Args:
-            known_since: Since when the remote is at its address: a new mirror lacks old commits, too.
+            known_since: When the remote's URL was set: a new mirror lacks old commits, too.
         """
         return max(made_at, self.waits_from or 0.0, known_since or 0.0)
 
     def waits(self, now: float, *, grace_s: float = 0.0) -> bool:
         """
-        Whether a retry is scheduled for later than *now*, or *grace_s* seconds before it.
+        Whether the scheduled retry is not yet due at *now*, nor overdue by more than *grace_s* seconds.
 
-        Not so where the clock was set back to before it was scheduled: that
-        retry might be days away.
+        False if the clock was set back to before the retry was scheduled: the retry might be days away.
         """
         if self.next_attempt_at is None or self.last_attempt_at is None:
             return False
@@ -248,14 +246,14 @@ def counted(counts: dict[str, int], name: str) -> dict[str, int]:
 
 def as_json(thing: Any) -> bytes:
     """
-    Write an entry, or another class of this kind, as JSON.
+    Return an entry, or another dataclass of this module, as JSON.
     """
     return json.dumps(_fields(thing), default=_fields).encode()
 
 
 def from_json(kind: type[T], content: bytes) -> T | None:
     """
-    Read what ``as_json`` wrote; None where it is damaged, or of another version that meant something else.
+    Parse the result of ``as_json``; None if it is damaged, or an incompatible version of Ferry wrote it.
     """
     try:
         value = _read(kind, json.loads(content))
@@ -274,10 +272,10 @@ def _fields(thing: Any) -> dict[str, Any]:
 
 def _read(kind: Any, value: Any) -> Any:
     """
-    Return *value*, which came from JSON, as *kind*: a class of this module, or the type of a field of one.
+    Convert *value*, parsed from JSON, to *kind*: a class of this module, or the type of a field.
 
     Raises:
-        TypeError: It is something else.
+        TypeError: The value does not have that type.
     """
     if is_dataclass(kind) and isinstance(value, dict):
         known = _hints(cast(type, kind))
@@ -287,7 +285,7 @@ def _read(kind: Any, value: Any) -> Any:
     if origin is UnionType:
         return None if value is None else _read(arguments[0], value)
     if origin is tuple and isinstance(value, list):
-        if set(map(type, value)) == {arguments[0]}:  # the buckets of a histogram, all as they should be
+        if set(map(type, value)) == {arguments[0]}:  # the valid buckets of a histogram
             return tuple(value)
         return tuple(_read(arguments[0], item) for item in value)
     if origin is dict and isinstance(value, dict):
@@ -295,7 +293,7 @@ def _read(kind: Any, value: Any) -> Any:
     if isinstance(value, bool) is not (kind is bool) or not isinstance(
         value, (int, float) if kind is float else kind
     ):
-        raise TypeError(f"{value!r} is no {kind}")
-    if kind is float and not _YEAR_1 <= value < _YEAR_10000:  # not a number, or infinite, neither
+        raise TypeError(f"{value!r} is not a {kind}")
+    if kind is float and not _YEAR_1 <= value < _YEAR_10000:  # nan and infinity are invalid too
         raise TypeError(f"{value!r} is neither a moment nor a time span")
     return value

@@ -1,5 +1,5 @@
 """
-What happened at one remote in the last weeks: episodes of failures, and what operators did.
+The history of one remote over the last weeks: failure episodes, and operators' actions.
 
 One JSON line per event, beside the ledger, see ``lines``.
 """
@@ -22,7 +22,7 @@ Kind = Literal[
 
 KEPT = 1000
 _LINE_BYTES = 400
-# Of a longer text, an event has the beginning.
+# A longer text is cut at the end.
 _TEXT_CHARACTERS = 300
 
 
@@ -34,10 +34,10 @@ class Event:
     Attributes:
         at: When, in seconds since the epoch.
         kind: ``failing``: a failure for a new reason; ``recovered``: the push that ended the failures; else
-            what an operator did.
-        by: Which operator, see ``ferry.worker.ledger.operators``.
+            an operator's action.
+        by: The operator, see ``ferry.worker.ledger.operators``.
         why: The reason that the operator gave.
-        detail: The reason of the failure and what git said, or what came of the act.
+        detail: The reason of the failure and git's message, or the result of the action.
     """
 
     at: float
@@ -48,7 +48,7 @@ class Event:
 
     def told(self) -> str:
         """
-        Say what happened in one line.
+        Return the event in one line.
         """
         by, why = (f" by {self.by}" if self.by else ""), (f" ({self.why})" if self.why else "")
         return f"{self.kind}{by}{why}{f': {self.detail}' if self.detail else ''}"

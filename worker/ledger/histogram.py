@@ -1,7 +1,7 @@
 """
-Counting how long things took, by size: what Prometheus calls a histogram, kept in the ledger.
+Histograms of durations for Prometheus, stored in the ledger.
 
-Prometheus does not scrape the worker's processes, which come and go; the ledger outlives them.
+Prometheus does not scrape the worker's processes, which are short-lived; the ledger outlives them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import bisect
 from dataclasses import dataclass, replace
 from typing import Self
 
-# Upper bounds, in seconds, from a push to the same disk to one after a day's outage.
+# Upper bounds, in seconds: from a push to the same disk to a push after a day's outage.
 BOUNDS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86400.0)
 
 
@@ -20,8 +20,8 @@ class Histogram:
     Observations in seconds.
 
     Attributes:
-        counts: How many fell under each bound and above the one before; the last: above all.
-        sum: All of them together, in seconds.
+        counts: Number of observations in each bucket; the last bucket is above all bounds.
+        sum: Sum of the observations, in seconds.
     """
 
     counts: tuple[int, ...] = (0,) * (len(BOUNDS_S) + 1)
@@ -29,7 +29,7 @@ class Histogram:
 
     def observe(self, seconds: float) -> Self:
         """
-        Return the histogram with one observation more.
+        Return the histogram with one more observation.
         """
         counts = list(self.counts)
         counts[min(bisect.bisect_left(BOUNDS_S, seconds), len(counts) - 1)] += 1
@@ -37,7 +37,7 @@ class Histogram:
 
     def buckets(self) -> list[tuple[str, float]]:
         """
-        Return bound and cumulated count of each bucket, as Prometheus wants them.
+        Return bound and cumulative count of each bucket, in Prometheus' form.
         """
         total, found = 0, []
         for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), self.counts, strict=False):

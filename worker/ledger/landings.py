@@ -23,13 +23,13 @@ _LINE_BYTES = 120
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landing:
     """
-    One push that brought commits to a remote.
+    One push that landed commits on a remote.
 
     Attributes:
-        at: When it had landed, in seconds since the epoch.
+        at: When it landed, in seconds since the epoch.
         lag_s: How long the oldest of its commits had waited.
         duration_s: How long git took.
-        commits: How many commits it brought.
+        commits: How many commits it sent.
     """
 
     at: float
@@ -39,7 +39,7 @@ class Landing:
 
     def as_event(self) -> Event:
         """
-        Return it as what happened at the remote.
+        Return it as an event of the remote's history.
         """
         detail = f"{many(self.commits, 'commit')}, {self.lag_s:.1f} s after the oldest was made"
         return Event(at=self.at, kind="pushed", detail=detail)
@@ -47,7 +47,7 @@ class Landing:
 
 def remember(path: Path, landing: Landing) -> None:
     """
-    Add *landing* to the file *path*. For the holder of the remote's claim.
+    Add *landing* to the file *path*. The caller holds the remote's claim.
     """
     lines.append(path, asdict(landing), keep=KEPT, line_bytes=_LINE_BYTES)
 

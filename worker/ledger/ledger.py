@@ -1,13 +1,12 @@
 """
-What happened to each remote: one small file per remote, in the repository.
+The ledger: one small file per remote, in the repository.
 
-git alone says what is pending. The ledger remembers what git cannot know: the
-attempts made, the retry that is due, the last error, the episode that was
-paged. It is written by the holder of the remote's claim and by no other
-process, replaced whole, and readable at any time by every process on the volume.
+Which commits are pending follows from git alone. The ledger records what git cannot know: the attempts, the
+scheduled retry, the last error, and the pages of the episode. Only the holder of the remote's claim writes
+it. It is replaced atomically, so every process on the volume can read it at any time.
 
-It lives beside the commits and not in Redis, so that an emptied Redis neither
-pages twice nor forgets a backoff; see ``docs/decisions/0002-ledger-in-the-repository.md``.
+It is stored beside the commits and not in Redis, so that losing Redis neither repeats a page nor loses a
+backoff; see ``docs/decisions/0002-ledger-in-the-repository.md``.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from ferry.worker.ledger.landings import Landing
 from ferry.worker.observe.logs import log
 
 _POLL_S = 0.01
-_BOOKKEEPING_S = 30.0  # what a holder may take that has not said what it does
-# A file is a few blocks long, with room to grow: on a full disk the next entry is written over the last one.
+_BOOKKEEPING_S = 30.0  # seconds that a holder may take that has not recorded its step
+# A file is a few blocks long, with room to grow: on a full disk the next entry overwrites the last one.
 _BLOCK_BYTES = 4096
-# A file that is written over is torn for a moment, to a reader.
+# While a file is overwritten, a reader may see a mix of old and new content.
 _LOOKS = 5
 _LOOK_EVERY_S = 0.002
 _STEP_BYTES = 256
@@ -46,12 +45,12 @@ _STEP_BYTES = 256
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """
-    What the holder of a claim said last of what it does.
+    The step that the holder of a claim recorded last.
 
     Attributes:
-        name: Different for each step of each holder.
+        name: Unique for each step.
         takes_s: Seconds that the step may take.
-        holder: The process, for people.
+        holder: The process, in words.
     """
 
     name: str
@@ -62,10 +61,11 @@ class Step:
 @dataclass(slots=True)
 class Claim:
     """
-    The right to push to one remote, held for a block; the only way to write its ledger.
+    The right to push to one remote, held for a block. Only the holder may write the remote's entry.
 
     Attributes:
-        looks_again: Whether the holder looks at the branch itself after a block that no error ends.
+        looks_again: Whether the holder itself looks at the branch again after the block, if no exception ends
+            it.
     """
 
     ledger: Ledger
@@ -81,34 +81,34 @@ class Claim:
 
     def begin(self, takes_s: float) -> None:
         """
-        Record that a step begins that may take *takes_s* seconds: a watchdog pages when it takes longer.
+        Record the begin of a step that may take *takes_s* seconds. A watchdog pages if it takes longer.
         """
         self.ledger._note_step(self.remote, takes_s)
 
     def count(self, outcome: str) -> dict[str, int]:
         """
-        Return the outcomes with one more of *outcome*, to be written with what else it changes.
+        Return the outcomes with one more of *outcome*, for a write together with other changes.
         """
         return counted(self.entry.outcomes, outcome)
 
     def episode(self, reason: str) -> dict[str, int]:
         """
-        Return the episodes with one more that begins with *reason*.
+        Return the episodes with one more that started with *reason*.
         """
         return counted(self.entry.episodes, reason)
 
     def note(self, **changes: Any) -> None:
         """
-        Change fields of the entry, on disk with the next ``write``; each of those costs the push a moment.
+        Change fields of the entry in memory. The next ``write`` stores them: each write delays the push.
         """
         self.entry = replace(self.entry, **changes)
 
     def write(self, **changes: Any) -> Entry:
         """
-        Change fields of the entry, on disk at once; returns the new entry.
+        Change fields of the entry and store it; returns the new entry.
 
-        A pause and a page are there after a power cut too. A full disk must not keep
-        commits from leaving it: what cannot be written is logged, and known to this process alone.
+        Pauses and pages survive a power cut. A full disk must not stop pushes: if the entry cannot be
+        written, that is logged, and only this process knows the change.
         """
         before = self.entry
         self.note(**changes)
@@ -131,36 +131,36 @@ class Claim:
         self, paused_at: float | None, *, by: str = "", why: str = "", until: float | None = None
     ) -> None:
         """
-        Stop the pushes, or with None let them be made again.
+        Pause the pushes, or resume them with None.
         """
         self.write(paused_at=paused_at, paused_by=by, paused_why=why, paused_until=until, pause_paged=False)
 
     def landed(self, landing: Landing) -> None:
         """
-        Add a push that landed to the remote's history, if that can be written.
+        Add a push that landed to the remote's history; a write error is ignored.
         """
         landings.remember(self.ledger._history(self.remote), landing)
 
     def _store(self, *, durably: bool) -> None:
         if self.ledger._write(self.remote, self.entry, durably=durably) and self._stall:
-            # It is part of the entry now.
+            # The stall is part of the entry now.
             self.ledger._forget_stall(self.remote)
             self._stall = None
 
 
 class Sighting(Claim):
     """
-    What a watchdog may write of a remote although another process holds its claim, and hangs.
+    The right of a watchdog to record a stall while a hung process holds the remote's claim.
 
-    It is kept beside the entry, part of what ``Ledger.read`` returns, and written into the entry
-    by the next holder of the claim.
+    The stall is stored beside the entry. ``Ledger.read`` includes it, and the next holder of the claim writes
+    it into the entry.
     """
 
     __slots__ = ()
 
     def begin(self, takes_s: float) -> None:
         """
-        Say nothing: the claim is another's.
+        Do nothing: another process holds the claim.
         """
 
     def _store(self, *, durably: bool) -> None:
@@ -175,11 +175,11 @@ class Ledger:
     The entries of all remotes of one repository.
 
     Args:
-        directory: Where they live; it exists.
-        released: Called with a remote's name after each claim on it: a task that met the claim has handed
-            its commit over to the holder. Must not raise.
-        nudged: Called with a remote's name after a claim on it where the remote is nudged: a task that met
-            the claim has left its look to another. Must not raise.
+        directory: Their directory; it exists.
+        released: Called with a remote's name after each claim on it, because tasks that found the claim held
+            have handed their commits over to the holder. Must not raise.
+        nudged: Called with a remote's name after a claim on it, if there is a nudge: a task that found the
+            claim held has ended without a look. Must not raise.
 
     Attributes:
         released, nudged: The same.
@@ -194,15 +194,15 @@ class Ledger:
         self._directory = directory
         self.released = released
         self.nudged = nudged
-        # What could not be written, with the file that was there then.
+        # Entries that could not be written, each with the version of the file at that time.
         self._unwritten: dict[str, tuple[Entry, tuple[int, ...] | None]] = {}
 
     def read(self, remote: str) -> Entry:
         """
-        Return what is known of *remote*; an empty entry where nothing is.
+        Return the entry of *remote*; an empty one if there is none.
 
         Raises:
-            LedgerError: There is something, and it cannot be read: a pause may stand there.
+            LedgerError: The entry exists and cannot be read. It may contain a pause.
         """
         entry, stall = self._read(remote), self._stall(remote)
         return entry.with_stall(stall) if stall else entry
@@ -215,10 +215,10 @@ class Ledger:
 
     def happened(self, remote: str, *, pushes: bool = False) -> list[Event]:
         """
-        Return what happened at *remote* in the last weeks, oldest first.
+        Return the history of *remote* over the last weeks, oldest first.
 
         Args:
-            pushes: Whether to name each push that landed, too.
+            pushes: Whether to include each push that landed.
         """
         found = events.recall(self._events(remote))
         if pushes:
@@ -227,7 +227,7 @@ class Ledger:
 
     def remember(self, remote: str, event: Event) -> None:
         """
-        Add *event* to what happened at *remote*, if that can be written. Needs no claim.
+        Add *event* to the history of *remote*; a write error is ignored. Needs no claim.
         """
         events.remember(self._events(remote), event)
 
@@ -236,10 +236,10 @@ class Ledger:
         """
         Claim *remote* for the block, or yield None at once if another holds it.
 
-        After the block, what tasks have handed over to the holder is queued, unless ``Claim.looks_again``.
+        After the block, a push is queued for commits that tasks handed over, unless ``Claim.looks_again``.
 
         Raises:
-            LedgerError: What is known of the remote cannot be read.
+            LedgerError: The entry cannot be read.
         """
         held, looks_again, claim = False, False, None
         try:
@@ -248,8 +248,8 @@ class Ledger:
                 yield claim
             looks_again = claim is not None and claim.looks_again
         finally:
-            # Without an entry that can be read no task can look, and the next sweep asks again.
-            # One whose look has failed would fail again at once: that waits for the sweep.
+            # If the entry cannot be read, no task can look, and the next sweep queues another.
+            # A nudge whose look has failed waits for the sweep, because a look now would fail again.
             if claim is not None and nudges.noted(self._directory, remote).exists():
                 self.nudged(remote)
             if held and not looks_again:
@@ -258,10 +258,10 @@ class Ledger:
     @contextmanager
     def claim_within(self, remote: str, timeout_s: float) -> Iterator[Claim]:
         """
-        Claim *remote* for the block, once the push that runs has ended and before the next one begins.
+        Claim *remote* for the block, between the running push and the next one.
 
         Raises:
-            RemoteBusyError: It has not ended within *timeout_s* seconds.
+            RemoteBusyError: The running push has not ended within *timeout_s* seconds.
         """
         busy = RemoteBusyError(f"a push to {remote} has not ended in {timeout_s:g} s; repeat this later")
         deadline = time.monotonic() + timeout_s
@@ -282,26 +282,24 @@ class Ledger:
 
     def is_awaited(self, remote: str) -> bool:
         """
-        Whether a process waits in ``claim_within``: under steady load the claim is free for moments only.
+        Whether a process waits in ``claim_within``: under steady load the claim is free only for moments.
         """
         try:
             return self._awaiting(remote).is_held()
         except OSError:
-            return (
-                False  # a disk that is full has no room for the lock's file, and must not keep commits on it
-            )
+            return False  # a full disk may have no room for the lock's file, and must not stop pushes
 
     @contextmanager
     def sighting(self, remote: str) -> Iterator[Sighting | None]:
         """
-        Write of *remote* for the block without its claim, or yield None if another watchdog does so.
+        Let a watchdog record a stall of *remote* without its claim; yields None if another watchdog does so.
         """
         with FileLock(self._directory / f"{remote}.watch").try_hold() as held:
             yield Sighting(self, remote) if held else None
 
     def nudge(self, remote: str) -> bool:
         """
-        Note that *remote* may hold commits of others; returns whether that could be noted. Needs no claim.
+        Record a nudge: *remote* may have commits of others. Returns whether it was stored. Needs no claim.
 
         It stays noted until a holder of the claim has looked: many nudges lead to one look, and a look that
         fails or is killed to another.
@@ -323,13 +321,13 @@ class Ledger:
 
     def is_claimed(self, remote: str) -> bool:
         """
-        Whether a process holds the claim on *remote* at this moment.
+        Whether a process holds the claim on *remote* now.
         """
         return self._lock(remote).is_held()
 
     def step(self, remote: str) -> Step | None:
         """
-        Return what the last holder of the claim on *remote* said of what it does, if that can be read.
+        Return the last step that a holder of the claim on *remote* recorded; None if it cannot be read.
         """
         try:
             name, takes_s, holder = self._lock(remote).path.read_text("ascii").split(maxsplit=2)
@@ -339,15 +337,15 @@ class Ledger:
 
     def make(self, remote: str) -> None:
         """
-        Make the file of *remote* where there is none: one to write over once the disk is full.
+        Create the entry's file of *remote* if there is none, so that it can be overwritten on a full disk.
         """
         with contextlib.suppress(FileNotFoundError):
-            self._path(remote).stat()  # Path.exists() of Python 3.14 calls missing what may not be seen
+            self._path(remote).stat()  # in Python 3.14 Path.exists() is False if access is denied
             return
-        # On a disk that is full already there is none, and the start goes on without it.
+        # If the disk is full already, the start goes on without the file.
         with contextlib.suppress(OSError), self.claim(remote) as claim:
             if claim is not None:
-                claim.looks_again = True  # what waits at a start, the worker's start finds
+                claim.looks_again = True  # the worker's start finds the commits that are pending
                 claim.write()
 
     def _lock(self, remote: str) -> FileLock:
@@ -357,7 +355,7 @@ class Ledger:
         return self._directory / f"{remote}.json"
 
     def _history(self, remote: str) -> Path:
-        # No ending of the ledger's own files: a remote may be called "origin.history".
+        # A remote's name may end like a file of the ledger, such as "origin.history".
         return self._directory / f"{remote}.history"
 
     def _events(self, remote: str) -> Path:
@@ -374,8 +372,8 @@ class Ledger:
         kept = self._unwritten.get(remote)
         if kept and kept[1] == _identity(path):
             return kept[0]
-        # What is damaged is an entry that was not flushed before a power cut, or another version's:
-        # neither a pause nor a page was lost with it.
+        # A damaged entry was not flushed before a power cut, or is another version's. Pauses and pages are
+        # flushed, so none is lost.
         return _load(Entry, path) or Entry()
 
     def _stall(self, remote: str) -> Stall | None:
@@ -387,7 +385,7 @@ class Ledger:
         try:
             replace_or_overwrite(path, content.ljust(length), durably=durably)
         except OSError as exc:
-            if entry.last_failure and entry.last_failure.said:  # that is long, and for people alone
+            if entry.last_failure and entry.last_failure.said:  # the text is long, and only for people
                 brief = replace(entry, last_failure=replace(entry.last_failure, said=""))
                 return self._write(remote, brief, durably=durably)
             self._unwritten[remote] = entry, _identity(path)
@@ -408,7 +406,7 @@ class Ledger:
 
     def _note_step(self, remote: str, takes_s: float) -> None:
         text = f"{uuid.uuid4().hex} {takes_s:.1f} process {os.getpid()} on {socket.gethostname()}\n"
-        # Without it a watchdog does not know that this holder hangs, and nothing else.
+        # Without it, only the watchdog's page for a hanging holder is lost.
         with contextlib.suppress(OSError), self._lock(remote).path.open("r+b", buffering=0) as file:
             file.write(text.encode("ascii", "replace").ljust(_STEP_BYTES))
 
@@ -427,7 +425,7 @@ def _identity(path: Path) -> tuple[int, ...] | None:
 
 def _load(kind: type[T], path: Path) -> T | None:
     """
-    Read *path*; None where there is no such file, or it is damaged.
+    Read *path*; None if the file is missing or damaged.
 
     Raises:
         LedgerError: It cannot be read.
@@ -447,6 +445,6 @@ def _load(kind: type[T], path: Path) -> T | None:
     return None
 
 
-@lru_cache(maxsize=64)  # once for each damage: every look at the pushes reads the file
+@lru_cache(maxsize=64)  # logged once per damaged file, because every status reads it
 def _tell_damaged(path: Path, identity: tuple[int, ...] | None) -> None:
     log().warning("ledger.damaged", path=str(path))

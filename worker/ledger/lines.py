@@ -1,7 +1,7 @@
 """
-Files of JSON lines that grow at the end, and are shortened from the front.
+Files of JSON lines: new lines are appended, and old ones removed from the front.
 
-No decision depends on one: a line that cannot be written is left out, and one that cannot be read is skipped.
+No decision depends on them: a line that cannot be written is dropped, and one that cannot be read is skipped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ferry.worker.observe.logs import log
 
 T = TypeVar("T")
 
-# Each line is appended; the file is shortened only once it is this much too long.
+# The file is shortened only when it is longer than allowed by this much.
 _SLACK_BYTES = 64 << 10
 
 
@@ -26,15 +26,15 @@ def append(path: Path, line: Mapping[str, Any], *, keep: int, line_bytes: int) -
     """
     Add *line* to the file *path*. A line that another process adds while the file is shortened may be lost.
 
-    Never raises: a full disk must not keep commits from leaving it.
+    Never raises: a full disk must not stop pushes.
 
     Args:
         keep: How many lines are kept at most.
-        line_bytes: How many bytes a line has, mostly; if they are longer, fewer are kept.
+        line_bytes: Usual length of a line in bytes; of longer lines, fewer are kept.
     """
     try:
         with path.open("ab") as file:
-            # A line that a full disk cut short must not take the next one with it.
+            # If a full disk truncated the last line, the new one must begin on a line of its own.
             start = b"\n" if file.tell() else b""
             file.write(start + json.dumps(line).encode())
             if start == b"":
@@ -49,7 +49,7 @@ def append(path: Path, line: Mapping[str, Any], *, keep: int, line_bytes: int) -
 
 def _newest(lines: Sequence[bytes], most_bytes: int) -> list[bytes]:
     """
-    Return the last of *lines*, at most *most_bytes* of them.
+    Return the last of *lines*, together at most *most_bytes* long.
     """
     sizes = accumulate(len(line) + 1 for line in reversed(lines))
     count = sum(1 for _ in takewhile(lambda size: size <= most_bytes, sizes))
@@ -61,7 +61,7 @@ def last(path: Path, read: Callable[[Mapping[str, Any]], T], *, keep: int) -> li
     Return the last lines of the file *path*, oldest first, at most *keep*.
 
     Args:
-        read: Makes a value of a line, or raises LookupError, TypeError or ValueError.
+        read: Converts a line to a value, or raises LookupError, TypeError or ValueError.
     """
     try:
         lines = path.read_bytes().splitlines()

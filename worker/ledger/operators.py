@@ -1,5 +1,5 @@
 """
-What operators do to the pushes: each act is logged, and in its remote's history with who did it and why.
+Operators' actions on pushes. Each is logged and added to its remote's history, with who did it and why.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def _short(text: str) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
     """
-    Who acts, and why.
+    Who acts, with the reason.
 
     Attributes:
         who: ``USER@HOST`` for a command, ``TOKEN@ADDRESS`` for a request, ``ferry`` for Ferry itself.
-        why: The reason that was given, or "".
+        why: The reason, or "".
     """
 
     who: str
@@ -39,14 +39,14 @@ class Operator:
     @classmethod
     def of(cls, who: str, why: str | None = None) -> Operator:
         """
-        Return an operator whose texts fit into one line of a log.
+        Return an operator; both texts are cut to fit in one line of a log.
         """
         return cls(who=_short(who), why=_short(why or ""))
 
     @classmethod
     def here(cls, environ: Mapping[str, str], why: str | None = None) -> Operator:
         """
-        Return the user of this machine who runs the command; behind sudo, the one who called it.
+        Return the user who runs the command; under sudo, the user who called sudo.
         """
         try:
             user = environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
@@ -62,15 +62,15 @@ def pause(
     ledger: Ledger, remote: str, by: Operator, *, now: float, until: float | None, timeout_s: float
 ) -> None:
     """
-    Stop the pushes to *remote*; waits for one that runs.
+    Pause the pushes to *remote*; waits for a running push.
 
     Args:
         now: Seconds since the epoch.
-        until: When the pause ends by itself; None: when an operator ends it.
+        until: When the pause ends by itself; None: it lasts until an operator ends it.
         timeout_s: Seconds to wait.
 
     Raises:
-        RemoteBusyError: The push that runs has not ended in time.
+        RemoteBusyError: The running push has not ended in time.
     """
     with ledger.claim_within(remote, timeout_s) as claim:
         claim.set_paused(now, by=by.who, why=by.why, until=until)
@@ -80,10 +80,10 @@ def pause(
 
 def resume(ledger: Ledger, remote: str, by: Operator, *, now: float, timeout_s: float) -> None:
     """
-    Let the pushes to *remote* be made again.
+    Resume the pushes to *remote*.
 
     Raises:
-        RemoteBusyError: Another process holds the remote for too long.
+        RemoteBusyError: Another process held the remote's claim for too long.
     """
     with ledger.claim_within(remote, timeout_s) as claim:
         claim.set_paused(None)
@@ -92,7 +92,7 @@ def resume(ledger: Ledger, remote: str, by: Operator, *, now: float, timeout_s: 
 
 def tell_resumed(ledger: Ledger, remote: str, by: Operator, *, now: float, detail: str = "") -> None:
     """
-    Tell that the pushes to *remote* may be made again.
+    Log and record that the pushes to *remote* were resumed.
     """
     log().info("push.resumed", remote=remote, by=by.who, why=by.why)
     remember(ledger, remote, "resumed", by, now=now, detail=detail)
@@ -100,10 +100,10 @@ def tell_resumed(ledger: Ledger, remote: str, by: Operator, *, now: float, detai
 
 def request(ledger: Ledger, remotes: Iterable[str], by: Operator, *, now: float) -> list[str]:
     """
-    Tell that a push to *remotes* was asked for; returns those that are not paused, to which it is made.
+    Log and record that an operator requested a push to *remotes*; returns those that are not paused.
 
     Raises:
-        LedgerError: What is known of a remote cannot be read.
+        LedgerError: A remote's entry cannot be read.
     """
     moving = [remote for remote in remotes if not ledger.read(remote).is_paused(now)]
     for remote in moving:
@@ -114,9 +114,9 @@ def request(ledger: Ledger, remotes: Iterable[str], by: Operator, *, now: float)
 
 def remember(ledger: Ledger, remote: str, kind: Kind, by: Operator, *, now: float, detail: str = "") -> None:
     """
-    Keep what an operator did in the history of *remote*.
+    Add an operator's action to the history of *remote*.
 
     Args:
-        detail: What came of it.
+        detail: The result.
     """
     ledger.remember(remote, Event(at=now, kind=kind, by=by.who, why=by.why, detail=detail))

@@ -1,12 +1,11 @@
 """
-The pages that Sentry has not taken yet: one small file each, in the repository beside the ledger.
+The pages that Sentry has not accepted yet: one small file each, in the repository beside the ledger.
 
-A page that was refused, or never acknowledged, outlives the process that sent it,
-and whichever process looks next sends it again. It keeps its name, which is the
-event's, so that Sentry sees one event however often it comes.
+A page that Sentry refused or did not acknowledge outlives the process that sent it, and the next process that
+checks sends it again. Its name is the event's id, so Sentry stores one event, however often it is sent.
 
-A file's time of change is when it is due again: it is set beyond the end of a
-sending before that begins, so that two processes mostly send it once.
+A file's modification time is when the page is due again. A process sets it past the expected end of the
+sending before it sends, so that two processes rarely send the same page.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ferry.worker.files.atomic_json import read_json, replace_file
 from ferry.worker.files.sharing import inherit
 from ferry.worker.observe.logs import log
 
-_MOST = 100  # else an unreachable Sentry would fill the disk
+_MOST = 100  # otherwise an unreachable Sentry would fill the disk
 _LONGEST_WAIT_S = 3600.0
 _ROOM_BYTES = 1 << 16
 
@@ -35,7 +34,7 @@ class Outbox:
     The pages of one repository.
 
     Args:
-        directory: Where they are kept; made with the first.
+        directory: Their directory; made for the first page.
         clock: Seconds since the epoch.
     """
 
@@ -46,19 +45,21 @@ class Outbox:
 
     def put(self, event: Event, *, busy_s: float) -> None:
         """
-        Keep *event* until it is removed, and take it as being sent for *busy_s* seconds.
+        Store *event* until ``remove``; it counts as being sent for *busy_s* seconds.
 
         Raises:
-            OSError: The disk refused.
+            OSError: It cannot be written.
         """
         for oldest in sorted(self._directory.glob("*.json"), key=_changed_at)[: 1 - _MOST]:
-            log().warning("page.lost", event_id=oldest.stem, hint="Sentry took none of the last 100 pages")
+            log().warning(
+                "page.lost", event_id=oldest.stem, hint="Sentry accepted none of the last 100 pages"
+            )
             oldest.unlink(missing_ok=True)
         content = json.dumps({"event": event, "made_at": self._clock()}).encode()
         path = self._path(event["event_id"])
         try:
             self._make_directory()
-            # The ledger will say durably that a page was sent.
+            # Flushed, because the ledger durably records that a page was sent.
             replace_file(path, content, durably=True)
         except OSError:
             with self._spare.open("r+b") as spare:
@@ -71,11 +72,11 @@ class Outbox:
 
     def due(self) -> Iterator[Event]:
         """
-        Return the events that are to be sent, or sent again, now; what is damaged is removed.
+        Return the events that are due; removes damaged files.
         """
         now = self._clock()
         for path in sorted(self._directory.glob("*.json"), key=_changed_at):
-            # Further away: the clock was set back.
+            # If it is further away, the clock was set back.
             if now < _changed_at(path) <= now + _LONGEST_WAIT_S:
                 continue
             try:
@@ -84,14 +85,14 @@ class Outbox:
                     yield event
                     continue
             except OSError:
-                continue  # for now, or another process has just had it taken
+                continue  # unreadable for now, or another process has just sent and removed it
             except (ValueError, LookupError, TypeError):
                 pass
             self.remove(path.stem)
 
     def age_s(self, event_id: str) -> float:
         """
-        Return how long ago a page was made, in seconds.
+        Return the age of a page, in seconds.
         """
         now = self._clock()
         made_at = read_json(self._path(event_id)).get("made_at")
@@ -99,30 +100,30 @@ class Outbox:
 
     def postpone(self, event_id: str, wait_s: float) -> None:
         """
-        Have a page be due in *wait_s* seconds, an hour at most.
+        Make a page due in *wait_s* seconds, an hour at most.
         """
         at = self._clock() + min(wait_s, _LONGEST_WAIT_S)
-        with contextlib.suppress(OSError):  # another process had it taken
+        with contextlib.suppress(OSError):  # another process has sent and removed it
             os.utime(self._path(event_id), (at, at))
 
     def remove(self, event_id: str) -> None:
         """
-        Forget a page that was taken.
+        Remove a page that Sentry accepted.
         """
-        with contextlib.suppress(OSError):  # else it is sent once more, and stays one
+        with contextlib.suppress(OSError):  # otherwise it is sent again, and Sentry keeps one event
             self._path(event_id).unlink()
         self.reserve()
 
     def release(self) -> None:
         """
-        Have every page be due now: the processes that were sending them have ended.
+        Make every page due now, because the processes that were sending them have ended.
         """
         for path in self._directory.glob("*.json"):
             self.postpone(path.stem, 0.0)
 
     def reserve(self) -> None:
         """
-        Take the room for one page: a full disk is a reason to page.
+        Reserve disk space for one page, because a full disk is itself a reason to page.
         """
         with contextlib.suppress(OSError):
             self._make_directory()

@@ -1,6 +1,7 @@
 """
-What operators see of a process: logs without secrets, traces, and what may go to Sentry.
+Logs, traces, and the data that goes to Sentry, all without secrets.
 
-``redaction`` removes secrets from every text, and ``printable`` what a terminal obeys. ``logs`` and
-``streams`` write lines, ``tracing`` sends spans, and ``envelopes`` cleans what goes to Sentry.
+``redaction`` removes secrets from texts, and ``printable`` removes control characters. ``logs`` and
+``streams`` write log lines, ``tracing`` sends spans, ``envelopes`` cleans the data for Sentry, and ``flower``
+configures Flower.
 """

@@ -1,9 +1,9 @@
 """
-Removing what must not go to Sentry from an envelope, for every kind of item.
+Removing private data from envelopes for Sentry, in every kind of item.
 
-Errors, pages, timings with their spans, breadcrumbs, check-ins and log lines all pass here on their way out
-(``ferry.worker.paging``). Texts are redacted, addresses lose their queries, and of a request go its method,
-its address and the headers that are named here, an allow-list.
+Errors, pages, timings with their spans, breadcrumbs, check-ins and log lines all pass through here
+(``ferry.worker.paging``). Texts are redacted, and URLs lose their query. Of a request, only its method, its
+URL and the headers on an allow-list are sent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HEADERS = frozenset({
 })  # fmt: skip
 
 _OF_A_REQUEST = frozenset({"method", "url", "headers"})
-# Under these names Sentry's integrations keep queries, bodies, cookies, variables and users.
+# Sentry's integrations store queries, bodies, cookies, variables and users under these names.
 _LEFT_OUT = frozenset({
     "query_string", "cookies", "env", "vars", "user",
     "http.query", "http.fragment", "url.query", "url.fragment",
@@ -38,7 +38,7 @@ _QUERY = re.compile(r"(?P<address>(?:\b[a-z][a-z0-9+.-]{1,20}://|/)[^\s?'\"<>]*)
 
 def clean_envelope(envelope: Envelope) -> Envelope:
     """
-    Return *envelope* as it may leave. An item that is no JSON, such as an attachment, is left out.
+    Return *envelope* without private data. Drops items that are not JSON, such as attachments.
     """
     items = [cleaned for item in envelope.items if (cleaned := _clean_item(item)) is not None]
     return Envelope(headers=clean(envelope.headers), items=items)
@@ -46,7 +46,7 @@ def clean_envelope(envelope: Envelope) -> Envelope:
 
 def clean(value: Any) -> Any:
     """
-    Return plain data without what must not leave, at any depth.
+    Return plain data without private data, at any depth.
     """
     return _clean(redact_all(value))
 

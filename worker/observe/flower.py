@@ -1,8 +1,8 @@
 """
-Flower as Ferry starts it: columns that tell of pushes, no idle sweeps, and a history that outlives a restart.
+Flower's configuration: columns about pushes, no idle sweeps, and a history that survives a restart.
 
 ``ferry dev``, the image, the chart and the systemd unit start ``celery -A ferry.worker flower``, which comes
-here first. Flower reads ``FLOWER_*`` variables and its command line after this: what stands there wins.
+here first. Flower reads ``FLOWER_*`` variables and its command line later, so they override this.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ferry.worker.observe.logs import NOTHING_TO_DO, log
 HISTORY = "FLOWER_DB"
 _OWN_COLUMNS = {"remote": "Remote", "commit": "Commit", "occasion": "Occasion"}
 _COLUMNS = ("name", "state", *_OWN_COLUMNS, "result", "received", "runtime", "uuid")
-_MOST_TASKS = 10_000  # some 100 MiB; Flower keeps 100,000 by default, for which 512 MiB are too little
+_MOST_TASKS = 10_000  # about 100 MiB; Flower's default of 100,000 tasks needs more than 512 MiB
 _SAVE_EVERY_MS = 300_000
 
 
 def configure(environ: MutableMapping[str, str]) -> None:
     """
-    Set Flower's options in *environ* as far as they are not set there, and teach it what a push is.
+    Set Flower's options in *environ* unless they are set already, and register Ferry's columns.
     """
     environ.setdefault("FLOWER_MAX_TASKS", str(_MOST_TASKS))
     environ.setdefault("FLOWER_TASKS_COLUMNS", ",".join(_COLUMNS))
@@ -44,7 +44,7 @@ def configure(environ: MutableMapping[str, str]) -> None:
 
 def told(task: Task) -> Task:
     """
-    Give a copy of a *task* that Flower is about to show the fields of Ferry's columns.
+    Return a copy of a *task* with the fields of Ferry's columns, before Flower shows it.
     """
     arguments: tuple[Any, ...] = _literal(task.args, ())
     task.remote, task.commit, *_ = (*arguments, "", "")
@@ -56,7 +56,7 @@ def told(task: Task) -> Task:
 
 def _failure(exception: str) -> str:
     """
-    Return reason and detail of a push's failure that Celery wrote as ``Class(remote, reason, detail, hint)``.
+    Return reason and detail of a push's failure from Celery's text ``Class(remote, reason, detail, hint)``.
     """
     _, bracket, rest = exception.partition("(")
     arguments: tuple[Any, ...] = _literal(bracket + rest, ())
@@ -65,7 +65,7 @@ def _failure(exception: str) -> str:
 
 def _literal(text: object, default: Any) -> Any:
     """
-    Return the value that a worker wrote as *text*; *default* where it is of another type, or was cut.
+    Parse a value that a worker wrote as *text*; *default* if it has another type, or was cut.
     """
     try:
         value = ast.literal_eval(str(text))
@@ -76,7 +76,7 @@ def _literal(text: object, default: Any) -> Any:
 
 def _forget_idle_sweeps() -> None:
     """
-    Drop each sweep that queued nothing, or that no worker took in its time: in an hour there are hundreds.
+    Drop sweeps that queued nothing or expired: there are hundreds in an hour.
     """
     heard = EventsState.event
 

@@ -16,12 +16,12 @@ import structlog
 from ferry.worker.observe.redaction import redact_all
 
 LOGGER = "ferry"
-NOTHING_TO_DO = "nothing to do"  # what a task returns that has done nothing; its line is debug
+NOTHING_TO_DO = "nothing to do"  # the result of a task that did nothing; its line has the level debug
 TRACED = ("request_id", "traceparent")
 
 _QUIET = (
     "kombu", "amqp", "urllib3", "git", "celery.utils.functional", "celery.bootsteps", "asyncio",
-    "celery.worker.strategy",  # that a task was received; how it ended is said anyway
+    "celery.worker.strategy",  # logs that a task was received; its end is logged anyway
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def log() -> structlog.stdlib.BoundLogger:
 
 def bound(**fields: str | None) -> contextlib.AbstractContextManager[None]:
     """
-    Add *fields* to every line that is logged in the block; those that are None are left out.
+    Add *fields* to every line that is logged in the block, except those that are None.
     """
     known = {name: value for name, value in fields.items() if value is not None}
     return structlog.contextvars.bound_contextvars(**known)
@@ -45,7 +45,7 @@ def bound(**fields: str | None) -> contextlib.AbstractContextManager[None]:
 
 def traced() -> dict[str, str]:
     """
-    Return what ties this line of work to the request that began it, as far as it is bound.
+    Return the bound fields that link this work to the request that caused it.
     """
     context = structlog.contextvars.get_contextvars()
     return {name: context[name] for name in TRACED if name in context}
@@ -53,7 +53,7 @@ def traced() -> dict[str, str]:
 
 def configure(level: int = logging.INFO, *, output: TextIO | None = None) -> None:
     """
-    Send every log line of this process to *output*, in one form; default: standard error.
+    Send every log line of this process to *output*, in one format; default: standard error.
     """
     output = output or sys.stderr
     shared: list[structlog.typing.Processor] = [
@@ -93,7 +93,7 @@ def configure(level: int = logging.INFO, *, output: TextIO | None = None) -> Non
 
 class _Uneventful(logging.Filter):
     """
-    Lowers Celery's line about a task that did nothing, as most sweeps do, to level debug.
+    Lowers Celery's line about a task that did nothing, such as most sweeps, to level debug.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -109,7 +109,7 @@ class _Uneventful(logging.Filter):
 
 class _Handler(logging.StreamHandler[Any]):
     """
-    Writes lines for as long as they can be written.
+    Writes log lines, and drops those that cannot be written.
     """
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -119,5 +119,5 @@ class _Handler(logging.StreamHandler[Any]):
 
 
 def _redact_values(logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    # The two underscored ones are how structlog and logging hand a foreign record on.
+    # structlog uses the two underscored keys to pass a record of the standard library on.
     return {name: value if name.startswith("_") else redact_all(value) for name, value in event.items()}

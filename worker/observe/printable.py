@@ -1,5 +1,5 @@
 """
-Text for people: what others wrote, made safe to print, and how many there are of a thing.
+Text for terminals: making others' text safe to print, and writing numbers of things.
 
 Others write a commit's subject or a hook's output. A terminal obeys the escape sequences and control
 characters in what it shows.
@@ -18,14 +18,14 @@ _CONTROL = re.compile(
 
 def printable(text: str) -> str:
     """
-    Return *text* without what a terminal would obey; its lines stay.
+    Return *text* without escape sequences and control characters; line breaks stay.
     """
     return _CONTROL.sub("", text)
 
 
 def in_line(text: str) -> str:
     """
-    Return *text* as one line, without what a terminal would obey; an end of a line is a space.
+    Return *text* as one line without escape sequences and control characters; line breaks become spaces.
     """
     return printable(" ".join(text.splitlines()))
 

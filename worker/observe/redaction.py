@@ -1,8 +1,8 @@
 """
-Removing passwords, tokens and keys from all that git prints.
+Removing passwords, tokens and keys from git's output and other texts.
 
-git hides ``user:password`` in the URLs that it prints, but neither a token in the place of the user
-name nor what ``GIT_TRACE`` or a server repeats. Each text is redacted where it is read
+git hides ``user:password`` in the URLs that it prints, but not a token in place of the user name, nor secrets
+that ``GIT_TRACE`` or a server repeats. Output is redacted as soon as it is read
 (``ferry.worker.process.running``), before it is logged, stored or raised.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 HIDDEN = "***"
 
-# Bounds on every repetition keep a long line from costing the square of its length. NUL separates fields.
+# Every repetition has a bound, so that the time for a long line is not quadratic. NUL separates fields.
 _WORD = re.compile(r"[^\s\0]+")
 _PORT = re.compile(r"[0-9]{1,5}")
 _HEADER = re.compile(
@@ -29,14 +29,14 @@ _NAMED = re.compile(
     r"(?P<name>(?<![a-z0-9/])(?:(?:access_|private_)?token|password|passwd|api_key) ?= ?['\"]?)[^&\s'\"\0]+",
     re.IGNORECASE,
 )
-# A word that another follows is a sentence: "password: permission denied".
+# If another word follows, it is a sentence: "password: permission denied".
 _PROSE = r"(?![A-Za-z]{1,20},? [A-Za-z])"
 _PASSWORD = re.compile(
     rf"(?P<name>\b(?:password|passwd|passphrase): {{0,2}}['\"]?){_PROSE}[^\s'\"\0]+", re.IGNORECASE
 )
 _BEARER = re.compile(rf"(?P<name>\bBearer )(?!(?:tokens?|auth\w{{0,20}}|realm)\b){_PROSE}[^\s'\"\0]+")
 _CURL_USER = re.compile(r"(?P<name>\bauth using \w{1,20} with user )'[^\r\n\0]*'")
-# The shapes that hosts document for their own tokens, so that secret scanners can find them: GitHub (ghp_
+# The formats that hosts document for their tokens, for secret scanners: GitHub (ghp_
 # gho_ ghu_ ghs_ ghr_ github_pat_), GitLab (glpat- gldt- glrt- glcbt-), Atlassian (ATBB ATCTT ATATT), Ferry,
 # AWS (AKIA) and Slack (xox). eyJ begins a JSON Web Token.
 _TOKEN = re.compile(
@@ -51,7 +51,7 @@ _PRIVATE_KEY = re.compile(
 
 def redact(text: str) -> str:
     """
-    Return *text* with whatever looks like a secret replaced by ``***``.
+    Return *text* with everything that looks like a secret replaced by ``***``.
     """
     text = _PRIVATE_KEY.sub(HIDDEN, text)
     text = _WORD.sub(_redact_urls, text)
@@ -63,9 +63,9 @@ def redact(text: str) -> str:
 
 def redact_typed(text: str) -> str:
     """
-    Redact what a person typed: also each value that is called a token or a password.
+    Redact a text that a person typed, including each value that follows a name such as token or password.
 
-    What git prints may be the name of a file or the message of a commit, and stays as it is there.
+    ``redact`` leaves such values in git's output, where they may be the name of a file or a commit's message.
     """
     for named in (_NAMED, _PASSWORD, _BEARER):
         text = named.sub(rf"\g<name>{HIDDEN}", text)
@@ -74,7 +74,7 @@ def redact_typed(text: str) -> str:
 
 def redact_all(value: Any) -> Any:
     """
-    Return *value* with every text in it redacted, however deep; what is no JSON becomes text first.
+    Return *value* with every text in it redacted, at any depth; values that JSON lacks become text first.
     """
     if value is None or isinstance(value, (bool, int, float)):
         return value
@@ -97,16 +97,15 @@ def _redact_urls(word: re.Match[str]) -> str:
 
 def _redact_user(address: str, *, is_ssh: bool) -> str:
     """
-    Hide what stands before the host of *address*, which begins after a URL's ``://``.
+    Hide the user and password in *address*, the part of a URL after ``://``.
     """
     authority, _, _ = address.partition("/")
     name, colon, rest = authority.partition(":")
     at = authority.rfind("@")
     if at < 0 and colon and not _PORT.fullmatch(rest):
-        at = address.rfind("@")  # a password with a slash in it, typed as it is
+        at = address.rfind("@")  # a password that contains an unescaped slash
     if at < 0:
         return address
-    # The user of an ssh URL is an account such as "git", not a secret; anywhere
-    # else what stands before the "@" may be a token.
+    # The user in an ssh URL is an account such as "git", not a secret; in any other URL it may be a token.
     shown = name.partition("@")[0] + (f":{HIDDEN}" if colon and len(name) < at else "") if is_ssh else HIDDEN
     return f"{shown}{address[at:]}"

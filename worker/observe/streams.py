@@ -1,11 +1,11 @@
 """
-Every line that a process writes as JSON, also those of libraries and of the interpreter.
+Writing every line of a process as JSON, including those of libraries and of the interpreter.
 
     python -m ferry.worker.observe.streams celery --quiet -A ferry.worker beat
 
-runs a command of this environment, as the image and the systemd units do. What is logged is JSON by itself
-(``logs``). A refused start, a library's ``print`` and an error that ends the process are not: their lines are
-put into the same form on their way out. On a terminal nothing is changed.
+runs a command of this environment, as the image and the systemd units do. Logged lines are JSON already
+(``logs``). Lines of a refused start, of a library's ``print`` and of an exception that ends the process are
+not: they are wrapped in the same form when they are written. On a terminal nothing is changed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from ferry.worker.observe.redaction import redact
 
 class Lines:
     """
-    A text stream that passes lines of JSON on and wraps others, each in one write.
+    A text stream that passes lines of JSON on and wraps other lines, each in one write.
 
-    It has no ``fileno``: Celery would write past it there.
+    It has no ``fileno``, because Celery would write directly to that descriptor.
 
     Args:
-        descriptor: Where the lines go.
+        descriptor: The descriptor that the lines are written to.
         name: ``stdout`` or ``stderr``, the ``logger`` of a wrapped line.
         level: The ``level`` of a wrapped line.
     """
@@ -63,7 +63,7 @@ class Lines:
 
     def isatty(self) -> bool:
         """
-        Say that this is no terminal.
+        Return that this is not a terminal.
         """
         return False
 
@@ -90,7 +90,7 @@ def _is_json(line: str) -> bool:
 
 def take() -> None:
     """
-    Write every line of this process, and of those that it forks, as JSON.
+    Write every line of this process, and of its forks, as JSON.
     """
     sys.stdout = sys.__stdout__ = Lines(1, "stdout", "info")  # type: ignore[assignment, misc]
     sys.stderr = sys.__stderr__ = Lines(2, "stderr", "warning")  # type: ignore[assignment, misc]
@@ -105,7 +105,7 @@ def _log_exception(kind: type[BaseException], exc: BaseException, trace: Traceba
 
 def main(arguments: list[str]) -> NoReturn:
     """
-    Run the command that *arguments* begin with, with the others as its own.
+    Run the command ``arguments[0]`` with the other arguments.
     """
     name, *others = arguments
     [command] = entry_points(group="console_scripts", name=name)

@@ -1,8 +1,8 @@
 """
-OpenTelemetry: one trace from the request to the push, where OpenTelemetry's own variables ask for it.
+OpenTelemetry: one trace from the request to the push, if OpenTelemetry's own variables enable it.
 
-An extra (``pip install 'gitsheets-ferry[otel]'``). Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` or its
-like nothing of it is even imported.
+An extra (``pip install 'gitsheets-ferry[otel]'``). Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` or a similar
+variable, OpenTelemetry is not imported.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ _VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 
 def is_wanted(env: Mapping[str, str]) -> bool:
     """
-    Whether the environment says where traces go.
+    Whether the environment names an endpoint for traces.
     """
     return env.get("OTEL_SDK_DISABLED") != "true" and any(env.get(variable) for variable in _VARIABLES)
 
 
 def configure(service: str) -> bool:
     """
-    Send this process's traces, Celery's among them, if that is wanted and can be; returns whether it is.
+    Send this process's traces, including Celery's, if the environment asks for it; returns whether they are
+    sent.
 
-    Called in each process: the exporter does not survive a fork.
+    Each process calls it, because the exporter does not survive a fork.
 
     Args:
-        service: Name of the service, unless ``OTEL_SERVICE_NAME`` says another.
+        service: Name of the service; ``OTEL_SERVICE_NAME`` overrides it.
     """
     if not is_wanted(os.environ):
         return False

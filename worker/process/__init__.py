@@ -1,7 +1,7 @@
 """
-Child processes, with a limit of time. Together with ``ferry dev``, the only code that starts one.
+Child processes, with a time limit. Only this package and ``ferry dev`` start processes.
 
-``running`` runs another program, ``apart`` runs a function, and ``groups`` ends and recognises what was
-started. ``gitpython`` is GitPython, which runs git when it is imported. What git is told is in
-``git.environment``; Celery's own processes are in ``broker.shutdown``.
+``running`` runs another program, ``apart`` runs a function in a child process, and ``groups`` ends and
+recognises process groups. ``gitpython`` imports GitPython, which runs git when it is imported. git's
+environment is in ``git.environment``; Celery's pool processes are handled in ``broker.shutdown``.
 """

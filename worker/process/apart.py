@@ -1,13 +1,13 @@
 """
-Functions run apart: in child processes, with a limit of time and memory.
+Running functions in child processes, with limits of time and memory.
 
-What stands in the data repository may be code, or cost without bound: a path template
-that never ends, a schema that refers to itself a thousandfold. A function that obeys it
-runs here. A child that runs out of its limit is ended and replaced, and the caller gets an
-error; the caller's process has lost neither its interpreter lock nor its memory.
+A declaration in the data repository may hold code, or cost without bound: a path template that loops for
+ever, a schema that expands to a million references. A function that evaluates one runs here. A child that
+exceeds its limit is ended and replaced, and the caller gets an error. The caller's process loses neither its
+interpreter lock nor memory to it.
 
-A child has none of the caller's environment. It ends with its parent: it reads the next
-call from a socket that the parent's end closes, and the kernel ends a call that goes on.
+A child inherits nothing of the caller's environment. It ends with its parent: when the parent ends, the
+socket from which the child reads calls closes, and a timer of the kernel ends a running call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import resource
 import signal
 import socket
 import struct
-import subprocess  # noqa: TID251 - a child of Python's own, and no other program
+import subprocess  # noqa: TID251 - starts Python itself, and no other program
 import sys
 import threading
 import time
@@ -33,17 +33,17 @@ from typing import Any
 
 import gitsheets
 
-CHILDREN = 2  # as many as run at once, for each process that calls
-_START_S = 60.0  # a busy machine takes its time
-_PATIENCE_S = 2.0  # for a child that is free
+CHILDREN = 2  # children that run at once, for each calling process
+_START_S = 60.0  # seconds until a child is ready, on a busy machine
+_PATIENCE_S = 2.0  # seconds to wait for a free child
 _MOST_WAIT = 64
-_FEW_WAIT = 2  # where calls have run out of their limit lately
+_FEW_WAIT = 2  # if calls have exceeded their limit lately
 _LATELY_S = 60.0
-_GRACE_S = 2.0  # beyond the wall clock's limit, which the kernel keeps in the child
-_NICE = 5  # most leave the processor to those who answer requests
+_GRACE_S = 2.0  # seconds beyond the wall-clock limit, which a timer in the child enforces
+_NICE = 5  # a high niceness leaves the processor to the processes that answer requests
 _LENGTH = struct.Struct("!Q")
 _READY = b"!"
-# Others send these to end a child that has done nothing wrong; it is called once more.
+# Other processes send these signals to a child without a fault of the call; so the call is repeated once.
 _ENDED_BY_OTHERS = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGKILL)
 _RAN_OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGPROF, -signal.SIGALRM)
 
@@ -51,12 +51,12 @@ _RAN_OUT_OF_TIME = (-signal.SIGXCPU, -signal.SIGPROF, -signal.SIGALRM)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
     """
-    What one call may take.
+    The limits of one call.
 
     Attributes:
-        cpu_s: Seconds of the processor.
-        wall_s: Seconds by the clock.
-        memory_bytes: Address space beyond what a child has from its start.
+        cpu_s: Seconds of processor time.
+        wall_s: Seconds of wall-clock time.
+        memory_bytes: Address space beyond that of a child that has just started.
         answer_bytes: Length of the answer, as JSON.
     """
 
@@ -71,29 +71,29 @@ LIMIT = Limit()
 
 class OverrunError(Exception):
     """
-    The function ran out of its limit; the text says of what.
+    The function exceeded a limit; the message says which.
     """
 
 
 class CrowdedError(Exception):
     """
-    All children were at work for too long; a later call may find one free.
+    All children were busy for too long; a later call may find a free one.
     """
 
 
 class ApartError(Exception):
     """
-    The function failed by an error of its own, or no child could be started.
+    The function raised an unexpected exception, or no child could be started.
     """
 
 
 class Pool:
     """
-    Child processes, started when they are first needed; usable from any thread.
+    Child processes, started on demand; usable from any thread.
 
     Args:
-        children: How many at most.
-        nice: How far they give way to others (nice(1)).
+        children: The most children.
+        nice: Their niceness (nice(1)).
     """
 
     def __init__(self, children: int = CHILDREN, *, nice: int = _NICE) -> None:
@@ -104,7 +104,7 @@ class Pool:
 
     def _start_afresh(self) -> None:
         """
-        Know of no child: those of the process that was forked are not ours to call.
+        Forget all children: after a fork they belong to the parent.
         """
         for child in getattr(self, "_idle", []):
             child.let_go()
@@ -116,17 +116,17 @@ class Pool:
 
     def call(self, function: Callable[..., Any], *arguments: Any, limit: Limit = LIMIT) -> Any:
         """
-        Return what *function* returns for *arguments*, as JSON has it.
+        Return the result of *function* for *arguments*, converted through JSON.
 
         Args:
-            function: A function of a module, by whose name the child finds it.
-            arguments: What pickle can carry.
+            function: A module-level function; the child imports it by name.
+            arguments: Arguments that pickle supports.
 
         Raises:
-            OverrunError: It ran out of *limit*, or brought the child down.
+            OverrunError: It exceeded *limit*, or crashed the child.
             CrowdedError: No child was free for two seconds.
-            ApartError: It raised what nothing below names.
-            gitsheets.GitsheetsError, OverflowError, TypeError, ValueError: As it did.
+            ApartError: It raised an exception that is not listed below.
+            gitsheets.GitsheetsError, OverflowError, TypeError, ValueError: The function raised it.
         """
         name = f"{function.__module__}:{function.__qualname__}"
         request = pickle.dumps((name, arguments, limit))
@@ -142,7 +142,7 @@ class Pool:
 
     def close(self) -> None:
         """
-        End the children that are idle.
+        End the idle children.
         """
         with self._mutex:
             idle, self._idle = self._idle, []
@@ -154,11 +154,11 @@ class Pool:
         with self._mutex:
             lately = time.monotonic() - self._overrun_at < _LATELY_S
             if self._waiting >= self._children + (_FEW_WAIT if lately else _MOST_WAIT):
-                raise CrowdedError("others wait already for what runs apart")
+                raise CrowdedError("other calls wait for a child process already")
             self._waiting += 1
         try:
             if not self._free.acquire(timeout=_PATIENCE_S):
-                raise CrowdedError(f"all that may run apart did for {_PATIENCE_S:g} s")
+                raise CrowdedError(f"all child processes were busy for {_PATIENCE_S:g} s")
             try:
                 yield
             finally:
@@ -177,12 +177,12 @@ class Pool:
             except _EndedError as exc:
                 child.end()
                 if exc.status is not None and exc.status >= 0:
-                    raise ApartError(f"a process to run apart in ended with status {exc.status}") from exc
+                    raise ApartError(f"a child process ended with status {exc.status}") from exc
                 if attempt or exc.status not in _ENDED_BY_OTHERS:
                     raise OverrunError(_why(exc.status, limit)) from exc
                 continue
             except BaseException:
-                child.end()  # whatever it still answers is not for the next
+                child.end()  # its late answer must not reach the next caller
                 raise
             if answer.pop("is_worn", False):
                 child.end()
@@ -217,7 +217,7 @@ class _Child:
         Start a child; returns once it can be called.
 
         Raises:
-            ApartError: It does not start.
+            ApartError: It cannot be started.
         """
         ours, theirs = socket.socketpair()
         begin = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _serve"
@@ -232,29 +232,30 @@ class _Child:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # Ctrl-C in a terminal is for the parent
+                    start_new_session=True,  # the parent handles Ctrl-C in a terminal
                 )
         except OSError as exc:
             ours.close()
-            raise ApartError(f"no process to run apart in could be started: {exc}") from exc
+            raise ApartError(f"no child process could be started: {exc}") from exc
         child = cls(process, ours)
         try:
             if _receive(ours, 1, time.monotonic() + _START_S) == _READY:
                 return child
         except (OSError, _EndedError) as exc:
             child.end()
-            raise ApartError(f"no process to run apart in has started: {exc!r}") from exc
+            raise ApartError(f"no child process has started: {exc!r}") from exc
         except BaseException:
             child.end()
             raise
-        raise AssertionError("a child says nothing else first")
+        raise AssertionError("a child sends something else first")
 
     def ask(self, request: bytes, limit: Limit) -> dict[str, Any]:
         """
-        Have the child run one call; returns its answer.
+        Let the child run one call; returns its answer.
 
         Raises:
-            _EndedError: It has none; with status None where it had to be ended.
+            _EndedError: The child ended without an answer; with status None if it exceeded its time and was
+                ended.
         """
         deadline = time.monotonic() + limit.wall_s + _GRACE_S
         try:
@@ -277,7 +278,7 @@ class _Child:
 
     def end(self) -> None:
         """
-        End the child, whatever it does.
+        End the child, even during a call.
         """
         self._line.close()
         self._process.kill()
@@ -289,7 +290,7 @@ class _Child:
         Close this process's copy of the socket.
         """
         self._line.close()
-        self._process.returncode = 0  # it is not our child, and there is nothing to wait for
+        self._process.returncode = 0  # it is not this process's child, and there is no status to wait for
 
 
 def _receive(line: socket.socket, length: int, deadline: float | None) -> bytes:
@@ -308,7 +309,7 @@ def _why(status: int | None, limit: Limit) -> str:
         return f"it took longer than {limit.cpu_s:g} s of processor time, or {limit.wall_s:g} s in all"
     if status in (-signal.SIGABRT, -signal.SIGKILL):
         return f"it took more than {limit.memory_bytes >> 20} MiB of memory"
-    return "it went too deep, or brought its process down otherwise"
+    return "it recursed too deeply, or crashed its process in another way"
 
 
 def _raised(answer: dict[str, Any]) -> Exception:
@@ -331,12 +332,12 @@ def _raised(answer: dict[str, Any]) -> Exception:
 
 def _serve(descriptor: int, nice: int) -> None:
     """
-    Run the calls that come, until the parent has ended.
+    Run calls until the parent has ended.
     """
     os.nice(nice)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in (signal.SIGALRM, signal.SIGPROF, signal.SIGXCPU):
-        signal.signal(number, signal.SIG_DFL)  # the kernel ends the process, whatever code it is in
+        signal.signal(number, signal.SIG_DFL)  # the kernel ends the process, whatever code runs
     with socket.socket(fileno=descriptor) as line, contextlib.suppress(_EndedError, OSError):
         line.sendall(_READY)
         size = _address_space_bytes()
@@ -344,7 +345,7 @@ def _serve(descriptor: int, nice: int) -> None:
             (length,) = _LENGTH.unpack(_receive(line, _LENGTH.size, None))
             name, arguments, limit = pickle.loads(_receive(line, length, None))  # noqa: S301 - from the parent
             answer = _answer(name, arguments, limit, size)
-            # Memory that a library keeps would be missing in later calls.
+            # Memory that a library caches must not count against later calls.
             is_worn = _address_space_bytes() > size + limit.memory_bytes // 2
             content = json.dumps({**answer, "is_worn": is_worn}).encode()
             line.sendall(_LENGTH.pack(len(content)) + content)
@@ -357,12 +358,12 @@ def _answer(name: str, arguments: tuple[Any, ...], limit: Limit, size: int) -> d
         with _limited(limit, size):
             answer = {"returned": found(*arguments)}
             if len(json.dumps(answer)) > limit.answer_bytes:
-                raise OverrunError(f"it made more than {limit.answer_bytes >> 20} MiB")
+                raise OverrunError(f"its result is larger than {limit.answer_bytes >> 20} MiB")
     except MemoryError:
         return {"raised": "OverrunError", "message": _why(-signal.SIGABRT, limit)}
     except RecursionError:
         return {"raised": "OverrunError", "message": _why(-signal.SIGSEGV, limit)}
-    except Exception as exc:  # noqa: BLE001 - the edge of this process: the caller gets it, whatever it is
+    except Exception as exc:  # noqa: BLE001 - the edge of this process: the caller gets every exception
         kind = type(exc)
         known = kind if issubclass(kind, (gitsheets.GitsheetsError, OverrunError)) else _plain(kind)
         said = {"raised": known.__name__, "message": str(exc)[:10_000]}
@@ -377,7 +378,7 @@ def _plain(kind: type[Exception]) -> type[Exception]:
 @contextlib.contextmanager
 def _limited(limit: Limit, size: int) -> Iterator[None]:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    cpu_s = math.ceil(used.ru_utime + used.ru_stime + limit.cpu_s)  # should the timer fail
+    cpu_s = math.ceil(used.ru_utime + used.ru_stime + limit.cpu_s)  # in case the timer fails
     kept = {which: resource.getrlimit(which) for which in (resource.RLIMIT_CPU, resource.RLIMIT_AS)}
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, kept[resource.RLIMIT_CPU][1]))
     resource.setrlimit(resource.RLIMIT_AS, (size + limit.memory_bytes, kept[resource.RLIMIT_AS][1]))

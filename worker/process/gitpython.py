@@ -1,8 +1,9 @@
 """
 GitPython, imported so that neither a missing git nor a broken configuration ends the import.
 
-GitPython runs ``git version`` when it is imported. The first command that needs git reports in one line what
-is wrong with it. A process that does not need GitPython starts a tenth of a second faster without it.
+GitPython runs ``git version`` when it is imported. With this module the first command that needs git reports
+the fault in one line instead. A process that does not need GitPython starts a tenth of a second faster
+without it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 
 __all__ = ["git"]
 
-# Without a git in PATH, GitPython would end the import of whatever uses it; a push reports it instead.
+# Without git on the PATH, GitPython's import raises; a push reports that instead.
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 _MEANWHILE = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 _before = {name: os.environ.get(name) for name in _MEANWHILE}

@@ -1,5 +1,5 @@
 """
-Lower, end and recognise the process groups that Ferry has started.
+Lowering the priority of process groups that Ferry has started, ending them, and recognising them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ _GIVES_WAY = 10  # nice(1)
 
 def give_way(group: int) -> None:
     """
-    Lower the priority of the process group *group*: readers can wait, pushes cannot.
+    Lower the priority of the process group *group*, so that pushes go first.
     """
     with contextlib.suppress(OSError):  # it has ended
         os.setpriority(os.PRIO_PGRP, group, _GIVES_WAY)
     with contextlib.suppress(OSError):
-        # Outside of a container each session may be scheduled as one, and its processes' priorities count
-        # within it alone (sched(7), "The autogroup feature").
+        # Outside of a container the kernel may schedule each session as a whole, and a process's priority
+        # counts only within it (sched(7), "The autogroup feature").
         Path(f"/proc/{group}/autogroup").write_text(str(_GIVES_WAY))
 
 
 def end_group(group: int) -> None:
     """
-    End a process group that is not our child: SIGTERM, and SIGKILL if that is not enough.
+    End a process group that is not this process's child: by SIGTERM, then by SIGKILL.
     """
     signal_group(group, signal.SIGTERM)
     deadline = time.monotonic() + TERM_GRACE_S
@@ -52,8 +52,8 @@ def is_running(group: int) -> bool:
     """
     Whether a process of *group* still runs.
 
-    The kernel counts one that has ended as a member until its parent has asked for its status. An orphan's
-    parent is process 1, which asks for it late, or never, in a container whose process 1 is no init.
+    A zombie does not count, although the kernel keeps it in the group until its parent waits for it. The
+    parent of an orphan is process 1, which may wait late, or never, in a container without an init.
     """
     if not signal_group(group, 0):
         return False
@@ -64,7 +64,7 @@ def is_running(group: int) -> bool:
 
 def birth(process: int) -> str | None:
     """
-    Return when a process started, in the kernel's clock ticks since the boot; None where it has gone.
+    Return when a process started, in clock ticks since the boot; None if it has ended.
     """
     try:
         return _stat(Path(f"/proc/{process}"))[19]
@@ -74,9 +74,9 @@ def birth(process: int) -> str | None:
 
 def _stat(process: Path) -> list[str]:
     """
-    Return the fields of a process from its state, the third, on; none where it has gone.
+    Return the fields of a process's ``stat`` from the third, its state, on; an empty list if it has ended.
     """
-    # They are counted after the command's name, which may itself hold blanks and parentheses:
+    # The fields follow the command's name, which may contain blanks and parentheses:
     # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
     try:
         return (process / "stat").read_text().rpartition(")")[2].split()

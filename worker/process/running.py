@@ -1,10 +1,9 @@
 """
 Running another program, and ending it with all its children.
 
-The program gets its own session, which is ended as a whole at the timeout: a ``git push``
-that is ended alone leaves ``git remote-https`` or ssh behind. Only the beginning and the end
-of its output are kept, because a hook on the remote may print gigabytes. All output is
-redacted before it is returned.
+The program gets its own session, and the whole session is ended at the timeout: killing ``git push`` alone
+leaves ``git remote-https`` or ssh behind. Only the beginning and the end of its output are kept, because a
+hook on the remote may print gigabytes. All output is redacted before it is returned.
 """
 
 from __future__ import annotations
@@ -24,11 +23,12 @@ from typing import IO, Any, BinaryIO
 from ferry.worker.observe.redaction import redact
 from ferry.worker.process import groups
 
-KEPT_BYTES = 256 * 1024  # of each end
-MOST_BYTES = 128 << 20  # of what is kept whole
+KEPT_BYTES = 256 * 1024  # bytes kept of the beginning, and of the end
+MOST_BYTES = 128 << 20  # bytes of output that is kept whole
 _PIECE_BYTES = 64 * 1024
-ENDING_S = 3 * groups.TERM_GRACE_S  # what that takes at the most
-# The shell waits for a line and then becomes the command. It ends if its parent dies before it writes one.
+ENDING_S = 3 * groups.TERM_GRACE_S  # the most seconds that this takes
+# The shell waits for a line and then becomes the command. If the parent dies before it writes the line, the
+# shell ends.
 _GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh")
 _NOT_STARTED = (126, 127)  # the shell's exit status for a program that is missing or cannot be run
 _LINE_BREAK = re.compile(rb"[\r\n]")
@@ -41,9 +41,9 @@ class Finished:
     The outcome of a command.
 
     Attributes:
-        exit_status: The command's own; None where Ferry ended it at its timeout.
+        exit_status: The command's exit status; None if Ferry ended it at its timeout.
         stdout: Redacted standard output.
-        stderr: Redacted standard error; its two ends where it is longer than both.
+        stderr: Redacted standard error; only the beginning and the end if it is long.
         duration_s: How long it ran, in seconds.
     """
 
@@ -69,17 +69,18 @@ def run(
     Run *command* to its end, or end it and all its children at its timeout.
 
     Args:
-        env: All of its environment.
-        directory: Where it runs.
-        stdin: What it reads; default: nothing.
-        stdout: Where it writes, as it is; default: to what is returned.
-        whole: Whether to keep all of its standard output; it is ended where that is more than ``MOST_BYTES``.
+        env: Its complete environment.
+        directory: Its working directory.
+        stdin: Its standard input; default: empty.
+        stdout: File for its unredacted standard output; default: the output is returned.
+        whole: Whether to keep all of its standard output; the command is ended if that is more than
+            ``MOST_BYTES``.
         started: Called with the process group as soon as it exists.
-        noted: Called with the process group before *command* begins in it; where this process is killed
-            before that is done, it never begins.
+        noted: Called with the process group before *command* starts in it. If this process is killed before
+            this call returns, *command* never starts.
 
     Raises:
-        OSError: It could not be started, or has printed too much.
+        OSError: It cannot be started, or it printed too much.
     """
     begun = time.monotonic()
     process = _start(command, stdin, stdout, is_gated=noted is not None, cwd=directory, env=env)
@@ -128,13 +129,13 @@ def _open_gate(process: subprocess.Popen[bytes]) -> None:
     with (
         contextlib.suppress(BrokenPipeError),
         process.stdin as gate,
-    ):  # ended from outside, as its status tells
+    ):  # another process ended it, as its status shows
         gate.write(b"go\n")
 
 
 class _Said:
     """
-    What came through a pipe: all of it, or its beginning and its end.
+    The output from a pipe: all of it, or its beginning and its end.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -176,14 +177,14 @@ def _redacted(said: bytes) -> str:
 
 def _whole_lines(head: bytearray) -> bytes:
     """
-    Leave out the line that was cut: half of a password is not known for one.
+    Drop the line that was cut: redaction does not recognise half a password.
     """
     return bytes(head[: max(head.rfind(b"\n"), head.rfind(b"\r"), 0)])
 
 
 def _after_a_key(tail: bytearray) -> bytes:
     """
-    Leave out the line that was cut, and the rest of a private key whose first line was cut off.
+    Drop the line that was cut, and the rest of a private key whose first line was cut off.
     """
     line = _LINE_BREAK.search(tail)
     begin = line.end() if line else len(tail)
@@ -195,9 +196,9 @@ def _after_a_key(tail: bytearray) -> bytes:
 
 def _listen(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said], deadline: float) -> bool:
     """
-    Read until both pipes are closed and *process* has ended; returns whether they were by *deadline*.
+    Read until both pipes are closed and *process* has ended; returns whether that happened before *deadline*.
     """
-    with selectors.PollSelector() as selector:  # takes no file of its own, of which there may be no more
+    with selectors.PollSelector() as selector:  # needs no file descriptor, which might not be available
         for pipe, kept in said.items():
             selector.register(pipe, selectors.EVENT_READ, kept)
         while selector.get_map():
@@ -220,13 +221,13 @@ def _listen(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said], d
 
 def _end(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said]) -> None:
     """
-    End *process* and every child that stayed in its session, and keep what they still print.
+    End *process* and every child in its session, and keep what they still print.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         groups.signal_group(process.pid, number)
-        # A child that left the session may hold the pipes for ever: it is not waited for.
+        # A child that left the session may keep the pipes open for ever, so do not wait for it.
         if _listen(process, said, time.monotonic() + groups.TERM_GRACE_S):
             break
-    groups.signal_group(process.pid, signal.SIGKILL)  # a child that outlived git without holding a pipe
+    groups.signal_group(process.pid, signal.SIGKILL)  # a child that outlived git and has closed its pipes
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(groups.TERM_GRACE_S)

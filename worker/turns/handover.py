@@ -1,11 +1,11 @@
 """
 The look at the branch that follows the release of a claim.
 
-A task that finds its remote claimed hands its commit over to the holder and ends. The holder may
-do anything under the claim: make a push that is refused, ask the remote, send a page, pause, reconcile.
-So each release of a claim comes here, and queues a push where the branch holds a commit that no attempt
-has tried. A task that is to look for commits of others ends, too, where it finds the remote claimed; a
-release queues another such task where the remote was nudged.
+A task that finds its remote claimed hands its commit over to the holder and ends. But the holder may use the
+claim for something else than a successful push: a refused push, a look, a page, a pause, a reconcile. So each
+release of a claim calls this module, which queues a push if the branch has a commit that no attempt has
+tried. A task that looks for commits of others also ends if it finds the remote claimed; the release queues
+another such task if there is a nudge.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
 from ferry.worker.turns.turn import Facts, Turn, whose_turn
 
-_DUE_S = 1.0  # a retry that is due this soon is about to come
+_DUE_S = 1.0  # a retry that is due so soon makes the push
 
 
 class Handover:
@@ -27,7 +27,7 @@ class Handover:
 
     Args:
         repository: The data repository.
-        ledger: Which commit was tried, and which retry is scheduled.
+        ledger: Has the last tried commit and the scheduled retry.
         send: Queues a push of a commit to a remote.
         follow: Queues a look at origin for commits of others.
     """
@@ -46,19 +46,19 @@ class Handover:
 
     def look_again(self, remote: str) -> None:
         """
-        Queue a push to *remote*, if it lacks commits that no attempt has tried. Never raises.
+        Queue a push to *remote* if it lacks commits that no attempt has tried. Never raises.
         """
         try:
             if (commit := self._untried(remote)) is not None:
                 self._send(remote, commit)
         except Exception as exc:  # noqa: BLE001
-            # The holder has a result or an error of its own, which this error must not replace.
-            # The sweep finds what is not queued here.
+            # This error must not replace the holder's own result or error. The sweep finds what is not queued
+            # here.
             log().warning("push.not_handed_over", remote=remote, error=str(exc))
 
     def follow_again(self, remote: str) -> None:
         """
-        Queue a look at *remote*, which was nudged while the claim was held. Never raises.
+        Queue a look at *remote* after a nudge while the claim was held. Never raises.
         """
         try:
             self._follow()

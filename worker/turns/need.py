@@ -45,10 +45,10 @@ class Need:
 
 def is_page_due(entry: Entry, *, page_after_s: float, now: float) -> bool:
     """
-    Whether the last failure of *entry* is one for which a person is told.
+    Whether the last failure of *entry* is one that pages.
 
     Args:
-        entry: What the ledger knows of the remote.
+        entry: The remote's ledger entry.
         page_after_s: ``CFP_PUSH_PAGE_AFTER``.
         now: Seconds since the epoch.
     """
@@ -69,11 +69,11 @@ def is_pause_forgotten(entry: Entry, now: float) -> bool:
 
 def needs_person(entry: Entry, *, page_after_s: float, now: float, pending: bool = True) -> Need | None:
     """
-    Return why a person is needed at the remote of *entry*; None where none is.
+    Return why a person is needed at the remote of *entry*; None if no person is needed.
 
     Args:
-        pending: Whether the remote lacks commits: where another has brought them, the failures are over.
-        page_after_s, now: As of ``is_page_due``.
+        pending: Whether the remote lacks commits. If others pushed them, the failures are over.
+        page_after_s, now: As for ``is_page_due``.
     """
     failing = _needs_person_for_failures(entry, page_after_s, now) if pending else None
     if failing is None and entry.paused_at is not None and is_pause_forgotten(entry, now):
@@ -88,7 +88,7 @@ def _needs_person_for_failures(entry: Entry, page_after_s: float, now: float) ->
     if since is None:
         if not (entry.paged or is_page_due(entry, page_after_s=page_after_s, now=now)):
             return None
-        # No attempt has failed since the page became due: it was due after a while, or at the failure.
+        # No attempt has failed since the page became due: compute when that was.
         overdue_s = entry.failing_for_s(now) - page_after_s
         since = max(failure.at, entry.tried_until(now) - overdue_s) if overdue_s > 0 else failure.at
     return Need(since=since, reason=failure.reason, hint=failure.hint)

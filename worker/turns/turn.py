@@ -1,9 +1,8 @@
 """
 Whose turn it is at a remote: one decision for tasks, sweeps, watchdogs, the API, the page and the commands.
 
-Pure: a caller reads the facts, ``whose_turn`` names the turn, and everything that
-people read of it is that turn's sentence. The table in
-``docs/explanation/claim-chain-page-and-turn.md`` is its test.
+Pure: a caller reads the facts, ``whose_turn`` returns the turn, and people read that turn's sentence. A test
+runs the table in ``docs/explanation/claim-chain-page-and-turn.md``.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from typing import Literal, cast, get_args
 from ferry.worker.failures import POLICIES, Reason
 from ferry.worker.ledger.entry import Entry
 
-# Why a push is asked for: a commit was made, a scheduled retry is due, a sweep found commits that wait,
-# a worker has started, an operator asks.
+# Why a push was requested: a commit was made, a scheduled retry is due, a sweep found pending commits, a
+# worker has started, an operator asked.
 Occasion = Literal["commit", "retry", "sweep", "start", "operator"]
 OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
 
-# A person or a start does not wait for a retry that is scheduled for later.
+# An operator or a start does not wait for a retry that is scheduled for later.
 AHEAD_OF_RETRY: frozenset[Occasion] = frozenset({"start", "operator"})
 
 State = Literal["disabled", "paused", "idle", "queued", "pushing", "retrying", "blocked"]
 STATES: tuple[State, ...] = get_args(State)
 
-# A remote that was set back or replaced lacks commits that it had; for this long that may go unnoticed.
+# A remote that was set back or replaced lacks commits that it had. Ferry notices within this time.
 _LOOK_EVERY_S = 600.0
 _WAITS = "A person is needed; commits are kept and wait."
 
@@ -60,13 +59,13 @@ class Turn(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """
-    What the ledger's entry does not tell.
+    The facts that are not in the ledger's entry.
 
     Attributes:
-        pending: Whether the remote lacks commits, or git could not tell.
+        pending: Whether the remote lacks commits, or git failed.
         claimed: Whether a process holds the remote's claim: to push, to look, or for an operator's command.
-        occasion: Why a push is asked for; None where a person only looks.
-        task: Id of the task that asks; a retry has the id of the task that it retries.
+        occasion: Why a push was requested; None if a person only reads the status.
+        task: Id of the requesting task; a retry has the id of the task that it retries.
         retries: Which retry of that task it is, from 1; 0 for the task itself.
         has_answered: Whether the remote has just answered a look: an attempt need not wait for the retry.
         grace_s: Seconds beyond its time after which a retry counts as lost.
@@ -90,41 +89,41 @@ class Facts:
 
 def whose_turn(entry: Entry, facts: Facts, now: float) -> Turn:
     """
-    Return who acts next for the remote of *entry*; ``Turn.FREE`` lets the one that asks push.
+    Return who acts next for the remote of *entry*; on ``Turn.FREE`` the caller may push.
 
     Args:
         entry: What the ledger knows of the remote.
-        facts: What git and the locks know, and who asks.
+        facts: The facts from git and the locks, and the request.
         now: Seconds since the epoch.
     """
     looks = facts.occasion is None
     if entry.is_paused(now):
         return Turn.PAUSED
     if not facts.pending and (looks or entry.last_failure is None):
-        return Turn.DONE  # with a failure on record, a task has its episode to end
+        return Turn.DONE  # after a failure, a task must still end the episode
     if facts.claimed and (not looks or entry.running is not None):
         return Turn.PUSHING
     if facts.occasion == "retry":
         return Turn.SUPERSEDED if entry.is_superseded(facts.task, facts.retries) else Turn.FREE
-    # People see a retry until it has begun, however late it is.
+    # The status shows a retry until it has begun, however late it is.
     waits = entry.next_attempt_at is not None if looks else entry.waits(now, grace_s=facts.grace_s)
     if waits and not facts.is_ahead_of_retry:
         return Turn.RETRYING if entry.last_failure else Turn.DEFERRED
     if entry.gave_up and (looks or facts.occasion == "sweep"):
         return Turn.GAVE_UP
     turn = _without_retry(entry.last_failure.reason) if looks and entry.last_failure else Turn.FREE
-    # A claim is taken to look, too: for people, that leaves a remote that waits or is blocked as it was.
+    # A claim may be held only for a look: the status then still shows a remote as retrying or blocked.
     return Turn.PUSHING if facts.claimed and turn is Turn.FREE else turn
 
 
 def is_look_due(entry: Entry, now: float, *, start: float = 0.0) -> bool:
     """
-    Whether to ask the remote where its branch stands, instead of believing what the last push left there.
+    Whether to ask the remote for its branch's tip, instead of trusting the remote-tracking ref.
 
-    A remote that was given up is asked by the start of a worker alone, and by an operator.
+    After the retries are used up, only the start of a worker and an operator ask the remote.
 
     Args:
-        start: When the worker that asks has started, in seconds since the epoch; 0.0: some time ago.
+        start: When the requesting worker started, in seconds since the epoch; 0.0: long ago.
     """
     looked_at = entry.looked_at or 0.0
     return looked_at < start or not (entry.gave_up or 0 <= now - looked_at < _LOOK_EVERY_S)
@@ -132,7 +131,7 @@ def is_look_due(entry: Entry, now: float, *, start: float = 0.0) -> bool:
 
 def _without_retry(reason: str) -> Turn:
     """
-    Return what people see after a failure with *reason* while no retry is scheduled.
+    Return the turn after a failure with *reason* while no retry is scheduled.
     """
     if reason == "stalled":
         return Turn.STALLED
