@@ -99,7 +99,7 @@ def test_a_file_that_is_too_large_for_a_record_is_not_read(api, data: Bare):
 
     assert listed.status_code == 200
     assert [each["path"] for each in listed.json["unreadable"]] == ["large"]
-    assert "at most 8388608 are read" in listed.json["unreadable"][0]["detail"]
+    assert "at most 8388608 can be read" in listed.json["unreadable"][0]["detail"]
     assert (one.status_code, one.json["code"]) == (500, "record-unreadable")
     assert peak < LARGE / 2
     assert api.put(f"{PEOPLE}/large", json={"slug": "large", "name": "Small"}).status_code == 200

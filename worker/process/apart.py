@@ -358,7 +358,7 @@ def _answer(name: str, arguments: tuple[Any, ...], limit: Limit, size: int) -> d
         with _limited(limit, size):
             answer = {"returned": found(*arguments)}
             if len(json.dumps(answer)) > limit.answer_bytes:
-                raise OverrunError(f"its result is larger than {limit.answer_bytes >> 20} MiB")
+                raise OverrunError(f"it returned more than {limit.answer_bytes >> 20} MiB")
     except MemoryError:
         return {"raised": "OverrunError", "message": _why(-signal.SIGABRT, limit)}
     except RecursionError:
