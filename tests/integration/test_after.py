@@ -18,6 +18,7 @@ from ferry.worker import paging
 from ferry.worker.after import turns
 from ferry.worker.after.calling import Outcome, hooks_in
 from ferry.worker.after.hooks import Hook
+from ferry.worker.after.status import hook_statuses
 from ferry.worker.after.turns import CLAIMED, CROWDED, UNREADABLE, WAITS
 from ferry.worker.bootstrap import build
 from ferry.worker.errors import HookFailed, NonFastForward, SettingsError
@@ -416,6 +417,8 @@ def test_a_position_that_cannot_be_read_is_a_failure_with_its_remedy_and_skips_n
     path.write_text("[")
 
     assert pipeline.after.due() == [COMMIT]
+    [status] = hook_statuses(pipeline.after, page_after_s=60)
+    assert (status.state, status.sentence) == ("blocked", "The position cannot be read.")
     with pytest.raises(HookFailed, match="remove it to begin at the present tip"):
         pipeline.after.call(COMMIT)
     assert told() == []

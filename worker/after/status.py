@@ -59,7 +59,8 @@ class HookStatus:
         """
         failure = self.entry.last_failure
         if failure is None:
-            return "All is told." if self.state == "idle" else f"{self.pending} to tell."
+            said = {"idle": "All is told.", "blocked": "The position cannot be read."}
+            return said.get(self.state, f"{self.pending} to tell.")
         return f"{self.pending} to tell; attempt {failure.attempt} failed: {failure.message}"
 
     def as_json(self) -> dict[str, Any]:
