@@ -2,8 +2,9 @@
 Running the code of declarations in child processes: see ``ferry.worker.process.apart``.
 
 Records of a sheet with a plain template and a cheap schema are rendered in the API process. Records of all
-other sheets are rendered in a child process, which may take seconds, so never under the write lock: a write
-that lacks a result there releases the lock, obtains the result, and begins again (``Evaluations``).
+other sheets are rendered in a child process, which may take seconds, so not under the write lock: a write
+that lacks a result there releases the lock, obtains the result, and begins again (``Evaluations``). Only what
+a rule of an extension has changed is rendered there, within the rules' time, if it differs each time.
 
 A declaration that exceeded its limit is not tried again for a while (``Caution``).
 """
