@@ -67,12 +67,12 @@ class Facts:
         cards: The remotes, ``origin`` first.
         commits: The branch's latest.
         workers: The workers that answer.
-        standing: What the files tell: remotes, disk, sweeps, packing.
+        standing: The state of remotes, disk, sweeps and packing, read from files.
         size: The repository's objects, see ``Repository.size``.
         disk_commands: The commands that help with a full disk.
-        is_replica: Whether nothing is written or pushed here.
+        is_replica: Whether this is a replica, which neither writes nor pushes.
         is_fenced: Whether another repository was made the primary.
-        lag_s: For how long a replica has not known that it has all of origin; None: never yet.
+        lag_s: Seconds since a replica last had all of origin; None: it never had.
     """
 
     now: float
@@ -90,7 +90,7 @@ class Facts:
     @property
     def away(self) -> str | None:
         """
-        What does not answer, in a sentence; None where nothing is missing.
+        A sentence on what does not answer; None if everything answers.
         """
         if self.is_replica:
             level = "never yet" if self.lag_s is None else f"{words.duration(self.lag_s)} ago"

@@ -1,6 +1,6 @@
 """
-Joining the branch with a remote's, in a browser: shown first, with what an operator takes of each conflict,
-and done only while that still holds. And the branches that are left of it.
+Reconciling in a browser. The page first shows the result, with a choice for each conflict. It reconciles only
+if what it showed is still true (``_plan``). A second page lists the branches that a reconcile leaves behind.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STRATEGIES: tuple[Strategy, ...] = ("merge", "rebase", "preserve")
 @bp.post("/reconcile")
 def join() -> ResponseReturnValue:
     """
-    Show what reconciling would do; do it only if that was shown before and still holds.
+    Show what a reconcile would do; do it only if the operator has seen that and it is still true.
     """
     remote, strategy, takes = the_remote(), _strategy(), _takes()
     pipeline = services().pipeline
@@ -103,7 +103,7 @@ def remove_branches() -> ResponseReturnValue:
 
 def _branches() -> tuple[list[kept.Kept], list[str]]:
     """
-    Return the branches of all remotes and of this machine, and why some could not be listed.
+    Return the branches of all remotes and of this machine, and the errors of remotes that could not be asked.
     """
     pipeline = services().pipeline
     found, problems = [], []
@@ -126,11 +126,12 @@ def _plan(outcome: Outcome, takes: Takes) -> str:
     """
     Return what must not change between what is shown and what is done.
 
-    Our own tip may: writers go on, and their commits are joined as well. But a side is taken of the values
-    that were shown: the files that *takes* decide must be the same, and so must the merge base.
+    Our own tip may change: writers go on, and their commits are joined too. But the operator chose between
+    the values that were shown, so the files that *takes* decides must be the same, and so must the merge
+    base.
 
     Raises:
-        RepositoryError: git could not tell.
+        RepositoryError: git failed.
     """
     decided: list[object] = []
     if takes and outcome.divergence and outcome.before and outcome.remote_head:
@@ -162,7 +163,7 @@ def _strategy() -> Strategy:
 
 def _takes() -> Takes:
     """
-    Return what the form takes: each conflict has a field of its own, so that one side can be chosen of it.
+    Return the side that the form chooses for each conflict. Each conflict has its own form field.
     """
     form = request.form.items(multi=True)
     return _sides(value for name, value in form if name.startswith("take") and value)

@@ -1,5 +1,5 @@
 """
-The runbook, for the status page: its Markdown as HTML, so far as a runbook has any.
+The runbook for the status page: converts the Markdown that the runbook uses to HTML.
 """
 
 from __future__ import annotations

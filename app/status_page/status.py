@@ -50,7 +50,7 @@ _ASSETS = "status.static"
 # The notice after a form, by the word in the page's address.
 _DONE = {
     "queued": ("good", "The push is queued."),
-    "resumed": ("good", "Resumed. The commits that wait are pushed now, or by the next sweep."),
+    "resumed": ("good", "Resumed. The pending commits are pushed now, or by the next sweep."),
     "nothing": ("busy", "There is nothing to push."),
     "paused": ("warn", "It is paused: commits wait until an operator resumes it."),
     "no-broker": ("bad", "The broker did not accept the push. Check Redis (CFP_REDIS_URL) and the worker."),
@@ -76,7 +76,7 @@ def _let_in() -> ResponseReturnValue | None:
 
 
 def _is_from_our_page() -> bool:
-    # A third check, beside the cookie, which is for this site only, and the form token.
+    # A third check, beside the SameSite cookie and the form token.
     if not is_own_site(request.headers.get("Sec-Fetch-Site")):
         return False
     return sessions().is_form_token(current_session(), request.form.get("form_token", ""))

@@ -65,14 +65,14 @@ _KEPT = ("would be kept", "are kept")
 
 def place(remote: str) -> str:
     """
-    Say where a branch is, which is on a remote or in the data repository.
+    Return where a branch is: on a remote or in the data repository.
     """
     return "here" if remote == HERE else f"on {remote}"
 
 
 def joined(outcome: Outcome, *, is_done: bool) -> str:
     """
-    Say what came of a reconcile, or would come of it.
+    Return a sentence with the result of a reconcile, or of a dry run.
     """
     sentence = _JOINED[outcome.state][is_done]
     if outcome.state == "conflict":
@@ -87,7 +87,7 @@ def joined(outcome: Outcome, *, is_done: bool) -> str:
 
 def of(status: RemoteStatus) -> Words:
     """
-    Say how the state of a remote is shown: a person who is needed and a row of failures stay in view.
+    Return how the state of a remote is shown. That a person is needed, or that pushes fail, takes precedence.
     """
     words = STATES[status.state]
     if status.need:
@@ -119,7 +119,7 @@ def seconds(text: str) -> float:
     Read a duration such as ``90s``, ``30m``, ``2h`` or ``1d``, of a year at most.
 
     Raises:
-        ValueError: It is none, or longer.
+        ValueError: It is not a duration, or longer than a year.
     """
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     found = re.fullmatch(r"([1-9]\d{0,7})([smhd])", text.strip())

@@ -180,7 +180,7 @@ def test_a_remote_is_paused_and_resumed(browser, worker, remote):
     page = _shows(browser, "‖ paused", "1 commit pending")
     assert remote.head() == there
     assert (
-        "Resumed. The commits that wait are pushed now, or by the next sweep."
+        "Resumed. The pending commits are pushed now, or by the next sweep."
         in browser.press(page, "Resume").text
     )
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
