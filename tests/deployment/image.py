@@ -8,7 +8,7 @@ runs the chart's pod, as Kubernetes would and as OpenShift would, which chooses 
 and volumes it takes away again. What came of it replaces the rows of a table in docs/reference/supported.md.
 Some six minutes, most of them for the images.
 
-`make image-test PARTS="chart pod"` does parts of it: chart, image, compose, production, how-to, pod.
+`make image-test PARTS="chart pod"` does parts: chart, image, compose, replicas, production, how-to, pod.
 
 Variables: DOCKER_BUILD_ARGS goes to `docker build` (default: `--network=host`, which works with every
 engine), KEEP=1 leaves everything up.
@@ -158,7 +158,7 @@ class Stack:
     def __init__(self, project: str, *options: str, **environment: str) -> None:
         self.project = project
         self.port, self.flower_port = free_port(), free_port()
-        self.token = "demo"
+        self.token, self.settings = "demo", environment
         self._compose = ("docker", "compose", "--project-name", project, *options)
         self.env = {
             **os.environ,
@@ -174,7 +174,7 @@ class Stack:
 
     def up(self, *services: str) -> None:
         """
-        Start what does not run, and wait until all of it is healthy.
+        Start what does not run, and wait until all of it is healthy; *services* may be options, too.
 
         On a busy machine a check may time out, and Compose gives up at the first that does.
         """
@@ -698,6 +698,98 @@ def run_compose(stack: Stack) -> None:
     row("compose: the demo, each container killed in turn and crashed", "every acknowledged commit arrived")
 
 
+# As docs/how-to/run-replicas.md says it: the replicas' clone becomes the primary's.
+PROMOTED = """\
+volumes:
+  data: {{external: true, name: {project}_replica}}
+  replica: {{name: {project}_replica-2}}
+"""
+
+
+def run_replicas(stack: Stack) -> None:
+    """
+    A primary with two replicas, of which one is promoted when the primary is gone.
+    """
+    stack.down()
+    port = free_port()
+    ports = f"{port}-{port + 4}"  # the next ones are free as a rule
+    env = {"FERRY_REPLICA_PORTS": ports, "CFP_DATA_FOLLOW_INTERVAL": "2"}
+    primary = Stack(stack.project, "--profile", "replicas", **env)
+    try:
+        primary.up("--scale", "replica=2")
+        commits = [primary.write()]
+        for replica in _replicas(primary):
+            _read_at_least(primary, replica, commits[-1])
+        say("both replicas have what was written to the primary, when they are asked for it")
+        primary("kill", "api", "worker")
+        said = primary("exec", "-T", "replica", "ferry", "promote", "--reason", "the primary is gone")
+        demand("this repository is the primary" in said, "a replica was promoted")
+        primary("start", "api", "worker")
+        wait_until(primary.answers, "the old primary is back")
+        body = {"slug": "late", "name": "late"}
+        wait_until(
+            lambda: primary.get("/api/sheets/people/records", body=body)[1].get("code") == "not-the-primary",
+            "the old primary takes no writes",
+        )
+        _over_the_promoted(primary, commits)
+        row(
+            "compose: two replicas, one promoted", "read at least what was written; the old primary is fenced"
+        )
+    finally:
+        primary.down()
+        run("docker", "volume", "rm", f"{stack.project}_replica", check=False)
+
+
+def _over_the_promoted(primary: Stack, commits: list[str]) -> None:
+    """
+    Run the primary over the clone that was promoted, with new replicas.
+    """
+    primary("rm", "--stop", "--force", "replica", "api", "worker", "beat")
+    with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
+        file.write(PROMOTED.format(project=primary.project))
+        file.flush()
+        files = ("--file", str(ROOT / "docker-compose.yml"), "--file", file.name, "--profile", "replicas")
+        promoted = Stack(primary.project, *files, **primary.settings)
+        promoted.up("--scale", "replica=2")
+        commits.append(promoted.write())
+        promoted.await_commits(commits, "the promoted one is the primary")
+        for replica in _replicas(promoted):
+            _read_at_least(promoted, replica, commits[-1])
+        promoted.down()
+
+
+def _replicas(stack: Stack) -> list[int]:
+    """
+    Return the ports of the replicas.
+    """
+    names = stack("ps", "--quiet", "replica").split()
+    return [
+        int(
+            json.loads(run("docker", "inspect", name))[0]["NetworkSettings"]["Ports"]["8000/tcp"][0][
+                "HostPort"
+            ]
+        )
+        for name in names
+    ]
+
+
+def _read_at_least(stack: Stack, port: int, commit: str) -> None:
+    """
+    Demand that the replica at *port* answers with *commit* or a later one.
+    """
+    url = f"http://127.0.0.1:{port}/api/sheets/people/records?limit=1"
+
+    def read() -> bool:
+        request = urllib.request.Request(url, headers={"X-Ferry-At-Least": commit})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return bool(answer.headers["X-Ferry-Commit"])
+        except OSError:
+            return False  # 503: not here yet
+
+    wait_until(read, f"the replica at {port} has {commit[:12]}")
+
+
 def run_the_charts_pod(stack: Stack) -> None:
     """
     The chart's pod over a new repository, with the chart's user ids and with those that OpenShift gives.
@@ -711,6 +803,7 @@ PARTS: dict[str, Callable[[Stack], None]] = {
     "chart": render_the_chart,
     "image": look_at_the_image,
     "compose": run_compose,
+    "replicas": run_replicas,
     "production": run_production,
     "how-to": follow_the_how_tos,
     "pod": run_the_charts_pod,
