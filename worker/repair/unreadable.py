@@ -14,6 +14,7 @@ from ferry.worker.git.repository import Repository
 from ferry.worker.git.trees import changed, with_files_of
 
 _FENCE = "+++\n"  # of the TOML in a markdown record
+_MARKDOWN_BYTES = 1 << 20
 _ROLES = ("author", "committer")
 
 
@@ -67,12 +68,20 @@ def _is_readable(repository: Repository, commit: str, path: str) -> bool:
     """
     git_dir = str(repository.path)
     blob = gitsheets.tree_entry_hash(git_dir, commit, path)
+    if blob is None or _is_attachment(git_dir, blob, path):
+        return True
     try:
-        text = "" if blob is None else bytes(gitsheets.blob_read(git_dir, blob)).decode()
-        gitsheets.parse_records([_toml_of(path, text)])
+        gitsheets.parse_records([_toml_of(path, bytes(gitsheets.blob_read(git_dir, blob)).decode())])
     except (gitsheets.GitsheetsError, ValueError):
         return False
     return True
+
+
+def _is_attachment(git_dir: str, blob: str, path: str) -> bool:
+    """
+    Whether a file is too large for a markdown record, and is not read for that.
+    """
+    return not path.endswith(".toml") and gitsheets.blob_header(git_dir, blob)["size"] > _MARKDOWN_BYTES
 
 
 def _toml_of(path: str, text: str) -> str:
