@@ -155,7 +155,7 @@ CASES = [
         "FerryNobodySweeps",
         {"ferry_sweep_late": "1x10"},
         {"ferry_sweep_late": "1x3 0x10"},
-        silent="4m", fires="5m", says="beat, the broker or every worker is away",
+        silent="4m", fires="5m", says="beat, the broker or every worker is down",
     ),
     Case(
         "FerryDown",
