@@ -5,6 +5,7 @@ Bearer tokens of an OpenID Connect issuer, which runs on loopback here: who is l
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -105,6 +106,8 @@ def issuer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Issuer]:
         found.publish(
             _published("rsa", RSA), _published("ec", EC, use="sig", alg="ES256"), _published("ed", ED)
         )
+        monkeypatch.setattr(oidc, "_TIMEOUT_S", 60.0)  # a busy machine takes its time
+        monkeypatch.setattr(oidc, "_AGAIN_S", 600.0)
         monkeypatch.setenv("CFP_API_OIDC_ISSUER", found.url)
         monkeypatch.setenv("CFP_API_OIDC_AUDIENCE", "other ferry")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -235,7 +238,7 @@ def test_a_bad_token_is_refused_with_the_reason(ask, issuer):
         assert token not in answer.text
 
     assert ask("no-jwt").json["detail"] == "The token is not known."
-    assert ask(issuer.token(exp=time.time() - 20)).status_code == 201  # clocks differ
+    assert ask(issuer.token(exp=time.time() - 5)).status_code == 201  # clocks differ
     assert ask.api.get("/api/health", headers={"Authorization": "Bearer a.b.c"}).status_code == 200
 
 
@@ -290,7 +293,7 @@ def test_an_issuer_that_is_down_is_told_as_such_and_asked_seldom(ask, issuer):
     for _ in range(3):
         answer = ask(issuer.token())
         assert (answer.status_code, answer.json["code"]) == (503, "issuer-unreachable")
-        assert answer.headers["Retry-After"] == "10"
+        assert answer.headers["Retry-After"] == "600"
     assert issuer.asked == [DISCOVERY]
     assert ask.api.post(PEOPLE, json={"slug": "ana", "name": "A"}, headers=ANA).status_code == 201
 
@@ -362,9 +365,10 @@ def test_an_issuer_that_drips_is_given_up(issuer, monkeypatch):
         handler.send_response(200)
         handler.end_headers()
         until = time.monotonic() + 20
-        while time.monotonic() < until and not handler.wfile.closed:
-            handler.wfile.write(b" ")
-            ended.wait(0.02)
+        with contextlib.suppress(OSError):  # the client has gone
+            while time.monotonic() < until:
+                handler.wfile.write(b" ")
+                ended.wait(0.02)
 
     ended = threading.Event()
     issuer.answers[DISCOVERY] = drip
