@@ -10,7 +10,7 @@ from flower.events import EventsState
 from flower.options import options
 from flower.views.tasks import TASK_COLUMNS, visible_task_columns
 
-from ferry.worker.errors import PushFailed
+from ferry.worker.errors import HookFailed, PushFailed
 from ferry.worker.observe import flower
 from ferry.worker.observe.logs import NOTHING_TO_DO
 
@@ -49,6 +49,14 @@ def test_the_columns_tell_of_a_push(configured):
         shown = options.format_task(Task("id", **OF_A_PUSH, **said)).as_dict()
         names = ("name", "remote", "commit", "occasion", "result")
         assert [shown[name] for name in names] == ["push", "origin", "1a2b3c4d5e6f", "retry", result]
+
+
+def test_a_call_of_functions_names_its_extension_and_its_event():
+    error = HookFailed("extension town, after_commit", "extension", "ValueError: no", "Correct it.")
+    told = {"args": "('town', '1a2b3c4d5e6f')", "kwargs": "{'occasion': 'commit'}", "exception": repr(error)}
+    shown = flower.told(Task("id", name="after", **told)).as_dict()
+    names = ("remote", "commit", "occasion", "result")
+    assert [shown[each] for each in names] == ["town", "1a2b3c4d5e6f", "commit", "extension: ValueError: no"]
 
 
 @pytest.mark.parametrize("text", [None, "", "()", "{}", "('origin', '1a2", "1", "[[]]", "(" * 3000])
