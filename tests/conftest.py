@@ -81,6 +81,7 @@ _LONGEST = (
     "test_openapi_fuzz",
     "test_one_chain",
     "test_storm",
+    "test_clients",
     "test_status_in_browser",
     "test_maintenance",
     "test_docs",

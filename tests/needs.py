@@ -16,6 +16,7 @@ PACKAGES = {
     "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "curl": "curl",
+    "npm": "npm",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "ssh": "openssh-client",

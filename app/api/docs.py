@@ -7,7 +7,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from flask import Blueprint, Response, current_app, send_from_directory
+from flask import Blueprint, Response, current_app, request, send_from_directory
 from flask.typing import ResponseReturnValue
 
 from ferry.app.api.openapi import document
@@ -46,7 +46,8 @@ def openapi() -> ResponseReturnValue:
     """
     Return the OpenAPI 3.1 document of this repository's API, with the schema of each of its sheets.
     """
-    return document(snapshot_of(), services().pipeline.settings, current_app.extensions[PATHS])
+    settings, paths = services().pipeline.settings, current_app.extensions[PATHS]
+    return document(snapshot_of(), settings, paths, root=request.script_root or "/")
 
 
 @bp.get("/docs")

@@ -19,8 +19,9 @@ from urllib.parse import quote
 
 from ferry import __version__
 from ferry.app.api.cursors import DEFAULT_LIMIT, MAX_LIMIT
+from ferry.app.api.query import MEANINGS, RESERVED
 from ferry.app.api.reading import MAX_DELAY_S
-from ferry.app.api.record_schema import component, for_requests
+from ferry.app.api.record_schema import component, for_requests, partial, plain_object
 from ferry.app.api.transactions import MAX_OPERATIONS, OPERATIONS
 from ferry.app.api.writing import MAX_WAIT_S
 from ferry.app.errors import StoreError
@@ -30,26 +31,26 @@ from ferry.worker.settings import Settings
 
 Json = dict[str, Any]
 
+_KINDS = ("upsert", "patch", "delete")
 _TEMPLATE = Path(__file__).with_suffix(".json")
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
-def document(snapshot: Snapshot, settings: Settings, more: Mapping[str, Json]) -> Json:
+def document(snapshot: Snapshot, settings: Settings, more: Mapping[str, Json], *, root: str = "/") -> Json:
     """
     Return the document for the sheets that *snapshot* declares.
 
     Args:
         more: Paths of extensions, with their operations.
+        root: Where the API is, for the client that asks.
     """
-    found: Json = _filled(_template()["document"], _limits())
-    paths, schemas = found["paths"], found["components"]["schemas"]
     sheets = _usable(snapshot)
+    found: Json = _filled(_template()["document"], _values(sheets, settings) | {"root": root})
+    paths, schemas = found["paths"], found["components"]["schemas"]
     for sheet in sheets:
         contracts = snapshot.contracts(sheet)
         paths |= _sheet_paths(sheet, contracts)
-        schema = _record(sheet, contracts)
-        schemas[_schema_name(sheet)] = schema
-        schemas[_request_name(sheet)] = for_requests(schema, _ref("DateTime"))
+        schemas |= _sheet_schemas(sheet, _record(sheet, contracts))
     _name_commits(paths)
     if settings.api_read == "open":
         for path in paths.values():
@@ -106,13 +107,21 @@ def _name_commits(paths: Json) -> None:
             headers["X-Ferry-Commit"] = {"$ref": "#/components/headers/X-Ferry-Commit"}
 
 
-def _limits() -> Json:
+def _values(sheets: Sequence[Sheet], settings: Settings) -> Json:
+    """
+    Return what stands in the place of the document's placeholders.
+    """
+    names = [_schema_name(sheet) for sheet in sheets]
+    codes = {"type": "string", "enum": _template()["codes"]}
     return {
+        # An extension refuses with codes of its own.
+        "code": {"anyOf": [codes, {"type": "string"}]} if settings.api_extensions else codes,
+        "changes": _one_of([f"{name}.{kind}_operation" for name in names for kind in _KINDS]),
+        "results": _one_of([f"{name}.result" for name in names]),
         "version": __version__,
         "most_entries": MAX_LIMIT,
         "default_entries": DEFAULT_LIMIT,
         "most_operations": MAX_OPERATIONS,
-        "operations": list(OPERATIONS),
         "most_wait_s": f"{MAX_WAIT_S:g}",
         "most_delay_s": f"{MAX_DELAY_S:g}",
     }
@@ -137,16 +146,38 @@ def _sheet_paths(sheet: Sheet, contracts: Mapping[str, Mapping[str, Any]]) -> Js
     """
     Return the paths of one sheet. A record's path is one parameter, and may hold slashes.
     """
-    names = {
-        "sheet": sheet.name,
-        "quoted": quote(sheet.name),
-        "record": _schema_name(sheet),
-        "request": _request_name(sheet),
-    }
-    paths: Json = _filled(_template()["sheet_paths"], names)
+    paths: Json = _filled(_template()["sheet_paths"], _names(sheet))
     records = paths[f"/api/sheets/{quote(sheet.name)}/records"]
     records["get"]["parameters"] += _filters([*contracts.values(), sheet.schema or {}])
     return paths
+
+
+def _sheet_schemas(sheet: Sheet, record: Json) -> Json:
+    """
+    Return what an answer or a request says of the sheet's records, whose schema is *record*.
+    """
+    name, request = _schema_name(sheet), for_requests(record, _ref("DateTime"))
+    schemas: Json = _filled(_template()["sheet_schemas"], _names(sheet))
+    return {
+        name: record,
+        f"{name}.partial": partial(record),
+        f"{name}.request": request,
+        f"{name}.patch": partial(request, or_null=True),
+        **schemas,
+    }
+
+
+def _names(sheet: Sheet) -> Json:
+    return {
+        "sheet": sheet.name,
+        "quoted": quote(sheet.name),
+        "record": _schema_name(sheet),
+        "operations": list(OPERATIONS),
+    }
+
+
+def _one_of(names: Sequence[str]) -> Json:
+    return {"anyOf": [_ref(name) for name in names]} if names else plain_object()
 
 
 def _ref(name: str, kind: str = "schemas") -> Json:
@@ -158,13 +189,6 @@ def _schema_name(sheet: Sheet) -> str:
     Return the name of the sheet's component. It is unique: a "." appears only where a character is replaced.
     """
     return "record_" + re.sub(r"[^A-Za-z0-9_-]", lambda found: f".{ord(found[0]):x}.", sheet.name)
-
-
-def _request_name(sheet: Sheet) -> str:
-    """
-    Return the name of the component for requests, where a date-time may be written as ``{"$date": …}``.
-    """
-    return f"{_schema_name(sheet)}.request"
 
 
 def _name_apart(paths: Json) -> None:
@@ -195,16 +219,17 @@ def _record(sheet: Sheet, contracts: Mapping[str, Mapping[str, Any]]) -> Json:
 
 def _filters(schemas: Sequence[Mapping[str, Any]]) -> list[Json]:
     """
-    Return one parameter for each field that the schemas declare. Its description names the comparisons.
+    Return the parameters for each field that the schemas declare: one for each operator.
     """
     fields = dict.fromkeys(field for schema in schemas for field in schema.get("properties", {}))
     return [
         {
-            "name": field,
+            "name": field + (operator and f"[{operator}]"),
             "in": "query",
-            "description": f"Only records with this {field}; {field}[gte] and similar operators compare.",
+            "description": described.format(field=field),
             "schema": {"type": "string"},
         }
         for field in fields
-        if re.fullmatch(r"[A-Za-z0-9_-]+", field) and field not in ("limit", "cursor", "at", "sort", "fields")
+        if re.fullmatch(r"[A-Za-z0-9_-]+", field) and field not in RESERVED
+        for operator, described in MEANINGS.items()
     ]

@@ -36,6 +36,16 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "lt": operator.lt,
     "lte": operator.le,
 }
+# By operator, "" for none: which records pass.
+MEANINGS = {
+    "": "Only records whose {field} is this, or one of several.",
+    "ne": "Only records whose {field} is not this.",
+    "in": "Only records whose {field} is one of these, separated by commas.",
+    "gt": "Only records whose {field} is greater or later than this number or date.",
+    "gte": "Only records whose {field} is at least this number or date.",
+    "lt": "Only records whose {field} is less or earlier than this number or date.",
+    "lte": "Only records whose {field} is at most this number or date.",
+}
 _NAME = re.compile(r"(?P<field>[^\[\]]+)(?:\[(?P<operator>[^\[\]]*)\])?")
 _MOST_FILTERS = 50
 _MOST_VALUES = 1000  # of all filters

@@ -25,6 +25,11 @@ _ONE = (
 )  # fmt: skip
 _MANY = ("allOf", "anyOf", "oneOf", "prefixItems")
 _NAMED = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
+# What a part of a record need not meet.
+_OF_THE_WHOLE = (
+    "required", "minProperties", "dependentRequired", "dependentSchemas", "dependencies", "anyOf", "oneOf",
+    "not", "if", "then", "else", "unevaluatedProperties", "propertyNames", "default",
+)  # fmt: skip
 # Keywords that name, or refer to, a schema by something other than its place.
 _ELSEWHERE = ("$anchor", "$dynamicAnchor", "$dynamicRef", "$id", "$recursiveAnchor", "$recursiveRef", "id")
 
@@ -72,6 +77,41 @@ def for_requests(schema: Any, date: Json) -> Any:
         elif key in ("items", "additionalProperties"):
             chosen[key] = for_requests(value, date)
     return {"anyOf": [chosen, date]} if schema.get("format") == "date-time" else chosen
+
+
+def partial(schema: Any, *, or_null: bool = False) -> Any:
+    """
+    Return what *schema* says of a part of a record: none of its fields is required, in its tables neither.
+
+    Args:
+        or_null: Whether a field may be null instead, as in a merge patch (RFC 7396), which removes it so.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    part = {key: value for key, value in schema.items() if key not in _OF_THE_WHOLE}
+    if "allOf" in part:
+        part["allOf"] = [partial(each, or_null=or_null) for each in part["allOf"]]
+    if "$ref" in part:
+        return plain_object()  # what it refers to may require fields
+    for key in ("properties", "patternProperties"):
+        if isinstance(part.get(key), dict):
+            part[key] = {name: _partial_field(each, or_null) for name, each in part[key].items()}
+    if isinstance(part.get("additionalProperties"), dict):
+        part["additionalProperties"] = _partial_field(part["additionalProperties"], or_null)
+    return part
+
+
+def _partial_field(schema: Any, or_null: bool) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return {}
+    field = partial(schema, or_null=or_null) if _is_table(schema) else schema
+    return {"anyOf": [field, {"type": "null"}]} if or_null else field
+
+
+def _is_table(schema: Json) -> bool:
+    return schema.get("type") == "object" or "properties" in schema
 
 
 def _rebased(place: str, reference: str) -> str:

@@ -5,6 +5,7 @@ The reference pages list what there is: all of it, and nothing that is gone.
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -73,6 +74,7 @@ def test_the_problem_codes_are_those_that_are_answered():
 
     assert len(documented) == len(set(documented))
     assert set(documented) == _codes()
+    assert sorted(_codes()) == json.loads((ROOT / "app/api/openapi.json").read_text())["codes"]
 
 
 # --- Endpoints ---

@@ -1,0 +1,2 @@
+// Node resolves modules by their whole names.
+export default { output: { path: "hey", importFileExtension: ".js" } };
