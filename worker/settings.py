@@ -119,9 +119,7 @@ def _url_of(*schemes: str) -> Callable[[str], str]:
 def _public_url(text: str) -> str:
     # Without user and password, because pages show it.
     if not _scheme(text) or not re.fullmatch(r"https?://[^\s/?#@]+(?:/[^\s?#@]*)?", text):
-        raise ValueError(
-            "must be the URL at which people reach the API, such as https://records.town.example"
-        )
+        raise ValueError("must be where people reach the API, such as https://records.town.example")
     return text.rstrip("/")
 
 
