@@ -106,7 +106,7 @@ class OnCall:
         self._chance = chance
         self._hold = hold
         self._restart = restart
-        self._held, self._is_quiet = ExitStack(), False
+        self._held, self._is_quiet, self._is_restarted = ExitStack(), False, False
         self.joined = self.decided = self.conflicts = self.needless = self.restarts = 0
 
     def attend(self) -> bool:
@@ -117,7 +117,8 @@ class OnCall:
         if _NEEDED not in page.text:
             self.close()
             return True
-        if self._restart is not None and self._chance.random() < 0.5:
+        if self._restart is not None and not self._is_restarted and self._chance.random() < 0.7:
+            self._is_restarted = True  # a second one would bring nothing else
             self.restarts += 1
             self._restart()
         elif self._chance.random() < 0.25 and (command := _COMMANDS.search(page.text)):
@@ -128,10 +129,10 @@ class OnCall:
 
     def close(self) -> None:
         """
-        Let the colleagues merge again.
+        Let the colleagues merge again: it is solved.
         """
         self._held.close()
-        self._is_quiet = False
+        self._is_quiet = self._is_restarted = False
 
     def _look(self) -> Page:
         page = self._browser.open()
