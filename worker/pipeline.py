@@ -83,7 +83,7 @@ def assemble(
     )
     send = partial(send_push, celery, occasion="commit", queue=queue)
     look = partial(send_follow, celery, "claim", is_noted=True, queue=queue)
-    handover = Handover(repository, ledger, send, look)
+    handover = Handover(repository, ledger, send, *(() if settings.is_replica else (look,)))
     for entry in (*settings.remotes, ENTRY):
         ledger.make(entry)
     lock = write_lock(path)

@@ -168,6 +168,15 @@ def test_a_write_to_the_primary_is_read_on_a_replica_at_once(env, replica_env, w
         primary.end()
 
 
+def test_a_nudge_that_comes_during_a_look_asks_no_broker(replica_env, copy):
+    pipeline = build(replica_env, publisher=True)
+    with capture_logs() as said, pipeline.ledger.claim("origin") as claim:
+        assert claim
+        pipeline.ledger.nudge("origin")
+    assert said == []
+    assert pipeline.follower.is_nudged()
+
+
 def test_a_packing_that_lasts_delays_no_look(replica_env, there, copy, monkeypatch):
     begun, may_end, runs = threading.Event(), threading.Event(), []
 

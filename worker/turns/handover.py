@@ -29,7 +29,8 @@ class Handover:
         repository: The data repository.
         ledger: Has the last tried commit and the scheduled retry.
         send: Queues a push of a commit to a remote.
-        follow: Queues a look at origin for commits of others.
+        follow: Queues a look at origin for commits of others; none on a replica, which has no broker: its
+            process that follows finds the nudge.
     """
 
     def __init__(
