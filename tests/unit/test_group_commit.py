@@ -198,8 +198,9 @@ def test_a_commit_lands_on_top_of_one_over_which_threads_were_ended(branch, pool
     wait_until(lambda: not ends, what="the end of the two that waited for the landing")
     may_end.set()
 
+    # On a busy machine the last writer may come when the lock is free already, and take it once more.
+    wait_until(lambda: branch.landings == ["0a", "0az"], what="the last writer's commit")
     wait_until(lambda: _is_free(branch), what="the lock")
-    assert branch.landings == ["0a", "0az"]
     assert branch.write("b") == "0azb"
 
 
