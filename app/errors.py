@@ -256,7 +256,7 @@ class NotSignedError(StoreError):
     """
 
     code = "signing-unavailable"
-    hint = "Repeat the request after an operator has corrected the key; ferry doctor says what is wrong."
+    hint = "Repeat it after an operator has corrected the key of CFP_DATA_SIGNING_KEY_PATH; see ferry doctor."
     retry_after_s = 10
 
 

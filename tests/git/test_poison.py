@@ -107,7 +107,7 @@ def test_a_remote_that_does_not_answer_is_an_error(
 ):
     _commits(data, 2, poison=())
     remote.path.rename(tmp_path / "away.git")
-    with pytest.raises(Exception, match="origin did not say"):
+    with pytest.raises(Exception, match="origin did not list main"):
         _find(repository)
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
@@ -212,25 +214,35 @@ def test_a_replica_that_cannot_pack_goes_on(replica_env, there, copy, monkeypatc
     assert following.once() == LEVEL
 
 
+class _Enough(BaseException):
+    pass
+
+
+def _end_after(count, monkeypatch):
+    """
+    End the loop of the following at its *count*-th pause; returns the pauses, in seconds.
+    """
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == count:
+            raise _Enough
+
+    # The module's own name alone: to wait for git, subprocess sleeps, too.
+    monkeypatch.setattr("ferry.app.replica.following.time", SimpleNamespace(**{**vars(time), "sleep": pause}))
+    return pauses
+
+
 def test_a_look_that_fails_is_tried_again_and_less_and_less_often(replica_env, there, copy, monkeypatch):
     """
     What the primary's stream told of is not forgotten with it.
     """
-    pauses = []
-
-    class Enough(BaseException):
-        pass
-
-    def pause(seconds):
-        pauses.append(seconds)
-        if len(pauses) == 7:
-            raise Enough
-
+    pauses = _end_after(7, monkeypatch)
     following = Following(build(replica_env, publisher=True))
     there.path.rename(there.path.with_name("away.git"))
-    monkeypatch.setattr("ferry.app.replica.following.time.sleep", pause)
     following._told.set()
-    with pytest.raises(Enough):
+    with pytest.raises(_Enough):
         following._go_on()
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
     there.path.with_name("away.git").rename(there.path)
@@ -243,20 +255,10 @@ def test_a_nudge_that_no_look_takes_leaves_the_process_its_processor(replica_env
     """
     Another process may hold origin for minutes.
     """
-    pauses = []
-
-    class Enough(BaseException):
-        pass
-
-    def pause(seconds):
-        pauses.append(seconds)
-        if len(pauses) == 3:
-            raise Enough
-
+    pauses = _end_after(3, monkeypatch)
     following = Following(build(replica_env, publisher=True))
     monkeypatch.setattr(following, "once", lambda: None)
-    monkeypatch.setattr("ferry.app.replica.following.time.sleep", pause)
     following._pipeline.ledger.nudge("origin")
-    with pytest.raises(Enough):
+    with pytest.raises(_Enough):
         following._go_on()
     assert min(pauses) >= 1

@@ -149,7 +149,8 @@ def theirs():
         except gitsheets.PathTemplateError as exc:
             return exc.code
 
-    return path
+    yield path
+    compiled.clear()  # in this thread: gitsheets cannot free them in another, as the collector may be in
 
 
 @given(record=RECORDS)
