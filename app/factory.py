@@ -33,7 +33,7 @@ from ferry.app.api import (
 )
 from ferry.app.api.conditions import answer_conditionally
 from ferry.app.api.json_provider import RecordJsonProvider
-from ferry.app.api.parameters import refuse_unknown
+from ferry.app.api.parameters import refuse_unacceptable, refuse_unknown
 from ferry.app.api.reading import await_commit, name_commit
 from ferry.app.api.role import send_to_primary
 from ferry.app.clients.neighbours import refusal
@@ -135,6 +135,7 @@ def _add_middleware(app: Flask, settings: Settings) -> None:
     app.before_request(_send_to_primary)
     app.before_request(_authorise_read)
     app.before_request(refuse_unknown)
+    app.before_request(refuse_unacceptable)
     app.before_request(_await_commit)
     app.after_request(_finish)
     if settings.api_cors_origins:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 from ferry import __version__
@@ -64,9 +64,26 @@ def document(snapshot: Snapshot, settings: Settings, more: Mapping[str, Json], *
     return {**found, "tags": [{"name": tag} for tag in tags]}
 
 
-def operations() -> Iterator[tuple[str, str, frozenset[str]]]:
+class Operation(NamedTuple):
     """
-    Return the query parameters' names of each operation, by address template and method.
+    What the document says of one method of one address.
+
+    Attributes:
+        path: The address, with its variables in braces.
+        method: In lower case.
+        parameters: The names of its parameters in the query.
+        answers: The media types in which it answers, where it succeeds.
+    """
+
+    path: str
+    method: str
+    parameters: frozenset[str]
+    answers: frozenset[str]
+
+
+def operations() -> Iterator[Operation]:
+    """
+    Return each operation of the API. A sheet's address has a variable where the document names the sheet.
     """
     known = _template()["document"]["components"]["parameters"]
     for path, item in (_template()["document"]["paths"] | _template()["sheet_paths"]).items():
@@ -76,7 +93,10 @@ def operations() -> Iterator[tuple[str, str, frozenset[str]]]:
                 found = (
                     known[each["$ref"].rpartition("/")[2]] if "$ref" in each else each for each in listed
                 )
-                yield path, method, frozenset(each["name"] for each in found if each["in"] == "query")
+                names = frozenset(each["name"] for each in found if each["in"] == "query")
+                good = (each for status, each in operation["responses"].items() if status[0] == "2")
+                media = frozenset(kind for each in good for kind in each.get("content", ()))
+                yield Operation(path, method, names, media)
 
 
 def _usable(snapshot: Snapshot) -> list[Sheet]:

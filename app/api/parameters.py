@@ -1,8 +1,9 @@
 """
-The parameters that an address takes: what the OpenAPI document lists for it, and no others.
+What an address takes and answers: what the OpenAPI document lists for it, and nothing else.
 
 An unknown parameter is a typo, or asks for something that Ferry cannot do. Without an error it would silently
-change what the request means.
+change what the request means. A client that accepts no answer of this address gets none that it cannot read,
+and a write of its is not made.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from functools import cache
 
 from flask import request
 
-from ferry.app.api.openapi import operations
+from ferry.app.api.openapi import Operation, operations
 from ferry.app.problems import Problem, did_you_mean
 
+_ANY = frozenset({"application/octet-stream"})  # the type of an attachment follows from its name
 _VARIABLE = re.compile(r"\{[^}]*\}|<[^>]*>|\$\{[^}]*\}")
 
 
@@ -27,12 +29,10 @@ def refuse_unknown() -> None:
     Raises:
         Problem: 400; it names the parameter.
     """
-    if request.url_rule is None or not request.args:
+    operation = _operation()
+    if not request.args or operation is None or "fields" in operation.parameters:
         return
-    method = "get" if request.method == "HEAD" else request.method.lower()
-    known = _known().get((method, _VARIABLE.sub("*", request.url_rule.rule)))
-    if known is None or "fields" in known:
-        return
+    known = operation.parameters
     for name in request.args:
         if name not in known:
             takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
@@ -45,8 +45,38 @@ def refuse_unknown() -> None:
             )
 
 
+def refuse_unacceptable() -> None:
+    """
+    Refuse a request whose Accept excludes every media type in which its address answers.
+
+    Raises:
+        Problem: 406; it names what the address answers.
+    """
+    operation = _operation()
+    if operation is None or not request.accept_mimetypes or _ANY & operation.answers:
+        return
+    if not request.accept_mimetypes.best_match(operation.answers):
+        answers = " or ".join(sorted(operation.answers))
+        raise Problem(
+            406,
+            "not-acceptable",
+            f"The request accepts {request.headers['Accept'][:80]}; this address answers {answers}.",
+            f"Send Accept: {answers}, or no Accept.",
+        )
+
+
+def _operation() -> Operation | None:
+    """
+    Return what the document says of the running request; None where that is nothing.
+    """
+    if request.url_rule is None:
+        return None
+    method = "get" if request.method == "HEAD" else request.method.lower()
+    return _known().get((method, _VARIABLE.sub("*", request.url_rule.rule)))
+
+
 @cache
-def _known() -> dict[tuple[str, str], frozenset[str]]:
-    found = {(method, _VARIABLE.sub("*", path)): names for path, method, names in operations()}
-    # A health check may add a parameter to bypass caches.
-    return {key: names for key, names in found.items() if not key[1].startswith("/api/health")}
+def _known() -> dict[tuple[str, str], Operation]:
+    # A health check may add a parameter to bypass caches, and accept anything.
+    found = (each for each in operations() if not each.path.startswith("/api/health"))
+    return {(each.method, _VARIABLE.sub("*", each.path)): each for each in found}
