@@ -151,7 +151,7 @@ def _report_settings(built: Services) -> None:
     """
     if not built.pipeline.settings.remotes:
         log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
-    if not built.tokens.known() and not built.open_access:
+    if not (built.tokens.known() or built.open_access or built.pipeline.settings.is_replica):
         hint = "neither CFP_API_TOKENS nor CFP_API_TOKENS_PATH names a writer: every write is refused"
         log().warning("api.read_only", hint=hint)
 

@@ -425,6 +425,8 @@ class Storm:
         run_foreign_git(self.data, self._random)
 
     def _push_as_a_stranger(self) -> None:
+        # What is on its way is refused now. The remote can have our commits once both sides are merged.
+        self._is_obstructed = True
         push_as_a_stranger(self.remote, next(self._strangers))
 
     def _let_the_clock_jump(self) -> None:

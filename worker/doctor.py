@@ -402,7 +402,7 @@ def _unset(pipeline: Pipeline) -> Iterator[Finding]:
     wanting: tuple[tuple[bool, str, str], ...] = (
         (not settings.remotes, "CFP_DATA_REMOTE", "commits stay on this machine"),
         (
-            not settings.api_tokens and settings.api_tokens_path is None,
+            not (settings.api_tokens or settings.api_tokens_path or settings.is_replica),
             "CFP_API_TOKENS",
             "every write is refused",
         ),
