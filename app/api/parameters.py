@@ -71,8 +71,12 @@ def _operation() -> Operation | None:
     """
     if request.url_rule is None:
         return None
-    method = "get" if request.method == "HEAD" else request.method.lower()
-    return _known().get((method, _VARIABLE.sub("*", request.url_rule.rule)))
+    return _listed(request.method, request.url_rule.rule)
+
+
+@cache
+def _listed(method: str, rule: str) -> Operation | None:
+    return _known().get(("get" if method == "HEAD" else method.lower(), _VARIABLE.sub("*", rule)))
 
 
 @cache

@@ -18,11 +18,10 @@ import gitsheets
 
 from ferry.app.store.names import folded
 from ferry.worker.git.objects import Objects
-from ferry.worker.git.trees import tree_of
+from ferry.worker.git.trees import ENTRIES, tree_of
 
 _MODE = re.compile(rb"[0-7]{5,6} ")
 _LINES = re.compile(rb"[0-7]{5,6} [^\0]+\0.{20}", re.DOTALL)
-_PARTS = re.compile(rb"([0-7]{5,6}) ([^\0]+)\0(.{20})", re.DOTALL)
 _MODE_BYTES = (5, 6)
 _FORMAT_BITS, _EXECUTABLE = 0o170000, 0o100
 # Keyed by the bits of a mode that git compares.
@@ -96,7 +95,7 @@ def lines(tree: bytes) -> Iterator[Line]:
     """
     Parse the content of a tree; skips entries with unknown modes.
     """
-    for mode, name, blob in _PARTS.findall(tree):
+    for mode, name, blob in ENTRIES.findall(tree):
         if entry := _meant(mode, blob):
             try:
                 yield Line(name.decode("utf-8"), True, entry)

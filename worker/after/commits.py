@@ -83,11 +83,11 @@ class CommitReader:
         """
         Yield the commits of *landing*, parents first.
         """
-        done = [*landing.done]
+        done = landing.done
         while waiting := self._repository.outstanding(landing.after, done, limit=20 * _AT_ONCE):
             yield from self.read([name for name, _ in waiting])
             for name, parents in waiting:
-                done = [name, *(each for each in done if each not in parents)]
+                done = advanced(done, name, parents)
 
     def count(self, landing: Landing) -> int:
         """
@@ -189,6 +189,13 @@ class CommitReader:
             str(self._repository.git.path),
             tuple((each[1], posixpath.basename(each[2])) for each in found if each[2].endswith(".toml")),
         )
+
+
+def advanced(done: Sequence[str], commit: str, parents: Sequence[str]) -> tuple[str, ...]:
+    """
+    Return the tips of what is done, once *commit* is, too: what a commit stands on is done with it.
+    """
+    return (commit, *(each for each in done if each not in parents))
 
 
 def _file(mode: str, name: str) -> str | None:

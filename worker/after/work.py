@@ -13,7 +13,7 @@ from typing import Any
 
 from ferry.commits import Divergence, Landing
 from ferry.extension import Event
-from ferry.worker.after.commits import CommitReader
+from ferry.worker.after.commits import CommitReader, advanced
 from ferry.worker.after.positions import Position
 from ferry.worker.files.moments import timestamp
 from ferry.worker.git.repository import Repository
@@ -98,8 +98,8 @@ class Work:
         ):
             commits = self.reader.read([name for name, _ in waiting])
             for (name, parents), commit in zip(waiting, commits, strict=True):
-                # What a commit stands on is done with it. At the tip, so is everything.
-                done = (name,) if name == tip else (name, *(each for each in done if each not in parents))
+                # At the tip, everything is done.
+                done = (name,) if name == tip else advanced(done, name, parents)
                 yield name, commit, done
 
     def _landings(self, done: Position) -> Iterator[Item]:

@@ -14,8 +14,9 @@ from typing import BinaryIO, cast
 from ferry.worker.git.history import History
 from ferry.worker.git.objects import Objects, name_of
 
+# The mode, the name and the object of each entry of a tree:
 # https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
-_ENTRIES = re.compile(rb"([0-7]{5,6}) ([^\0]+)\0(.{20})", re.DOTALL)
+ENTRIES = re.compile(rb"([0-7]{5,6}) ([^\0]+)\0(.{20})", re.DOTALL)
 _DIRECTORY = b"40000"
 _DECLARATIONS = b".gitsheets"
 _EMPTY = bytes.fromhex(name_of("tree", b""))
@@ -122,7 +123,7 @@ def _inner(objects: Objects, *entries: _Entry | None) -> _Entry | None:
 
 def _entries(objects: Objects, tree: str) -> dict[bytes, _Entry]:
     content = b"" if tree == _EMPTY.hex() else objects.kept(tree)
-    return {name: (mode, entry) for mode, name, entry in _ENTRIES.findall(content)}
+    return {name: (mode, entry) for mode, name, entry in ENTRIES.findall(content)}
 
 
 def _content(entries: dict[bytes, _Entry]) -> bytes:

@@ -49,15 +49,11 @@ def stand_ins(
     """
 
     def made(commit: str, other: str) -> str:
-        tree, who = (
-            with_files_of(repository, commit, other, paths=paths, texts={}),
-            "{} <{}>".format(*COMMITTER),
-        )
-        lines = [f"tree {tree}", f"parent {commit}", *(f"{role} {who} {seconds} +0000" for role in _ROLES)]
-        # No key signs it: it goes nowhere.
-        return repository.objects.write(
-            "commit", "\n".join([*lines, "", "A stand-in for a merge\n"]).encode()
-        )
+        tree = with_files_of(repository, commit, other, paths=paths, texts={})
+        name, email = COMMITTER
+        people = (f"{role} {name} <{email}> {seconds} +0000" for role in _ROLES)
+        lines = [f"tree {tree}", f"parent {commit}", *people, "", "A stand-in for a merge\n"]
+        return repository.objects.write("commit", "\n".join(lines).encode())  # unsigned: it goes nowhere
 
     return {"ours": (ours, made(theirs, ours)), "theirs": (made(ours, theirs), theirs)}
 
