@@ -190,10 +190,10 @@ def env(data: Bare, remote: Bare, valkey_port: int) -> dict[str, str]:
     }
 
 
-@pytest.fixture(autouse=True)
-def _watchdogs_end_with_their_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _watchdogs_end() -> Iterator[None]:
     """
-    An app that a test builds in this process would go on watching, and page into the next test's Sentry.
+    An app that a test or a fixture builds in this process would go on watching: it pages into the next test's
+    Sentry, and its tracebacks break CPython 3.11's parser in another thread (python/cpython#106905).
     """
     watching: list[Watchdog] = []
     watch = Watchdog.watch
@@ -202,10 +202,15 @@ def _watchdogs_end_with_their_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[
         watching.append(watchdog)
         watch(watchdog)
 
-    monkeypatch.setattr(Watchdog, "watch", watch_for_now)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watchdog, "watch", watch_for_now)
+        yield
     for watchdog in watching:
         watchdog.stop()
+
+
+_watchdogs_end_with_their_module = pytest.fixture(scope="module", autouse=True)(_watchdogs_end)
+_watchdogs_end_with_their_test = pytest.fixture(autouse=True)(_watchdogs_end)
 
 
 @pytest.fixture(autouse=True)
