@@ -15,6 +15,7 @@ _FRESH_S = 5.0
 _KNOWN_FOR_S = 20.0
 _ASK_S = 0.6  # seconds that the workers have to answer
 _PATIENCE_S = 0.9
+_SLOW_S = 10.0  # a question that lasts longer has met a broker that hangs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,15 +24,17 @@ class Workers:
     The state of this repository's workers.
 
     Attributes:
-        state: ``alive``; ``none`` if no worker answers; ``unknown`` if the broker does not.
+        state: ``alive``; ``none`` if no worker answers; ``unknown`` if the broker does not; ``asking`` until
+            the first answer, which says nothing of either.
         names: The workers that answered.
     """
 
-    state: Literal["alive", "none", "unknown"]
+    state: Literal["alive", "none", "unknown", "asking"]
     names: tuple[str, ...] = ()
 
 
 _UNKNOWN = Workers(state="unknown")
+_ASKING = Workers(state="asking")
 
 
 class Liveness:
@@ -45,7 +48,7 @@ class Liveness:
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
         self._changed = threading.Condition()
-        self._asking = False
+        self._asking_since: float | None = None
         self._asked_at = float("-inf")
         self._answer = _UNKNOWN
 
@@ -54,12 +57,17 @@ class Liveness:
         Return the last known state. Waits, less than a second, only if none is known.
         """
         with self._changed:
-            if not self._asking and self._age_s() > _FRESH_S:
-                self._asking = True
+            if self._asking_since is None and self._age_s() > _FRESH_S:
+                self._asking_since = time.monotonic()
                 # A thread of its own: name look-ups and TLS handshakes have no timeout.
                 threading.Thread(target=self._ask, name="liveness", daemon=True).start()
             self._changed.wait_for(lambda: self._age_s() <= _KNOWN_FOR_S, timeout=_PATIENCE_S)
-            return self._answer if self._age_s() <= _KNOWN_FOR_S else _UNKNOWN
+            return self._answer if self._age_s() <= _KNOWN_FOR_S else self._unanswered()
+
+    def _unanswered(self) -> Workers:
+        # A busy machine takes longer than the looker waits, though the broker is well.
+        is_slow = self._asking_since is not None and time.monotonic() - self._asking_since <= _SLOW_S
+        return _ASKING if is_slow else _UNKNOWN
 
     def _age_s(self) -> float:
         return time.monotonic() - self._asked_at
@@ -70,7 +78,7 @@ class Liveness:
         except Exception:  # noqa: BLE001 - every broker's library has errors of its own
             answer = _UNKNOWN
         with self._changed:
-            self._asking, self._asked_at, self._answer = False, time.monotonic(), answer
+            self._asking_since, self._asked_at, self._answer = None, time.monotonic(), answer
             self._changed.notify_all()
 
     def _found(self) -> Workers:

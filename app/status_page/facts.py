@@ -101,7 +101,8 @@ class Facts:
             return "The broker does not answer."
         if self.workers.state == "none":
             return "No worker answers."
-        return "Beat is away." if self.standing.sweeps_are_late else None
+        beat_is_away = self.workers.state == "alive" and self.standing.sweeps_are_late
+        return "Beat is away." if beat_is_away else None
 
     @property
     def headline(self) -> str:

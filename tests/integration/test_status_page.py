@@ -229,8 +229,7 @@ def test_two_remotes_are_pushed_together_or_one_by_one(env, worker, remote, tmp_
 def test_a_broker_that_is_away_is_said(env):
     env["CFP_REDIS_URL"] = "redis://127.0.0.1:1/0"
     browser = Browser(create_app(env, open_access=True).test_client())
-    page = browser.open()
-    assert "Broker ! does not answer" in page.text
+    page = _shows(browser, "Broker ! does not answer")
     assert "The broker does not answer. 2 commits pending." in page.text
     assert "celery -A ferry.worker beat" not in page.text, "which is not what is away"
     assert "The broker did not accept the push." in browser.press(page, "Push now").text

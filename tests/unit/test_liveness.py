@@ -122,8 +122,35 @@ def test_a_broker_that_hangs_keeps_a_looker_less_than_a_second(celery, broker, m
 
     def look_s() -> float:
         begun = time.monotonic()
-        assert Liveness(celery).look() == Workers(state="unknown")
+        assert Liveness(celery).look().state in ("asking", "unknown")
         return time.monotonic() - begun
 
     with broker.hung():
         assert least(look_s, below_s=1) < 1
+
+
+class _Slow(Liveness):
+    """
+    Its question ends when the test says so.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Celery(set_as_current=False))
+        self.may_end = threading.Event()
+
+    def _found(self) -> Workers:
+        assert self.may_end.wait(60)
+        return Workers(state="none")
+
+
+def test_a_question_that_lasts_is_no_answer_until_it_has_lasted_too_long(monkeypatch):
+    """
+    A busy machine takes longer than the looker waits, though the broker is well.
+    """
+    monkeypatch.setattr(liveness, "_PATIENCE_S", 0.01)
+    known = _Slow()
+    assert known.look() == Workers(state="asking")
+    monkeypatch.setattr(liveness, "_SLOW_S", 0.0)
+    assert known.look() == Workers(state="unknown")
+    known.may_end.set()
+    wait_until(lambda: known.look() == Workers(state="none"), what="the answer")

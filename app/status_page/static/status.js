@@ -7,6 +7,7 @@
   const connection = document.getElementById("connection");
   const LOOK_S = 15; // for what has no event: attempts, sweeps, workers
   const PAUSE_MS = 300; // a burst of events leads to few look-ups
+  const UNSETTLED_MS = 1000; // until the page is asked again for what it did not know yet
   let source = null, fetching = false, wanted = false, pressed = false, ahead = 0, takenAt = 0;
 
   function say(text) {
@@ -41,6 +42,7 @@
     const taken = document.getElementById("taken");
     ahead = Number(taken.dataset.now) - Date.now() / 1000; // the server's clock decides
     takenAt = Date.now();
+    if (live.querySelector("[data-unsettled]")) setTimeout(refresh, UNSETTLED_MS);
     if (headline.textContent !== taken.dataset.headline) {
       headline.textContent = taken.dataset.headline;
       document.title = taken.dataset.headline + " – Ferry";
