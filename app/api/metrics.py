@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from ferry.app.metrics import metering
 from ferry.app.metrics.certificates import authority_ends
 from ferry.app.metrics.metering import Buckets
-from ferry.app.replica.following import lag_s
+from ferry.app.replica.level import lag_s
 from ferry.app.services import services
 from ferry.app.version import this_build
 from ferry.worker.after.status import HookStatus, hook_statuses

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ferry.app.replica.level import Level, level
 from ferry.worker.after.status import HookStatus, hook_statuses
 from ferry.worker.files.moments import timestamp
 from ferry.worker.files.room import Room
 from ferry.worker.observe.printable import many
 from ferry.worker.pipeline import Pipeline
+from ferry.worker.settings import ORIGIN
 from ferry.worker.status import RemoteStatus, remote_statuses
 from ferry.worker.turns.need import Need
 
@@ -33,6 +35,7 @@ class Standing:
         packed_at: When the repository was last packed; None: never.
         packing_is_late: Whether loose objects pile up and are not packed.
         hooks: The functions of extensions that are called after commits and pushes.
+        replica: How far this replica is; None on a primary.
     """
 
     remotes: Mapping[str, RemoteStatus]
@@ -43,6 +46,7 @@ class Standing:
     packed_at: float | None
     packing_is_late: bool
     hooks: Sequence[HookStatus] = ()
+    replica: Level | None = None
 
     @property
     def needs_person(self) -> bool:
@@ -66,10 +70,12 @@ class Standing:
         """
         lacking = away
         if self.disk:
-            lacking = "The data disk is full: every write is refused."
+            stopped = "nothing more is read from origin" if self.replica else "every write is refused"
+            lacking = f"The data disk is full: {stopped}."
         elif away is None and self.room.state == "low":
             lacking = "The data disk is nearly full."
-        remotes = self._of_remotes(is_moving=away is None and self.disk is None)
+        is_moving = away is None and self.disk is None
+        remotes = self.replica.sentence if self.replica else self._of_remotes(is_moving=is_moving)
         return " ".join(filter(None, (lacking, remotes, self._of_hooks())))
 
     def _of_hooks(self) -> str:
@@ -112,6 +118,7 @@ class Standing:
         """
         return {
             "remotes": {name: status.as_json() for name, status in self.remotes.items()},
+            "replica": self.replica and self.replica.as_json(),
             "hooks": [status.as_json() for status in self.hooks],
             "sweep": {"last_at": timestamp(self.swept_at), "late": self.sweeps_are_late},
             "disk": {
@@ -135,8 +142,9 @@ def look(pipeline: Pipeline) -> Standing:
         RepositoryError: The data repository cannot be read.
     """
     room = pipeline.disk.room()
+    remotes = remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger)
     return Standing(
-        remotes=remote_statuses(pipeline.settings, pipeline.repository, pipeline.ledger),
+        remotes=remotes,
         room=room,
         disk=pipeline.disk.need(room),
         swept_at=pipeline.sweeper.last_at(),
@@ -144,4 +152,5 @@ def look(pipeline: Pipeline) -> Standing:
         packed_at=pipeline.maintenance.last().get("at"),
         packing_is_late=pipeline.maintenance.is_late(),
         hooks=hook_statuses(pipeline.after, page_after_s=pipeline.settings.push_page_after_s),
+        replica=level(pipeline, remotes[ORIGIN]) if pipeline.settings.is_replica else None,
     )

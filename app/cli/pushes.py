@@ -17,6 +17,7 @@ import click
 from ferry.app.api.standing import Standing, look
 from ferry.app.cli.context import REASON, configured, enqueue, open_pipeline, with_hooks
 from ferry.app.cli.explain import explain_push
+from ferry.app.replica.level import Level
 from ferry.app.status_page import words
 from ferry.worker.errors import SettingsError
 from ferry.worker.files.moments import timestamp
@@ -144,8 +145,11 @@ def _print_standing(standing: Standing, *, as_json: bool) -> None:
     if standing.disk:
         _print_need(standing.disk)
         click.echo(f"  {standing.disk.hint}")
-    for name, status in standing.remotes.items():
-        _print_status(name, status)
+    if standing.replica:
+        _print_level(standing.replica)
+    else:
+        for name, status in standing.remotes.items():
+            _print_status(name, status)
     for hook in standing.hooks:
         click.echo(f"{hook.hook}: {hook.state}: {hook.sentence}")
         if hook.need:
@@ -155,6 +159,26 @@ def _print_standing(standing: Standing, *, as_json: bool) -> None:
         click.echo("sweeps: late; beat, Redis or every worker is away; see: ferry doctor")
     if standing.packing_is_late:
         click.echo("packing: late; loose objects pile up; see: ferry doctor")
+
+
+def _print_level(replica: Level) -> None:
+    status, facts = replica.status, replica.as_json()
+    click.echo(f"replica: {replica.state}")
+    click.echo(f"  {replica.sentence}")
+    if status.need:
+        _print_need(status.need)
+        click.echo(f"  {status.need.hint}")
+    click.echo(f"  follows {replica.origin}; {status.branch} is at {facts['commit']}")
+    click.echo(f"  had all of origin at {facts['followed_at'] or 'no time yet'}")
+    if status.pending.behind:
+        click.echo(f"  {many(status.pending.behind, 'commit')} there, not read here yet")
+    click.echo(f"  origin seen at {timestamp(status.seen_at) or 'no time yet'}")
+    if status.entry.paused_at is not None:
+        _print_pause(ORIGIN, status.as_json())
+    if replica.primary:
+        click.echo(f"  the primary is {replica.primary}; its event stream is {facts['primary_stream']}")
+    else:
+        click.echo("  the primary is not known (CFP_API_PRIMARY_URL): writes are refused")
 
 
 def _print_lines(title: str, lines: Sequence[str]) -> None:

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import os
 import threading
 import time
 import urllib.error
 import urllib.request
 
+from ferry.app.replica.level import SILENCE_S
 from ferry.worker.errors import WorkerError
-from ferry.worker.files.atomic_json import read_json, write_json
+from ferry.worker.files.atomic_json import write_json
 from ferry.worker.files.locks import FileLock
 from ferry.worker.files.moments import Moment
-from ferry.worker.files.places import followed_record, follower_lock
+from ferry.worker.files.places import followed_record, follower_lock, heard_record
 from ferry.worker.follow import LEVEL
 from ferry.worker.observe.logs import log
 from ferry.worker.pipeline import Pipeline
@@ -28,7 +30,7 @@ from ferry.worker.settings import ORIGIN
 
 _TAKE_OVER_S = 1.0  # between two tries to be the process that follows
 _NUDGED_S = 0.25  # between two looks whether another process was told
-_SILENCE_S = 40.0  # the stream says something every 15 s
+_NOTED_S = 5.0  # between two notes that the primary is heard
 _AGAIN_S = (1.0, 30.0)  # between two tries to listen
 _ONLY_WHEN_TOLD_S = 3600.0  # packing is looked after then
 
@@ -124,6 +126,7 @@ class Following:
 
     def _listen(self) -> None:
         self._is_ours.wait()
+        self._note(is_heard=False)  # a process that was killed may have left its note
         wait_s = _AGAIN_S[0]
         while True:
             begun = time.monotonic()
@@ -131,6 +134,7 @@ class Following:
                 self._hear()
             except (OSError, http.client.HTTPException, ValueError) as exc:
                 log().warning("replica.primary_not_heard", url=self._primary, error=str(exc))
+            self._note(is_heard=False)
             has_heard = time.monotonic() - begun > _AGAIN_S[1]
             wait_s = _AGAIN_S[0] if has_heard else min(2 * wait_s, _AGAIN_S[1])
             time.sleep(wait_s)
@@ -139,16 +143,23 @@ class Following:
         """
         Look at origin whenever the primary has pushed, until its stream ends.
         """
-        with urllib.request.urlopen(f"{self._primary}/api/events", timeout=_SILENCE_S) as stream:  # noqa: S310
+        noted = -math.inf
+        with urllib.request.urlopen(f"{self._primary}/api/events", timeout=SILENCE_S) as stream:  # noqa: S310
             self._told.set()  # for what it pushed before
             for line in stream:
                 if line.rstrip() == b"event: push":
                     self._told.set()
+                if time.monotonic() - noted > _NOTED_S:
+                    self._note(is_heard=True)
+                    noted = time.monotonic()
 
-
-def lag_s(pipeline: Pipeline) -> float | None:
-    """
-    Return for how long a replica has not known that it has all of origin; None before the first time.
-    """
-    moment = Moment.from_json(read_json(followed_record(pipeline.repository.path)))
-    return None if moment is None else moment.age_s(time.time)
+    def _note(self, *, is_heard: bool) -> None:
+        """
+        Note for the status page whether the primary is heard. A disk that is full does not end the listening.
+        """
+        record = heard_record(self._pipeline.repository.path)
+        with contextlib.suppress(OSError):
+            if is_heard:
+                write_json(record, Moment.now(time.time).as_json())
+            else:
+                record.unlink(missing_ok=True)

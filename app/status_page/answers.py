@@ -55,6 +55,7 @@ def page(name: str, **values: Any) -> str:
         **values,
         words=words,
         form_token=sessions().form_token(session),
+        is_replica=services().pipeline.settings.is_replica,
         is_signed_in=session.signed_in and not services().open_access,
     )
 

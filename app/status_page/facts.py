@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from ferry.app.api import standing as standings
 from ferry.app.api.standing import Standing
 from ferry.app.liveness import Workers
-from ferry.app.replica.following import lag_s
 from ferry.app.services import Services
 from ferry.app.status_page import words
 from ferry.app.status_page.charts import Charts, draw
@@ -66,35 +65,30 @@ class Facts:
         branch: The branch's short name.
         cards: The remotes, ``origin`` first.
         commits: The branch's latest.
-        workers: The workers that answer.
+        workers: The workers that answer; None on a replica, which has none.
         standing: The state of remotes, disk, sweeps and packing, read from files.
         size: The repository's objects, see ``Repository.size``.
         disk_commands: The commands that help with a full disk.
-        is_replica: Whether this is a replica, which neither writes nor pushes.
         is_fenced: Whether another repository was made the primary.
-        lag_s: Seconds since a replica last had all of origin; None: it never had.
     """
 
     now: float
     branch: str
     cards: list[Card]
     commits: list[Line]
-    workers: Workers
+    workers: Workers | None
     standing: Standing
     size: Mapping[str, int]
     disk_commands: list[str]
-    is_replica: bool = False
     is_fenced: bool = False
-    lag_s: float | None = None
 
     @property
     def away(self) -> str | None:
         """
         A sentence on what does not answer; None if everything answers.
         """
-        if self.is_replica:
-            level = "never yet" if self.lag_s is None else f"{words.duration(self.lag_s)} ago"
-            return f"This is a replica, which had all of origin {level}."
+        if self.workers is None:
+            return None
         if self.is_fenced:
             return "Another repository is the primary: every write is refused."
         if self.workers.state == "unknown":
@@ -126,13 +120,11 @@ def look(services: Services) -> Facts:
         branch=pipeline.repository.branch,
         cards=[_card(pipeline, name, status, now) for name, status in standing.remotes.items()],
         commits=_commits(pipeline, standing.remotes),
-        workers=services.liveness.look(),
+        workers=None if pipeline.settings.is_replica else services.liveness.look(),
         standing=standing,
         size=Packs(pipeline.repository.git).size(),
         disk_commands=pipeline.disk.commands,
-        is_replica=pipeline.settings.is_replica,
         is_fenced=is_fenced(pipeline.repository.path),
-        lag_s=lag_s(pipeline),
     )
 
 

@@ -70,9 +70,24 @@ def _let_in() -> ResponseReturnValue | None:
             "The form was not sent from this page, or the page is too old.",
             "Reload /status and repeat it.",
         )
-    if request.endpoint == "status.sign_in" or _may_enter():
+    if request.endpoint == "status.sign_in":
         return None
-    return _sign_in_form()
+    if not _may_enter():
+        return _sign_in_form()
+    if request.method == "POST" and request.endpoint != "status.sign_out":
+        _refuse_on_a_replica()
+    return None
+
+
+def _refuse_on_a_replica() -> None:
+    settings = services().pipeline.settings
+    if settings.is_replica:
+        raise Problem(
+            403,
+            "read-only-replica",
+            "This is a replica, which neither pushes nor reconciles.",
+            f"Do it at the primary: {settings.api_primary_url or ''}/status",
+        )
 
 
 def _is_from_our_page() -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from ferry.app.replica.level import State as Level
 from ferry.worker.observe.printable import many as many  # for the templates
 from ferry.worker.repair.kept import HERE
 from ferry.worker.repair.reconcile import Outcome
@@ -39,6 +40,15 @@ STATES: Mapping[str, Words] = MappingProxyType({
     "pushing": Words("busy", "↑"),
     "retrying": Words("warn", "↻"),
     "blocked": Words("bad", "!"),
+})  # fmt: skip
+
+# How far a replica is.
+LEVELS: Mapping[Level, Words] = MappingProxyType({
+    "level": Words("good", "✓"),
+    "behind": Words("busy", "…"),
+    "late": Words("warn", "!"),
+    "apart": Words("bad", "!"),
+    "paused": Words("warn", "‖"),
 })  # fmt: skip
 
 _NEEDS_PERSON = "bad", "!"

@@ -5,6 +5,7 @@ A replica reads, follows origin, and neither writes nor pushes.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from types import SimpleNamespace
@@ -14,13 +15,17 @@ from structlog.testing import capture_logs
 
 from ferry.app import create_app
 from ferry.app.replica.following import Following
+from ferry.app.replica.level import _state as level_of
+from ferry.app.status_page.sessions import _EXTENSION, COOKIE
 from ferry.worker.bootstrap import build
 from ferry.worker.errors import ReconcileError, RepositoryError, SettingsError
 from ferry.worker.follow import LEVEL
+from ferry.worker.git.backlog import Backlog
 from ferry.worker.git.remote import Remote
 from ferry.worker.push import REPLICA, Request
 from ferry.worker.settings import Settings
 from tests.integration.test_server import PEOPLE, _start
+from tests.pages import Browser
 from tests.parts import sample, wait_until
 
 PRIMARY = "https://records.town.example/ferry"
@@ -76,15 +81,83 @@ def test_a_replica_reads_and_says_how_far_behind_it_may_be(replica, replica_env,
     assert api.get(PEOPLE).headers[COMMIT] == copy.head()
     assert sample(api.get("/metrics").text, "ferry_replica_lag_seconds") == 0  # there is none yet
     assert "ferry_replica_lag_seconds{" not in api.get("/metrics").text
-    assert "which had all of origin never yet" in api.get("/status").text
+    assert "which has not had all of origin yet" in api.get("/status").text
 
     Following(build(replica_env, publisher=True)).once()
 
     assert "ferry_replica_lag_seconds{" in api.get("/metrics").text
-    assert "This is a replica, which had all of origin" in api.get("/status").text
-    assert "No worker answers" not in api.get("/status").text
+    assert "This is a replica: it has all of origin." in api.get("/status").text
     assert "ferry_sweep_late{" in api.get("/metrics").text
     assert sample(api.get("/metrics").text, "ferry_sweep_late") == 0
+
+
+def test_the_page_shows_what_a_replica_has_and_no_part_of_a_primary(replica, replica_env, there, copy):
+    api = Browser(replica(CFP_API_PRIMARY_URL=PRIMARY))
+    commit = there.commit("from elsewhere")
+    Following(build(replica_env, publisher=True)).once()
+
+    page = api.open()
+    for told in (
+        "Follows origin ✓ level", f"Origin {there.path}, branch main", f"At commit {commit[:10]}",
+        f"Primary {PRIMARY} , where writes are sent to", "Its events ! away", "from elsewhere",
+    ):  # fmt: skip
+        assert told in page.text
+    assert re.search(r"Had all of origin [\d.]+ s ago", page.text)
+    assert re.search(r"Origin seen [\d.]+ s ago (At|Primary)", page.text)
+    for foreign in ("Broker", "Worker", "Beat", "Last push", "pushed", "Remotes", "Kept branches"):
+        assert foreign not in page.text
+    assert page.forms == []
+    assert "received 1 commit by" in re.sub(r"\s+", " ", api.open("/status/history").text)
+    assert "not known (CFP_API_PRIMARY_URL): writes are refused" in Browser(replica()).open().text
+
+
+@pytest.mark.parametrize("form", ["push", "pause", "reconcile"])
+def test_a_form_that_is_sent_to_a_replica_changes_nothing(replica, copy, form):
+    api = replica(CFP_API_PRIMARY_URL=PRIMARY)
+    api.get("/status")
+    sessions, cookie = api.application.extensions[_EXTENSION], api.get_cookie(COOKIE, path="/status")
+    carried = {"form_token": sessions.form_token(sessions.read(cookie.value)), "remote": "origin"}
+    refused = api.post(f"/status/{form}", data=carried)
+    assert (refused.status_code, refused.json["code"]) == (403, "read-only-replica")
+    assert f"{PRIMARY}/status" in refused.json["hint"]
+
+
+def test_status_and_command_tell_how_far_a_replica_is(replica, replica_env, ferry, there, copy):
+    following, api = Following(build(replica_env, publisher=True)), replica()
+
+    def told():
+        shown = api.get("/api/_internal/push").json
+        said = ferry("push", "status", **replica_env)
+        assert said.returncode == 0, said.stderr
+        assert f"replica: {shown['replica']['state']}\n" in said.stdout
+        return shown["replica"]
+
+    assert (told()["state"], told()["lag_seconds"]) == ("late", None)
+    commit = there.commit("from elsewhere")
+    following.once()
+    level = told()
+    assert (level["state"], level["commit"], level["primary_stream"]) == ("level", commit, None)
+    assert level["lag_seconds"] < 60
+    assert ferry("push", "pause", **replica_env).returncode == 0
+    assert told()["state"] == "paused"
+    assert ferry("push", "resume", **replica_env).returncode == 1, "without a broker"
+    copy.commit("by hand, here")
+    assert told()["state"] == "apart"
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "lag_s", "behind", "state"),
+    [
+        (60, 170, 0, "level"),
+        (60, 190, 0, "late"),
+        (1, 14, 0, "level"),
+        (0, 9000, 0, "level"),
+        (60, 5, 2, "behind"),
+    ],
+)
+def test_a_replica_is_late_after_three_looks(interval_s, lag_s, behind, state):
+    status = SimpleNamespace(state="idle", pending=Backlog(log=None, behind=behind), remote_head="0" * 40)
+    assert level_of(status, lag_s, interval_s) == state
 
 
 def test_a_replica_takes_over_what_origin_has_and_pushes_nothing(replica_env, there, copy):
@@ -146,7 +219,7 @@ def test_doctor_finds_a_replica_healthy_without_worker_and_broker(ferry, replica
     assert {"worker", "sweep", "broker"}.isdisjoint(each["name"] for each in found)
 
 
-def test_a_write_to_the_primary_is_read_on_a_replica_at_once(env, replica_env, worker, tmp_path):
+def test_a_write_to_the_primary_is_read_on_a_replica_at_once(env, replica_env, ferry, worker, tmp_path):
     """
     The primary's event stream tells of its push, for the interval alone would take an hour.
     """
@@ -165,6 +238,14 @@ def test_a_write_to_the_primary_is_read_on_a_replica_at_once(env, replica_env, w
             wait_until(
                 lambda path=path, asked=asked: replica.ask(path, timeout_s=30, **asked)[0] == 200, what=slug
             )
+
+        def hears() -> bool:
+            said = ferry("push", "status", **replica_env, **settings)
+            return f"{settings['CFP_API_PRIMARY_URL']}; its event stream is connected" in said.stdout
+
+        wait_until(hears, what="the stream to be connected")
+        primary.end()
+        wait_until(lambda: not hears(), what="the end of the stream")
     finally:
         replica.end()
         primary.end()

@@ -159,8 +159,6 @@ def _headline(status: RemoteStatus) -> str:
         standing=_standing(origin=status),
         size={},
         disk_commands=[],
-        is_replica=False,
-        lag_s=None,
     ).headline
 
 

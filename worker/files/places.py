@@ -17,6 +17,8 @@ The path of each of Ferry's own files, in the directory ``ferry`` of the bare re
 ``whole.json``              the commit up to which all objects were found at a start
 ``sweep.json``              the time of the last sweep
 ``verified.REMOTE.json``    when a remote was last verified and restored
+``followed.json``           when a replica last had all of origin
+``heard.json``              when a replica last heard the primary's event stream
 ``flower.*``                the tasks that Flower has seen under ``ferry dev``
 ==========================  ==========================================================================
 """
@@ -147,6 +149,13 @@ def followed_record(repository: Path) -> Path:
     Return the file with the time when a replica last had all of origin.
     """
     return state_directory(repository) / "followed.json"
+
+
+def heard_record(repository: Path) -> Path:
+    """
+    Return the file with the time when a replica last heard the primary; none while it does not listen.
+    """
+    return state_directory(repository) / "heard.json"
 
 
 def flower_history(repository: Path) -> Path:
