@@ -40,12 +40,36 @@ def reader(sheet: str | None = None) -> None:
     Raises:
         Problem: 401 without a known token, 403 where the token may not read that sheet.
     """
-    if services().pipeline.settings.api_read != "token" or services().open_access:
+    if _reads_are_open():
         return
     sender = caller()
     if sheet != ANY_SHEET and not sender.may_read("*" if sheet is None else sheet):
         what = "all sheets" if sheet is None else f"the sheet {sheet!r}"
         raise _out_of_scope(sender, "read", what)
+
+
+def listener() -> None:
+    """
+    Refuse the request unless its sender may read every sheet, or has a ticket from somebody who may.
+
+    Raises:
+        Problem: 401 without a known token or with a ticket that is not valid, 403 as ``reader``.
+    """
+    ticket = request.args.get("ticket")
+    if ticket is None or _reads_are_open():
+        reader()
+    elif not services().tickets.is_for_events(ticket):
+        raise Problem(
+            401,
+            "ticket-invalid",
+            "The ticket has expired, or this server did not issue it.",
+            "Get another: GET /api/events/ticket with the header Authorization: Bearer TOKEN.",
+            headers=_CHALLENGE,
+        )
+
+
+def _reads_are_open() -> bool:
+    return services().pipeline.settings.api_read != "token" or services().open_access
 
 
 def writer(*sheets: str) -> Caller:

@@ -17,7 +17,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import PathConverter
 
 from ferry.app import problems
-from ferry.app.access import ANY_SHEET, client_of, reader
+from ferry.app.access import ANY_SHEET, client_of, listener, reader
 from ferry.app.api import (
     attachments,
     commits,
@@ -194,7 +194,9 @@ def _refuse_other_sites() -> None:
 def _authorise_read() -> None:
     if request.method not in ("GET", "HEAD"):
         return
-    if request.blueprint in _SHOW_EVERY_SHEET:
+    if request.endpoint == events.STREAM:
+        listener()
+    elif request.blueprint in _SHOW_EVERY_SHEET:
         reader()
     elif request.blueprint in {blueprint.name for blueprint in _READABLE}:
         reader(ANY_SHEET if request.view_args is None else request.view_args.get("sheet", ANY_SHEET))

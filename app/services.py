@@ -12,6 +12,8 @@ from flask import current_app
 
 from ferry.app.arrivals import Arrivals
 from ferry.app.clients.limits import Limits
+from ferry.app.clients.shared_key import shared_key
+from ferry.app.clients.tickets import Tickets
 from ferry.app.clients.tokens import Tokens
 from ferry.app.liveness import Liveness
 from ferry.app.metrics import metering
@@ -23,6 +25,7 @@ from ferry.extension import Extension
 from ferry.worker.after.hooks import hooks_of
 from ferry.worker.bootstrap import build, load_extensions
 from ferry.worker.enqueue import PushQueue
+from ferry.worker.files.places import state_directory
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.settings import ORIGIN
 
@@ -43,6 +46,7 @@ class Services:
         arrivals: Wakes the requests that wait for a commit to arrive.
         liveness: Whether a worker answers.
         tokens: The tokens that may write, and read where reading needs one.
+        tickets: What lets a browser in that cannot send its token.
         limits: How many requests one client may make.
         extensions: The extensions that ``CFP_API_EXTENSIONS`` names, in order.
         rules: The rules of all of them.
@@ -57,6 +61,7 @@ class Services:
     arrivals: Arrivals
     liveness: Liveness
     tokens: Tokens
+    tickets: Tickets
     limits: Limits
     extensions: tuple[Extension, ...]
     rules: Rules
@@ -87,6 +92,7 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
         arrivals=Arrivals(pipeline.repository),
         liveness=Liveness(pipeline.celery),
         tokens=Tokens(pipeline.settings),
+        tickets=Tickets(shared_key(state_directory(pipeline.settings.data_repo_path))),
         limits=Limits(pipeline.settings.api_rate_limit),
         extensions=extensions,
         rules=Rules(extensions),

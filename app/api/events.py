@@ -16,9 +16,11 @@ from functools import lru_cache
 from typing import Any
 
 from flask import Blueprint, Response, request, stream_with_context
+from flask.typing import ResponseReturnValue
 
 from ferry.app.api.commits import commit_documents
 from ferry.app.api.writing import client_is_gone
+from ferry.app.clients.tickets import EVENTS_LASTS_S
 from ferry.app.problems import Problem
 from ferry.app.server.later import Streaming, leave
 from ferry.app.services import Services, services
@@ -29,6 +31,7 @@ from ferry.worker.status import remote_statuses
 
 bp = Blueprint("events", __name__, url_prefix="/api/events")
 
+STREAM = "events.stream"
 MAX_STREAMS = 64  # in a server where each stream takes a thread
 _HELLO = b"retry: 2000\n\n"
 _QUIET = b": nothing new\n\n"
@@ -66,6 +69,15 @@ def stream() -> Response:
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"  # or nginx would buffer it
     return response
+
+
+@bp.get("/ticket")
+def ticket() -> ResponseReturnValue:
+    """
+    Return a ticket that opens the stream, for browsers: an ``EventSource`` sends no header.
+    """
+    answer = {"ticket": services().tickets.for_events(), "expires_in_s": EVENTS_LASTS_S}
+    return answer, {"Cache-Control": "no-store"}
 
 
 def _events(listener: _Listener) -> Iterator[bytes]:

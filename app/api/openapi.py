@@ -121,8 +121,8 @@ def _name_commits(paths: Json) -> None:
     for name, path in paths.items():
         if "get" in path and not name.startswith("/api/health"):
             path["get"]["parameters"] += [{"$ref": "#/components/parameters/at_least"}]
-            if name == "/api/events":
-                continue  # a stream is not read from one commit
+            if name.startswith("/api/events"):
+                continue  # neither a stream nor a ticket is read from one commit
             headers = path["get"]["responses"]["200"].setdefault("headers", {})
             headers["X-Ferry-Commit"] = {"$ref": "#/components/headers/X-Ferry-Commit"}
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import os
 import secrets
 import time
 from dataclasses import dataclass
@@ -21,12 +20,11 @@ from typing import cast
 from flask import Flask, Response, current_app, g, request
 from itsdangerous import BadData, URLSafeSerializer, URLSafeTimedSerializer
 
-from ferry.worker.observe.logs import log
+from ferry.app.clients.shared_key import shared_key
 
 COOKIE = "ferry_status"
 LASTS_S = 12 * 3600
 _EXTENSION = "ferry.sessions"
-_KEY_BYTES = 32
 _SIGNED = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
 
 
@@ -54,7 +52,7 @@ class Sessions:
     """
 
     def __init__(self, directory: Path, admin_token: str | None) -> None:
-        key = _key(directory)
+        key = shared_key(directory)
         salt = hmac.digest(key, (admin_token or "").encode(), "sha256")
         self._cookies = URLSafeTimedSerializer(key, salt=b"ferry session" + salt, signer_kwargs=_SIGNED)
         self._forms = URLSafeSerializer(key, salt="ferry form", signer_kwargs=_SIGNED)
@@ -103,32 +101,6 @@ class Sessions:
         Whether *given* is the form token of *session*.
         """
         return hmac.compare_digest(self.form_token(session).encode(), given.encode())
-
-
-def _key(directory: Path) -> bytes:
-    """
-    Return the key that all processes share; the first process creates it.
-    """
-    path, draft = directory / "sessions.key", directory / f"sessions.key.{secrets.token_hex(8)}"
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            if len(key := path.read_bytes()) == _KEY_BYTES:
-                return key
-            path.unlink()  # truncated by a full disk or a power cut
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, secrets.token_bytes(_KEY_BYTES))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-        return path.read_bytes()
-    except OSError as exc:
-        log().warning("status.sessions_not_shared", path=str(path), error=str(exc))
-        return secrets.token_bytes(_KEY_BYTES)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def register(app: Flask, directory: Path, admin_token: str | None) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from ferry.app import create_app
 from ferry.app.clients.limits import WRONG_TOKENS, address_key
+from ferry.app.clients.tickets import EVENTS_LASTS_S
+from ferry.worker.observe.redaction import redact
 
 SHEETS = "/api/sheets"
 PEOPLE = "/api/sheets/people/records"
@@ -267,6 +269,61 @@ def test_a_token_may_read_and_not_write(scoped):
 
 def test_where_reads_are_open_a_scope_closes_nothing(scoped):
     assert scoped("::places", read="open").get(PEOPLE, headers=_as("t")).status_code == 200
+
+
+# --- Tickets of event streams ---
+
+TICKETS, STREAM = "/api/events/ticket", "/api/events"
+
+
+def _stream(api, ticket, address=STREAM):
+    answer = api.get(address, query_string={"ticket": ticket})
+    answer.close()
+    return answer.status_code
+
+
+def test_a_ticket_opens_the_event_stream_and_nothing_else(scoped, env):
+    """
+    Any process of the repository accepts it.
+    """
+    api, other = scoped(""), scoped("")
+    issued = api.get(TICKETS, headers=_as("t"))
+    ticket = issued.json["ticket"]
+    assert issued.json["expires_in_s"] == EVENTS_LASTS_S
+    assert issued.headers["Cache-Control"] == "no-store"
+    assert (_stream(api, ticket), _stream(other, ticket)) == (200, 200)
+    for address in (TICKETS, SHEETS, PEOPLE, "/api/commits", "/status/events"):
+        assert _stream(api, ticket, address) in (401, 503), address
+    assert api.get(SHEETS, headers=_as(ticket)).status_code == 401
+
+
+def test_only_who_may_read_everything_gets_a_ticket(scoped):
+    assert scoped("").get(TICKETS).status_code == 401
+    assert scoped(":people:people").get(TICKETS, headers=_as("t")).status_code == 403
+
+
+def test_a_ticket_that_is_not_valid_is_refused_with_the_remedy(scoped, monkeypatch):
+    api = scoped("")
+    ticket = api.get(TICKETS, headers=_as("t")).json["ticket"]
+    for wrong in ("", "ferry_", ticket[:-6] + "AAAAAA", "ferry_é", "x" * 5000):
+        assert _stream(api, wrong) == 401, wrong
+    now = time.time()
+    monkeypatch.setattr("itsdangerous.timed.time.time", lambda: now + EVENTS_LASTS_S + 2)
+    late = api.get(STREAM, query_string={"ticket": ticket})
+    assert (late.status_code, late.json["code"]) == (401, "ticket-invalid")
+    assert TICKETS in late.json["hint"]
+
+
+def test_a_ticket_stands_in_no_log(scoped):
+    ticket = scoped("").get(TICKETS, headers=_as("t")).json["ticket"]
+    for line in (f"GET {STREAM}?ticket={ticket} HTTP/1.1", f'{{"ticket": "{ticket}"}}'):
+        assert ticket[10:] not in redact(line)
+
+
+def test_a_page_of_another_origin_may_have_a_ticket_where_it_may_read(env):
+    app = create_app({**env, "CFP_API_CORS_ORIGINS": "https://www.example.org"}, open_access=True)
+    answer = app.test_client().get(TICKETS, headers={"Origin": "https://www.example.org"})
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://www.example.org"
 
 
 def test_every_answer_forbids_guessing_its_type(app):

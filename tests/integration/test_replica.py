@@ -4,6 +4,7 @@ A replica reads, follows origin, and neither writes nor pushes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import threading
@@ -217,6 +218,17 @@ def test_doctor_finds_a_replica_healthy_without_worker_and_broker(ferry, replica
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert {each["state"] for each in found} <= {"ok", "warning"}, found
     assert {"worker", "sweep", "broker"}.isdisjoint(each["name"] for each in found)
+
+
+def test_a_replica_accepts_its_own_tickets(replica_env, monkeypatch):
+    monkeypatch.setattr(Following, "start", lambda following: None)
+    token = f"ana:{hashlib.sha256(b't').hexdigest()}"
+    app = create_app({**replica_env, "CFP_API_READ": "token", "CFP_API_TOKENS": token})
+    api = app.test_client()
+    ticket = api.get("/api/events/ticket", headers={"Authorization": "Bearer t"}).json["ticket"]
+    answer = api.get("/api/events", query_string={"ticket": ticket})
+    answer.close()
+    assert answer.status_code == 200
 
 
 def test_a_write_to_the_primary_is_read_on_a_replica_at_once(env, replica_env, ferry, worker, tmp_path):
