@@ -17,7 +17,8 @@ from ferry.app.status_page import words
 from ferry.worker.git.divergence import Divergence
 from ferry.worker.ledger.operators import Operator
 from ferry.worker.observe.printable import in_line
-from ferry.worker.repair.merger import Change, Field, Takes, parse_takes
+from ferry.worker.repair.merger import Change, Field, Takes, parse_takes, with_rest
+from ferry.worker.repair.merging import SIDES
 from ferry.worker.repair.reconcile import Outcome, Strategy
 from ferry.worker.settings import ORIGIN
 
@@ -50,11 +51,20 @@ def _parsed(context: click.Context, parameter: click.Parameter, given: Iterable[
     help="Decide a conflict of a merge, of one field or of a whole file; repeatable. Everything else of both "
     "sides is kept.",
 )
+@click.option(
+    "--rest", type=click.Choice(SIDES), help="Decide every conflict that --take leaves, by this side."
+)
 @REASON
 @click.option("--dry-run", is_flag=True, help="Show both sides and what would happen; change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def reconcile(
-    remote: str, strategy: Strategy, takes: Takes, reason: str | None, dry_run: bool, as_json: bool
+    remote: str,
+    strategy: Strategy,
+    takes: Takes,
+    rest: str | None,
+    reason: str | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """
     Join the branch with a remote that has commits which the branch lacks.
@@ -63,11 +73,14 @@ def reconcile(
     the remote. Exit status: 0 if the remote can take the branch now, 1 on a conflict or if
     the remote could not be fetched.
     """
-    if takes and strategy != "merge":
-        raise click.UsageError("--take decides the conflicts of --strategy merge")
+    if (takes or rest) and strategy != "merge":
+        raise click.UsageError("--take and --rest decide the conflicts of --strategy merge")
     with open_pipeline() as pipeline:
         [name] = configured(pipeline, remote)
         by = Operator.here(os.environ, reason)
+        if rest:
+            left = pipeline.reconciler.reconcile(name, strategy, dry_run=True, takes=takes).conflicts
+            takes = with_rest(takes, left, rest)
         outcome = pipeline.reconciler.reconcile(
             name, strategy, dry_run=dry_run, takes=takes, compares=True, by=by
         )
@@ -130,14 +143,20 @@ def _value(field: Field, side: str) -> str:
     return "none" if value is None else value.rstrip("\n").replace("\n", f"\n{'':7}")
 
 
+def _options(takes: Iterable[str]) -> str:
+    return "".join(f" --take {shlex.quote(take)}" for take in takes)
+
+
 def _print_way_out(outcome: Outcome, takes: Takes) -> None:
     command = f"ferry reconcile --remote {outcome.remote}"
     if outcome.conflicts:
-        taken = [f"{place}={side}" for place, side in takes.items()]
-        open_ = [f"{conflict}=ours" for conflict in outcome.conflicts[:_SHOWN]]
-        options = " ".join(f"--take {shlex.quote(take)}" for take in (*taken, *open_))
-        _say("  decide each conflict, ours or theirs; everything else of both sides is kept:")
-        _say(f"    {command} {options}")
+        taken = _options(f"{place}={side}" for place, side in takes.items())
+        open_ = _options(f"{conflict}=ours" for conflict in outcome.conflicts[:_SHOWN])
+        _say("  decide each conflict, by ours or by theirs; everything else of both sides is kept:")
+        _say(f"    {command}{taken}{open_}")
+        _say("  or all that are left by one side:")
+        for side in SIDES:
+            _say(f"    {command}{taken} --rest {side}")
     by_hand = "join them by hand: docs/how-to/reconcile-a-diverged-remote.md"
     if outcome.is_unrelated:
         _say(f"  {by_hand}")

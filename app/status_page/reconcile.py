@@ -6,7 +6,8 @@ if what it showed is still true (``_plan``). A second page lists the branches th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 
@@ -19,7 +20,7 @@ from ferry.app.status_page.answers import by_form, message, page, the_remote
 from ferry.worker.errors import TakeError, WorkerError
 from ferry.worker.git.trees import changed
 from ferry.worker.repair import kept
-from ferry.worker.repair.merger import Takes, parse_takes
+from ferry.worker.repair.merger import Takes, parse_takes, with_rest
 from ferry.worker.repair.reconcile import Outcome, Strategy
 
 bp = Blueprint("reconcile", __name__)
@@ -72,7 +73,8 @@ def _shown(remote: str, strategy: Strategy, takes: Takes) -> tuple[Outcome, Take
     outcome = reconcile(takes=takes)
     if not (rest := request.form.get("rest")) or not outcome.conflicts:
         return outcome, takes
-    takes = {**takes, **_sides(f"{conflict}={rest}" for conflict in outcome.conflicts)}
+    with _sides_named():
+        takes = with_rest(takes, outcome.conflicts, rest)
     return reconcile(takes=takes), takes
 
 
@@ -166,11 +168,13 @@ def _takes() -> Takes:
     Return the side that the form chooses for each conflict. Each conflict has its own form field.
     """
     form = request.form.items(multi=True)
-    return _sides(value for name, value in form if name.startswith("take") and value)
+    with _sides_named():
+        return parse_takes(value for name, value in form if name.startswith("take") and value)
 
 
-def _sides(given: Iterable[str]) -> Takes:
+@contextmanager
+def _sides_named() -> Iterator[None]:
     try:
-        return parse_takes(given)
+        yield
     except ValueError as exc:
         raise Problem(400, "bad-request", str(exc), "Choose ours or theirs.") from exc

@@ -96,11 +96,17 @@ def test_a_conflict_ends_with_status_1_and_names_the_field(client, worker, remot
     assert done.returncode == 1
     assert "conflict: people/jane.toml:email" in done.stdout
     assert "Nothing was changed." in done.stdout
+    for option in ("--take people/jane.toml:email=ours", "--rest ours", "--rest theirs"):
+        assert f"    ferry reconcile --remote origin {option}\n" in done.stdout
+    told = ferry("push", "history").stdout
+    assert "not-reconciled by" in told
+    assert ": merge: nothing was changed: both sides changed people/jane.toml:email\n" in told
     shown = ferry("reconcile", "--dry-run", "--take", "people/jane.toml:email=theirs").stdout
     assert "would join both sides" in shown
     assert "result theirs@example.org" in " ".join(shown.replace('"', "").split())
-    taken = ferry("reconcile", "--take", "people/jane.toml:email=theirs", "--json")
+    taken = ferry("reconcile", "--rest", "theirs", "--json")
     assert json.loads(taken.stdout)["state"] == "merged"
+    assert " reconciled by" in ferry("push", "history").stdout
     wait_until(
         lambda: remote.head() == json.loads(taken.stdout)["local_head"], what="the merge on the remote"
     )
@@ -111,7 +117,12 @@ def test_a_conflict_ends_with_status_1_and_names_the_field(client, worker, remot
     ("options", "said"),
     [
         (("--take", "people/jane.toml:email"), "is not PATH[:FIELD]=ours"),
-        (("--take", "a=ours", "--strategy", "preserve"), "--take decides the conflicts of --strategy merge"),
+        (
+            ("--take", "a=ours", "--strategy", "preserve"),
+            "--take and --rest decide the conflicts of --strategy",
+        ),
+        (("--rest", "ours", "--strategy", "rebase"), "--take and --rest decide the conflicts of --strategy"),
+        (("--rest", "both"), "'both' is not one of 'ours', 'theirs'"),
     ],
 )
 def test_what_cannot_be_taken_is_a_wrong_use(ferry, options, said):

@@ -16,8 +16,8 @@ from ferry.worker.ledger import lines
 from ferry.worker.observe.printable import in_line
 
 Kind = Literal[
-    "failing", "recovered", "paused", "resumed", "requested", "reconciled", "received", "branch-removed",
-    "promoted",
+    "failing", "recovered", "paused", "resumed", "requested", "reconciled", "not-reconciled", "received",
+    "branch-removed", "promoted",
 ]  # fmt: skip
 
 KEPT = 1000

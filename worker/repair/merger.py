@@ -138,6 +138,16 @@ def parse_takes(texts: Iterable[str]) -> dict[str, Side]:
     return takes
 
 
+def with_rest(takes: Takes, left: Iterable[Conflict], side: str) -> Takes:
+    """
+    Return *takes*, and *side* of each conflict that they leave.
+
+    Raises:
+        ValueError: *side* is neither ours nor theirs.
+    """
+    return {**takes, **parse_takes(f"{conflict}={side}" for conflict in left)}
+
+
 class Merger:
     """
     Merges commits of one repository. What both sides changed is merged apart: gitsheets opens the sheets for

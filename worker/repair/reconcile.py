@@ -23,6 +23,7 @@ from ferry.worker.git.divergence import Divergence, survey
 from ferry.worker.git.refs import RefError, move_ref
 from ferry.worker.git.remote import Remote, ended_within_s
 from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.events import Kind
 from ferry.worker.ledger.ledger import Claim, Ledger
 from ferry.worker.ledger.operators import FERRY, Operator, remember
 from ferry.worker.observe.logs import log
@@ -416,8 +417,20 @@ def _tell_joined(ledger: Ledger, outcome: Outcome, strategy: Strategy, by: Opera
     )
     if by is FERRY and outcome.state != "merged":
         return  # nothing has changed
-    detail = f"{strategy}: {outcome.state}, from {outcome.before} to {outcome.after}"
-    remember(ledger, outcome.remote, "reconciled", by, now=now, detail=detail)
+    kind: Kind = "not-reconciled" if outcome.after == outcome.before else "reconciled"
+    remember(ledger, outcome.remote, kind, by, now=now, detail=f"{strategy}: {_told(outcome)}")
+
+
+def _told(outcome: Outcome) -> str:
+    """
+    Return what came of a reconcile, for the history.
+    """
+    if outcome.after == outcome.before:
+        places = ", ".join(map(str, outcome.conflicts))
+        return f"nothing was changed: {f'both sides changed {places}' if places else outcome.detail}"
+    kept = f"; ours are kept as {outcome.kept_as}" if outcome.kept_as else ""
+    done = "the remote's side was taken" if outcome.state == "conflict" else outcome.state
+    return f"{done}, from {outcome.before} to {outcome.after}{kept}"
 
 
 def _fail(exc: Exception) -> NoReturn:
