@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from ferry.app.api.cursors import page_of
+from ferry.app.api.cursors import Shown, page_of
 from ferry.app.api.push import branch_states, commit_states
 from ferry.app.api.reading import snapshot_of, snapshot_of_page
 from ferry.app.errors import CommitNotFoundError
@@ -31,12 +31,9 @@ def index() -> ResponseReturnValue:
     repository = services().pipeline.repository
     tip = snapshot_of_page(page).commit
     found = repository.log(tip, skip=page.offset, limit=page.limit + 1, children_first=True) if tip else []
-    shown = page.fitting(commit_documents(services().pipeline, found))
-    end, more = page.offset + len(shown), len(found) > len(shown)
-    return {
-        "commits": shown,
-        "next_cursor": page.cursor(commit=tip, offset=end) if more else None,
-    }
+    entries = page.fitting(commit_documents(services().pipeline, found))
+    shown = Shown(page=page, commit=tip, entries=entries, has_more=len(found) > len(entries))
+    return {"commits": shown.entries, "next_cursor": shown.next_cursor}
 
 
 @bp.get("/<name>")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from werkzeug.datastructures import MultiDict
 
@@ -73,6 +73,32 @@ class Page:
         if self.is_continued:
             return _invalid("The branch was rewritten since the previous page, or never had that page.")
         return CommitNotFoundError(f"The branch has no commit {(self.commit or '')[:64]!r}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown(Generic[T]):
+    """
+    The entries of one page.
+
+    Attributes:
+        page: The page that was asked for.
+        commit: The commit that the list was read from.
+        entries: Its entries.
+        has_more: Whether the list has entries after them.
+    """
+
+    page: Page
+    commit: str | None
+    entries: list[T]
+    has_more: bool
+
+    @property
+    def next_cursor(self) -> str | None:
+        """
+        The cursor of the next page; None after the last one.
+        """
+        end = self.page.offset + len(self.entries)
+        return self.page.cursor(commit=self.commit, offset=end) if self.has_more else None
 
 
 def page_of(arguments: MultiDict[str, str], path: str) -> Page:

@@ -4,18 +4,21 @@ Records: list, read, create, replace, patch and delete them; list their history.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import gitsheets
 from flask import Blueprint, make_response, request
 from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import MultiDict
 
 from ferry.app.access import writer
 from ferry.app.api.commits import commit_documents
 from ferry.app.api.conditions import require
-from ferry.app.api.cursors import page_of
+from ferry.app.api.cursors import Shown, page_of
 from ferry.app.api.fields import Fields
 from ferry.app.api.query import query_of
 from ferry.app.api.reading import snapshot_of, snapshot_of_page
@@ -27,8 +30,7 @@ from ferry.app.records.json_form import to_json
 from ferry.app.records.toml_types import coerce
 from ferry.app.services import services
 from ferry.app.sheets.sheet import Sheet
-from ferry.app.store.changes import changes
-from ferry.app.store.listing import Listed
+from ferry.app.store.changes import Difference, changes
 from ferry.app.store.snapshot import Snapshot, owns
 from ferry.app.store.transaction import Transaction
 from ferry.app.store.upserts import Written
@@ -36,30 +38,20 @@ from ferry.app.store.upserts import Written
 bp = Blueprint("records", __name__, url_prefix="/api/sheets/<sheet>/records")
 
 MERGE_PATCH = "application/merge-patch+json"
+T = TypeVar("T")
 
 
 @bp.get("")
 def index(sheet: str) -> ResponseReturnValue:
     """
     List the records that pass every filter, sorted by path or by ``sort``.
-
-    A cursor names the commit that the first page was read from, so that all pages show the same state,
-    however many commits arrive meanwhile.
     """
-    page = page_of(request.args, request.path)
-    snapshot = snapshot_of_page(page)
-    found = snapshot.sheet(sheet)
-    query = query_of(request.args.lists(), Fields.of(found, snapshot.contracts(found)))
-    listed = services().listing.read(snapshot, found)
-    matching = query.select(listed.records)
-    shown = page.fitting(
-        {"path": path, "record": query.shown(record)} for path, record in islice(matching, page.offset, None)
-    )
-    end = page.offset + len(shown)
+    found = find(sheet, request.args)
+    unreadable = [{"path": path, "detail": detail} for path, detail in found.unreadable]
     return {
-        "records": shown,
-        "next_cursor": page.cursor(commit=snapshot.commit, offset=end) if len(matching) > end else None,
-        **_unreadable(listed),
+        "records": found.shown.entries,
+        "next_cursor": found.shown.next_cursor,
+        **({"unreadable": unreadable} if unreadable else {}),
     }
 
 
@@ -140,10 +132,84 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
     """
     if is_record(snapshot_of(request.args.get("at")), sheet, f"{path}/history"):
         return show(sheet, f"{path}/history")
-    page = page_of(request.args, request.path)
+    shown = versions(sheet, path, request.args, lambda commit, change: {**commit, **change.as_json()})
+    return {"history": shown.entries, "next_cursor": shown.next_cursor}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """
+    The records that a query finds.
+
+    Attributes:
+        sheet: Their sheet.
+        fields: What is known of their fields.
+        shown: One page of them: path and fields.
+        total: How many there are on all pages.
+        unreadable: Path and fault of each record of the sheet that cannot be read.
+    """
+
+    sheet: Sheet
+    fields: Fields
+    shown: Shown[dict[str, Any]]
+    total: int
+    unreadable: Sequence[tuple[str, str]]
+
+
+def find(sheet: str, arguments: MultiDict[str, str]) -> Found:
+    """
+    Return the records of *sheet* that pass every filter, sorted by path or by ``sort``.
+
+    A cursor names the commit that the first page was read from, so that all pages show the same state,
+    however many commits arrive meanwhile.
+
+    Args:
+        arguments: The query.
+
+    Raises:
+        Problem, StoreError: The query is invalid, or the sheet cannot be read.
+    """
+    page = page_of(arguments, f"/api/sheets/{sheet}/records")
+    snapshot = snapshot_of_page(page)
+    found = snapshot.sheet(sheet)
+    fields = Fields.of(found, snapshot.contracts(found))
+    query = query_of(arguments.lists(), fields)
+    listed = services().listing.read(snapshot, found)
+    matching = query.select(listed.records)
+    entries = page.fitting(
+        {"path": path, "record": query.shown(record)} for path, record in islice(matching, page.offset, None)
+    )
+    return Found(
+        sheet=found,
+        fields=fields,
+        shown=Shown(
+            page=page,
+            commit=snapshot.commit,
+            entries=entries,
+            has_more=len(matching) > page.offset + len(entries),
+        ),
+        total=len(matching),
+        unreadable=listed.unreadable,
+    )
+
+
+def versions(
+    sheet: str, path: str, arguments: MultiDict[str, str], show: Callable[[dict[str, Any], Difference], T]
+) -> Shown[T]:
+    """
+    Return the commits that changed the record at *path*, newest first.
+
+    Args:
+        arguments: The query.
+        show: Makes an entry of a commit's document and its change to the record.
+
+    Raises:
+        RecordNotFoundError: There has never been such a record.
+        Problem, StoreError: The query is invalid, or the sheet cannot be read.
+    """
+    page = page_of(arguments, f"/api/sheets/{sheet}/records/{path}/history")
     snapshot, repository = snapshot_of_page(page), services().pipeline.repository
     found = snapshot.sheet(sheet)
-    is_ours = owns(snapshot.territory, found, path)
     commits = (
         repository.log(
             snapshot.commit,
@@ -152,21 +218,15 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
             file=snapshot.from_top(found.file(path)),
             children_first=True,
         )
-        if snapshot.commit and is_ours
+        if snapshot.commit and owns(snapshot.territory, found, path)
         else []
     )
     if not commits and not page.offset:
         raise RecordNotFoundError(f"The sheet {sheet!r} has never had a record {path!r}.")
     documents = commit_documents(services().pipeline, commits)
-    shown = page.fitting(
-        {**document, **change}
-        for document, change in zip(documents, changes(repository, found, path, commits), strict=True)
-    )
-    end, more = page.offset + len(shown), len(commits) > len(shown)
-    return {
-        "history": shown,
-        "next_cursor": page.cursor(commit=snapshot.commit, offset=end) if more else None,
-    }
+    pairs = zip(documents, changes(repository, found, path, commits), strict=True)
+    entries = page.fitting(show(document, change) for document, change in pairs)
+    return Shown(page=page, commit=snapshot.commit, entries=entries, has_more=len(commits) > len(entries))
 
 
 def is_record(snapshot: Snapshot, sheet: str, address: str) -> bool:
@@ -190,11 +250,6 @@ def changed(sheet: str, written: Written, *, asked_for: str | None = None) -> Ch
         headers["Location"] = f"/api/sheets/{quote(sheet)}/records/{quote(written.path)}"
     body = {"path": written.path, "record": to_json(written.record)}
     return Change(status=201 if written.created else 200, body=body, headers=headers, sheet=sheet)
-
-
-def _unreadable(listed: Listed) -> dict[str, Any]:
-    named = [{"path": path, "detail": detail} for path, detail in listed.unreadable]
-    return {"unreadable": named} if named else {}
 
 
 def path_of(sheet: str, record: Record) -> str:

@@ -8,6 +8,7 @@ thousand one by one would hold the interpreter for seconds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gitsheets
@@ -28,12 +29,39 @@ _BATCH_BYTES = 16 << 20
 _Side = tuple[Any, str]  # the record, or why it cannot be read, or neither
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """
+    What a commit changed in a record, in the types that JSON has.
+
+    Attributes:
+        before: The record before it; None if there was none, or it cannot be read.
+        after: The record after it; likewise.
+        fault: Why ``after`` cannot be read; "" if it can.
+    """
+
+    before: Any
+    after: Any
+    fault: str
+
+    def as_json(self) -> dict[str, Any]:
+        """
+        Return the change in the API's shape: a JSON patch (RFC 6902), or the reason for its absence.
+        """
+        if self.fault:
+            return {"patch": [], "unreadable": self.fault}
+        if self.after is None:
+            return {"patch": [{"op": "remove", "path": ""}]}
+        if self.before is None:
+            return {"patch": [{"op": "add", "path": "", "value": self.after}]}
+        return {"patch": list(gitsheets.create_patch(self.before, self.after))}
+
+
 def changes(
     repository: Repository, sheet: Sheet, path: str, commits: Sequence[Commit]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Difference]:
     """
-    Yield each commit's change to the record at *path*: a JSON patch (RFC 6902), or the reason for its
-    absence.
+    Yield each commit's change to the record at *path*.
     """
     place = Snapshot.of(repository, None).from_top(sheet.file(path))
     try:
@@ -45,8 +73,10 @@ def changes(
         sides = {each.hash: _sides(repository, sheet, path, each, known.get(each.hash)) for each in chunk}
         contents = _contents(repository, [side.name for pair in sides.values() for side in pair if side])
         for each in chunk:
-            before, after = (_read(repository, sheet, entry, contents) for entry in sides[each.hash])
-            yield _patch(before, after)
+            (before, _), (after, fault) = (
+                _read(repository, sheet, entry, contents) for entry in sides[each.hash]
+            )
+            yield Difference(before=before, after=after, fault=fault)
 
 
 def _sides(
@@ -82,13 +112,3 @@ def _read(repository: Repository, sheet: Sheet, entry: Entry | None, contents: M
         return to_json(fields_at(repository.objects, entry, sheet, contents.get(entry.name))), ""
     except UnreadableRecordError as exc:
         return None, str(exc)
-
-
-def _patch(before: _Side, after: _Side) -> dict[str, Any]:
-    (old, _), (new, fault) = before, after
-    if fault:
-        return {"patch": [], "unreadable": fault}
-    if old is None or new is None:
-        operation: dict[str, Any] = {"op": "remove" if new is None else "add", "path": ""}
-        return {"patch": [operation if new is None else {**operation, "value": new}]}
-    return {"patch": list(gitsheets.create_patch(old, new))}
