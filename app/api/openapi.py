@@ -19,12 +19,14 @@ from urllib.parse import quote
 
 from ferry import __version__
 from ferry.app.api.cursors import DEFAULT_LIMIT, MAX_LIMIT
-from ferry.app.api.query import MEANINGS, RESERVED
 from ferry.app.api.reading import MAX_DELAY_S
 from ferry.app.api.record_schema import component, for_requests, partial, plain_object
-from ferry.app.api.transactions import MAX_OPERATIONS, OPERATIONS
+from ferry.app.api.transactions import MAX_OPERATIONS
+from ferry.app.api.transactions import OPERATIONS as CHANGES
 from ferry.app.api.writing import MAX_WAIT_S
 from ferry.app.errors import StoreError
+from ferry.app.finding.comparisons import OPERATORS
+from ferry.app.finding.query import GROUPS, RESERVED
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.snapshot import Snapshot
 from ferry.worker.settings import Settings
@@ -192,7 +194,7 @@ def _names(sheet: Sheet) -> Json:
         "sheet": sheet.name,
         "quoted": quote(sheet.name),
         "record": _schema_name(sheet),
-        "operations": list(OPERATIONS),
+        "operations": list(CHANGES),
     }
 
 
@@ -244,12 +246,12 @@ def _filters(schemas: Sequence[Mapping[str, Any]]) -> list[Json]:
     fields = dict.fromkeys(field for schema in schemas for field in schema.get("properties", {}))
     return [
         {
-            "name": field + (operator and f"[{operator}]"),
+            "name": field if word == "eq" else f"{field}[{word}]",
             "in": "query",
-            "description": described.format(field=field),
-            "schema": {"type": "string"},
+            "description": each.meaning.format(field=field),
+            "schema": {"type": "boolean" if word == "exists" else "string"},
         }
         for field in fields
-        if re.fullmatch(r"[A-Za-z0-9_-]+", field) and field not in RESERVED
-        for operator, described in MEANINGS.items()
+        if re.fullmatch(r"[A-Za-z0-9_-]+", field) and field not in (*RESERVED, *GROUPS)
+        for word, each in OPERATORS.items()
     ]

@@ -19,11 +19,11 @@ from ferry.app.access import writer
 from ferry.app.api.commits import commit_documents
 from ferry.app.api.conditions import require
 from ferry.app.api.cursors import Shown, page_of
-from ferry.app.api.fields import Fields
-from ferry.app.api.query import query_of
 from ferry.app.api.reading import snapshot_of, snapshot_of_page
 from ferry.app.api.writing import Change, evaluations, record_sent, write
 from ferry.app.errors import RecordNotFoundError, SheetConfigError
+from ferry.app.finding.fields import Fields
+from ferry.app.finding.query import query_of
 from ferry.app.provenance import provenance
 from ferry.app.records.codec import Record
 from ferry.app.records.json_form import to_json

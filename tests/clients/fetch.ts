@@ -29,6 +29,11 @@ const first = listed.data?.records[0];
 const year: number | undefined = first?.record.joined_year;
 assert.equal(first?.path, "grace");
 assert.equal(year, undefined);
+const joined = await api.GET(records, {
+  params: { query: { "name[startswith]": "Gr", combined: { "or[0][joined_year][lt]": "1", "or[1][slug]": "grace" } } },
+  querySerializer: { object: { style: "form", explode: true } },
+});
+assert.deepEqual(joined.data?.records.map((each) => each.path), ["grace"]);
 
 const stored = await api.PUT(attachment, {
   params: { path: { path: "grace", name: "note.txt" } },

@@ -26,6 +26,7 @@ from people.api.service import alive, ready
 from people.api.sheets import index_sheets, show_sheet, transact
 from people.models import (
     CommitMade,
+    ListPeopleCombined,
     Problem,
     ProblemCode,
     RecordPeoplePatch,
@@ -70,6 +71,9 @@ assert read.record.name == "Ada L."
 listed = good(list_people.sync(client=client, joined_yeargte="1991", joined_yearlt="1992", slug="ada"))
 assert [each.path for each in listed.records] == ["ada"]
 assert listed.records[0].record.name == "Ada L."
+either = ListPeopleCombined.from_dict({"or[0][name][contains]": "L.", "or[1][slug]": "nobody"})
+joined = good(list_people.sync(client=client, combined=either, emailexists=False, joined_yearexists=True))
+assert [each.path for each in joined.records] == ["ada"]
 
 stored = good(
     put_attachment_people.sync("ada", "a.bin", client=client, body=File(payload=io.BytesIO(b"hello")))

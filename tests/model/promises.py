@@ -497,12 +497,11 @@ def _passes(record: Fields, name: str, word: str, text: str) -> bool:
     value: Any = record
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
+    items = value if isinstance(value, list) else [value]
     if word in _COMPARES:
-        return _is_number(value) and _COMPARES[word](Decimal(repr(value)), Decimal(text))
+        return any(_is_number(each) and _COMPARES[word](Decimal(repr(each)), Decimal(text)) for each in items)
     wanted = text.split(",") if word == "in" else [text]
-    equals = any(
-        _equals(each, one) for each in (value if isinstance(value, list) else [value]) for one in wanted
-    )
+    equals = any(_equals(each, one) for each in items for one in wanted)
     return equals != (word == "ne")
 
 

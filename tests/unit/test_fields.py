@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from ferry.app.api.fields import Fields
+from ferry.app.finding.fields import Fields
 
 ADDRESS = {"type": "object", "properties": {"city": {"type": "string"}}, "additionalProperties": False}
 OPEN = {"properties": {"name": {"type": "string"}, "address": ADDRESS, "tags": True}}

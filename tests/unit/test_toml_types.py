@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferry.app.api.fields import Fields
-from ferry.app.api.query import query_of
+from ferry.app.finding.fields import Fields
+from ferry.app.finding.query import query_of
 from ferry.app.records.json_form import read_record, to_json
 from ferry.app.records.toml_types import coerce, merge_patch, unstorable
 from ferry.app.store.snapshot import Sheet

@@ -4,7 +4,7 @@ The fields that a sheet's records can have, as its schemas say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from ferry.app.sheets.schema_cost import is_cheap
 from ferry.app.sheets.sheet import Sheet
 
 Place = Literal["declared", "open", "nowhere"]
+Kind = Literal["number", "date", "text"]
 
 # Keywords that declare properties outside of "properties": any of them may declare a field.
 _ELSEWHERE = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas")
@@ -60,12 +61,36 @@ class Fields:
         """
         if field[0] in self.others or not any(schema.get("properties") for schema in self.schemas):
             return "declared"
-        schemas = self.schemas
-        for name in field:
-            place, schemas = _look(schemas, name)
-            if place != "declared" or not schemas:
-                return place
-        return "declared"
+        return self._look_up(field)[0]
+
+    def kinds(self, field: Sequence[str]) -> frozenset[Kind]:
+        """
+        Return the kinds of value that *field* can be compared by, as far as the schemas say.
+        """
+        return frozenset(kind for schema in self._look_up(field)[1] for kind in _kinds(schema))
+
+    def _look_up(self, field: Sequence[str]) -> tuple[Place, Sequence[Mapping[str, Any]]]:
+        place, schemas = _look(self.schemas, field[0])
+        for name in field[1:]:
+            tables = [schema for schema in schemas if "properties" in schema]
+            if place != "declared" or not tables:
+                return place, []
+            place, schemas = _look(tables, name)
+        return place, schemas
+
+
+def _kinds(schema: Mapping[str, Any]) -> Iterator[Kind]:
+    """
+    Yield the kinds of value that *schema* names, of a list those of its items.
+    """
+    types = schema.get("type")
+    for word in types if isinstance(types, list) else [types]:
+        if word in ("integer", "number"):
+            yield "number"
+        elif word == "string":
+            yield "date" if schema.get("format") in ("date", "date-time") else "text"
+        elif word == "array" and isinstance(schema.get("items"), dict):
+            yield from _kinds(schema["items"])
 
 
 def _look(schemas: Sequence[Mapping[str, Any]], name: str) -> tuple[Place, list[Mapping[str, Any]]]:
@@ -74,7 +99,7 @@ def _look(schemas: Sequence[Mapping[str, Any]], name: str) -> tuple[Place, list[
     """
     found = [schema["properties"][name] for schema in schemas if name in schema.get("properties", {})]
     if found or any(key in schema for schema in schemas for key in _ELSEWHERE):
-        return "declared", [each for each in found if isinstance(each, dict) and "properties" in each]
+        return "declared", [each for each in found if isinstance(each, dict)]
     if any(_matches_a_pattern(schema, name) for schema in schemas):
         return "declared", []
     is_closed = any(schema.get("additionalProperties") is False for schema in schemas)

@@ -1,0 +1,200 @@
+"""
+What a filter's operator asks of a field's value: ``age[gte]=18`` asks for a number that is at least 18.
+
+A list passes if one of its items does. ``ne`` is the opposite of ``eq``, so it asks that no item equals.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+from ferry.app.finding.fields import Kind
+from ferry.app.records.json_form import to_json
+
+Test = Callable[[Any], bool]  # takes a field's value, or None if the record has none
+
+_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?|inf)")
+_KINDS: Mapping[Kind, str] = {"number": "a number", "date": "a date, such as 2026-01-31"}
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """
+    One operator.
+
+    Attributes:
+        meaning: Which records pass, with ``{field}`` for the field's name.
+        read: Makes the test from the parameter's values and the kinds of value that the field is declared
+            to have. It raises ``ValueError`` for a value that the operator cannot take.
+    """
+
+    meaning: str
+    read: Callable[[Sequence[str], frozenset[Kind]], Test]
+
+
+def _equals(values: Sequence[str], _: frozenset[Kind] = frozenset()) -> Test:
+    wanted = frozenset(values)
+    numbers = frozenset(Decimal(text) for text in wanted if _NUMBER.fullmatch(text))
+
+    def test_one(value: Any) -> bool:
+        if _written(value) in wanted:
+            return True
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and _exact(value) in numbers
+
+    def test(value: Any) -> bool:
+        kind = type(value)
+        if kind is str or (kind is int and not numbers):  # the most frequent types, tested for each record
+            return str(value) in wanted
+        return any(map(test_one, value)) if isinstance(value, list) else test_one(value)
+
+    return test
+
+
+def _differs(values: Sequence[str], _: frozenset[Kind]) -> Test:
+    equals = _equals(values)
+    return lambda value: not equals(value)
+
+
+def _is_in(values: Sequence[str], _: frozenset[Kind]) -> Test:
+    return _equals([item for value in values for item in value.split(",")])
+
+
+def _contains(values: Sequence[str], _: frozenset[Kind]) -> Test:
+    def test(value: Any) -> bool:
+        text = value if type(value) is str else _text(value)
+        return text is not None and any(part in text for part in values)
+
+    return _of_items(test)
+
+
+def _starts(values: Sequence[str], _: frozenset[Kind]) -> Test:
+    beginnings = tuple(values)
+
+    def test(value: Any) -> bool:
+        text = value if type(value) is str else _text(value)
+        return text is not None and text.startswith(beginnings)
+
+    return _of_items(test)
+
+
+def _exists(values: Sequence[str], _: frozenset[Kind]) -> Test:
+    if not {"true", "false"}.issuperset(values):
+        raise ValueError("takes true or false")
+    wanted = {value == "true" for value in values}
+    return lambda value: (value is not None) in wanted
+
+
+def _compares(compare: Callable[[Any, Any], bool]) -> Callable[[Sequence[str], frozenset[Kind]], Test]:
+    def read(values: Sequence[str], kinds: frozenset[Kind]) -> Test:
+        tests = [_compares_one(compare, _operand(value, kinds)) for value in values]
+        return tests[0] if len(tests) == 1 else lambda value: all(test(value) for test in tests)
+
+    return read
+
+
+OPERATORS: Mapping[str, Operator] = {
+    "eq": Operator("Only records whose {field} is this, or one of several.", _equals),
+    "ne": Operator("Only records whose {field} is not this.", _differs),
+    "in": Operator("Only records whose {field} is one of these, separated by commas.", _is_in),
+    "gt": Operator(
+        "Only records whose {field} is greater, later or further in the alphabet.", _compares(operator.gt)
+    ),
+    "gte": Operator("Only records whose {field} is this, or passes `gt`.", _compares(operator.ge)),
+    "lt": Operator(
+        "Only records whose {field} is less, earlier or before this in the alphabet.", _compares(operator.lt)
+    ),
+    "lte": Operator("Only records whose {field} is this, or passes `lt`.", _compares(operator.le)),
+    "contains": Operator("Only records whose {field} contains this text.", _contains),
+    "startswith": Operator("Only records whose {field} begins with this text.", _starts),
+    "exists": Operator("`true`: only records that have a {field}; `false`: only those without.", _exists),
+}
+
+
+def moment_of(value: Any) -> datetime | None:
+    """
+    Return a date or date-time, or the text of one, as a moment. Without an offset it is UTC.
+    """
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value) if "-" in value[1:] else None
+        except ValueError:
+            return None
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, date):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    return None
+
+
+def _of_items(test: Test) -> Test:
+    return lambda value: any(map(test, value)) if type(value) is list else test(value)
+
+
+def _exact(value: float) -> Decimal:
+    """
+    Return a number exactly as JSON shows it.
+    """
+    return Decimal(value if isinstance(value, int) else repr(value))
+
+
+def _written(value: Any) -> str | None:
+    """
+    Return *value* as a query writes it, or None if a query cannot.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None or isinstance(value, (dict, list)) else str(to_json(value))
+
+
+def _text(value: Any) -> str | None:
+    """
+    Return the string that JSON shows for *value*, or None if it shows something else.
+    """
+    return str(to_json(value)) if isinstance(value, (str, date, time)) else None
+
+
+def _operand(text: str, kinds: frozenset[Kind]) -> Decimal | datetime | str:
+    """
+    Read the value of a comparison: as the field's kind, or by its form if the field is of several or none.
+
+    Raises:
+        ValueError: The field has another kind of value.
+    """
+    if kinds == {"text"}:
+        return moment_of(text) or text
+    if kinds != {"number"} and (moment := moment_of(text)):
+        return moment
+    if kinds != {"date"} and _NUMBER.fullmatch(text):
+        return Decimal(text)
+    if len(kinds) == 1:
+        raise ValueError(f"{text[:40]!r} is not {_KINDS[next(iter(kinds))]}")
+    return text
+
+
+def _compares_one(compare: Callable[[Any, Any], bool], operand: Decimal | datetime | str) -> Test:
+    if isinstance(operand, str):
+        return _of_items(lambda value: isinstance(value, str) and compare(value, operand))
+    if isinstance(operand, datetime):
+
+        def test_moment(value: Any) -> bool:
+            moment = moment_of(value)
+            return moment is not None and compare(moment, operand)
+
+        return _of_items(test_moment)
+    rounded = float(operand)
+
+    def test(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+            return False
+        # Only a float equal to the rounded operand needs the exact digits.
+        exactly = isinstance(value, int) or value == rounded
+        return compare(_exact(value), operand) if exactly else compare(value, rounded)
+
+    return _of_items(test)
