@@ -4,6 +4,7 @@ What the commands share: the pipeline from the environment, one-line errors, and
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,11 +34,18 @@ def open_pipeline() -> Iterator[Pipeline]:
 
     If the environment names no repository, the command uses that of the running ``ferry dev``.
     """
-    logs.configure()
+    configure_logs()
     with one_line_errors():
         if not os.environ.get("CFP_DATA_REPO_PATH"):
             os.environ.update(running.find())
         yield build(os.environ, publisher=True)
+
+
+def configure_logs() -> None:
+    """
+    Log as every process does; on a terminal only warnings, since the command's sentences tell the rest.
+    """
+    logs.configure(logging.WARNING if sys.stderr.isatty() else logging.INFO)
 
 
 def with_hooks(pipeline: Pipeline) -> None:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import click
 
-from ferry.app.cli.context import enqueue, one_line_errors, open_pipeline
+from ferry.app.cli.context import configure_logs, enqueue, one_line_errors, open_pipeline
 from ferry.worker.bootstrap import build
 from ferry.worker.git import clone
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.history import Commit
-from ferry.worker.observe import logs
 from ferry.worker.settings import Settings
 
 _TELL_EVERY_S = 5.0
@@ -33,7 +32,7 @@ def init() -> None:
     CFP_DATA_REMOTE. Sets the remotes' URLs and fetch refspecs and checks the repository. If
     CFP_DATA_RECONCILE is boot or auto, joins the branch with origin's.
     """
-    logs.configure()
+    configure_logs()
     with one_line_errors():
         settings = Settings.from_env(os.environ)
         with _progress(settings.data_repo_path):

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests import nursery
+from tests.parts import clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "s3cr3t-w0rd"
@@ -153,6 +154,22 @@ def test_a_person_at_a_terminal_gets_it_readable():
     assert SECRET not in shown
     with pytest.raises(ValueError, match="Expecting value"):
         json.loads(shown)
+
+
+def test_a_command_on_a_terminal_prints_its_sentences_alone(env, ferry, data, remote):
+    data.git("push", "--quiet", remote.path, "main:main")
+    command = [Path(sys.executable).parent / "ferry", "promote"]
+    ours, theirs = os.openpty()
+    try:
+        told = subprocess.run(
+            command, env={**clean_environment(), **env}, stdout=subprocess.PIPE, stderr=theirs, check=True
+        ).stdout
+        assert not select.select([ours], [], [], 0)[0], "the log"
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert b"this repository is the primary" in told
+    assert '"event": "primary.promoted"' in ferry("promote").stderr, "elsewhere the log is there"
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["a full disk", "closed"])
