@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -311,12 +312,15 @@ def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_po
     Raises:
         DevError, WorkerError: Ferry cannot run; the message says why.
     """
+    remote = _located(remote)
     port, flower_port = claim_port(port, "--port"), claim_port(flower_port, "--flower-port")
     stop = _stop_requests()
     work = Path(tempfile.mkdtemp(prefix=running.PREFIX))
     log_path = work / "log"
     if repository is None:
-        repository, sample_remote = _announced_sample(work, remote or os.environ.get("CFP_DATA_REMOTE"))
+        repository, sample_remote = _announced_sample(
+            work, remote or _located(os.environ.get("CFP_DATA_REMOTE"))
+        )
         remote = sample_remote
     try:
         with log_path.open("ab") as output, log_path.open("a") as own_output:
@@ -353,6 +357,23 @@ def _run(stack: Stack, log_path: Path, stop: list[int]) -> None:
         stack.stop()
 
 
+def _located(remote: str | None) -> str | None:
+    """
+    Return *remote*; a relative path is made absolute, since git would read it from the data repository.
+
+    Raises:
+        DevError: There is nothing at the path.
+    """
+    if not remote or ":" in remote.partition("/")[0]:  # a scheme, or the host of ssh's short form
+        return remote
+    path = Path(remote).resolve()
+    if not path.exists():
+        raise DevError(
+            f"the remote {path} does not exist; make it with: git init --bare {shlex.quote(str(path))}"
+        )
+    return str(path)
+
+
 def _announced_sample(directory: Path, remote: str | None) -> tuple[Path, str]:
     """
     Make the sample repository; returns it and the remote that it pushes to: *remote*, or one of its own.
@@ -371,8 +392,7 @@ def _announced_sample(directory: Path, remote: str | None) -> tuple[Path, str]:
 def _environment(repository: Path, remote: str | None) -> dict[str, str]:
     env = {**os.environ, "CFP_DATA_REPO_PATH": str(repository.resolve())}
     if remote:
-        # git would resolve a relative path from the data repository.
-        env["CFP_DATA_REMOTE"] = str(Path(remote).resolve()) if Path(remote).exists() else remote
+        env["CFP_DATA_REMOTE"] = remote
     env.setdefault("CFP_DATA_BRANCH", _current_branch(repository))
     env.setdefault("FLOWER_DB", str(flower_history(repository.resolve())))
     if env.get("CFP_API_EXTENSIONS"):

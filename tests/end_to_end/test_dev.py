@@ -119,7 +119,7 @@ def test_any_repository_is_served_and_a_post_lands_on_the_remote_within_a_second
     Then Ctrl-C ends all of it with status 0 and leaves no process behind.
     """
     data, remote = _other_repository(tmp_path / "mine.git"), Bare.init(tmp_path / "remote.git")
-    process, url, flower, log_path = dev(str(data.path), "--remote", str(remote.path))
+    process, url, flower, log_path = dev(str(data.path), "--remote", os.path.relpath(remote.path))
     assert _request(f"{url}/api/sheets") == {"sheets": [{"name": "notes"}]}
     _status_is(url, "idle")
 
@@ -241,6 +241,7 @@ def test_wrong_settings_end_the_start_with_one_clear_line(tmp_path):
     for env, arguments, words in (
         ({"CFP_PUSH_TIMOUT": "3"}, [], "CFP_PUSH_TIMOUT: unknown setting; did you mean CFP_PUSH_TIMEOUT?"),
         ({}, [str(tmp_path)], "is not a complete git repository"),
+        ({}, ["--remote", "nowhere.git"], "/nowhere.git does not exist; make it with: git init --bare /"),
         ({"CFP_API_EXTENSIONS": "nowhere"}, [], "CFP_API_EXTENSIONS: nowhere: cannot be imported: "),
     ):
         done = subprocess.run(
