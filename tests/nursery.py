@@ -54,9 +54,6 @@ def _decided(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(_DECIDED)}
 
 
-_DECIDED_HERE = _decided(os.environ)
-
-
 class Child:
     """
     A forked process: as much of ``subprocess.Popen`` as tests use.
@@ -101,7 +98,7 @@ def spawn(
     Any other command is started in the ordinary way.
     """
     is_ours = Path(command[0]).parent == Path(sys.executable).parent
-    if not is_ours or _decided(env) != _DECIDED_HERE:
+    if not is_ours or _decided(env) != _decided(os.environ):
         return subprocess.Popen(
             command,
             env=env,

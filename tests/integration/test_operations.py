@@ -450,6 +450,7 @@ def test_one_trace_leads_from_the_request_to_the_push(env, worker, remote, colle
     env |= {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_address[1]}",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "PYTHONPATH": "",  # tests/lean hides the packages for it
         "CFP_API_TOKENS": f"ana:{hashlib.sha256(token.encode()).hexdigest()}",
     }
     worker()
