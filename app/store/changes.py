@@ -1,5 +1,5 @@
 """
-What each of several commits changed in one record.
+What each of several commits changed in one record, and all that one commit changed.
 
 git lists the blobs before and after each commit, and their contents, for many commits at once. Reading a
 thousand one by one would hold the interpreter for seconds.
@@ -7,7 +7,7 @@ thousand one by one would hold the interpreter for seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from ferry.app.errors import UnreadableRecordError
 from ferry.app.records.json_form import to_json
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.snapshot import Snapshot, fields_at
-from ferry.app.store.trees import Entry, entry_of
+from ferry.app.store.territory import Owner
+from ferry.app.store.trees import Entry, entry_of, find
 from ferry.worker.errors import RepositoryError
 from ferry.worker.git import inventory
 from ferry.worker.git.history import Commit
@@ -73,10 +74,65 @@ def changes(
         sides = {each.hash: _sides(repository, sheet, path, each, known.get(each.hash)) for each in chunk}
         contents = _contents(repository, [side.name for pair in sides.values() for side in pair if side])
         for each in chunk:
-            (before, _), (after, fault) = (
-                _read(repository, sheet, entry, contents) for entry in sides[each.hash]
-            )
-            yield Difference(before=before, after=after, fault=fault)
+            yield _difference(*(_read(repository, sheet, entry, contents) for entry in sides[each.hash]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedFile:
+    """
+    A file that a commit changed.
+
+    Attributes:
+        file: Its path from the root of the tree.
+        status: ``added``, ``changed`` or ``removed``.
+        owner: The record that it is, or is attached to; None for a file of no sheet.
+        difference: What changed in the record; None for another file.
+    """
+
+    file: str
+    status: str
+    owner: Owner | None
+    difference: Difference | None
+
+    def as_json(self) -> dict[str, Any]:
+        """
+        Return the change in the API's shape.
+        """
+        found: dict[str, Any] = {"file": self.file, "status": self.status}
+        if self.owner:
+            found |= {"sheet": self.owner.sheet.name, "path": self.owner.path}
+        if self.owner and self.owner.attachment is not None:
+            found["attachment"] = self.owner.attachment
+        return found | (self.difference.as_json() if self.difference else {})
+
+
+def changed_files(repository: Repository, commit: Commit, files: Iterable[str]) -> Iterator[ChangedFile]:
+    """
+    Yield what *commit* changed in *files*, paths from the root of the tree, against its first parent.
+    """
+    old = Snapshot.of(repository, commit.parents[0] if commit.parents else None)
+    new = Snapshot.of(repository, commit.hash)
+    for file in files:
+        before, after = (
+            find(each.objects, each.commit, file) if each.commit else None for each in (old, new)
+        )
+        status = "added" if before is None and after else "removed" if before and after is None else "changed"
+        owner = _owner(new, file) or _owner(old, file)
+        difference = None
+        if owner and owner.attachment is None:
+            difference = _difference(*(_read(repository, owner.sheet, each, {}) for each in (before, after)))
+        yield ChangedFile(file=file, status=status, owner=owner, difference=difference)
+
+
+def _owner(snapshot: Snapshot, file: str) -> Owner | None:
+    place = file if snapshot.root == "." else file.removeprefix(f"{snapshot.root}/")
+    if snapshot.from_top(place) != file:
+        return None  # it stands beside the root of the data
+    return snapshot.territory.owner(place, snapshot.stands)
+
+
+def _difference(before: _Side, after: _Side) -> Difference:
+    return Difference(before=before[0], after=after[0], fault=after[1])
 
 
 def _sides(

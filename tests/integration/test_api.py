@@ -215,6 +215,38 @@ def test_commits(api, data):
     _problem(api.get("/api/commits/main"), 404, "commit-not-found")
 
 
+def test_a_commit_lists_what_it_changed(api, data):
+    """
+    Records with their changes, attachments with their record, other files, page by page.
+    """
+
+    def changes(query=""):
+        return api.get(f"/api/commits/{data.head()}/changes{query}").json
+
+    api.post(RECORDS, json=JANE)
+    file = {"file": "people/jane.toml", "sheet": "people", "path": "jane"}
+    added = [{"op": "add", "path": "", "value": api.get(f"{RECORDS}/jane").json["record"]}]
+    assert changes() == {"changes": [{**file, "status": "added", "patch": added}], "next_cursor": None}
+    api.patch(f"{RECORDS}/jane", json={"name": "Jane Doe"})
+    patch = [{"op": "replace", "path": "/name", "value": "Jane Doe"}]
+    assert changes()["changes"] == [{**file, "status": "changed", "patch": patch}]
+    api.put(f"{RECORDS}/jane/attachments/a.txt", data=b"a")
+    attached = {**file, "file": "people/jane/a.txt", "attachment": "a.txt"}
+    assert changes()["changes"] == [{**attached, "status": "added"}]
+    api.delete(f"{RECORDS}/jane")
+    gone = {**file, "status": "removed", "patch": [{"op": "remove", "path": ""}]}
+    first = changes("?limit=1")
+    assert first["changes"] == [gone]
+    assert changes(f"?limit=1&cursor={first['next_cursor']}") == {
+        "changes": [{**attached, "status": "removed"}],
+        "next_cursor": None,
+    }
+    root = data.git("rev-list", "--max-parents=0", "main")
+    declared = api.get(f"/api/commits/{root}/changes").json["changes"]
+    assert {"file": ".gitsheets/people.toml", "status": "added"} in declared
+    _problem(api.get(f"/api/commits/{'0' * 40}/changes"), 404, "commit-not-found")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code"),
     [

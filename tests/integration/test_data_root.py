@@ -102,3 +102,16 @@ def test_a_directory_without_declarations_has_no_sheets(env, rooted, root):
     assert api.get("/api/sheets").json == {"sheets": []}
     assert api.get(PEOPLE).status_code == 404
     assert api.post(PEOPLE, json=ANN).status_code == 404
+
+
+def test_a_commit_names_records_by_their_sheets_and_other_files_by_their_place(api, rooted):
+    assert api.put(f"{PEOPLE}/ann", json=ANN).status_code == 201
+    [written] = api.get(f"/api/commits/{rooted.head()}/changes").json["changes"]
+    assert (written["file"], written["sheet"], written["path"]) == (
+        "data/in/people/ann.toml",
+        "people",
+        "ann",
+    )
+    moved = api.get(f"/api/commits/{rooted.git('rev-parse', 'main^')}/changes?limit=1000").json["changes"]
+    assert {"file": ".gitsheets/people.toml", "status": "changed"} in moved
+    assert {"file": "data/README", "status": "added"} in moved
