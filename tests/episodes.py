@@ -224,28 +224,28 @@ def _lines(name: str, value: Any) -> list[str]:
 _HEAD = """# Pages
 
 What each page looks like: one Sentry event of level `fatal` per episode, that is per remote and reason,
-until a push lands. What to do about each is in the [runbook](runbook.md). `python -m tests.episodes` makes
-these from real failures, and the tests hold every reason to its page.
+until a push lands. The [runbook](runbook.md) says what to do about each. `python -m tests.episodes`
+makes these pages from real failures, and the tests compare every reason with its page.
 
-## Wake somebody
+## Make the alert rule
 
-The pages of one remote and reason are one issue in Sentry, whatever git said, and each episode adds one event
-to it. Sentry's rule for a new project notifies of **new issues** alone: the second episode would wake nobody.
-Make this alert rule (*Alerts*, *Create Alert*, *Issues*):
+The pages of one remote and reason are one issue in Sentry, whatever git's message, and each episode
+adds one event to it. Sentry's default rule for a new project notifies only of **new issues**, so it
+stays silent at the second episode. Make this alert rule (*Alerts*, *Create Alert*, *Issues*):
 
 | part | choose |
 |---|---|
-| when | no trigger, which is each event; *An event or issue activity is captured* where one is required |
+| when | no trigger, which means each event; *An event or issue activity is captured* if one is needed |
 | if | *The event's level* is *equal to* *fatal* |
-| then | whoever is on call |
+| then | the person on call |
 | action interval | 5 minutes, the shortest |
 
-Ferry sends no other event of level `fatal`, and an episode's event once, so each event is a reason to wake
-somebody. To rule per team, add *The event's tags match* `repository`. `ferry page --test` sends a page
+Ferry sends no other event of level `fatal`, and sends the event of an episode once, so each event needs
+a person. To route by team, add *The event's tags match* `repository`. `ferry page --test` sends a page
 through the rule.
 
-With [`SENTRY_AUTH_TOKEN`](../reference/settings.md#sentry_auth_token-and-sentry_org), Ferry resolves the
-issue when a push lands. The next episode reopens it.
+With [`SENTRY_AUTH_TOKEN`](../reference/settings.md#sentry_auth_token-and-sentry_org), Ferry resolves
+the issue when a push lands. The next episode reopens it.
 """
 
 
