@@ -31,6 +31,8 @@ _SENTENCES = {
     "push.disabled": "{hint}",
     "dev.restarted": "the {part} ended with status {exit_status}, and is started again",
 }
+# A push's lag is that of its oldest commit.
+_OF_SEVERAL = "{commits} commits up to {commit:.7} are on {remote}, {lag_ms} ms after the oldest of them"
 _TROUBLE = ("warning", "error", "critical")
 _NOT_SHOWN = ("event", "level", "timestamp", "request_id", "traceparent", "exception")
 
@@ -59,7 +61,7 @@ class Console:
             self._say(f"commit   {line}")
         for event in self._events():
             is_trouble = event["level"] in _TROUBLE
-            sentence = _SENTENCES.get(event["event"])
+            sentence = _sentence(event)
             if sentence or is_trouble:
                 word = "trouble" if is_trouble else "push"
                 text = sentence.format_map(_Fields(event)) if sentence else _all_of(event)
@@ -103,6 +105,11 @@ def _own(line: bytes) -> Iterator[dict[str, Any]]:
         event = json.loads(line)
         if isinstance(event, dict) and "logger" not in event and {"event", "level"} <= event.keys():
             yield event
+
+
+def _sentence(event: dict[str, Any]) -> str | None:
+    has_several = event["event"] == "push.done" and event.get("commits", 1) > 1
+    return _OF_SEVERAL if has_several else _SENTENCES.get(event["event"])
 
 
 class _Fields(dict[str, Any]):

@@ -89,7 +89,7 @@ def draw(landings: Sequence[Landing], now: float) -> Charts | None:
     since = f", since {_hour(shown[0].at)} UTC" if len(shown) == KEPT else f" in the last {HOURS} hours"
     commits = sum(landing.commits for landing in shown)
     return Charts(
-        lag_says=f"Lag from commit to remote: half within {duration(statistics.median(lags))}, "
+        lag_says=f"Lag of the oldest commit in each push: half within {duration(statistics.median(lags))}, "
         f"the longest {duration(max(lags))}.",
         dots="".join(f"M{_x(landing.at, now):.1f} {_lag_y(landing.lag_s, top):.1f}h0" for landing in shown),
         lag_lines=tuple(Mark(round(_lag_y(each, top), 1), label) for each, label in _GRID if each <= top),

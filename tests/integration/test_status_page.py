@@ -656,7 +656,7 @@ def test_no_javascript_is_needed(browser, worker):
     """
     worker()
     _write(browser)
-    page = _shows(browser, "origin ✓ idle", "Lag from commit to remote", "brought")
+    page = _shows(browser, "origin ✓ idle", "Lag of the oldest commit in each push", "brought")
     refresh = [attributes for tag, attributes in page.tags if tag == "meta" and "http-equiv" in attributes]
     assert [attributes["content"] for attributes in refresh] == ["15; url=/status"]
     inside = browser.answer.text.partition("<noscript>")[2].partition("</noscript>")[0]

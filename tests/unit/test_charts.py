@@ -55,7 +55,9 @@ def test_the_captions_say_what_is_seen():
 
     charts = draw([landing(500, 9000), landing(30, 0.2), landing(20, 0.4), landing(5, 3700)], NOW)
     assert charts is not None
-    assert charts.lag_says == "Lag from commit to remote: half within 0.4 s, the longest 1 h 1 min."
+    assert (
+        charts.lag_says == "Lag of the oldest commit in each push: half within 0.4 s, the longest 1 h 1 min."
+    )
     assert charts.pushes_say == "3 pushes brought 6 commits in the last 6 hours."
     assert charts.most.label == "1"
     busy = draw([landing(number / 60, 0.2) for number in reversed(range(KEPT))], NOW)

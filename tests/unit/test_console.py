@@ -42,6 +42,11 @@ def said(tmp_path, capsys):
             "push     c42bdcf is on origin, 41 ms after the commit",
         ),
         (
+            {"event": "push.done", "level": "info", "remote": "m", "commit": "c42bdcf51", "commits": 3,
+             "lag_ms": 9000},
+            "push     3 commits up to c42bdcf are on m, 9000 ms after the oldest of them",
+        ),
+        (
             {"event": "push.failed", "level": "warning", "remote": "m", "attempt": 2, "reason": "network",
              "error": "could not resolve host"},
             "trouble  m: attempt 2 failed, network: could not resolve host",
