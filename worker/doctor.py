@@ -67,9 +67,12 @@ class Finding:
         return asdict(self)
 
 
-def examine(pipeline: Pipeline) -> Iterator[Finding]:
+def examine(pipeline: Pipeline, *, is_open: bool = False) -> Iterator[Finding]:
     """
     Run the checks one after the other. Each has a timeout, and none changes anything.
+
+    Args:
+        is_open: Whether the API asks for no token, as under ``ferry dev``.
     """
     yield _git(pipeline)
     yield _disk(pipeline)
@@ -87,7 +90,7 @@ def examine(pipeline: Pipeline) -> Iterator[Finding]:
     yield _sentry(pipeline)
     yield from _ssh(pipeline)
     yield from _remotes(pipeline)
-    yield from _unset(pipeline)
+    yield from _unset(pipeline, is_open=is_open)
 
 
 def _ok(name: str, detail: str) -> Finding:
@@ -397,17 +400,24 @@ def _sentry(pipeline: Pipeline) -> Finding:
     return _ok("sentry", "accepted a test event (level info; test a page with: ferry page --test)")
 
 
-def _unset(pipeline: Pipeline) -> Iterator[Finding]:
+def _unset(pipeline: Pipeline, *, is_open: bool) -> Iterator[Finding]:
     settings = pipeline.settings
+    lets_in = settings.api_tokens or settings.api_tokens_path or settings.api_oidc_issuer
     wanting: tuple[tuple[bool, str, str], ...] = (
         (not settings.remotes, "CFP_DATA_REMOTE", "commits stay on this machine"),
         (
-            not (settings.api_tokens or settings.api_tokens_path or settings.is_replica),
+            not (lets_in or settings.is_replica or is_open),
             "CFP_API_TOKENS",
             "every write is refused",
         ),
-        (settings.admin_token is None, "CFP_ADMIN_TOKEN", "the operators' endpoints are closed"),
+        (
+            settings.admin_token is None and not is_open,
+            "CFP_ADMIN_TOKEN",
+            "the operators' endpoints are closed",
+        ),
     )
     for is_unset, variable, consequence in wanting:
         if is_unset:
             yield Finding(name="settings", state="warning", detail=f"{variable} is not set: {consequence}")
+    if is_open:
+        yield _ok("access", "ferry dev serves this repository, on this machine alone, and asks for no token")

@@ -13,6 +13,7 @@ from itertools import chain
 import click
 
 from ferry.app.cli.context import configured, open_pipeline
+from ferry.app.dev import running
 from ferry.app.store.survey import read_all, survey
 from ferry.worker import paging
 from ferry.worker.doctor import examine
@@ -32,7 +33,8 @@ def doctor(as_json: bool) -> None:
     """
     failed = False
     with open_pipeline() as pipeline:
-        for finding in chain(examine(pipeline), survey(pipeline.repository)):
+        is_open = running.serves(pipeline.repository.path)
+        for finding in chain(examine(pipeline, is_open=is_open), survey(pipeline.repository)):
             failed = failed or finding.state == "failed"
             if as_json:
                 click.echo(json.dumps(finding.as_json()))

@@ -49,12 +49,30 @@ def find() -> dict[str, str]:
     Raises:
         WorkerError: There are several.
     """
-    found = {path: text for path in _candidates() if (text := _read(path)) is not None}
+    found = _running()
     if len(found) > 1:
         sourced = "; or ".join(f". {path}" for path in sorted(found))
         raise WorkerError(f"ferry dev runs {len(found)} times; choose one: {sourced}")
-    words = (word for text in found.values() for word in shlex.split(text) if "=" in word)
-    return dict(word.split("=", 1) for word in words)
+    return next(iter(found.values()), {})
+
+
+def serves(repository: Path) -> bool:
+    """
+    Whether a running stack of this user serves the data repository *repository*.
+    """
+    served = (Path(env.get("CFP_DATA_REPO_PATH", "/")) for env in _running().values())
+    return repository.resolve() in {path.resolve() for path in served}
+
+
+def _running() -> dict[Path, dict[str, str]]:
+    """
+    Return the settings of each running stack of this user, by the file that holds them.
+    """
+    return {path: _settings(text) for path in _candidates() if (text := _read(path)) is not None}
+
+
+def _settings(text: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in shlex.split(text) if "=" in word)
 
 
 def _candidates() -> list[Path]:

@@ -21,6 +21,7 @@ import urllib.request
 import psutil
 import pytest
 
+from ferry.app.dev import running
 from ferry.app.dev.stack import accepts, free_port
 from tests import nursery
 from tests.parts import clean_environment, sample, wait_until
@@ -161,6 +162,23 @@ def test_doctor_names_what_is_wrong_and_the_remedy(data, remote, ferry, tmp_path
     assert re.search(r"^warning\s+locks: .*main\.lock is old", done.stdout, re.MULTILINE)
     assert "not-found" in done.stdout
     assert "Start a worker first." in done.stdout, "no beat is to blame"
+
+
+def test_doctor_judges_access_by_the_stack_that_runs(ferry, env, tmp_path):
+    """
+    `ferry dev` asks for no token; nothing else than its announcement tells that.
+    """
+    refused, closed = "CFP_API_TOKENS is not set: every write is refused", "CFP_ADMIN_TOKEN is not set"
+    said = ferry("doctor", TMPDIR=str(tmp_path)).stdout
+    assert refused in said
+    assert closed in said
+    directory = tmp_path / f"{running.PREFIX}1"
+    directory.mkdir(0o700)
+    with running.announced(directory, env):
+        said = ferry("doctor", TMPDIR=str(tmp_path)).stdout
+    assert "access: ferry dev serves this repository" in said
+    assert refused not in said
+    assert closed not in said
 
 
 # --- Proving ---
