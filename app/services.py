@@ -78,7 +78,9 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
     """
     pipeline = build(env, publisher=True)
     listing, extensions = Listing(pipeline.repository), load_extensions(pipeline.settings)
+    rules = Rules(extensions)
     pipeline.after.serve(hooks_of(extensions))
+    pipeline.reconciler.rules.serve(has_rules=bool(rules))
     return Services(
         pipeline=pipeline,
         store=Store(pipeline.repository, listing),
@@ -95,7 +97,7 @@ def build_services(env: Mapping[str, str], *, open_access: bool) -> Services:
         tickets=Tickets(shared_key(state_directory(pipeline.settings.data_repo_path))),
         limits=Limits(pipeline.settings.api_rate_limit),
         extensions=extensions,
-        rules=Rules(extensions),
+        rules=rules,
         open_access=open_access,
     )
 

@@ -136,6 +136,9 @@ class Extension:
         It receives a ``Write`` under the write lock, returns nothing, and may change ``write.after`` or raise
         ``Refused``. The rules of one commit have two seconds together. A rule may be called again for
         the same write, so it has no effects of its own.
+
+        What a merge with a remote changes here is asked about too, in a process of its own and on the merged
+        records.
         """
         if len(given) == 1 and callable(given[0]):
             self.hooks.rules.append((None, given[0]))

@@ -114,8 +114,11 @@ class Attempt:
             return None  # missing, or unreachable: a push will report which
         if tip is None or self._repository.contains(tip, head):
             return None
+        known = self._claim.entry.refused
         if (outcome := self._met(head, tip)) is not None:
             return outcome
+        if (refused := self._claim.entry.refused) and (not known or known.refusal != refused.refusal):
+            return None  # an extension refuses the merge: the push will report it
         self._claim.note(tried=head)
         rescue(self._claim, self._settings, self._repository, head, self._clock())
         self._claim.write()

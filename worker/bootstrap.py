@@ -26,7 +26,7 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from ferry.extension import Extension
 from ferry.loading import ExtensionError, load
 from ferry.worker import paging
-from ferry.worker.after.calling import hooks_in
+from ferry.worker.after.calling import registered_in
 from ferry.worker.after.turns import MOST_AT_ONCE
 from ferry.worker.broker.celery_app import build_celery, queue_of
 from ferry.worker.broker.shutdown import end_beat_at_once, finish_tasks_first, interrupt
@@ -92,8 +92,8 @@ def build_all(environments: Environments, *, publisher: bool = False, calls: boo
     """
     _ignore_git_variables()
     found = settings_of(environments)
-    hooks = {name: hooks_in(found[name], env) if calls else () for name, env in environments.items()}
-    places = min(sum(map(len, hooks.values())), MOST_AT_ONCE)
+    registered = {name: registered_in(found[name], env) for name, env in environments.items() if calls}
+    places = min(sum(len(each.hooks) for each in registered.values()), MOST_AT_ONCE)
     names = _queues(found, prepare)
     celery = build_celery(
         {queue: found[name] for queue, name in names.items()}, publisher=publisher, places=places
@@ -105,7 +105,9 @@ def build_all(environments: Environments, *, publisher: bool = False, calls: boo
         for queue, name in names.items()
     ]
     for pipeline, name in zip(pipelines, names.values(), strict=True):
-        pipeline.after.serve(hooks[name], hook_places(first.data_repo_path, places))
+        if name in registered:
+            pipeline.after.serve(registered[name].hooks, hook_places(first.data_repo_path, places))
+            pipeline.reconciler.rules.serve(has_rules=registered[name].has_rules)
     register(celery, {pipeline.queue: pipeline for pipeline in pipelines})
     for pipeline in pipelines:
         pipeline.repository.objects.committer.report()

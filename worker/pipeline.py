@@ -20,6 +20,7 @@ from ferry.worker.follow import Follower
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.packing import Maintenance
 from ferry.worker.git.repository import Repository
+from ferry.worker.hosting.merges import MergeRules
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.paging import CronMonitor
 from ferry.worker.push import Pusher
@@ -86,8 +87,8 @@ def assemble(
     handover = Handover(repository, ledger, send, *(() if settings.is_replica else (look,)))
     for entry in (*settings.remotes, ENTRY):
         ledger.make(entry)
-    lock = write_lock(path)
-    reconciler = Reconciler(settings, repository, ledger, lock, send=send)
+    lock, rules = write_lock(path), MergeRules(settings, env)
+    reconciler = Reconciler(settings, repository, ledger, lock, rules=rules, send=send)
     return Pipeline(
         settings=settings,
         repository=repository,

@@ -163,7 +163,7 @@ def _problem(outcome: Outcome) -> Problem:
         409,
         "diverged",
         f"The branch was not updated: {outcome.detail}.",
-        "An operator joins both sides with: ferry reconcile",
+        outcome.refusal.hint if outcome.refusal else "An operator joins both sides with: ferry reconcile",
         **{name: value for name, value in outcome.as_json().items() if name != "detail"},
     )
 

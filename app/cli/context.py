@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from ferry.app.dev import running
-from ferry.worker.after.calling import hooks_in
+from ferry.worker.after.calling import registered_in
 from ferry.worker.bootstrap import build
 from ferry.worker.enqueue import PushQueue
 from ferry.worker.errors import WorkerError
@@ -55,7 +55,7 @@ def with_hooks(pipeline: Pipeline) -> None:
     Raises:
         SettingsError: A module cannot be used.
     """
-    pipeline.after.serve(hooks_in(pipeline.settings, os.environ))
+    pipeline.after.serve(registered_in(pipeline.settings, os.environ).hooks)
 
 
 @contextmanager

@@ -70,8 +70,8 @@ def reconcile(
     Join the branch with a remote that has commits which the branch lacks.
 
     Loses neither side: commits that leave the branch are kept as conflicts/UTC, here and on
-    the remote. Exit status: 0 if the remote can take the branch now, 1 on a conflict or if
-    the remote could not be fetched.
+    the remote. Exit status: 0 if the remote can take the branch now, 1 on a conflict, if a
+    rule of an extension refuses the merge, or if the remote could not be fetched.
     """
     if (takes or rest) and strategy != "merge":
         raise click.UsageError("--take and --rest decide the conflicts of --strategy merge")
@@ -115,6 +115,8 @@ def _print_outcome(outcome: Outcome, takes: Takes, *, dry_run: bool) -> None:
     if outcome.before != outcome.after:
         moved = "would move" if dry_run else "moved"
         _say(f"  {outcome.branch} {moved} from {outcome.before} to {outcome.after}")
+    elif outcome.refusal:
+        _say(f"  {outcome.refusal.hint}")
     elif outcome.state == "conflict":
         _print_way_out(outcome, takes)
 

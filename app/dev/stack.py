@@ -32,7 +32,7 @@ from ferry.app.dev import running, valkey
 from ferry.app.dev.console import Console, end_of
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.valkey import LOOPBACK
-from ferry.worker.after.calling import hooks_in
+from ferry.worker.after.calling import registered_in
 from ferry.worker.bootstrap import build
 from ferry.worker.files.places import flower_history
 from ferry.worker.observe import logs
@@ -117,7 +117,7 @@ class Stack:
         if own_redis:
             self.env = {**self.env, "CFP_REDIS_URL": f"redis://{LOOPBACK}:{redis_port}/0"}
         self.pipeline = build(self.env, publisher=True)
-        hooks_in(self.pipeline.settings, self.env)  # says once what each process would say at each start
+        registered_in(self.pipeline.settings, self.env)  # says once what each process would say at each start
         self._parts = [*([_valkey(redis_port)] if own_redis else []), *self._own_parts()]
         for part in self._parts:
             self._spawn(part)

@@ -6,7 +6,7 @@ nothing; so a client that reads a record and sends it back changes nothing. A st
 if it replaces one, or if the client marks it: ``{"$date": "2026-01-31T10:00:00Z"}``.
 
 gitsheets' Python binding has one type of date, a moment in UTC to the millisecond;
-``ferry.app.records.date_literals`` preserves how a file writes it.
+``ferry.worker.records.date_literals`` preserves how a file writes it.
 """
 
 from __future__ import annotations

@@ -68,7 +68,12 @@ def _shown(remote: str, strategy: Strategy, takes: Takes) -> tuple[Outcome, Take
     Return what would come of it; and *takes*, with the side that the form takes of all that is left.
     """
     reconcile = partial(
-        services().pipeline.reconciler.reconcile, remote, strategy, dry_run=True, compares=True
+        services().pipeline.reconciler.reconcile,
+        remote,
+        strategy,
+        dry_run=True,
+        compares=True,
+        by=by_form(),
     )
     outcome = reconcile(takes=takes)
     if not (rest := request.form.get("rest")) or not outcome.conflicts:

@@ -67,6 +67,10 @@ _JOINED: Mapping[Joined, tuple[str, str]] = MappingProxyType({
         "Our commits were repeated on top of the remote's.",
     ),
     "conflict": ("Nothing would be changed.", "Nothing was changed."),
+    "refused": (
+        "A rule of an extension refuses the merge. Nothing would be changed.",
+        "A rule of an extension refuses the merge. Nothing was changed.",
+    ),
     "fetch-failed": ("The remote could not be fetched. Nothing was changed.",) * 2,
 })  # fmt: skip
 _SET_ASIDE = ("The branch would be set to the remote's.", "The branch was set to the remote's.")

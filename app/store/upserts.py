@@ -13,7 +13,6 @@ import gitsheets
 
 from ferry.app.errors import ExtensionFailedError, InvalidPathError, InvalidRecordError, RecordExistsError
 from ferry.app.records.codec import MOST_RECORD_BYTES, Record
-from ferry.app.records.date_literals import keep_dates
 from ferry.app.records.toml_types import coerce, narrowed, unstorable
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.rules import Check
@@ -23,6 +22,7 @@ from ferry.app.store.staging import Staging
 from ferry.app.store.territory import Owner
 from ferry.app.store.translation import translated
 from ferry.worker.records import markdown
+from ferry.worker.records.date_literals import keep_dates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ with 409 ``reference-missing``, ``referred-to`` or ``not-unique``, and the answe
 A declaration that does not say so is answered with 500 ``sheet-misconfigured``, which names the sheet's file.
 
 A record that others refer to can be neither deleted nor moved. In a transaction the order counts: the record
-first, then what refers to it. What git brings from elsewhere is not checked.
+first, then what refers to it. A merge with a remote is refused if it would break them; what a fast-forward
+brings is not checked.
 """
 
 from __future__ import annotations

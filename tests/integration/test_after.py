@@ -16,7 +16,7 @@ import pytest
 
 from ferry.worker import paging
 from ferry.worker.after import turns
-from ferry.worker.after.calling import Outcome, hooks_in
+from ferry.worker.after.calling import Outcome, registered_in
 from ferry.worker.after.hooks import Hook
 from ferry.worker.after.status import hook_statuses
 from ferry.worker.after.turns import CLAIMED, CROWDED, UNREADABLE, WAITS
@@ -442,13 +442,13 @@ def test_a_full_disk_keeps_no_position_from_moving(town, told, data, monkeypatch
 def test_a_worker_asks_a_process_of_its_own_which_hooks_there_are(town, env, tmp_path):
     settings = town(TELL + "town.after_push(print)\n").settings
     env = {**env, "CFP_API_EXTENSIONS": "town"}
-    assert hooks_in(settings, env) == (COMMIT, PUSH)
+    assert registered_in(settings, env).hooks == (COMMIT, PUSH)
     (tmp_path / "town.py").write_text("1 / 0")
     with pytest.raises(SettingsError, match="town: cannot be imported: ZeroDivisionError"):
-        hooks_in(settings, env)
+        registered_in(settings, env)
     (tmp_path / "town.py").write_text("import os; os._exit(7)")
     with pytest.raises(SettingsError, match="ended its process with status 7"):
-        hooks_in(settings, env)
+        registered_in(settings, env)
 
 
 # --- The operator's hands ---

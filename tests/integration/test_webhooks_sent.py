@@ -20,7 +20,7 @@ from standardwebhooks import Webhook
 
 from ferry.extensions import webhooks
 from ferry.extensions.webhooks import NotDelivered, Receiver, is_public
-from ferry.worker.after.calling import hooks_in
+from ferry.worker.after.calling import registered_in
 from ferry.worker.bootstrap import build
 from ferry.worker.errors import HookFailed, SettingsError
 from ferry.worker.settings import Settings
@@ -87,7 +87,7 @@ def after(env, receiver, tmp_path, monkeypatch):
         "CFP_WEBHOOKS_PRIVATE": "on",
     }
     pipeline = build(env, publisher=True)
-    pipeline.after.serve(hooks_in(pipeline.settings, env))
+    pipeline.after.serve(registered_in(pipeline.settings, env).hooks)
     return pipeline.after
 
 

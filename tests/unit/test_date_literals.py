@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferry.app.records.date_literals import keep_dates
+from ferry.worker.records.date_literals import keep_dates
 
 DATES = [
     "2026-01-31",

@@ -1,30 +1,20 @@
 """
-Starting the process that calls extensions' functions, and reading what came of it.
+Calling extensions' functions in a process of their own, and what came of it.
 
-An extension is code of others: it may hang, print without end, end its process or fork. So it is called in a
-process of its own, which the kernel ends at the limit of a function, and this one ends soon after.
+The kernel ends that process at the limit of a function, and this one ends it soon after.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
-from typing import Any, BinaryIO, cast
 
 from ferry.extension import EVENTS
 from ferry.worker.after import child
 from ferry.worker.after.hooks import Hook
 from ferry.worker.errors import SettingsError
-from ferry.worker.process import running
+from ferry.worker.hosting.process import START_S, report_of
 from ferry.worker.settings import Settings
-
-_START_S = 60.0  # a busy machine takes its time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,77 +54,53 @@ def call_again(extension: str, commit: str, settings: Settings, env: Mapping[str
     return _outcome(["again", extension, commit], settings, env)
 
 
-def hooks_in(settings: Settings, env: Mapping[str, str]) -> tuple[Hook, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
     """
-    Return the hooks of the extensions in *settings*, which this process does not import.
+    What the extensions have registered for this side of Ferry.
+
+    Attributes:
+        hooks: Their functions for commits, pushes and divergences.
+        has_rules: Whether one of them has a rule for writes, which a merge asks, too.
+    """
+
+    hooks: tuple[Hook, ...] = ()
+    has_rules: bool = False
+
+
+def registered_in(settings: Settings, env: Mapping[str, str]) -> Registered:
+    """
+    Return what the extensions in *settings* have registered, which this process does not import.
 
     Raises:
         SettingsError: One of them cannot be used.
     """
     if not settings.extensions:
-        return ()
-    told, finished = _run(["list"], env, timeout_s=_START_S)
-    for each in told:
-        if "hooks" in each:
-            return tuple(Hook(name, event) for name, event in each["hooks"] if event in EVENTS)
-        if "failed" in each:
-            raise SettingsError(f"CFP_API_EXTENSIONS: {each['failed']}")
+        return Registered()
+    report = report_of(child.__name__, ["list"], env, timeout_s=START_S)
+    if (hooks := report.first("hooks")) is not None:
+        found = tuple(Hook(name, event) for name, event in hooks if event in EVENTS)
+        return Registered(hooks=found, has_rules=bool(report.first("rules")))
+    if failed := report.first("failed"):
+        raise SettingsError(f"CFP_API_EXTENSIONS: {failed}")
     raise SettingsError(
-        f"CFP_API_EXTENSIONS: the modules cannot be imported: {_ended(finished, _START_S)}{_last(finished)}"
+        f"CFP_API_EXTENSIONS: the modules cannot be imported: {report.ended(START_S)}{report.last_printed()}"
     )
 
 
 def _outcome(arguments: list[str], settings: Settings, env: Mapping[str, str]) -> Outcome:
     limit_s = settings.api_hook_timeout_s
     try:
-        told, finished = _run(arguments, env, timeout_s=_START_S + child.TURN_S + limit_s)
+        report = report_of(child.__name__, arguments, env, timeout_s=START_S + child.TURN_S + limit_s)
     except OSError as exc:
         return Outcome(failed=f"no process could be started: {exc}")
-    names = [each["begun"] for each in told if "begun" in each]
-    done = sum("done" in each for each in told)
-    failed = next((each["failed"] for each in told if "failed" in each), None)
-    if failed is None and not any("ended" in each for each in told):
-        failed = _ended(finished, limit_s)
+    names, done, failed = report.all("begun"), len(report.all("done")), report.first("failed")
+    if failed is None and not report.all("ended"):
+        failed = report.ended(limit_s)
     return Outcome(
         done=done,
         failed=failed,
         at=names[-1] if len(names) > done else None,
-        said=finished.stderr,
-        duration_s=finished.duration_s,
+        said=report.printed,
+        duration_s=report.duration_s,
     )
-
-
-def _run(
-    arguments: list[str], env: Mapping[str, str], *, timeout_s: float
-) -> tuple[list[dict[str, Any]], running.Finished]:
-    with open(os.memfd_create("report"), "w+b") as report:
-        finished = running.run(
-            [sys.executable, "-P", "-m", child.__name__, str(os.getpid()), *arguments],
-            timeout_s=timeout_s,
-            env={**os.environ, **env},
-            directory=Path.cwd(),
-            stdout=cast(BinaryIO, report),
-        )
-        report.seek(0)
-        return list(_lines(report)), finished
-
-
-def _lines(report: BinaryIO | BytesIO) -> Iterator[dict[str, Any]]:
-    for line in report:
-        try:
-            told = json.loads(line)
-        except ValueError:
-            continue  # it was ended while it wrote this
-        if isinstance(told, dict):
-            yield told
-
-
-def _ended(finished: running.Finished, limit_s: float) -> str:
-    if finished.exit_status in (None, -signal.SIGALRM):
-        return f"took longer than {limit_s:g} s"
-    return f"ended its process with status {finished.exit_status}"
-
-
-def _last(finished: running.Finished) -> str:
-    lines = finished.stderr.strip().splitlines()
-    return f": {lines[-1][:300]}" if lines else ""

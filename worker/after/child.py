@@ -5,23 +5,18 @@ The process that imports extensions and calls their functions, one hook's at a t
     python -P -m ferry.worker.after.child PARENT call town commit
     python -P -m ferry.worker.after.child PARENT again town 3f9a1c…
 
-It says on standard output, one JSON value a line, what it begins and what is done; what the
-functions print goes to standard error. ``calling`` starts it and ends it at its limit.
+It says what it begins and what is done. ``calling`` starts it and ends it at its limit.
 """
 
 from __future__ import annotations
 
-import ctypes
-import json
 import os
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, TextIO
+from typing import Any
 
-from ferry.loading import ExtensionError, load
+from ferry.extension import Extension
 from ferry.worker.after.hooks import Hook, hooks_of
 from ferry.worker.after.positions import Positions
 from ferry.worker.after.work import Item, Work
@@ -29,32 +24,22 @@ from ferry.worker.errors import WorkerError
 from ferry.worker.files.places import remotes_directory
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.repository import Repository
+from ferry.worker.hosting.inside import Say, limited, restart_limit, serve, told
 from ferry.worker.ledger.ledger import Ledger
-from ferry.worker.observe.redaction import redact
 from ferry.worker.settings import Settings
 
 TURN_S = 10.0  # then the message is sent again: a worker that stops waits for its tasks
-_PR_SET_PDEATHSIG = 1
-_SHOWN = 300
 
 
-def main(arguments: Sequence[str], report: TextIO) -> int:
+def main(settings: Settings, extensions: tuple[Extension, ...], arguments: Sequence[str], say: Say) -> int:
     """
     Do what *arguments* say; returns the exit status.
     """
-
-    def say(**told: Any) -> None:
-        report.write(f"{json.dumps(told)}\n")
-        report.flush()
-
-    try:
-        settings = Settings.from_env(os.environ)
-        extensions = load(settings.extensions)
-    except (WorkerError, ExtensionError) as exc:
-        say(failed=str(exc))
-        return 1
-    if arguments == ["list"]:
-        say(hooks=[[hook.extension, hook.event] for hook in hooks_of(extensions)])
+    if [*arguments] == ["list"]:
+        say(
+            hooks=[[hook.extension, hook.event] for hook in hooks_of(extensions)],
+            rules=any(extension.hooks.rules for extension in extensions),
+        )
         return 0
     verb, name, what = arguments
     hook = Hook(name, "commit" if verb == "again" else what)  # type: ignore[arg-type]
@@ -87,7 +72,7 @@ class Caller:
         settings: Settings,
         hook: Hook,
         functions: Sequence[Callable[[Any], None]],
-        say: Callable[..., None],
+        say: Say,
     ) -> None:
         path = settings.data_repo_path
         repository = Repository.of(settings, Credentials.from_settings(settings, os.environ))
@@ -136,50 +121,18 @@ class Caller:
     def _is_called(self, item: Item) -> bool:
         name, given, _ = item
         self._say(begun=name)
-        try:
-            for function in self._functions:
-                # The kernel ends this process, whatever code it is in.
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.setitimer(signal.ITIMER_REAL, self._limit_s)
-                function(given)
-        except BaseException as exc:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are failures of it, too
-            if os.getpid() == self._process:
-                traceback.print_exc()
-                text = " ".join(str(exc).split())
-                self._say(
-                    failed=redact(f"{type(exc).__name__}: {text}" if text else type(exc).__name__)[:_SHOWN]
-                )
-            return False
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            if os.getpid() != self._process:
-                os._exit(1)  # a fork that the function has left behind, which must call nothing
+        with limited(self._limit_s):
+            try:
+                for function in self._functions:
+                    restart_limit(self._limit_s)
+                    function(given)
+            except BaseException as exc:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are failures of it, too
+                if os.getpid() == self._process:
+                    traceback.print_exc()
+                    self._say(failed=told(exc))
+                return False
         return True
 
 
-def _end_with_parent(parent: int) -> None:
-    """
-    Have the kernel end this process when its parent ends: another may then call the same functions.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _own_standard_output() -> TextIO:
-    """
-    Return standard output, and let what is printed go to standard error from now on.
-    """
-    report = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return report
-
-
 if __name__ == "__main__":
-    _end_with_parent(int(sys.argv[1]))
-    status = main(sys.argv[2:], _own_standard_output())
-    if os.getpgid(0) == os.getpid():
-        # What the functions have started ends with them: the parent waits for whoever holds its pipe.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.killpg(0, signal.SIGTERM)
-    sys.exit(status)
+    serve(main)

@@ -155,6 +155,7 @@ class Episodes:
             rescued=None,
             tried=None,
             rewritten=None,
+            refused=None,
             **changes,
         )
 

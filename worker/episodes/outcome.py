@@ -17,6 +17,7 @@ from ferry.worker.errors import NonFastForward, PushError, PushFailed, PushRefus
 from ferry.worker.failures import POLICIES, REWRITTEN, Reason, Verdict
 from ferry.worker.git.parts import Part
 from ferry.worker.git.repository import Repository
+from ferry.worker.ledger.entry import Refusal
 from ferry.worker.ledger.landings import Landing
 from ferry.worker.ledger.ledger import Claim
 from ferry.worker.observe.logs import log
@@ -131,7 +132,7 @@ class Outcomes:
         # 0: a single commit, which is tried again unchanged.
         half = (cut_short.commits or 1) // 2 if cut_short else None
         gave_up = policy.retried and self._is_last() and not half
-        error = self._error(verdict, detail, is_retried=policy.retried and not gave_up)
+        error = self._error(head, verdict, detail, is_retried=policy.retried and not gave_up)
         scheduled = self._schedule(error, verdict.retry_after_s) if isinstance(error, PushFailed) else {}
         parts = {} if half is None else {"part": half or 1}
         # An attempt ahead of the scheduled retry does not count for the backoff.
@@ -159,15 +160,25 @@ class Outcomes:
         limit = self._settings.push_max_retries
         return limit is not None and self._number > limit and self.chain is not None
 
-    def _error(self, verdict: Verdict, detail: str, *, is_retried: bool) -> PushError:
-        reason, held = cast(Reason, verdict.reason), self._claim.entry.rewritten
-        hint = verdict.hint
-        if held is not None and reason == "non-fast-forward":
+    def _error(self, head: str | None, verdict: Verdict, detail: str, *, is_retried: bool) -> PushError:
+        reason, hint, held = cast(Reason, verdict.reason), verdict.hint, self._claim.entry.rewritten
+        has_diverged = reason == "non-fast-forward"
+        if has_diverged and held is not None:
             hint = REWRITTEN.hint
             detail = f"others rewrote its history: it no longer holds {held}, which it held; {detail}"
-        refused = NonFastForward if reason == "non-fast-forward" else PushRefused
+        elif has_diverged and (refusal := self._refusal(head)):
+            hint, detail = refusal.hint, f"{refusal}; {detail}"
+        refused = NonFastForward if has_diverged else PushRefused
         kind: type[PushError] = PushFailed if is_retried else refused
         return kind(self._remote, reason, detail, hint)
+
+    def _refusal(self, head: str | None) -> Refusal | None:
+        """
+        Return why a merge of *head*, or of a later commit, with the remote's tip was refused.
+        """
+        refused = self._claim.entry.refused
+        is_it = refused is not None and head is not None and self._repository.contains(head, refused.ours)
+        return refused.refusal if refused and is_it else None
 
     def _log_what_follows(
         self, error: PushError, head: str | None, commits: int | None, wait_s: float | None

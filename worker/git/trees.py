@@ -21,7 +21,13 @@ _DIRECTORY = b"40000"
 _DECLARATIONS = b".gitsheets"
 _EMPTY = bytes.fromhex(name_of("tree", b""))
 
+# ":100644 100644 5f3… 8c1… M", of which a file's mode begins with 100.
+_CHANGED = re.compile(r":([0-7]+) ([0-7]+) ([0-9a-f]+) ([0-9a-f]+) [A-Z][0-9]*")
+_FILE = re.compile(r"100[0-7]{3}")
+
 _Entry = tuple[bytes, bytes]  # its mode, and the name of its object
+# Paths of files, each with its objects before and after; None where there is no file.
+Blobs = tuple[tuple[str, tuple[str | None, str | None]], ...]
 
 
 def tree_of(objects: Objects, commit: str) -> str:
@@ -76,6 +82,30 @@ def changed(repository: History, tree: str, other: str) -> dict[str, tuple[str, 
     parts = repository.git.query("diff-tree", *options, tree, other, "--").split("\0")
     heads = (head.split() for head in parts[::2])
     return {path: (head[1], head[3]) for head, path in zip(heads, parts[1::2], strict=False)}
+
+
+def blobs_changed(repository: History, *what: str) -> Blobs:
+    """
+    Return the files that differ, by their paths.
+
+    Args:
+        what: Options and revisions of ``git diff-tree``: two trees, or a commit.
+
+    Raises:
+        RepositoryError: git failed.
+    """
+    options = ("-r", "-z", "--raw", "--no-abbrev", "--no-renames", "--no-commit-id")
+    parts = repository.git.query("diff-tree", *options, *what, "--").split("\0")
+    heads = map(_CHANGED.fullmatch, parts[::2])
+    return tuple(
+        (path, (_blob(head[1], head[3]), _blob(head[2], head[4])))
+        for head, path in zip(heads, parts[1::2], strict=False)
+        if head
+    )
+
+
+def _blob(mode: str, name: str) -> str | None:
+    return name if _FILE.fullmatch(mode) else None
 
 
 def side_by_side(objects: Objects, base: str, ours: str, theirs: str) -> str | None:

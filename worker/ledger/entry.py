@@ -89,6 +89,55 @@ class Stall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """
+    Why a rule of an extension keeps a merge from being made.
+
+    Attributes:
+        extension: The extension's name.
+        record: The record that the rule was asked about: its sheet and its path, with a slash.
+        message: What the rule said, or how it failed.
+        has_failed: Whether it failed, rather than to refuse.
+    """
+
+    extension: str
+    record: str
+    message: str
+    has_failed: bool = False
+
+    def __str__(self) -> str:
+        verb = "fails at" if self.has_failed else "refuses"
+        return f"the extension {self.extension!r} {verb} {self.record}: {self.message}"
+
+    @property
+    def hint(self) -> str:
+        """
+        What an operator does next.
+        """
+        if self.has_failed:
+            return "Correct the extension and restart Ferry, then reconcile: ferry reconcile"
+        return "Write the record through the API so that the rule holds, then reconcile: ferry reconcile"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedMerge:
+    """
+    The last merge with a remote that was refused.
+
+    Attributes:
+        ours: Our tip.
+        theirs: The remote's.
+        at: When it was refused, in seconds since the epoch.
+        refusal: Why.
+    """
+
+    ours: str
+    theirs: str
+    at: float
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """
     The ledger of one remote. Times are seconds since the epoch.
@@ -105,6 +154,7 @@ class Entry:
         seen_at: When the remote last reported its branch's tip, or accepted a push.
         rewritten: The tip of its branch before others rewrote the history; None: the history was not
             rewritten.
+        refused: The last merge that the rules of an extension refused, since the last success.
         waits_from: When the last attempt began that left nothing pending, or when the remote was found to
             have lost commits: no pending commit has waited since before then.
         tried: The branch's tip at the last failed attempt.
@@ -141,6 +191,7 @@ class Entry:
     looked_at: float | None = None
     seen_at: float | None = None
     rewritten: str | None = None
+    refused: RefusedMerge | None = None
     waits_from: float | None = None
     tried: str | None = None
     part: int | None = None

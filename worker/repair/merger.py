@@ -19,6 +19,8 @@ from ferry.worker.errors import RepositoryError, TakeError
 from ferry.worker.git.prepare import COMMITTER
 from ferry.worker.git.repository import Repository
 from ferry.worker.git.trees import side_by_side, tree_of, with_files_of
+from ferry.worker.hosting.merges import Review
+from ferry.worker.ledger.entry import Refusal
 from ferry.worker.observe.printable import in_line
 from ferry.worker.process.apart import ApartError, CrowdedError, Limit, OverrunError, Pool
 from ferry.worker.repair.merging import SIDES, compared, merged
@@ -27,6 +29,8 @@ from ferry.worker.repair.unreadable import stand_ins, unreadable
 Side = Literal["ours", "theirs"]
 # The side that decides a conflict, by ``PATH`` or ``PATH:FIELD``.
 Takes = Mapping[str, Side]
+# What the rules of extensions make of our tip and a merged tree.
+Reviewer = Callable[[str, str], Review]
 
 _MERGE = Limit(cpu_s=20.0, wall_s=25.0, memory_bytes=1 << 30)
 # Writers and pushes wait for a merge, so its process gives way to nothing.
@@ -110,6 +114,7 @@ class Merged:
         commit: The merge commit, which no branch names yet; None while something conflicts.
         tree: The tree to compare: of what is decided, where an operator decided a part.
         conflicts: What is left to decide.
+        refusal: Why the rules of an extension do not let it be made.
         detail: Why there is no commit, or "".
         ran_out: Whether it took longer than writers can wait for.
     """
@@ -117,6 +122,7 @@ class Merged:
     commit: str | None = None
     tree: str | None = None
     conflicts: tuple[Conflict, ...] = ()
+    refusal: Refusal | None = None
     detail: str = ""
     ran_out: bool = False
 
@@ -162,21 +168,31 @@ class Merger:
         self._repository = repository
         self._clock = clock
 
-    def merge(self, ours: str, theirs: str, *, message: str, takes: Takes | None = None) -> Merged:
+    def merge(
+        self,
+        ours: str,
+        theirs: str,
+        *,
+        message: str,
+        takes: Takes | None = None,
+        reviewer: Reviewer = lambda ours, tree: Review(tree=tree),
+    ) -> Merged:
         """
         Merge two commits. No branch is moved.
 
         Args:
             message: Of the commit; "" to make none.
             takes: What an operator decided.
+            reviewer: Asked once nothing conflicts; may refuse the merge, or change what it stores.
 
         Raises:
             TakeError: *takes* names what does not conflict, or cannot be taken so.
+            ReconcileError: *reviewer* cannot tell.
             RepositoryError: The merge could not be started.
         """
         seconds = int(self._clock())
         if not takes and (tree := self._side_by_side(ours, theirs)) is not None:
-            return Merged(commit=self._commit(tree, (ours, theirs), message, seconds) if message else None)
+            return self._reviewed(reviewer(ours, tree), (ours, theirs), message, seconds)
         try:
             found = self._merged(ours, theirs, seconds, takes and dict(takes))
         except gitsheets.GitsheetsError as exc:  # no common history
@@ -195,10 +211,19 @@ class Merger:
             message = message and f"{message}\n\n{told}"
         else:
             tree = found["tree"]
-        shown = tree if takes else found["shown"]
-        left = [conflict for conflict in conflicts if not conflict.is_decided(takes or {})]
-        commit = self._commit(tree, (ours, theirs), message, seconds) if message and not left else None
-        return Merged(commit=commit, tree=shown, conflicts=tuple(left), detail=_why(left))
+        if left := [conflict for conflict in conflicts if not conflict.is_decided(takes or {})]:
+            shown = tree if takes else found["shown"]
+            return Merged(tree=shown, conflicts=tuple(left), detail="records conflict")
+        return self._reviewed(reviewer(ours, tree), (ours, theirs), message, seconds)
+
+    def _reviewed(self, review: Review, parents: tuple[str, str], message: str, seconds: int) -> Merged:
+        """
+        Commit the merged tree, unless the review refuses it.
+        """
+        if review.refusal is not None:
+            return Merged(tree=review.tree, refusal=review.refusal, detail=str(review.refusal))
+        commit = self._commit(review.tree, parents, message, seconds) if message else None
+        return Merged(commit=commit, tree=review.tree)
 
     def _merged(self, ours: str, theirs: str, seconds: int, takes: Takes | None) -> Any:
         """
@@ -282,7 +307,3 @@ def refuse_unknown(takes: Takes, conflicts: Sequence[Conflict]) -> None:
             f"nothing conflicts at {unknown[0]!r}, so that no side of it can be taken; nothing was changed. "
             f"In conflict: {', '.join(map(str, conflicts)) or 'nothing'}"
         )
-
-
-def _why(conflicts: Sequence[Conflict]) -> str:
-    return "records conflict" if conflicts else ""

@@ -84,7 +84,7 @@ class Promoter:
             return None
         if not (verdict.landed or (verdict.ambiguous and self._has_come(claim, fence))):
             raise ReconcileError(f"origin did not take the fence: {verdict.evidence or verdict.reason}")
-        joined = self._reconciler.join_with(ORIGIN, fence, "fast-forward")
+        joined = self._reconciler.fast_forward(ORIGIN, fence)
         if not joined.is_joined:
             raise ReconcileError(
                 f"origin has the fence {fence}, and this branch does not: {joined.detail}. "
