@@ -145,9 +145,9 @@ class OnCall:
         is_first = True
         for _ in range(_STEPS):
             buttons = [form.button for form in page.forms]
-            if "Dry run with what is taken" in buttons:
+            if "Dry run with these choices" in buttons:
                 self.conflicts += is_first
-                page = self._browser.press(page, "Dry run with what is taken", **self._choice(page))
+                page = self._browser.press(page, "Dry run with these choices", **self._choice(page))
             elif "Reconcile now (merge)" in buttons:
                 self.needless += is_first
                 self._quiet()

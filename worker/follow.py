@@ -1,10 +1,10 @@
 """
-Taking over what people push to origin: pull requests that they merge, commits that they push by hand.
+Taking over the commits that people push to origin, such as merged pull requests.
 
-Every ``CFP_DATA_FOLLOW_INTERVAL`` seconds, and when a webhook or an operator says so, a task asks origin
-where the branch stands. Commits that we lack are fetched, and where origin has all of ours the branch is
-brought forward to them. Where both sides have commits, the branch stays: the push that follows is refused,
-which is told as every divergence is.
+Every ``CFP_DATA_FOLLOW_INTERVAL`` seconds, and when a webhook or an operator asks for it, a task asks origin
+for its branch and fetches the commits that we lack. If origin has all of our commits, the branch is
+fast-forwarded. If both sides have commits of their own, the branch stays as it is: origin refuses the next
+push, which reports the divergence.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import ORIGIN, Settings
 
 NO_ORIGIN = "no origin is configured"
-OUTDATED = "left to a worker that knows the new address of origin; restart this one"
-LOOKED = "another task has looked since this one was asked for"
-CLAIMED = "another process holds origin, and looks there itself"
+OUTDATED = "origin has a new address, which this worker does not know: restart the worker"
+LOOKED = "another task has looked since this one was queued"
+CLAIMED = "another process holds the claim on origin, and looks itself"
 PAUSED = "an operator has paused origin"
-FAILING = "left to the pushes to origin, which fail and look there, too"
-UNREADABLE = "left to the next look: the ledger cannot be read"
-FAILED = "nothing was taken over: the log says why"
+FAILING = "pushes to origin fail, and they look themselves"
+UNREADABLE = "the ledger cannot be read: the next look tries again"
+FAILED = "nothing was taken over: the log has the error"
 LEVEL = NOTHING_TO_DO
-APART = "both sides have commits: left to a push"
+APART = "both sides have commits: the next push reports the divergence"
 
 
 class Follower:
     """
-    Takes over what others pushed to origin.
+    Takes over the commits that others pushed to origin.
 
     Args:
         settings: Timeouts and remotes.
         repository: The data repository.
-        ledger: What is known of origin.
-        reconciler: What moves the branch.
+        ledger: The ledger, which has an entry for origin.
+        reconciler: Moves the branch.
         clock: Seconds since the epoch.
     """
 
@@ -62,10 +62,11 @@ class Follower:
 
     def follow(self, *, is_noted: bool = False) -> str:
         """
-        Look at origin, and take over what it has and we lack; returns what came of it in a few words.
+        Look at origin, and take over the commits that we lack; return the outcome in a few words.
 
         Args:
-            is_noted: Whether a nudge was noted for it: the look is another's who took that first.
+            is_noted: Whether a nudge in the ledger asks for this look. If another look has taken the nudge
+                already, this one ends at once.
         """
         if ORIGIN not in self._settings.remotes:
             return NO_ORIGIN
@@ -79,19 +80,19 @@ class Follower:
 
     def is_nudged(self) -> bool:
         """
-        Whether a nudge waits that no look has followed, or whose look has failed.
+        Whether a nudge waits for a look: none has followed it yet, or the look has failed.
         """
         return ORIGIN in self._settings.remotes and self._ledger.is_nudged(ORIGIN)
 
     def _follow(self, *, is_noted: bool) -> str:
         with self._ledger.claim(ORIGIN) as claim:
             if claim is None:
-                return CLAIMED  # where it was nudged, the holder queues another look as it ends
+                return CLAIMED  # after a nudge, the holder queues another look when it ends
             if not claim.take_nudge() and is_noted:
                 return LOOKED
             if (why_not := self._stands_back(claim.entry)) is not None:
                 if why_not == FAILING:
-                    claim.spend_nudge()  # the pushes look
+                    claim.spend_nudge()  # a push looks
                 return why_not
             claim.write(looked_at=self._clock())
             try:
@@ -99,7 +100,7 @@ class Follower:
                 claim.spend_nudge()
                 return outcome
             except (RepositoryError, ReconcileError) as exc:
-                # No push has failed: the status tells since when origin was not seen.
+                # This is not a failed push. The status shows when origin was last seen.
                 log().warning("follow.failed", remote=ORIGIN, error=str(exc))
                 return FAILED
 
@@ -113,7 +114,7 @@ class Follower:
 
     def _stands_back(self, entry: Entry) -> str | None:
         """
-        Return why origin is not looked at now; None if it is.
+        Return why this task does not look at origin; None if it does.
         """
         if entry.is_paused(self._clock()):
             return PAUSED

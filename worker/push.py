@@ -42,7 +42,7 @@ _IN_THE_WAY_S = 1.0
 _ASIDE_S = 0.1
 
 UNREADABLE = "left to the next sweep: the ledger cannot be read"
-OUTDATED = "left to a worker that knows the remote's new address; restart this one"
+OUTDATED = "the remote has a new address, which this worker does not know: restart the worker"
 REPLICA = "a replica pushes nothing"
 NO_SUCH_REMOTE = "no such remote is configured"
 

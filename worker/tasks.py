@@ -1,5 +1,5 @@
 """
-What Celery runs: a few lines each over functions that know no Celery.
+The tasks that Celery runs. Each is a few lines that call functions without Celery.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ferry.worker.turns.turn import OCCASIONS, Occasion
 
 class _FerryTask(Task):  # type: ignore[misc]  # Celery ships no types
     """
-    A task over the pipelines of this process.
+    A task that uses the pipelines of this process.
 
-    A message is a repository's by the queue that it was in; it says no more of it.
+    The queue of a message tells which repository it is for.
 
     Attributes:
-        pipelines: Those that this process serves, by their queues.
+        pipelines: The pipelines of this process, by their queues.
     """
 
     pipelines: Mapping[str, Pipeline] = MappingProxyType({})
@@ -44,12 +44,12 @@ class _FerryTask(Task):  # type: ignore[misc]  # Celery ships no types
 
     def call_after(self, hook: Hook | None = None, *, wait_s: float = 0.0, is_sweep: bool = False) -> None:
         """
-        Queue a call of each hook for which something waits. Never raises: the next sweep does the same.
+        Queue a call of each hook that has something to do. Never raises: the next sweep does the same.
 
         Args:
-            hook: Queue a call of this one alone.
-            wait_s: In how many seconds.
-            is_sweep: Whether to trust no task that was asked for: it may be lost.
+            hook: Queue a call of only this hook.
+            wait_s: Seconds until the call.
+            is_sweep: Whether to queue a call even if one was queued before: its message may be lost.
         """
         pipeline = self.pipeline
         try:
@@ -64,12 +64,12 @@ class _FerryTask(Task):  # type: ignore[misc]  # Celery ships no types
                     countdown=min(wait_s, longest_countdown_s(self.app)) or None,
                     retry=False,
                 )
-        except Exception as exc:  # noqa: BLE001 - what the task has done counts, and a broker raises anything
+        except Exception as exc:  # noqa: BLE001 - the task's own result counts, and a broker may raise any error
             log().warning("hook.not_queued", error=str(exc) or type(exc).__name__)
 
     def logged(self) -> AbstractContextManager[None]:
         """
-        Have each line that is logged in the block say which task it is, and which repository's.
+        Add the task and its repository to each line that is logged in the block.
         """
         traces = {name: self.request.get(name) for name in TRACED}
         return bound(task=self.request.id, repository=self.pipeline.repository.name or None, **traces)
@@ -79,17 +79,17 @@ class PushTask(_FerryTask):
     """
     Brings a remote up to date with the branch.
 
-    Its retry waits as long as the failed attempt says. Celery's own ``retry_backoff``
-    counts one task's retries in whole seconds; the backoff here is the remote's, across
-    tasks, workers and restarts.
+    A retry waits as long as the failed attempt says. Celery's own ``retry_backoff`` counts the
+    retries of one task, in whole seconds. The backoff here belongs to the remote, across tasks,
+    workers and restarts.
     """
 
     name = "push"
     autoretry_for = (PushFailed, PushDeferred)  # transient: wait and try again
     dont_autoretry_for = (PushRefused,)  # a person is needed: fail, visibly
-    max_retries = None  # commits are not droppable; a limit that is set counts attempts, in the ledger
-    # Expected, so neither Celery nor Sentry adds a traceback and an event of
-    # its own; Flower shows the task as failed all the same.
+    max_retries = None  # commits cannot be dropped; CFP_PUSH_MAX_RETRIES counts attempts in the ledger
+    # These errors are expected: Celery logs no traceback and Sentry sends no event
+    # for them. Flower still shows the task as failed.
     throws = (PushError,)
 
     def run(
@@ -106,8 +106,8 @@ class PushTask(_FerryTask):
         Bring *remote* up to date, and with it *commit*.
 
         Args:
-            occasion: One of ``OCCASIONS``; a later release's word counts as a commit.
-            out_of_turn, look_first, look_afresh: What 0.1.0 said instead.
+            occasion: One of ``OCCASIONS``. An unknown word, from a later release, counts as ``commit``.
+            out_of_turn, look_first, look_afresh: The arguments that release 0.1.0 sent instead.
 
         Raises:
             PushFailed: Retried with exponential backoff.
@@ -131,16 +131,16 @@ class PushTask(_FerryTask):
 
     def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> Any:
         """
-        Schedule the retry that *exc* asks for; returns what Celery raises then.
+        Schedule the retry that *exc* asks for; return the exception that Celery then raises.
 
         Raises:
-            PushFailed: *exc*, where it wants no retry of its own, or a person is needed: Flower shows the
+            PushFailed: *exc*, if it asks for no retry, or if a person is needed: Flower then shows the
                 task as failed until its retry has landed.
         """
         if isinstance(exc, (PushFailed, PushDeferred)):
             if exc.retry_in_s is None:
                 raise exc
-            # A message that comes before its time is put off by the pusher for what is left.
+            # If the message comes early, the pusher waits for the rest of the time.
             options["countdown"] = min(exc.retry_in_s, longest_countdown_s(self.app))
         options = {"kwargs": {"occasion": "retry"}, "throw": False, **options}
         scheduled = super().retry(*args, exc=exc, **options)
@@ -158,12 +158,12 @@ class SweepTask(_FerryTask):
 
     def run(self, *, occasion: str = "sweep", start: float = 0.0, out_of_turn: bool = False) -> str:
         """
-        Sweep once, and queue the packing where it is due.
+        Sweep once, and queue the packing if it is due.
 
         Args:
-            occasion: ``sweep``; or ``start``, which also queues a push where a retry is scheduled for later.
-            start: When the worker that asks has started, in seconds since the epoch; 0.0: some time ago.
-            out_of_turn: What 0.1.0 said at a start.
+            occasion: ``sweep``; or ``start``, which also queues a push if a retry is scheduled for later.
+            start: When the worker that sent this started, in seconds since the epoch; 0.0 for other sweeps.
+            out_of_turn: The argument that release 0.1.0 sent at a start.
         """
         pipeline = self.pipeline
         why: Occasion = "start" if out_of_turn or occasion == "start" else "sweep"
@@ -178,7 +178,7 @@ class SweepTask(_FerryTask):
                     {"occasion": why},
                     queue=pipeline.queue,
                 )
-            if pipeline.follower.is_nudged():  # the message was lost, or is still on its way
+            if pipeline.follower.is_nudged():  # its message may be lost, or not delivered yet
                 self.app.tasks[FollowTask.name].apply_async(
                     (), {"told_by": "sweep", "is_noted": True}, queue=pipeline.queue
                 )
@@ -192,18 +192,18 @@ class SweepTask(_FerryTask):
 
 class FollowTask(_FerryTask):
     """
-    Takes over what others pushed to origin.
+    Takes over the commits that others pushed to origin.
     """
 
     name = "follow"
 
     def run(self, *, told_by: str = "", is_noted: bool = False) -> str:
         """
-        Look at origin once, and take over what it has and we lack.
+        Look at origin once, and take over the commits that we lack.
 
         Args:
-            told_by: Who told of it, for people who read the task list; "" for beat.
-            is_noted: Whether a nudge was noted for it in the ledger.
+            told_by: Who asked for the look, for people who read the task list; "" for beat.
+            is_noted: Whether a nudge in the ledger asks for this look.
         """
         with self.logged():
             try:
@@ -214,7 +214,7 @@ class FollowTask(_FerryTask):
 
 class AfterTask(_FerryTask):
     """
-    Calls the functions of an extension for what has happened since the last call.
+    Calls the functions of an extension for the events since the last call.
     """
 
     name = "after"
@@ -222,15 +222,15 @@ class AfterTask(_FerryTask):
 
     def run(self, extension: str, commit: str, *, occasion: str = "commit") -> str:
         """
-        Call them until nothing waits, or a turn is over.
+        Call them until nothing waits, or the time of one turn is over.
 
         Args:
             extension: The extension's name.
-            commit: Where the branch stood when this was queued, for people who read the task list.
+            commit: The tip of the branch when this was queued, for people who read the task list.
             occasion: The event: ``commit``, ``push`` or ``divergence``.
 
         Raises:
-            HookFailed: A function failed. Another message is on its way, and comes when it is called again.
+            HookFailed: A function failed. Another message is queued for the time of the next call.
         """
         after = self.pipeline.after
         with self.logged():
@@ -242,7 +242,7 @@ class AfterTask(_FerryTask):
             except HookFailed as exc:
                 self.call_after(hook, wait_s=exc.retry_in_s or 0.0)
                 raise
-            if after.is_due(hook):  # since the last look, or after this turn
+            if after.is_due(hook):  # because of new events, or because the turn was over
                 self.call_after(hook)
             return outcome
 
@@ -256,24 +256,24 @@ class MaintainTask(_FerryTask):
 
     def run(self) -> str:
         """
-        Pack once, unless the worker ends meanwhile: what is packed half is left as it was.
+        Pack once. If the worker ends meanwhile, the unfinished part stays loose.
 
         Raises:
-            RepositoryError: git could not; the next sweep asks again.
+            RepositoryError: git failed; the next sweep queues the task again.
         """
         try:
             with self.logged(), interruptible():
                 return self.pipeline.maintenance.run()
         except TaskInterrupted:
-            return "interrupted: the worker ends; the sweep of the next one asks again"
+            return "interrupted: the worker ends; the next worker's sweep queues it again"
 
 
 def register(app: Celery, pipelines: Mapping[str, Pipeline]) -> None:
     """
-    Register the tasks with *app*, which serves *pipelines*, by their queues.
+    Register the tasks with *app*. *pipelines* are those of this process, by their queues.
     """
     for kind in (PushTask, SweepTask, FollowTask, AfterTask, MaintainTask):
-        # Celery keeps the app on the class, and another app of this process may serve other repositories.
+        # Celery stores the app on the class, and another app of this process may serve other repositories.
         own = type(kind.__name__, (kind,), {"__module__": kind.__module__, "pipelines": pipelines})
         app.register_task(own())
 

@@ -74,11 +74,11 @@ def test_conflicts_of_each_kind_are_solved_from_the_page(browser: Browser, data:
     assert choices.keys() >= FILES.keys(), page.text
     chosen = sorted(FILES)[::2]
     page = browser.press(
-        page, "Dry run with what is taken", **{choices[path]: f"{path}={side}" for path in chosen}
+        page, "Dry run with these choices", **{choices[path]: f"{path}={side}" for path in chosen}
     )
     left = {path for path in _choices(page, side) if path in FILES}
     assert left == FILES.keys() - chosen, "what is decided is asked for no more"
-    page = browser.press(page, "Dry run with what is taken", rest=rest)
+    page = browser.press(page, "Dry run with these choices", rest=rest)
     page = browser.press(page, "Reconcile now (merge)", reason="so decided")
     assert "One merge commit joined both sides." in page.text
     wanted = {

@@ -215,7 +215,8 @@ def test_the_branches_that_ferry_made_are_listed_and_removed_when_an_operator_sa
     page = browser.open("/status/branches")
     assert f"{rescued} on origin {base[:10]} all in main" in page.text
     assert f"{lacking} here" in page.text
-    assert f"Removed {rescued} on origin." in browser.press(page, "Remove those that are all in main").text
+    removed = browser.press(page, "Remove the branches that are all in main")
+    assert f"Removed {rescued} on origin." in removed.text
     assert "refs/heads/rescue" not in remote.git("for-each-ref")
     assert ferry("branches", "--remove", "--yes", "--json").stdout.count(lacking) == 2
 

@@ -100,7 +100,7 @@ def test_the_page_shows_what_a_replica_has_and_no_part_of_a_primary(replica, rep
     page = api.open()
     for told in (
         "Follows origin ✓ level", f"Origin {there.path}, branch main", f"At commit {commit[:10]}",
-        f"Primary {PRIMARY} , where writes are sent to", "Its events ! away", "from elsewhere",
+        f"Primary {PRIMARY} , which gets the writes", "Its events ! away", "from elsewhere",
     ):  # fmt: skip
         assert told in page.text
     assert re.search(r"Had all of origin [\d.]+ s ago", page.text)

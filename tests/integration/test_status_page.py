@@ -282,7 +282,7 @@ def test_what_the_remote_got_meanwhile_is_shown_before_anything_is_done(browser,
     before = data.head()
     remote.commit("later")
     again = browser.press(planned, "Reconcile now (merge)")
-    assert "What you were shown has changed meanwhile. Nothing was done" in again.text
+    assert "The two sides have changed since the dry run. Nothing was done" in again.text
     assert data.head() == before
     assert "Reconciled:" in browser.press(again, "Reconcile now (merge)").text
 
@@ -312,11 +312,11 @@ def test_what_is_taken_of_a_conflict_is_shown_and_then_done(browser, diverged, r
         f"people/jane.toml{field}={side}" for field in ("", ":email") for side in ("ours", "theirs")
     }
     [name] = {given["name"] for given in radios if given["value"] == "people/jane.toml:email=ours"}
-    taken = browser.press(planned, "Dry run with what is taken", **{str(name): "people/jane.toml:email=ours"})
+    taken = browser.press(planned, "Dry run with these choices", **{str(name): "people/jane.toml:email=ours"})
     assert 'email none "o@example.org" "t@example.org" "o@example.org"' in taken.text
     _write(browser, email="later@example.org")
     again = browser.press(taken, "Reconcile now (merge)")
-    assert "What you were shown has changed meanwhile. Nothing was done" in again.text
+    assert "The two sides have changed since the dry run. Nothing was done" in again.text
     done = browser.press(again, "Reconcile now (merge)")
     assert "One merge commit joined both sides." in done.text
     assert 'email = "later@example.org"' in data.git("show", "main:people/jane.toml")
@@ -367,7 +367,7 @@ def test_a_value_that_was_not_shown_is_not_joined(browser, parted, data, name, m
     data.edit({JANE: files("later")[JANE]})
     before = data.head()
     again = browser.press(shown, "Reconcile now (merge)")
-    assert "What you were shown has changed meanwhile. Nothing was done" in again.text
+    assert "The two sides have changed since the dry run. Nothing was done" in again.text
     assert data.head() == before
     data.edit({"people/joe.toml": 'name = "Joe"\nslug = "joe"\n'})
     assert "One merge commit joined both sides." in browser.press(again, "Reconcile now (merge)").text
@@ -697,7 +697,7 @@ def test_a_redis_that_hangs_does_not_hang_the_page(env, own_valkey):
     try:
         assert least(lambda: _takes(browser.open), below_s=2) < 2
         page = browser.open()
-        assert "Worker ? unknown Only the broker can tell." in page.text
+        assert "Worker ? unknown This needs the broker." in page.text
         assert least(lambda: _takes(lambda: browser.press(page, "Push now")), below_s=2) < 2
     finally:
         os.kill(own_valkey.pid, signal.SIGCONT)
