@@ -57,6 +57,8 @@ from ferry.worker import paging
 from ferry.worker.files.places import state_directory
 from ferry.worker.observe import logs, tracing
 from ferry.worker.observe.logs import log
+from ferry.worker.repair.fence import HINT as HINT_FENCED
+from ferry.worker.repair.fence import fence_of, fence_replica
 from ferry.worker.settings import Settings
 
 _READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
@@ -113,6 +115,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     _report_settings(built)
     _report_sheets(built.store.snapshot())
     if settings.is_replica:
+        fence_replica(built.pipeline.repository)
         Following(built.pipeline).start()
         return app
     built.pipeline.watchdog.watch()
@@ -149,9 +152,12 @@ def _report_settings(built: Services) -> None:
     """
     Log the settings that leave a part of Ferry switched off.
     """
-    if not built.pipeline.settings.remotes:
+    settings, fence = built.pipeline.settings, fence_of(built.pipeline.repository.path)
+    if fence and not settings.is_replica:
+        log().error("primary.fenced", commit=fence.commit, host=fence.host, hint=HINT_FENCED)
+    if not settings.remotes:
         log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
-    if not (built.tokens.known() or built.open_access or built.pipeline.settings.is_replica):
+    if not (built.tokens.known() or built.open_access or settings.is_replica):
         hint = "neither CFP_API_TOKENS nor CFP_API_TOKENS_PATH names a writer: every write is refused"
         log().warning("api.read_only", hint=hint)
 

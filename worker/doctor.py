@@ -327,8 +327,7 @@ def _fence(pipeline: Pipeline) -> Iterator[Finding]:
     Report that another repository is the primary.
     """
     if (fence := fence_of(pipeline.repository.path)) and not pipeline.settings.is_replica:
-        detail = f"another is the primary since {timestamp(fence.at)}: {fence.commit}, made on {fence.host}"
-        yield Finding(name="primary", state="failed", detail=detail, remedy=HINT_FENCED)
+        yield Finding(name="primary", state="failed", detail=fence.told, remedy=HINT_FENCED)
 
 
 def _signing(pipeline: Pipeline) -> Iterator[Finding]:

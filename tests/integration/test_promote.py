@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ferry.app import create_app
 from ferry.app.cli import promote
 from ferry.app.errors import FencedError
+from ferry.app.replica.following import Following
 from ferry.app.store.store import Store
 from ferry.worker.bootstrap import build
 from ferry.worker.errors import PushRefused, ReconcileError
@@ -218,6 +220,25 @@ def test_a_replica_that_followed_past_a_promotion_is_no_primary_by_its_settings(
     assert _is_refused(env, copy)
     _promoter(replica_env).promote(force=False, by=FERRY)
     assert not _is_refused(env, copy)
+
+
+def test_a_replica_made_after_the_last_promotion_is_no_primary_by_its_settings(
+    env, ferry, replica_env, there, copy, monkeypatch, capsys
+):
+    """
+    Nothing in its history tells it from the primary's clone.
+    """
+    monkeypatch.setattr(Following, "start", lambda following: None)
+    create_app(replica_env)
+    as_primary = {**replica_env, "CFP_API_ROLE": "primary", "CFP_REDIS_URL": env["CFP_REDIS_URL"]}
+    api = create_app(as_primary, open_access=True).test_client()
+    assert '"event": "primary.fenced"' in capsys.readouterr().err
+    assert (_put(api, "jane").status_code, _put(api, "jane").json["code"]) == (403, "not-the-primary")
+    assert "it was a replica's since" in ferry("doctor", **as_primary).stdout
+
+    _promoter(replica_env).promote(force=False, by=FERRY)
+    create_app(replica_env)  # its process may start again before its settings are changed
+    assert _put(api, "jane").status_code == 201
 
 
 def test_a_client_who_names_a_promotion_lifts_no_fence(client, env, replica_env, there, copy, data):

@@ -17,6 +17,8 @@ The path of each of Ferry's own files, in the directory ``ferry`` of the bare re
 ``whole.json``              the commit up to which all objects were found at a start
 ``sweep.json``              the time of the last sweep
 ``verified.REMOTE.json``    when a remote was last verified and restored
+``fenced.json``             that another repository is the primary, or that this is a replica's
+``promoted.json``           that a promotion made this repository the primary
 ``followed.json``           when a replica last had all of origin
 ``heard.json``              when a replica last heard the primary's event stream
 ``flower.*``                the tasks that Flower has seen under ``ferry dev``
@@ -135,6 +137,13 @@ def fence_record(repository: Path) -> Path:
     Return the file that records that another repository is the primary.
     """
     return state_directory(repository) / "fenced.json"
+
+
+def promoted_record(repository: Path) -> Path:
+    """
+    Return the file that records that the last promotion made this repository the primary.
+    """
+    return state_directory(repository) / "promoted.json"
 
 
 def follower_lock(repository: Path) -> Path:

@@ -5,12 +5,16 @@ Which repository is the primary: the one whose branch holds the last promotion t
 repository whose branch lacks it takes no more writes: nothing else would keep two primaries from taking them
 for one branch. What that one had not pushed yet, the fence keeps from landing; a rescue branch holds it.
 
+A replica's clone may hold the last promotion, too. So it is fenced from its first start as a replica, and
+only a promotion makes it the primary.
+
 The name is the promotion's and not the repository's, for a copied volume has everything by which a repository
 could be known. It is looked for by that name, not by the commit's, which changes where history is rewritten.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import time
@@ -21,7 +25,8 @@ from pathlib import Path
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.atomic_json import read_json, write_json
-from ferry.worker.files.places import fence_record
+from ferry.worker.files.moments import timestamp
+from ferry.worker.files.places import fence_record, promoted_record
 from ferry.worker.git.history import Commit
 from ferry.worker.git.prepare import COMMITTER
 from ferry.worker.git.repository import Repository
@@ -40,14 +45,24 @@ class Fence:
     That another repository is the primary.
 
     Attributes:
-        commit: The commit that says so.
-        host: Name of the machine on which it was made.
-        at: When this repository met it, in seconds since the epoch.
+        commit: The commit that says so; "": none does, but this repository was a replica's.
+        host: Name of the machine on which the commit was made.
+        at: When this repository met the commit, or became a replica's, in seconds since the epoch.
     """
 
     commit: str
     host: str
     at: float
+
+    @property
+    def told(self) -> str:
+        """
+        Why this repository takes no writes, in a sentence.
+        """
+        since = timestamp(self.at)
+        if not self.commit:
+            return f"it was a replica's since {since}, and no promotion has made it the primary"
+        return f"another is the primary since {since}: {self.commit}, made on {self.host}"
 
 
 def is_fenced(repository: Path) -> bool:
@@ -88,6 +103,7 @@ def look_for_fence(repository: Repository, tip: str | None) -> None:
     fence = Fence(commit=last.hash, host=last.trailers.get(_HOST, ""), at=time.time())
     try:
         write_json(fence_record(repository.path), asdict(fence))
+        promoted_record(repository.path).unlink(missing_ok=True)
     except OSError as exc:  # the branch must not pass a fence that no writer would meet
         raise RepositoryError(f"cannot remember the fence {fence.commit}: {exc}") from exc
     if repository.pushes:  # a replica remembers it too, and may become the primary by a promotion alone
@@ -130,8 +146,24 @@ def make_fence(repository: Repository, tip: str, *, seconds: int) -> str:
     )
 
 
+def fence_replica(repository: Repository) -> None:
+    """
+    Remember that *repository* is a replica's, so that it takes no writes before a promotion.
+
+    A clone that was made after the last promotion holds it, as the primary's does. A promoted one is left as
+    it is: its process may start again as a replica's before the settings are changed.
+    """
+    path = repository.path
+    if is_fenced(path) or promoted_record(path).exists():
+        return
+    with contextlib.suppress(OSError):  # of a full disk; the next start does it
+        write_json(fence_record(path), asdict(Fence(commit="", host="", at=time.time())))
+
+
 def lift(repository: Repository) -> None:
     """
-    Forget that another repository was the primary.
+    Remember that *repository* is the primary.
     """
+    with contextlib.suppress(OSError):  # of a full disk: no reason to keep the fence
+        write_json(promoted_record(repository.path), {"at": time.time()})
     fence_record(repository.path).unlink(missing_ok=True)
