@@ -68,7 +68,7 @@ _SHOW_EVERY_SHEET = (commits.bp.name, events.bp.name)
 _UNCOUNTED = (health.bp.name, metrics.bp.name)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 _EXPOSED = (
-    "ETag", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After",
+    "ETag", "Link", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After",
     "Content-Range", "X-Ferry-Commit", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
 )  # fmt: skip
 

@@ -221,7 +221,7 @@ PARAMETERS = [
     "limit", "cursor", "sort", "fields", "since", "path", "sheet", "slug", "name", "name[in]", "name[",
     "slug[gte]", "remote", "born[lt]", "email[ne]", "count", "author", "after", "until", "x", "a.b.c", "[]",
     "slug[regex]", "message", "or[0][name]", "or[0][not][slug][gte]", "and[1][x]", "not[name][contains]",
-    "or", "not[]", "name[exists]", "email[startswith]",
+    "or", "not[]", "q", "name[exists]", "email[startswith]",
 ]  # fmt: skip
 VALUES_OF = {
     "If-Match": ["*", '"x"', 'W/"x"', "x", '"' * 99, ",,,", '"a", *', "\xff"],

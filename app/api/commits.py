@@ -37,7 +37,7 @@ def index() -> ResponseReturnValue:
     found = repository.log(tip, skip=page.offset, limit=page.limit + 1, children_first=True) if tip else []
     entries = page.fitting(commit_documents(services().pipeline, found))
     shown = Shown(page=page, commit=tip, entries=entries, has_more=len(found) > len(entries))
-    return {"commits": shown.entries, "next_cursor": shown.next_cursor}
+    return {"commits": shown.entries, "next_cursor": shown.next_cursor}, shown.link()
 
 
 @bp.get("/<name>")

@@ -1,5 +1,5 @@
 """
-Conditions and ranges of a request (RFC 9110, sections 13 and 14).
+Conditions and ranges of a request (RFC 9110, sections 13 and 14), and its preferences (RFC 7240).
 """
 
 from __future__ import annotations
@@ -42,6 +42,17 @@ def require_match(wanted: ETags, version: str | None, what: str) -> None:
         raise PreconditionError(f"{what} does not exist, so it is not the version that If-Match names.")
     if not wanted.contains(version):
         raise PreconditionError(f"{what} is not the version that If-Match names.")
+
+
+def preference(name: str) -> str | None:
+    """
+    Return the value of a preference in ``Prefer``, or None.
+    """
+    for each in request.headers.get("Prefer", "").split(","):
+        named, _, value = each.partition("=")
+        if named.strip().lower() == name:
+            return value.partition(";")[0].strip().strip('"')
+    return None
 
 
 def answer_conditionally(response: Response) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, TypeVar
+from urllib.parse import urlencode
 
 from werkzeug.datastructures import MultiDict
 
@@ -24,6 +25,7 @@ DEFAULT_LIMIT = 50
 PAGE_BYTES = 8 << 20  # of memory that a page's entries take; a page has at least one entry
 MAX_LIMIT = 1000
 T = TypeVar("T")
+_MOST_LINK_BYTES = 2048
 _OFFSETS = range(2**31)  # what git takes for --skip
 
 
@@ -37,6 +39,7 @@ class Page:
         offset: How many entries the previous pages had.
         commit: The commit to read the list from, if a cursor or ``at`` names one.
         query: Digest of the address and the rest of the query, which a cursor belongs to.
+        parameters: The whole query but the cursor, as in an address.
         is_continued: Whether the request has a cursor.
     """
 
@@ -44,6 +47,7 @@ class Page:
     offset: int = 0
     commit: str | None = None
     query: str = ""
+    parameters: str = ""
     is_continued: bool = False
 
     def cursor(self, *, commit: str | None, offset: int) -> str:
@@ -100,6 +104,21 @@ class Shown(Generic[T]):
         end = self.page.offset + len(self.entries)
         return self.page.cursor(commit=self.commit, offset=end) if self.has_more else None
 
+    def link(self) -> dict[str, str]:
+        """
+        Return the header with the addresses of the first and the next page (RFC 8288), relative to this one.
+
+        It is left out where it would be long: a proxy answers 502 if its buffer for headers is too small.
+        """
+        if self.commit is None:
+            return {}
+        pages = {"first": self.page.cursor(commit=self.commit, offset=0), "next": self.next_cursor}
+        links = [
+            f'<?{self.page.parameters}cursor={each}>; rel="{rel}"' for rel, each in pages.items() if each
+        ]
+        value = ", ".join(links)
+        return {"Link": value} if len(value) <= _MOST_LINK_BYTES else {}
+
 
 def page_of(arguments: MultiDict[str, str], path: str) -> Page:
     """
@@ -116,10 +135,11 @@ def page_of(arguments: MultiDict[str, str], path: str) -> Page:
         raise Problem(
             400, "limit-invalid", f"limit is {text[:40]!r}.", f"Give a whole number from 1 to {MAX_LIMIT}."
         )
-    query = _digest(arguments, path)
-    cursor = arguments.get("cursor")
+    query, cursor = _digest(arguments, path), arguments.get("cursor")
+    rest = [(name, value) for name, value in arguments.items(multi=True) if name != "cursor"]
+    parameters = urlencode(rest) + "&" if rest else ""
     if not cursor:
-        return Page(limit=int(text), commit=arguments.get("at"), query=query)
+        return Page(limit=int(text), commit=arguments.get("at"), query=query, parameters=parameters)
     try:
         commit, offset, made_for = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if not OBJECT_NAME.fullmatch(commit) or type(offset) is not int or offset not in _OFFSETS:
@@ -128,7 +148,9 @@ def page_of(arguments: MultiDict[str, str], path: str) -> Page:
         raise _invalid("The cursor is invalid.") from exc
     if made_for != query:
         raise _invalid("The cursor belongs to another query.")
-    return Page(limit=int(text), offset=offset, commit=commit, query=query, is_continued=True)
+    return Page(
+        limit=int(text), offset=offset, commit=commit, query=query, parameters=parameters, is_continued=True
+    )
 
 
 def _digest(arguments: MultiDict[str, str], path: str) -> str:

@@ -26,7 +26,7 @@ from ferry.app.api.transactions import OPERATIONS as CHANGES
 from ferry.app.api.writing import MAX_WAIT_S
 from ferry.app.errors import StoreError
 from ferry.app.finding.comparisons import OPERATORS
-from ferry.app.finding.query import GROUPS, RESERVED
+from ferry.app.finding.query import GROUPS, MOST_PATHS, RESERVED
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.snapshot import Snapshot
 from ferry.worker.settings import Settings
@@ -143,6 +143,7 @@ def _values(sheets: Sequence[Sheet], settings: Settings) -> Json:
         "version": __version__,
         "most_entries": MAX_LIMIT,
         "default_entries": DEFAULT_LIMIT,
+        "most_paths": MOST_PATHS,
         "most_operations": MAX_OPERATIONS,
         "most_wait_s": f"{MAX_WAIT_S:g}",
         "most_delay_s": f"{MAX_DELAY_S:g}",

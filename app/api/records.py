@@ -4,7 +4,7 @@ Records: list, read, create, replace, patch and delete them; list their history.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -17,11 +17,11 @@ from werkzeug.datastructures import MultiDict
 
 from ferry.app.access import writer
 from ferry.app.api.commits import commit_documents
-from ferry.app.api.conditions import require
+from ferry.app.api.conditions import preference, require
 from ferry.app.api.cursors import Shown, page_of
 from ferry.app.api.reading import snapshot_of, snapshot_of_page
 from ferry.app.api.writing import Change, evaluations, record_sent, write
-from ferry.app.errors import RecordNotFoundError, SheetConfigError
+from ferry.app.errors import RecordNotFoundError, SheetConfigError, UnreadableRecordError
 from ferry.app.finding.fields import Fields
 from ferry.app.finding.query import query_of
 from ferry.app.provenance import provenance
@@ -31,6 +31,7 @@ from ferry.app.records.toml_types import coerce
 from ferry.app.services import services
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.changes import Difference, changes
+from ferry.app.store.listing import Listed
 from ferry.app.store.snapshot import Snapshot, owns
 from ferry.app.store.transaction import Transaction
 from ferry.app.store.upserts import Written
@@ -48,11 +49,15 @@ def index(sheet: str) -> ResponseReturnValue:
     """
     found = find(sheet, request.args)
     unreadable = [{"path": path, "detail": detail} for path, detail in found.unreadable]
-    return {
+    counts = preference("count") == "exact"
+    body = {
         "records": found.shown.entries,
         "next_cursor": found.shown.next_cursor,
+        **({"total": found.total} if counts else {}),
         **({"unreadable": unreadable} if unreadable else {}),
     }
+    applied = {"Preference-Applied": "count=exact"} if counts else {}
+    return body, {**found.shown.link(), **applied, "Vary": "Prefer"}
 
 
 @bp.post("")
@@ -133,7 +138,7 @@ def history(sheet: str, path: str) -> ResponseReturnValue:
     if is_record(snapshot_of(request.args.get("at")), sheet, f"{path}/history"):
         return show(sheet, f"{path}/history")
     shown = versions(sheet, path, request.args, lambda commit, change: {**commit, **change.as_json()})
-    return {"history": shown.entries, "next_cursor": shown.next_cursor}
+    return {"history": shown.entries, "next_cursor": shown.next_cursor}, shown.link()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +151,7 @@ class Found:
         fields: What is known of their fields.
         shown: One page of them: path and fields.
         total: How many there are on all pages.
-        unreadable: Path and fault of each record of the sheet that cannot be read.
+        unreadable: Path and fault of each record that cannot be read, of those that were looked at.
     """
 
     sheet: Sheet
@@ -174,7 +179,9 @@ def find(sheet: str, arguments: MultiDict[str, str]) -> Found:
     found = snapshot.sheet(sheet)
     fields = Fields.of(found, snapshot.contracts(found))
     query = query_of(arguments.lists(), fields)
-    listed = services().listing.read(snapshot, found)
+    listed = (
+        _at_paths(snapshot, found, query.paths) if query.paths else services().listing.read(snapshot, found)
+    )
     matching = query.select(listed.records)
     entries = page.fitting(
         {"path": path, "record": query.shown(record)} for path, record in islice(matching, page.offset, None)
@@ -191,6 +198,21 @@ def find(sheet: str, arguments: MultiDict[str, str]) -> Found:
         total=len(matching),
         unreadable=listed.unreadable,
     )
+
+
+def _at_paths(snapshot: Snapshot, sheet: Sheet, paths: Iterable[str]) -> Listed:
+    """
+    Return the records at *paths*, without reading the sheet. A path without a record is left out.
+    """
+    records, unreadable = [], []
+    for path in paths:
+        try:
+            records.append((path, snapshot.record(sheet, path).record))
+        except RecordNotFoundError:
+            continue
+        except UnreadableRecordError as exc:
+            unreadable.append((path, str(exc)))
+    return Listed(records=records, unreadable=unreadable, parsed={})
 
 
 def versions(

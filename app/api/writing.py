@@ -16,6 +16,7 @@ from typing import Any, cast
 from flask import Response, current_app, g, request
 from gitsheets import GitsheetsError
 
+from ferry.app.api.conditions import preference
 from ferry.app.api.push import commit_states
 from ferry.app.errors import BusyError, KeyReusedError, StoreError
 from ferry.app.problems import Problem
@@ -314,12 +315,8 @@ def _preferred() -> float | None:
     """
     Return the seconds in ``Prefer: wait=N`` (RFC 7240), or None; by the RFC, a malformed one is ignored.
     """
-    for preference in request.headers.get("Prefer", "").split(","):
-        name, _, value = preference.partition("=")
-        seconds = value.partition(";")[0].strip().strip('"')
-        if name.strip().lower() == "wait" and seconds.isdecimal() and seconds.isascii():
-            return float(seconds[:6])
-    return None
+    seconds = preference("wait") or ""
+    return float(seconds[:6]) if seconds.isdecimal() and seconds.isascii() else None
 
 
 def _has_arrived(pipeline: Pipeline, commit: str) -> bool:

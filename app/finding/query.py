@@ -5,6 +5,8 @@ The query of a list: which records, in which order, with which fields.
     ?age[gte]=18&age[lt]=65              both
     ?or[0][age][lt]=18&or[1][city]=Bonn  one of the two
     ?not[name][startswith]=A             the opposite
+    ?q=bonn%20libr                       has a text with each of these words, whatever case and accents
+    ?path=jane&path=joe                  only these records
     ?sort=-age,name                      descending, then ascending; records without the field come last
     ?fields=name,address.city            only these
     ?.colour=red&sort=.colour            a field that the schema allows and does not declare
@@ -24,13 +26,15 @@ from typing import Any
 
 from ferry.app.finding.comparisons import OPERATORS, Test, moment_of
 from ferry.app.finding.fields import Fields
+from ferry.app.finding.search import text_of, words_of
 from ferry.app.problems import Problem, did_you_mean
 from ferry.app.records.codec import Record
 from ferry.app.records.json_form import MAX_DEPTH
 
-RESERVED = ("limit", "cursor", "sort", "fields", "at")
+RESERVED = ("limit", "cursor", "sort", "fields", "at", "q", "path")
 GROUPS = ("or", "and", "not")
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
+MOST_PATHS = 100  # each is read by itself
 _MOST_FILTERS = 50
 _MOST_VALUES = 1000  # of all filters
 _MOST_GROUPS = 5  # within each other
@@ -51,11 +55,13 @@ class Query:
         condition: What a record must pass.
         order: Fields to sort by, each with whether it sorts in descending order.
         fields: The only fields to show; None: all.
+        paths: The only records to look at, sorted; none: the whole sheet.
     """
 
     condition: Condition
     order: tuple[tuple[tuple[str, ...], bool], ...]
     fields: tuple[tuple[str, ...], ...] | None
+    paths: tuple[str, ...] = ()
 
     def select(self, records: Records) -> Records:
         """
@@ -126,7 +132,11 @@ def query_of(arguments: Iterable[tuple[str, list[str]]], fields: Fields) -> Quer
     if sum(1 + value.count(",") for values in asked.values() for value in values) > _MOST_VALUES:
         raise _invalid("filters", f"there are more than {_MOST_VALUES} values")
     filters = [_Filter(name, _parts(name), values) for name, values in asked.items()]
-    return Query(_all_of(_conditions(filters, fields)), order, shown)
+    conditions = [*_conditions(filters, fields), *_search(given.get("q", []))]
+    paths = tuple(sorted(set(given.get("path", []))))
+    if len(paths) > MOST_PATHS:
+        raise _invalid("path", f"there are more than {MOST_PATHS}")
+    return Query(_all_of(conditions), order, shown, paths)
 
 
 def _parts(parameter: str) -> tuple[str, ...]:
@@ -188,6 +198,19 @@ def _condition(filter_: _Filter, fields: Fields) -> Condition:
         return _on(field, OPERATORS[word].read(filter_.values, fields.kinds(field)))
     except ValueError as exc:
         raise _invalid(filter_.parameter, str(exc)) from exc
+
+
+def _search(searches: Sequence[str]) -> list[Condition]:
+    try:
+        words = words_of(searches)
+    except ValueError as exc:
+        raise _invalid("q", str(exc)) from exc
+
+    def passing(records: Records, rows: Rows) -> Rows:
+        texts = ((row, text_of(records[row][1])) for row in rows)
+        return [row for row, text in texts if all(word in text for word in words)]
+
+    return [passing] if words else []
 
 
 def _on(field: tuple[str, ...], test: Test) -> Condition:

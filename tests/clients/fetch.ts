@@ -33,6 +33,11 @@ const joined = await api.GET(records, {
   params: { query: { "name[startswith]": "Gr", combined: { "or[0][joined_year][lt]": "1", "or[1][slug]": "grace" } } },
   querySerializer: { object: { style: "form", explode: true } },
 });
+const named = await api.GET(records, {
+  params: { query: { q: "GRACE", path: ["grace", "nobody"] }, header: { Prefer: "count=exact" } },
+});
+const total: number | undefined = named.data?.total;
+assert.equal(total, 1);
 assert.deepEqual(joined.data?.records.map((each) => each.path), ["grace"]);
 
 const stored = await api.PUT(attachment, {

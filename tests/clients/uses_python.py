@@ -74,6 +74,8 @@ assert listed.records[0].record.name == "Ada L."
 either = ListPeopleCombined.from_dict({"or[0][name][contains]": "L.", "or[1][slug]": "nobody"})
 joined = good(list_people.sync(client=client, combined=either, emailexists=False, joined_yearexists=True))
 assert [each.path for each in joined.records] == ["ada"]
+named = good(list_people.sync(client=client, q="ADA", path=["ada", "nobody"], prefer="count=exact"))
+assert named.total == 1
 
 stored = good(
     put_attachment_people.sync("ada", "a.bin", client=client, body=File(payload=io.BytesIO(b"hello")))

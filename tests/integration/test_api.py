@@ -360,6 +360,8 @@ def test_a_file_that_is_no_record_is_named(env, data):
     assert [each["path"] for each in listed["unreadable"]] == ["broken"]
     assert "line 1" in listed["unreadable"][0]["detail"]
     assert len(listed["records"]) == 20
+    named = client.get(f"{RECORDS}?path=broken&path={listed['records'][0]['path']}").json
+    assert (len(named["records"]), [each["path"] for each in named["unreadable"]]) == (1, ["broken"])
     assert client.get(f"{RECORDS}/ada-quill").status_code == 200
     assert client.get("/api/sheets/places/records").status_code == 200
 

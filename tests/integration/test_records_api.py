@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urljoin
 
 import gitsheets
 import pytest
@@ -41,6 +43,10 @@ def _problem(answer, status, code):
     assert answer.content_type == "application/problem+json"
     assert answer.json["hint"]
     return answer.json
+
+
+def _links(value):
+    return {rel: target for target, rel in re.findall(r'<([^>]*)>; rel="([^"]*)"', value)}
 
 
 def _paths(answer):
@@ -130,6 +136,54 @@ def test_a_query_that_makes_no_sense_is_named(api, query):
 )
 def test_a_slip_in_a_query_is_answered_with_the_nearest_name(api, query, said):
     assert said in _problem(api.get(f"{PEOPLE}?{query}"), 400, "query-invalid")["detail"]
+
+
+def test_a_list_says_how_many_it_finds_if_it_is_asked(api, crew):
+    query = f"{PEOPLE}?{crew}&joined_year[exists]=true&limit=1"
+    asked = api.get(query, headers={"Prefer": "wait=1, count=exact"})
+    assert (asked.json["total"], len(asked.json["records"])) == (4, 1)
+    assert asked.headers["Preference-Applied"] == "count=exact"
+    for headers in ({}, {"Prefer": "count=planned"}):
+        answer = api.get(query, headers=headers)
+        assert "total" not in answer.json
+        assert "Preference-Applied" not in answer.headers
+        assert answer.headers["Vary"] == "Prefer"
+
+
+@pytest.mark.parametrize(
+    "url", [f"{PEOPLE}?sort=-name&q=e%20e&limit=1", "/api/commits?limit=1", f"{PEOPLE}/ann/history"]
+)
+def test_links_lead_to_the_first_and_the_next_page(api, crew, url):
+    """
+    They are relative to the address of the request, and show the state of the first page.
+    """
+    first = api.get(url)
+    links = _links(first.headers["Link"])
+    assert api.delete(f"{PEOPLE}/eve").status_code == 200
+    assert ("next" in links) == (first.json["next_cursor"] is not None)
+    assert api.get(urljoin(url, links["first"])).json == first.json
+    if "next" in links:
+        following = api.get(urljoin(url, links["next"]))
+        assert following.json == api.get(f"{url}&cursor={first.json['next_cursor']}").json
+        assert _links(following.headers["Link"])["first"] == links["first"]
+
+
+def test_a_long_link_is_left_out(api, crew):
+    answer = api.get(f"{PEOPLE}?limit=1&name[ne]={'x' * 1500}")
+    assert answer.json["next_cursor"]
+    assert "Link" not in answer.headers
+
+
+def test_several_records_are_read_by_their_paths(api, crew):
+    answer = api.get(f"{PEOPLE}?path=dan&path=ann&path=nobody&path=../x&path=ann&fields=name")
+    assert answer.json["records"] == [
+        {"path": "ann", "record": {"name": "Ann"}},
+        {"path": "dan", "record": {"name": "Dan"}},
+    ]
+    assert _paths(api.get(f"{PEOPLE}?path=dan&path=ann&joined_year[gt]=2010")) == ["dan"]
+    assert _paths(api.get(f"{PEOPLE}?path=nobody")) == []
+    too_many = "&".join(f"path={number}" for number in range(101))
+    assert _problem(api.get(f"{PEOPLE}?{too_many}"), 400, "query-invalid")["parameter"] == "path"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from werkzeug.datastructures import MultiDict
 
 from ferry.app.finding.fields import Fields
 from ferry.app.finding.query import query_of
+from ferry.app.finding.search import fold
 from ferry.app.problems import Problem
 
 SCHEMA = {
@@ -97,6 +98,40 @@ def test_or_and_and_not_join_filters(query, found):
     assert _found(query) == found.split()
 
 
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("q=LODZ", "eve"),
+        ("q=%C5%81%C3%B3d%C5%BA", "eve"),
+        ("q=nn", "ann bob dan"),
+        ("q=ann+sql", "ann dan"),  # each of the words, in any text
+        ("q=ann&q=git", "ann"),
+        ("q=berlin", "cyd"),  # in a table
+        ("q=1990", ""),  # a date is no text
+        ("q=", "ann bob cyd dan eve"),
+        ("q=nn&age[gt]=60", "dan"),
+    ],
+)
+def test_words_are_searched_in_all_texts(query, found):
+    assert _found(query) == found.split()
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        ("Straße", "strasse"),
+        ("Ærø", "aero"),
+        ("ΣΊΣΥΦΟΣ", "σισυφοσ"),
+        ("İzmir", "izmir"),
+        ("ﬁ ℌ", "fi h"),
+        ("Ngũgĩ", "ngugi"),
+    ],
+)
+def test_text_is_folded_as_people_type_it(text, folded):
+    assert fold(text) == folded
+    assert fold(folded) == folded
+
+
 def test_joined_filters_keep_the_order_of_the_list():
     assert _found("or[0][name]=Cyd&or[1][name]=Bob&sort=-name") == ["cyd", "bob"]
 
@@ -104,6 +139,7 @@ def test_joined_filters_keep_the_order_of_the_list():
 @pytest.mark.parametrize(
     ("query", "said"),
     [
+        ("q=" + "+".join(map(str, range(21))), "q: has more than 20 words"),
         ("or=5", "or: write or[0][name]=A&or[1][age][lt]=18, and .or for a field"),
         ("or[][name]=A", "is not a field"),
         ("or[0]=A", "or[0]: write or[0][name]=A"),
