@@ -9,9 +9,13 @@ import sys
 import click
 
 from ferry.app.cli.context import open_pipeline, with_hooks
-from ferry.extension import EVENTS
+from ferry.extension import EVENTS, Event
 from ferry.worker.after.hooks import Hook
 from ferry.worker.pipeline import Pipeline
+
+_EVENT = click.option(
+    "--event", default="commit", show_default=True, type=click.Choice(EVENTS), help="Which functions."
+)
 
 
 @click.group()
@@ -23,10 +27,8 @@ def hooks() -> None:
 
 @hooks.command("skip")
 @click.argument("extension")
-@click.option(
-    "--event", default="commit", show_default=True, type=click.Choice(EVENTS), help="Which functions."
-)
-def skip(extension: str, event: str) -> None:
+@_EVENT
+def skip(extension: str, event: Event) -> None:
     """
     Leave out the next commit, or push, that the functions of EXTENSION would be called for.
 
@@ -40,21 +42,26 @@ def skip(extension: str, event: str) -> None:
 
 @hooks.command("again")
 @click.argument("extension")
-@click.argument("commit")
-def again(extension: str, commit: str) -> None:
+@click.argument("what", required=False, default="")
+@_EVENT
+def again(extension: str, what: str, event: Event) -> None:
     """
-    Call the functions of EXTENSION once more for COMMIT, here and now.
+    Call the functions of EXTENSION once more for WHAT, here and now.
 
-    COMMIT is a full name. What they print is shown. Status 1 if they fail.
+    WHAT is the full name of a commit; with --event push BEFORE..AFTER, as the push was
+    told; with --event divergence nothing: it is told while it lasts. What the functions
+    print is shown. Exit status: 1 if they fail.
     """
+    if not what and event != "divergence":
+        raise click.UsageError("name what to tell again: COMMIT, or BEFORE..AFTER with --event push")
     with open_pipeline() as pipeline:
-        hook = _hook(pipeline, extension, "commit")
-        outcome = pipeline.after.call_again(hook, commit)
+        hook = _hook(pipeline, extension, event)
+        outcome = pipeline.after.call_again(hook, what)
         if outcome.said:
             click.echo(outcome.said.rstrip(), err=True)
         if outcome.failed:
             sys.exit(f"ferry: {hook}: {outcome.failed}")
-        click.echo(f"{hook}: called for {commit}")
+        click.echo(f"{hook}: called for {what or 'the divergence that lasts'}")
 
 
 def _hook(pipeline: Pipeline, extension: str, event: str) -> Hook:

@@ -475,4 +475,3 @@ def test_an_operator_has_a_commit_told_again(town, told, data):
 
     assert _names(told) == [one]
     assert pipeline.after.due() == []
-    assert "bad object" in pipeline.after.call_again(COMMIT, "f" * 40).failed

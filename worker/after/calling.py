@@ -47,11 +47,11 @@ def call(hook: Hook, settings: Settings, env: Mapping[str, str]) -> Outcome:
     return _outcome(["call", hook.extension, hook.event], settings, env)
 
 
-def call_again(extension: str, commit: str, settings: Settings, env: Mapping[str, str]) -> Outcome:
+def call_again(hook: Hook, what: str, settings: Settings, env: Mapping[str, str]) -> Outcome:
     """
-    Call the functions of *extension* once more for *commit*; the position stays.
+    Call the functions of *hook* once more for *what*, as ``Work.past`` has it; the position stays.
     """
-    return _outcome(["again", extension, commit], settings, env)
+    return _outcome(["again", hook.extension, hook.event, what], settings, env)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

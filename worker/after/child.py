@@ -3,7 +3,7 @@ The process that imports extensions and calls their functions, one hook's at a t
 
     python -P -m ferry.worker.after.child PARENT list
     python -P -m ferry.worker.after.child PARENT call town commit
-    python -P -m ferry.worker.after.child PARENT again town 3f9a1c…
+    python -P -m ferry.worker.after.child PARENT again town commit 3f9a1c…
 
 It says what it begins and what is done. ``calling`` starts it and ends it at its limit.
 """
@@ -41,8 +41,8 @@ def main(settings: Settings, extensions: tuple[Extension, ...], arguments: Seque
             rules=any(extension.hooks.rules for extension in extensions),
         )
         return 0
-    verb, name, what = arguments
-    hook = Hook(name, "commit" if verb == "again" else what)  # type: ignore[arg-type]
+    verb, name, event, *what = arguments
+    hook = Hook(name, event)  # type: ignore[arg-type]
     functions = [
         function
         for extension in extensions
@@ -53,7 +53,7 @@ def main(settings: Settings, extensions: tuple[Extension, ...], arguments: Seque
         say(failed=f"no function is registered for {hook}")
         return 1
     caller = Caller(settings, hook, functions, say)
-    return caller.again(what) if verb == "again" else caller.call()
+    return caller.again(*what) if verb == "again" else caller.call()
 
 
 class Caller:
@@ -103,18 +103,21 @@ class Caller:
         self._say(ended=True)
         return 0
 
-    def again(self, commit: str) -> int:
+    def again(self, what: str) -> int:
         """
-        Call the functions once more for *commit*, wherever the position is; returns the exit status.
+        Call the functions once more, wherever the position is; returns the exit status.
+
+        Args:
+            what: As ``Work.past`` has it.
         """
         try:
-            [found] = self._work.reader.read([commit])
+            item = self._work.past(self._hook.event, what)
         except WorkerError as exc:
             self._say(failed=str(exc))
             return 1
-        if not self._is_called((found.hash, found, ())):
+        if not self._is_called(item):
             return 1
-        self._say(done=found.hash)
+        self._say(done=item[0])
         self._say(ended=True)
         return 0
 

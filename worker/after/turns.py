@@ -197,16 +197,16 @@ class After:
             log().warning("hook.skipped", extension=hook.extension, on=hook.event, commit=name)
             return name
 
-    def call_again(self, hook: Hook, commit: str) -> Outcome:
+    def call_again(self, hook: Hook, what: str) -> Outcome:
         """
-        Call the functions of *hook* once more for *commit*, wherever its position is.
+        Call the functions of *hook* once more for *what*, as ``Work.past`` has it, wherever its position is.
 
         Raises:
             RemoteBusyError, LedgerError: As above.
         """
         with self._ledger.claim_within(hook.entry, _BUSY_S) as claim:
             claim.looks_again = True
-            return call_again(hook.extension, commit, self._settings, self._env)
+            return call_again(hook, what, self._settings, self._env)
 
     @contextmanager
     def _place(self) -> Iterator[bool]:

@@ -11,11 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gitsheets
+
 from ferry.commits import Divergence, Landing
 from ferry.extension import Event
 from ferry.worker.after.commits import CommitReader, advanced
 from ferry.worker.after.positions import Position
+from ferry.worker.errors import RepositoryError
 from ferry.worker.files.moments import timestamp
+from ferry.worker.git.refs import OBJECT_NAME
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.settings import ORIGIN
@@ -87,6 +91,43 @@ class Work:
         """
         return self._items[event](done)
 
+    def past(self, event: Event, what: str) -> Item:
+        """
+        Return what has happened before, to tell it again.
+
+        Args:
+            what: The full name of a commit; for a push ``BEFORE..AFTER``, for the first push
+                ``..AFTER``; "" for the divergence that lasts.
+
+        Raises:
+            RepositoryError: It has not happened, or not yet.
+        """
+        if event == "divergence":
+            lasting = next(self._divergences(()), None)
+            if lasting is None or what:
+                raise RepositoryError(
+                    "a divergence is told again while it lasts, and needs no name; "
+                    f"{'one does' if lasting else 'none does'}"
+                )
+            return lasting
+        before, _, after = what.rpartition("..")
+        for name in filter(None, (before, after)):
+            if not self._is_known(name):
+                raise RepositoryError(f"{name!r} is not the full name of a commit in the data repository")
+        if event == "commit":
+            if before:
+                raise RepositoryError(f"{what!r} is not one commit; a push is told again with --event push")
+            return after, next(self.reader.read([after])), ()
+        if ".." not in what:
+            raise RepositoryError("name the push by both tips, as its message has them: BEFORE..AFTER")
+        return after, self._landing((before,) if before else (), after), ()
+
+    def _is_known(self, name: str) -> bool:
+        try:
+            return bool(OBJECT_NAME.fullmatch(name)) and self._repository.objects.is_commit(name)
+        except gitsheets.GitsheetsError:
+            return False
+
     def _tip(self, event: Event) -> str | None:
         if event == "commit":
             return self._repository.head()
@@ -104,16 +145,19 @@ class Work:
 
     def _landings(self, done: Position) -> Iterator[Item]:
         while (tip := self._repository.remote_head(ORIGIN)) and self.waits("push", done):
-            landing = Landing(
-                remote=ORIGIN,
-                branch=self._repository.branch,
-                before=done[0] if done else None,
-                after=tip,
-                source=self.reader,
-                done=done,
-            )
+            landing = self._landing(done, tip)
             done = (tip,)
             yield tip, landing, done
+
+    def _landing(self, done: Position, tip: str) -> Landing:
+        return Landing(
+            remote=ORIGIN,
+            branch=self._repository.branch,
+            before=done[0] if done else None,
+            after=tip,
+            source=self.reader,
+            done=done,
+        )
 
     def _divergences(self, done: Position) -> Iterator[Item]:
         entry, name = self._ledger.read(ORIGIN), self._divergence()
