@@ -45,7 +45,7 @@ def by_session(request: Request) -> Caller | None:
 @town.before_write("people")
 def only_their_own(write: Write) -> None:
     """
-    Let people change their own record only. Under `ferry dev`, whoever is not signed in is `dev`.
+    Let people change their own record only. Under `ferry dev`, a caller who is not signed in is `dev`.
     """
     if write.caller.name not in ("dev", write.path):
         raise Refused("You may change your own record only.", code="not-yours", status=403)
