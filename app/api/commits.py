@@ -54,7 +54,7 @@ def changes(name: str) -> ResponseReturnValue:
     List the files that a commit changed, by path, and what it changed in each record.
     """
     shown = changes_of(commit_of(name), request.args, ChangedFile.as_json)
-    return {"changes": shown.entries, "next_cursor": shown.next_cursor}
+    return {"changes": shown.entries, "next_cursor": shown.next_cursor}, shown.link()
 
 
 def changes_of(commit: Commit, arguments: MultiDict[str, str], show: Callable[[ChangedFile], T]) -> Shown[T]:
