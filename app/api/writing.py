@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
-from flask import Response, current_app, g, request
+from flask import Response, current_app, g, jsonify, request
 from gitsheets import GitsheetsError
 
 from ferry.app.api.conditions import preference
@@ -45,6 +45,7 @@ from ferry.worker.settings import ORIGIN
 from ferry.writes import Caller
 
 MAX_WAIT_S = 60.0
+DRY_RUN = "dry_run"
 _CURLS_OWN = "application/x-www-form-urlencoded"  # the default of `curl -d`, whatever the body is
 _ROUNDS = 5
 
@@ -97,7 +98,8 @@ def write(actor: Caller, about: Provenance, change: Callable[[Transaction], Chan
     """
     Make *change* in one commit, and answer.
 
-    If the ``Idempotency-Key`` was used before, repeat that answer and change nothing.
+    If the ``Idempotency-Key`` was used before, repeat that answer and change nothing. If the request says
+    ``dry_run=true``, answer what would happen, and write nothing.
 
     Args:
         actor: Who writes.
@@ -109,12 +111,28 @@ def write(actor: Caller, about: Provenance, change: Callable[[Transaction], Chan
         StoreError, Problem: What *change* raised. Nothing is changed then.
     """
     with open_transaction():
+        if is_dry_run():
+            return _tried(actor, change)
         for _ in range(_ROUNDS):
             try:
                 return _write(actor, about, change)
             except NotEvaluatedError:
                 _rehearse(actor, change)
     raise BusyError("The record was changed each time while its path was evaluated.")
+
+
+def is_dry_run() -> bool:
+    """
+    Whether the current request asks what a write would do.
+
+    Raises:
+        Problem: 400 if ``dry_run`` is neither true nor false.
+    """
+    wanted = request.args.get(DRY_RUN, "false")
+    if wanted not in ("true", "false"):
+        detail = f"{DRY_RUN} is {wanted[:40]!r}."
+        raise Problem(400, "query-invalid", detail, "Send true or false.", parameter=DRY_RUN)
+    return wanted == "true"
 
 
 @contextmanager
@@ -149,6 +167,17 @@ def evaluations() -> Evaluations:
     if "evaluations" not in g:
         g.evaluations = Evaluations(at_once=False)
     return cast(Evaluations, g.evaluations)
+
+
+def _tried(actor: Caller, change: Callable[[Transaction], Change]) -> Response:
+    """
+    Answer what *change* would do. The answer has no ``ETag`` and no ``Location``: nothing has that version.
+    """
+    with services().store.trial(evaluations(), guard_of(actor)) as transaction:
+        done = change(transaction)
+    g.read_from = transaction.parent
+    files = [each.as_json() for each in transaction.changed_files()]
+    return jsonify({**done.body, "commit": None, "dry_run": True, "files": files})
 
 
 def _rehearse(actor: Caller, change: Callable[[Transaction], Change]) -> None:

@@ -86,7 +86,7 @@ class ChangedFile:
         file: Its path from the root of the tree.
         status: ``added``, ``changed`` or ``removed``.
         owner: The record that it is, or is attached to; None for a file of no sheet.
-        difference: What changed in the record; None for another file.
+        difference: What changed in the record; None for another file, or if it is not asked for.
     """
 
     file: str
@@ -116,12 +116,20 @@ def changed_files(repository: Repository, commit: Commit, files: Iterable[str]) 
         before, after = (
             find(each.objects, each.commit, file) if each.commit else None for each in (old, new)
         )
-        status = "added" if before is None and after else "removed" if before and after is None else "changed"
         owner = _owner(new, file) or _owner(old, file)
         difference = None
         if owner and owner.attachment is None:
             difference = _difference(*(_read(repository, owner.sheet, each, {}) for each in (before, after)))
-        yield ChangedFile(file=file, status=status, owner=owner, difference=difference)
+        yield ChangedFile(file=file, status=status_of(before, after), owner=owner, difference=difference)
+
+
+def status_of(before: Entry | None, after: Entry | None) -> str:
+    """
+    Return what happened to a file: ``added``, ``changed`` or ``removed``.
+    """
+    if before is None:
+        return "added" if after else "changed"  # git names a file that neither side can show
+    return "changed" if after else "removed"
 
 
 def _owner(snapshot: Snapshot, file: str) -> Owner | None:

@@ -91,13 +91,21 @@ class Snapshot:
 
     @classmethod
     def of(
-        cls, repository: Repository, commit: str | None, evaluations: Evaluations | None = None
+        cls,
+        repository: Repository,
+        commit: str | None,
+        evaluations: Evaluations | None = None,
+        *,
+        objects: Objects | None = None,
     ) -> Snapshot:
         """
         Return *repository* as *commit* has it.
+
+        Args:
+            objects: Its objects, if others are to be read or written with them; default: its own.
         """
         return cls(
-            repository.objects,
+            objects or repository.objects,
             commit,
             repository.root,
             expressions=repository.expressions,

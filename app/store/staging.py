@@ -4,7 +4,7 @@ A commit's tree with staged changes: the entry at each path once they are commit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ferry.app.errors import InvalidPathError
 from ferry.app.sheets.sheet import Sheet
@@ -150,6 +150,15 @@ class Staging:
         raise InvalidPathError(
             f"{place!r} is {what}the record {found.path!r} of the sheet {found.sheet.name!r}."
         )
+
+    def changed(self) -> Iterator[tuple[str, Entry | None, Entry | None]]:
+        """
+        Yield each place whose entry the changes replace, in order, with the entries before and after them.
+        """
+        for place, after in sorted(self._changes.items()):
+            before = self._before.entry(place)
+            if before != after:
+                yield place, before, after
 
     def tree(self) -> str:
         """

@@ -23,6 +23,7 @@ from ferry.app.store.transaction import Transaction
 from ferry.app.store.translation import translated
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.places import write_lock
+from ferry.worker.git.objects import Unwritten
 from ferry.worker.git.refs import RefMovedError, move_ref
 from ferry.worker.git.repository import Repository
 from ferry.worker.repair.fence import is_fenced
@@ -142,6 +143,31 @@ class Store:
         try:
             with evaluations.looked_for():
                 yield self._transaction(self._at(head, evaluations), head, head, guard, limit)
+        finally:
+            limit.settle()
+
+    @contextlib.contextmanager
+    def trial(self, evaluations: Evaluations, guard: Guard | None = None) -> Iterator[Transaction]:
+        """
+        Open a transaction on the branch's tip that writes nothing, not even objects. Takes no lock.
+
+        Raises:
+            InvalidPathError: A file would have the path of another file or directory.
+            FencedError: Another repository is the primary.
+            ExtensionTooSlowError: Extensions' code has taken too long.
+        """
+        self._refuse_fenced()
+        objects = Unwritten(self._repository.objects)
+        before = Snapshot.of(self._repository, self._repository.head(), evaluations, objects=objects)
+        if before.commit is None:
+            raise self._nothing()
+        limit = Limit()
+        try:
+            with evaluations.looked_for():
+                transaction = self._transaction(before, before.commit, before.commit, guard, limit)
+                yield transaction
+            with translated():
+                transaction.tree()
         finally:
             limit.settle()
 

@@ -7,7 +7,7 @@ gitsheets validates and renders each record; ``staging`` knows the entry at each
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ferry.app.errors import (
     AttachmentNotFoundError,
@@ -16,6 +16,7 @@ from ferry.app.errors import (
 )
 from ferry.app.records.codec import Record
 from ferry.app.records.toml_types import coerce, merge_patch
+from ferry.app.store.changes import ChangedFile, status_of
 from ferry.app.store.limit import Limit
 from ferry.app.store.listing import Listing
 from ferry.app.store.names import check_new, is_plain
@@ -211,6 +212,19 @@ class Transaction:
         return objects.write_commit(
             tree, (self.parent,), message, author=author, seconds=int(time.time()), trailers=trailers
         )
+
+    def changed_files(self) -> Iterator[ChangedFile]:
+        """
+        Yield the files that the changes add, change or remove.
+        """
+        for place, before, after in self._staging.changed():
+            stood = self._before.territory.owner(place, self._before.stands)
+            yield ChangedFile(
+                file=self._before.from_top(place),
+                status=status_of(before, after),
+                owner=self._staging.owner(place) or stood,
+                difference=None,
+            )
 
     def tree(self) -> str:
         """
