@@ -82,7 +82,8 @@ def resume(remote: str | None, reason: str | None) -> None:
             timeout_s = pipeline.settings.push_timeout_s
             operators.resume(pipeline.ledger, name, by, now=time.time(), timeout_s=timeout_s)
             click.echo(f"{name}: resumed")
-        if not enqueue(pipeline, remotes):
+        # A replica that runs looks at origin by itself.
+        if pipeline.repository.pushes and not enqueue(pipeline, remotes):
             sys.exit(f"ferry: {_NOT_ACCEPTED}; once it answers, the next sweep pushes what waits")
 
 
@@ -258,6 +259,8 @@ def push_now(remote: str | None, reason: str | None) -> None:
     """
     with open_pipeline() as pipeline:
         remotes = configured(pipeline, remote)
+        if not pipeline.repository.pushes:
+            sys.exit("ferry: this is a replica, which pushes nothing; run this on the primary")
         head = pipeline.repository.head()
         if not head or not remotes:
             click.echo("nothing to push" if remotes else "no remote is configured: set CFP_DATA_REMOTE")
