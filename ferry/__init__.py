@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ferry.commits import Change, Commit, Divergence, Landing
+    from ferry.commits import Change, Commit, Divergence, Failed, Landing
     from ferry.extension import Extension
     from ferry.writes import Caller, Record, Refused, Transaction, Write
 
 _MODULES = {
-    **dict.fromkeys(("Change", "Commit", "Divergence", "Landing"), "ferry.commits"),
+    **dict.fromkeys(("Change", "Commit", "Divergence", "Failed", "Landing"), "ferry.commits"),
     "Extension": "ferry.extension",
     **dict.fromkeys(("Caller", "Record", "Refused", "Transaction", "Write"), "ferry.writes"),
 }
@@ -24,6 +24,7 @@ __all__ = [
     "Commit",
     "Divergence",
     "Extension",
+    "Failed",
     "Landing",
     "Record",
     "Refused",

@@ -13,6 +13,22 @@ from typing import Protocol
 from ferry.writes import Record
 
 
+class Failed(Exception):
+    """
+    Raise it in a function under ``after_commit``, ``after_push`` or ``after_divergence``, to say when the
+    function is to be called again. After any other error that is after growing pauses.
+
+    Args:
+        detail: What failed, in a sentence, for people.
+        wait_s: The least seconds until it is called again; not more than ``CFP_PUSH_BACKOFF_CAP`` counts.
+        stops: Whether no function of the extension is called again until an operator says so.
+    """
+
+    def __init__(self, detail: str, *, wait_s: float | None = None, stops: bool = False) -> None:
+        super().__init__(detail)
+        self.wait_s, self.stops = wait_s, stops
+
+
 class Source(Protocol):
     """
     What reads commits: a process of the worker.

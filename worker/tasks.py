@@ -240,7 +240,8 @@ class AfterTask(_FerryTask):
             try:
                 outcome = after.call(hook)
             except HookFailed as exc:
-                self.call_after(hook, wait_s=exc.retry_in_s or 0.0)
+                if exc.retry_in_s is not None:
+                    self.call_after(hook, wait_s=exc.retry_in_s)
                 raise
             if after.is_due(hook):  # because of new events, or because the turn was over
                 self.call_after(hook)

@@ -64,6 +64,21 @@ def again(extension: str, what: str, event: Event) -> None:
         click.echo(f"{hook}: called for {what or 'the divergence that lasts'}")
 
 
+@hooks.command("resume")
+@click.argument("extension")
+def resume(extension: str) -> None:
+    """
+    Call the functions of EXTENSION again, after one of them has stopped the calls.
+
+    As where a receiver of webhooks has answered 410 Gone. What waits is told with the next
+    sweep.
+    """
+    with open_pipeline() as pipeline:
+        with_hooks(pipeline)
+        resumed = pipeline.after.resume(extension)
+        click.echo(f"{extension}: {'resumed' if resumed else 'nothing had stopped it'}")
+
+
 def _hook(pipeline: Pipeline, extension: str, event: str) -> Hook:
     """
     Return the functions of *extension* for *event*; ends the command if there are none.

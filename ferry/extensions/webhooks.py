@@ -3,7 +3,9 @@ Webhooks: commits, pushes and divergences are told to the URLs in ``CFP_WEBHOOKS
 
 ``CFP_WEBHOOKS`` turns it on; then it need not stand in ``CFP_API_EXTENSIONS``. Each URL is an extension of
 its own, ``webhook-HOST-…``, so that a receiver that is away holds up no other. Each is sent what happens in
-order, at least once, and again with growing pauses until it answers with a status of 200 to 299.
+order, at least once, and again with growing pauses until it answers with a status of 200 to 299. The
+``Retry-After`` of an answer 429 or 503 counts, up to ``CFP_PUSH_BACKOFF_CAP``. After an answer 410 (Gone)
+nothing is sent to that URL until ``ferry hooks resume``, also after a restart.
 
 A message is JSON as https://www.standardwebhooks.com has it, ``{"type": …, "timestamp": …, "data": {…}}``,
 signed by ``CFP_WEBHOOKS_SECRET`` in the headers ``webhook-id``, ``webhook-timestamp`` and
@@ -23,36 +25,24 @@ redirect is a failure. ``CFP_WEBHOOKS_PRIVATE=on`` allows private addresses and 
 from __future__ import annotations
 
 import hashlib
-import http.client
-import ipaddress
 import json
 import os
 import re
-import socket
-import ssl
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
 from standardwebhooks import Webhook
 
 from ferry import Commit, Divergence, Extension, Landing
+from ferry.extensions.posting import NotDelivered, post
 
-_TIMEOUT_S = 10.0
+_LATER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _MOST = 200  # changes, or commits, of one message
 _MESSAGE_CHARACTERS = 10_000
-_ANSWER_BYTES = 64 << 10
-_PORTS = {"http": 80, "https": 443}
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-class NotDelivered(Exception):
-    """
-    A receiver did not take a message. The text names its host, and no more of its URL.
-    """
 
 
 class Receiver:
@@ -126,70 +116,23 @@ class Receiver:
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": " ".join(Webhook(each).sign(f"msg_{name}", now, text) for each in secrets),
         }
-        try:
-            status = _post(self._url, text.encode(), headers)
-        except (OSError, http.client.HTTPException, UnicodeError) as exc:
-            raise NotDelivered(f"{self._host}: {type(exc).__name__}: {exc}") from None
+        status, retry_after = post(self._url, text.encode(), headers)
         if not 200 <= status < 300:
-            raise NotDelivered(f"{self._host} answered with status {status}")
+            wait_s = seconds(retry_after, now) if status in _LATER else None
+            told = f"{self._host} answered with status {status}"
+            raise NotDelivered(told, wait_s=wait_s, stops=status == HTTPStatus.GONE)
 
 
-def _post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+def seconds(retry_after: str, now: datetime) -> float | None:
     """
-    Send *body* to *url*, and read at most a part of the answer; returns its status.
+    Return how long a header ``Retry-After`` says to wait; None if it does not (RFC 9110, 10.2.3).
     """
-    parts = urlsplit(url)
-    host, is_private_allowed = parts.hostname or "", os.environ.get("CFP_WEBHOOKS_PRIVATE") == "on"
-    if parts.scheme != "https" and not is_private_allowed:
-        raise NotDelivered(f"{host}: http:// is allowed with CFP_WEBHOOKS_PRIVATE=on alone")
-    port = parts.port or _PORTS[parts.scheme]
-    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
-    connection.sock = _connected(host, port, private=is_private_allowed)
+    if re.fullmatch("[0-9]{1,9}", retry_after):
+        return float(retry_after)
     try:
-        if parts.scheme == "https":
-            connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=host)
-        path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
-        name = f"[{host}]" if ":" in host else host
-        with_port = name if port == _PORTS[parts.scheme] else f"{name}:{port}"
-        connection.request("POST", path, body, {"Host": with_port, **headers})
-        with connection.getresponse() as answer:
-            answer.read(_ANSWER_BYTES)
-            return answer.status
-    finally:
-        connection.close()
-
-
-def _connected(host: str, port: int, *, private: bool) -> socket.socket:
-    """
-    Return a connection to *host*, at an address that was checked: a second look-up might name another.
-    """
-    found = [info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    addresses = [str(address) for address in dict.fromkeys(found)]
-    if not private and not all(map(is_public, addresses)):
-        raise NotDelivered(f"{host} has an address that is not public; see CFP_WEBHOOKS_PRIVATE")
-    error: OSError = OSError("it has no address")
-    ends = time.monotonic() + _TIMEOUT_S
-    for address in addresses:
-        try:
-            return socket.create_connection((address, port), timeout=max(0.1, ends - time.monotonic()))
-        except OSError as exc:
-            error = exc
-    raise error
-
-
-def is_public(text: str) -> bool:
-    """
-    Whether an IP address, and each that it holds for a gateway, is one of the public internet.
-    """
-    address: _Address = ipaddress.ip_address(text.partition("%")[0])
-    held: list[_Address | None] = []
-    if isinstance(address, ipaddress.IPv6Address):
-        held = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        held += [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)] if address in _NAT64 else []
-        if address.ipv4_mapped:
-            return is_public(str(address.ipv4_mapped))
-    is_own = address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
-    return is_own and all(is_public(str(each)) for each in held if each is not None)
+        return max(0.0, (parsedate_to_datetime(retry_after) - now).total_seconds())
+    except (TypeError, ValueError):  # it is no date, or one without a zone
+        return None
 
 
 extensions = [Receiver(url).extension for url in dict.fromkeys(os.environ.get("CFP_WEBHOOKS", "").split())]

@@ -30,7 +30,7 @@ else of Ferry's is for extensions. [How to write one](../how-to/write-an-extensi
 """
 _ORDER = (
     *("Extension", "Write", "Transaction", "Record", "Caller", "Refused"),
-    *("Commit", "Change", "Landing", "Divergence"),
+    *("Commit", "Change", "Landing", "Divergence", "Failed"),
 )
 _OF_TESTS = ("Ferry", "Repository", "Commit", "NotPushed")
 _SECTION = re.compile(r"^(Args|Attributes|Raises):\n", re.MULTILINE)

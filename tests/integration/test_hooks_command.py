@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from ferry.app.cli.hooks import hooks
 from ferry.worker.after.hooks import Hook
 from ferry.worker.bootstrap import build
-from ferry.worker.errors import NonFastForward, RepositoryError
+from ferry.worker.errors import HookFailed, NonFastForward, RepositoryError
 from ferry.worker.push import Request
 
 TOWN = """
@@ -137,6 +137,21 @@ def test_what_waits_is_left_out_once_for_each_command(after, data):
         status, said = _run("skip", "town")
         assert (status, said.splitlines()[-1]) == (0, f"extension town, after_commit: left out {name}")
     assert _run("skip", "town") == (0, "extension town, after_commit: nothing waits\n")
+
+
+def test_functions_that_have_stopped_are_resumed(after, data, tmp_path):
+    text = (tmp_path / "town.py").read_text().replace("ValueError(", "ferry.Failed(stops=True, detail=")
+    (tmp_path / "town.py").write_text(text)
+    (tmp_path / "fails").touch()
+    data.commit()
+    with pytest.raises(HookFailed, match="Failed: the receiver is away"):
+        after.call(after.hooks[0])
+    assert after.due() == []
+
+    (tmp_path / "fails").unlink()
+    assert _run("resume", "town")[1].splitlines()[-1] == "town: resumed"
+    assert _run("resume", "town") == (0, "town: nothing had stopped it\n")
+    assert after.due() == [after.hooks[0]]
 
 
 def test_a_module_that_cannot_be_imported_ends_the_command_with_one_line(after, tmp_path):

@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,11 +19,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from standardwebhooks import Webhook
 
-from ferry.extensions import webhooks
-from ferry.extensions.webhooks import NotDelivered, Receiver, is_public
+from ferry.extensions import posting
+from ferry.extensions.posting import NotDelivered, is_public
+from ferry.extensions.webhooks import Receiver, seconds
 from ferry.worker.after.calling import registered_in
+from ferry.worker.after.status import hook_statuses
+from ferry.worker.after.turns import STOPPED
 from ferry.worker.bootstrap import build
-from ferry.worker.errors import HookFailed, SettingsError
+from ferry.worker.errors import HookFailed, NonFastForward, SettingsError
+from ferry.worker.push import Request
 from ferry.worker.settings import Settings
 from tests.parts import wait_until
 
@@ -34,7 +39,13 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.taken.append((self.path, dict(self.headers), body))
         answers = self.server.answers
-        self.send_response(answers.pop(0) if answers else 204)
+        status, *headers = answers.pop(0) if answers else (204,)
+        if status is None:
+            self.server.is_over.wait(30)  # a receiver that never answers
+            return
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
         self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/elsewhere")
         self.end_headers()
 
@@ -47,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def _serving(certificate=None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.taken, server.answers = [], []
+    server.taken, server.answers, server.is_over = [], [], threading.Event()
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
@@ -57,6 +68,7 @@ def _serving(certificate=None):
     try:
         yield server
     finally:
+        server.is_over.set()
         server.shutdown()
         server.server_close()
         thread.join(10)
@@ -85,6 +97,7 @@ def after(env, receiver, tmp_path, monkeypatch):
         "CFP_WEBHOOKS": f"http://127.0.0.1:{receiver.server_port}/hooks/hunter2?a=b",
         "CFP_WEBHOOKS_SECRET": f"{NEW_SECRET} {SECRET}",
         "CFP_WEBHOOKS_PRIVATE": "on",
+        "CFP_PUSH_BACKOFF_CAP": "600",
     }
     pipeline = build(env, publisher=True)
     pipeline.after.serve(registered_in(pipeline.settings, env).hooks)
@@ -95,7 +108,7 @@ def test_a_commit_is_told_until_the_receiver_takes_it_under_one_id(after, receiv
     commit, *_ = after.hooks
     assert [hook.event for hook in after.hooks] == ["commit", "push", "divergence"]
     data.edit({"people/jane.toml": 'slug = "jane"\nname = "Jane"\n'})
-    receiver.answers[:] = [503]
+    receiver.answers[:] = [(503,)]
     with pytest.raises(HookFailed, match=r"127\.0\.0\.1 answered with status 503") as failed:
         after.call(commit)
     assert "hunter2" not in str(failed.value)
@@ -143,6 +156,78 @@ def town_of_two(data, env):
     return landing, first, data.head()
 
 
+def test_a_divergence_is_told_once_while_it_lasts(after, receiver, data, remote, env):
+    *_, divergence = after.hooks
+    data.git("push", "-q", str(remote.path), "main")
+    ours, theirs = data.commit("ours"), remote.commit("theirs")
+    with pytest.raises(NonFastForward):
+        build(env, publisher=True).pusher.push(Request(remote="origin", chain="first"))
+
+    assert after.is_due(divergence)
+    after.call(divergence)
+    [(_, headers, body)] = receiver.taken
+    message = Webhook(SECRET).verify(body, headers)
+    assert message["type"] == "divergence"
+    assert datetime.fromisoformat(message["data"].pop("since")).tzinfo
+    assert message["data"] == {"remote": "origin", "branch": "main", "head": ours, "remote_head": theirs}
+    assert not after.is_due(divergence)
+
+
+# --- A receiver that does not take a message ---
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_wait_that_a_receiver_asks_for_is_kept_within_the_cap(after, receiver, data, status):
+    commit, *_ = after.hooks
+    for asked, kept in ((120, 120), (10**6, 600)):
+        data.commit()
+        receiver.answers[:] = [(status, ("Retry-After", str(asked)))]
+        with pytest.raises(HookFailed) as failed:
+            after.call(commit)
+        assert failed.value.retry_in_s == kept
+        assert round(after.entry(commit).next_attempt_at - time.time()) in range(kept - 60, kept + 1)
+        after.skip(commit)
+
+
+def test_a_wait_is_seconds_or_a_date():
+    now = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
+    assert seconds("120", now) == 120
+    assert seconds("Fri, 27 Nov 2026 12:01:30 GMT", now) == 90
+    assert seconds("Fri, 27 Nov 2026 11:00:00 GMT", now) == 0
+    for wrong in ("", "soon", "-5", "1e9", "9" * 20, "Fri, 99 Nov 2026 12:01:30 GMT"):
+        assert seconds(wrong, now) is None
+
+
+def test_a_receiver_that_is_gone_is_sent_nothing_more_until_an_operator_says_so(after, receiver, data, env):
+    commit, push, _ = after.hooks
+    data.commit("one")
+    data.git("update-ref", "refs/remotes/origin/main", data.commit("two"))
+    receiver.answers[:] = [(410,)]
+    with pytest.raises(HookFailed, match="answered with status 410") as failed:
+        after.call(commit)
+    assert failed.value.retry_in_s is None
+    assert "ferry hooks resume webhook-127-0-0-1-" in failed.value.hint
+
+    assert (after.due(), after.call(commit), after.call(push)) == ([], STOPPED, STOPPED)
+    states = [(each.state, each.need is not None) for each in hook_statuses(after, page_after_s=3600)]
+    assert states == [("stopped", True), ("stopped", False), ("stopped", False)]
+    assert len(receiver.taken) == 1
+
+    assert after.resume(commit.extension) == [commit]
+    assert after.resume(commit.extension) == []
+    assert after.due() == [commit, push]
+    after.call(commit)
+    assert len(receiver.taken) == 3
+
+
+def test_a_receiver_that_does_not_answer_is_a_failure_soon(sending, receiver):
+    sending.setattr(posting, "_TIMEOUT_S", 0.2)
+    receiver.answers[:] = [(None,)]
+    with pytest.raises(NotDelivered, match=r"127\.0\.0\.1: TimeoutError: timed out") as failed:
+        Receiver(f"http://127.0.0.1:{receiver.server_port}/x")._send("commit", "1", {})
+    assert (failed.value.wait_s, failed.value.stops) == (None, False)
+
+
 # --- Where to ---
 
 
@@ -181,7 +266,7 @@ def _resolving_to(monkeypatch, *addresses):
         asked.append(host)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in addresses]
 
-    monkeypatch.setattr(webhooks.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(posting.socket, "getaddrinfo", getaddrinfo)
     return asked
 
 
@@ -203,7 +288,7 @@ def test_a_name_is_looked_up_once_and_the_address_that_was_checked_is_connected_
         connected.append(end)
         raise OSError("no route")
 
-    sending.setattr(webhooks.socket, "create_connection", connect)
+    sending.setattr(posting.socket, "create_connection", connect)
     with pytest.raises(NotDelivered, match=r"hooks\.example: OSError: no route"):
         Receiver("https://hooks.example/x")._send("commit", "1", {})
     assert asked == ["hooks.example"]
@@ -211,7 +296,7 @@ def test_a_name_is_looked_up_once_and_the_address_that_was_checked_is_connected_
 
 
 def test_a_redirect_is_not_followed(sending, receiver):
-    receiver.answers[:] = [307]
+    receiver.answers[:] = [(307,)]
     with pytest.raises(NotDelivered, match="answered with status 307"):
         Receiver(f"http://127.0.0.1:{receiver.server_port}/x")._send("commit", "1", {})
     assert len(receiver.taken) == 1

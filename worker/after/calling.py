@@ -25,6 +25,8 @@ class Outcome:
     Attributes:
         done: How many calls have returned, and are in the position.
         failed: Why the last one has not; None: all have.
+        wait_s: The least seconds until they are called again, as the function has said.
+        stops: Whether it has said that no function of the extension is called again by itself.
         at: The name of what it was called for; None where it was not called.
         said: What the functions printed, redacted; its two ends where it is long.
         duration_s: How long the process ran, in seconds.
@@ -32,6 +34,8 @@ class Outcome:
 
     done: int = 0
     failed: str | None = None
+    wait_s: float = 0.0
+    stops: bool = False
     at: str | None = None
     said: str = ""
     duration_s: float = 0.0
@@ -100,6 +104,8 @@ def _outcome(arguments: list[str], settings: Settings, env: Mapping[str, str]) -
     return Outcome(
         done=done,
         failed=failed,
+        wait_s=report.first("wait_s") or 0.0,
+        stops=bool(report.first("stops")),
         at=names[-1] if len(names) > done else None,
         said=report.printed,
         duration_s=report.duration_s,

@@ -10,12 +10,14 @@ It says what it begins and what is done. ``calling`` starts it and ends it at it
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ferry.commits import Failed
 from ferry.extension import Extension
 from ferry.worker.after.hooks import Hook, hooks_of
 from ferry.worker.after.positions import Positions
@@ -132,9 +134,19 @@ class Caller:
             except BaseException as exc:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are failures of it, too
                 if os.getpid() == self._process:
                     traceback.print_exc()
-                    self._say(failed=told(exc))
+                    self._say(failed=told(exc), **_wishes(exc))
                 return False
         return True
+
+
+def _wishes(error: BaseException) -> dict[str, Any]:
+    """
+    Return when a function that has failed is to be called again, as far as it says so.
+    """
+    if not isinstance(error, Failed):
+        return {}
+    wait_s = error.wait_s if isinstance(error.wait_s, (int, float)) and math.isfinite(error.wait_s) else 0.0
+    return {"wait_s": max(0.0, wait_s), "stops": bool(error.stops)}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings
 
 REASON = "extension"
-_COMMANDS = ("ferry push status", "ferry hooks skip {extension} --event {event}")
+_STATUS, _RESUME = "ferry push status", "ferry hooks resume {extension}"
+_SKIP = "ferry hooks skip {extension} --event {event}"
 
 
 class Outcomes:
@@ -74,32 +75,31 @@ class Outcomes:
         self._episodes.resolve(str(hook), entry)
         self._episodes.forget(claim, outcomes=counts, last_push_at=now)
 
+    def resume(self, claim: Claim, hook: Hook) -> None:
+        """
+        Forget that a function has stopped the calls, which ends the episode.
+        """
+        log().info("hook.resumed", extension=hook.extension, on=hook.event)
+        self._episodes.resolve(str(hook), claim.entry)
+        self._episodes.forget(claim)
+
     def _fail(self, claim: Claim, hook: Hook, outcome: Outcome) -> HookFailed:
         """
         Record the failure in *outcome*, tell of it, and say when the functions are called again.
         """
-        settings, now, number = self._settings, self._clock(), claim.entry.attempt + 1
-        wait_s = delay_s(
-            number,
-            base_s=settings.push_backoff_base_s,
-            cap_s=settings.push_backoff_cap_s,
-            jitter=self._jitter(),
-        )
-        left_s = settings.push_page_after_s - claim.entry.failing_for_s(now)
-        if 0 < left_s < wait_s:
-            wait_s = left_s  # a failure pages: one is to be had at that time
+        number = claim.entry.attempt + 1
         told = f"{outcome.failed} (for {outcome.at[:12]})" if outcome.at else str(outcome.failed)
-        error = HookFailed(str(hook), REASON, told, _hint(hook))
-        error.retry_in_s = wait_s
+        error = HookFailed(str(hook), REASON, told, _hint(hook, stops=outcome.stops))
+        scheduled = {} if outcome.stops else self._schedule(claim, error, number, outcome.wait_s)
         pages = self._episodes.record(
             claim,
             error,
             number=number,
             said=outcome.said,
             attempt=number,
-            last_attempt_at=now,
-            next_attempt_at=now + wait_s,
-            backoff_s=wait_s,
+            last_attempt_at=self._clock(),
+            gave_up=outcome.stops,
+            **{"next_attempt_at": None, "backoff_s": None, **scheduled},
         )
         log().warning(
             "hook.failed",
@@ -109,11 +109,33 @@ class Outcomes:
             attempt=number,
             error=told,
             said=as_printed(outcome.said),
-            next_delay_ms=round(wait_s * 1000),
+            next_delay_ms=None if outcome.stops else round((error.retry_in_s or 0.0) * 1000),
         )
         if pages and REASON not in claim.entry.paged:
             self._page(claim, hook, error)
         return error
+
+    def _schedule(self, claim: Claim, error: HookFailed, number: int, stated_s: float) -> dict[str, float]:
+        """
+        Set in *error* when the functions are called again; returns the changes to the ledger's entry.
+
+        Args:
+            number: Which attempt in a row has failed.
+            stated_s: The least wait, as the function has said.
+        """
+        settings, now = self._settings, self._clock()
+        backoff_s = delay_s(
+            number,
+            base_s=settings.push_backoff_base_s,
+            cap_s=settings.push_backoff_cap_s,
+            jitter=self._jitter(),
+        )
+        wait_s = max(backoff_s, min(stated_s, settings.push_backoff_cap_s))
+        left_s = settings.push_page_after_s - claim.entry.failing_for_s(now)
+        if 0 < left_s < wait_s and not stated_s:
+            wait_s = left_s  # a failure pages: one is to be had at that time
+        error.retry_in_s = wait_s
+        return {"next_attempt_at": now + wait_s, "backoff_s": wait_s}
 
     def _page(self, claim: Claim, hook: Hook, error: HookFailed) -> None:
         failure = claim.entry.last_failure
@@ -126,20 +148,28 @@ class Outcomes:
             "what_happened": error.detail,
             "what_it_printed": failure.said if failure else "",
             "way_out": error.hint,
-            "commands": commands(hook),
+            "commands": commands(hook, stops=claim.entry.gave_up),
         }
         self._episodes.page(claim, error, context)
 
 
-def commands(hook: Hook) -> list[str]:
+def commands(hook: Hook, *, stops: bool = False) -> list[str]:
     """
     Return what to type after a failure of *hook*, in order.
+
+    Args:
+        stops: Whether a function has stopped the calls.
     """
-    return [each.format(extension=hook.extension, event=hook.event) for each in _COMMANDS]
+    return [_named(command, hook) for command in (_STATUS, _RESUME if stops else _SKIP)]
 
 
-def _hint(hook: Hook) -> str:
+def _hint(hook: Hook, *, stops: bool) -> str:
+    if stops:
+        return f"Remove it from the settings and restart; or have it called again: {_named(_RESUME, hook)}"
     return (
-        f"Correct the function and restart the worker; or leave out what it fails for: ferry hooks skip "
-        f"{hook.extension} --event {hook.event}"
+        f"Correct the function and restart the worker; or leave out what it fails for: {_named(_SKIP, hook)}"
     )
+
+
+def _named(command: str, hook: Hook) -> str:
+    return command.format(extension=hook.extension, event=hook.event)

@@ -24,7 +24,8 @@ class HookStatus:
     Attributes:
         hook: Which.
         state: ``idle`` (all is told), ``queued``, ``running``, ``retrying`` (a function failed, and is called
-            again) or ``blocked`` (the position cannot be read).
+            again), ``stopped`` (one has said that none is to be called any more) or ``blocked`` (the position
+            cannot be read).
         pending: How many commits wait, or divergences.
         position: The last of what is done; None where nothing is, or it cannot be read.
         entry: What the ledger knows.
@@ -58,6 +59,8 @@ class HookStatus:
         The state in a sentence.
         """
         failure = self.entry.last_failure
+        if self.state == "stopped":
+            return f"{self.pending} to tell; stopped{f': {failure.message}' if failure else ''}"
         if failure is None:
             said = {"idle": "All is told.", "blocked": "The position cannot be read."}
             return said.get(self.state, f"{self.pending} to tell.")
@@ -111,6 +114,8 @@ def _status(after: After, hook: Hook, page_after_s: float) -> HookStatus:
         position, pending, state = (), 0, "blocked"
     if entry.last_failure:
         state = "retrying"
+    if after.is_stopped(hook.extension):
+        state = "stopped"
     return HookStatus(
         hook=hook,
         state="running" if is_running else state,

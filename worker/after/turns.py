@@ -28,6 +28,7 @@ from ferry.worker.settings import Settings
 
 CLAIMED = "another process calls them; it looks again when it is done"
 WAITS = "a retry is scheduled"
+STOPPED = "a function has stopped the calls, until: ferry hooks resume"
 CROWDED = "as many functions run as may at once: left to the next sweep"
 UNREADABLE = "left to the next sweep: the ledger cannot be read"
 MOST_AT_ONCE = 4  # hooks, for one worker: each takes a process of its pool
@@ -107,6 +108,15 @@ class After:
         """
         return self._ledger.read(hook.entry)
 
+    def is_stopped(self, extension: str) -> bool:
+        """
+        Whether a function of *extension* has said that none of them is to be called any more.
+
+        Raises:
+            LedgerError: An entry cannot be read.
+        """
+        return any(self.entry(hook).gave_up for hook in self.hooks if hook.extension == extension)
+
     def due(self, *, asked: bool = False) -> list[Hook]:
         """
         Return the hooks for which something waits, no retry is scheduled for later, and no process calls.
@@ -133,6 +143,8 @@ class After:
         """
         try:
             if self.entry(hook).waits(self._clock()) or self.is_running(hook):
+                return False
+            if self.is_stopped(hook.extension):
                 return False
             return self.work.waits(hook.event, self._begin(hook))
         except PositionError:
@@ -165,6 +177,8 @@ class After:
                     return CROWDED if claim else CLAIMED
                 if claim.entry.waits(self._clock()):
                     return WAITS
+                if self.is_stopped(hook.extension):
+                    return STOPPED
                 if not self._is_needed(hook):
                     return NOTHING_TO_DO
                 outcome = call(hook, self._settings, self._env)
@@ -196,6 +210,20 @@ class After:
             self._outcomes.succeed(claim, hook, done=0)
             log().warning("hook.skipped", extension=hook.extension, on=hook.event, commit=name)
             return name
+
+    def resume(self, extension: str) -> list[Hook]:
+        """
+        Have the functions of *extension* called again that one of them has stopped; returns its hooks.
+
+        Raises:
+            RemoteBusyError, LedgerError: As above.
+        """
+        found = [hook for hook in self.hooks if hook.extension == extension and self.entry(hook).gave_up]
+        for hook in found:
+            with self._ledger.claim_within(hook.entry, _BUSY_S) as claim:
+                claim.looks_again = True
+                self._outcomes.resume(claim, hook)
+        return found
 
     def call_again(self, hook: Hook, what: str) -> Outcome:
         """
