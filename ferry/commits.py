@@ -63,7 +63,7 @@ class Source(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """
-    One record that a commit changes against its first parent.
+    One record that a commit changes, relative to its first parent.
 
     Attributes:
         sheet: Name of the sheet.
@@ -87,7 +87,7 @@ class Change:
     @property
     def before(self) -> Record | None:
         """
-        The record before the commit, read when it is asked for; None if the commit creates it.
+        The record before the commit, read on first use; None if the commit creates it.
 
         Raises:
             ValueError: The file there is no valid record.
@@ -97,7 +97,7 @@ class Change:
     @property
     def after(self) -> Record | None:
         """
-        The record after the commit, read when it is asked for; None if the commit deletes it.
+        The record after the commit, read on first use; None if the commit deletes it.
 
         Raises:
             ValueError: The file there is no valid record.
@@ -112,10 +112,10 @@ class Commit:
 
     Attributes:
         hash: Its full name.
-        parents: Full names of its parents; the first is what its changes are against.
-        author: The author's name: of a commit that Ferry has made, the caller's.
+        parents: Full names of its parents; its changes are relative to the first.
+        author: The author's name; for a commit that Ferry made, the caller's name.
         email: The author's address.
-        authored_at: When it was made, as RFC 3339 writes it.
+        authored_at: When it was made, in the form of RFC 3339.
         message: The whole message.
         trailers: The trailers of the message, such as ``Action``.
     """
@@ -132,8 +132,8 @@ class Commit:
     @property
     def changes(self) -> tuple[Change, ...]:
         """
-        The records that it changes, by their files' paths; read when it is asked for. Those of a merge are
-        what it brings to its first parent.
+        The records that it changes, by their files' paths; read on first use. For a merge, the changes
+        relative to its first parent.
         """
         return self.source.changes(self)
 
@@ -153,8 +153,8 @@ class Landing:
     Attributes:
         remote: Name of the remote: ``origin``.
         branch: Name of the branch.
-        before: Where the branch stood there at the last landing; None: at none.
-        after: Where it stands now.
+        before: The tip of the branch there at the last landing; None if it did not exist.
+        after: Its tip now.
     """
 
     remote: str
@@ -167,7 +167,7 @@ class Landing:
     @property
     def count(self) -> int:
         """
-        How many commits have arrived since the last landing.
+        The number of commits that have arrived since the last landing.
         """
         return self.source.count(self)
 
@@ -182,16 +182,17 @@ class Landing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
     """
-    The branch here and at ``origin`` have both gone on. A function under ``after_divergence`` receives it.
+    The branch here and the branch at ``origin`` both have new commits. A function under ``after_divergence``
+    receives it.
 
     Attributes:
         remote: Name of the remote: ``origin``.
         branch: Name of the branch.
-        since: Since when pushes fail, as RFC 3339 writes it.
-        head: Where the branch stands here.
-        remote_head: Where it was last seen there.
-        detail: What git said.
-        hint: What an operator does next.
+        since: The time of the first failed push, in the form of RFC 3339.
+        head: The tip of the branch here.
+        remote_head: The last seen tip there.
+        detail: git's message.
+        hint: What an operator should do next.
     """
 
     remote: str

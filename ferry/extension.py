@@ -40,7 +40,7 @@ class Route:
     A route that an extension has registered.
 
     Attributes:
-        path: As Flask writes it, such as ``/api/town/rsvp/<event>``.
+        path: In Flask's form, such as ``/api/town/rsvp/<event>``.
         methods: Its HTTP methods.
         view: The extension's function.
         public: Whether it is answered without a token.
@@ -113,7 +113,7 @@ class Extension:
         name: Its name in logs, problems and metrics: up to 63 letters, digits, ``_`` and ``-``.
 
     Raises:
-        ValueError: The name is not so.
+        ValueError: The name does not have this form.
     """
 
     host: ClassVar[Host | None] = None
@@ -135,10 +135,10 @@ class Extension:
 
         It receives a ``Write`` under the write lock, returns nothing, and may change ``write.after`` or raise
         ``Refused``. The rules of one commit have two seconds together. A rule may be called again for
-        the same write, so it has no effects of its own.
+        the same write, so it must have no side effects.
 
-        What a merge with a remote changes here is asked about too, in a process of its own and on the merged
-        records.
+        It is also called for the changes that a merge with a remote makes here, in a separate process and on
+        the merged records.
         """
         if len(given) == 1 and callable(given[0]):
             self.hooks.rules.append((None, given[0]))
@@ -161,15 +161,15 @@ class Extension:
         openapi: Mapping[str, Any] | None = None,
     ) -> Callable[[_F], _F]:
         """
-        Answer requests to *path* by the function, which takes ``caller`` and the parameters of the path.
+        Answer requests to *path* with the function, which takes ``caller`` and the parameters of the path.
 
-        It returns a dict or whatever else a Flask view returns, and raises ``Refused`` to refuse.
+        It returns a dict or any other value that a Flask view may return. It raises ``Refused`` to refuse.
 
         Args:
-            path: As Flask writes it, such as ``/api/town/rsvp/<event>``.
+            path: In Flask's form, such as ``/api/town/rsvp/<event>``.
             methods: Its HTTP methods.
-            public: Whether the request needs no token; ``caller`` is then None where none is known.
-            openapi: Members of the route's operation in ``/openapi.json``, beside those made from the
+            public: Whether the request needs no token; ``caller`` is then None if the sender is unknown.
+            openapi: Members of the route's operation in ``/openapi.json``, in addition to those from the
                 function's docstring and type hints.
 
         Raises:
@@ -206,17 +206,17 @@ class Extension:
 
     def authenticate(self, known: Authenticator) -> Authenticator:
         """
-        Ask the function who sent a request that carries none of Ferry's own tokens.
+        Ask the function for the sender of a request that carries none of Ferry's own tokens.
 
         It receives Flask's request, and returns a ``Caller``, or None for a request that it does not know.
-        Under ``ferry dev`` it is asked first, and who is unknown is ``dev``.
+        Under ``ferry dev``, it is asked first, and an unknown sender is ``dev``.
         """
         self.hooks.authenticators.append(known)
         return known
 
     def after_commit(self, function: AfterCommit) -> AfterCommit:
         """
-        Call the function in the worker after each commit of the branch, whoever has made it.
+        Call the function in the worker after each commit of the branch, also after commits of others.
 
         It receives a ``Commit``: parents before their children, one at a time, at least once. While it
         raises an exception or takes too long, it is called again for the same commit, with growing pauses,
@@ -226,7 +226,7 @@ class Extension:
 
     def after_push(self, function: AfterPush) -> AfterPush:
         """
-        Call the function in the worker after commits have arrived at ``origin``, by whichever way.
+        Call the function in the worker after commits have arrived at ``origin``, whichever way they came.
 
         It receives a ``Landing``: in order, one at a time, at least once. What arrives while it fails or runs
         is one further landing.
@@ -237,7 +237,8 @@ class Extension:
         """
         Call the function in the worker, at least once, when ``origin`` and the branch have diverged.
 
-        It receives a ``Divergence``. One that ends before the function has succeeded is not told.
+        It receives a ``Divergence``. A divergence that ends before the function has succeeded is not
+        reported.
         """
         return self._after("divergence", function)
 
@@ -253,17 +254,17 @@ class Extension:
 
         The write lock is held for the block, which has two seconds. Rules apply; the caller's scopes do not:
         what a route may do is the extension's decision. If the request repeats an ``Idempotency-Key``, the
-        block runs on what it saw the first time, and changes nothing. A request with a key can therefore
-        have one transaction only.
+        block runs again on the same commit as the first time, and changes nothing. A request with a key can
+        therefore have only one transaction.
 
         Args:
-            message: What the commit does, in one line. It stands below the summary that every commit has: the
-                caller, and the route.
+            message: What the commit does, in one line. It comes below the summary line of every commit, which
+                names the caller and the route.
             caller: The commit's author; None: the extension itself.
 
         Raises:
-            RuntimeError: It is not called while a request is answered, another transaction of the request is
-                open, or the request has an ``Idempotency-Key`` and this is its second transaction.
+            RuntimeError: No request is being answered, another transaction of the request is open, or the
+                request has an ``Idempotency-Key`` and this is its second transaction.
         """
         if self.host is None:
             raise RuntimeError("transact is for functions that answer a request to the API")
@@ -272,7 +273,8 @@ class Extension:
     @property
     def blueprint(self) -> Blueprint:
         """
-        A Flask blueprint of the extension's name, for what a route cannot do. Its views ask for no token.
+        A Flask blueprint with the extension's name, for anything that a route cannot do. Its views need no
+        token.
         """
         if self.hooks.blueprint is None:
             from flask import Blueprint  # the worker loads extensions too, and most need no Flask there

@@ -58,7 +58,7 @@ class NotPushed(Exception):
     ``Ferry.push`` did not bring the commits to the remote.
 
     Attributes:
-        reason: Why, in Ferry's word for it, such as ``non-fast-forward`` or ``rejected``.
+        reason: The reason by Ferry's name, such as ``non-fast-forward`` or ``rejected``.
     """
 
     def __init__(self, reason: str, said: str) -> None:
@@ -139,7 +139,7 @@ class Repository:
 
     def commit(self, files: Mapping[str, str | None], *, message: str = "edit", author: str = "Sam") -> str:
         """
-        Commit texts by path, as somebody would who has a clone; None deletes a file. Returns the commit.
+        Commit texts by path, as a person with a clone would; None deletes a file. Returns the commit.
         """
         lines = [
             f"D {path}\n" if text is None else f"M 100644 inline {path}\ndata {len(text.encode())}\n{text}\n"
@@ -213,18 +213,18 @@ class Ferry:
 
     def anonymous(self) -> FlaskClient:
         """
-        Return a Flask test client without a token: for logins of your own, and for who is not known.
+        Return a Flask test client without a token: for logins of your own, and for unknown senders.
         """
         return self.app.test_client()
 
     def push(self) -> None:
         """
         Do what the worker does: push what the remote lacks, and call the functions under ``after_commit``,
-        ``after_push`` and ``after_divergence`` for what has happened. What they raise is raised here; the
-        next ``push`` calls them again.
+        ``after_push`` and ``after_divergence`` for what has happened. An exception in them is raised here;
+        the next ``push`` calls them again.
 
         Raises:
-            NotPushed: The remote did not take it.
+            NotPushed: The remote did not accept it.
         """
         try:
             self._call("commit")
@@ -251,7 +251,7 @@ class Ferry:
 
     def follow(self) -> None:
         """
-        Take over what was committed to the remote, as the worker does when it hears of it.
+        Take over what was committed to the remote, as the worker does after a webhook.
         """
         self._pipeline.follower.follow()
 

@@ -23,7 +23,7 @@ _SCOPE = re.compile(r"(?:read|write):.+")
 
 class Refused(Exception):
     """
-    Raise it to refuse a write or a request; the client is answered with ``application/problem+json``.
+    Raise it to refuse a write or a request; the client gets ``application/problem+json``.
 
     Args:
         detail: What is refused and why, in a sentence, for people.
@@ -60,13 +60,13 @@ class Caller:
     The sender of a request. The author of each of its commits has the same name.
 
     Attributes:
-        name: Up to 63 letters, digits, ``.``, ``_`` and ``-``. Names of callers and of tokens are the same
-            names.
+        name: Up to 63 letters, digits, ``.``, ``_`` and ``-``. A caller and a token with the same name are
+            the same author.
         scopes: What Ferry's own endpoints let it do: ``read:SHEET`` and ``write:SHEET``, where ``*`` is every
             sheet. A caller may also read what it may write.
 
     Raises:
-        ValueError: The name or a scope is not so.
+        ValueError: The name or a scope does not have this form.
     """
 
     name: str
@@ -139,15 +139,15 @@ class Write:
     One write that is about to be staged. A function under ``before_write`` receives it.
 
     Attributes:
-        caller: Who makes it.
+        caller: The caller who makes it.
         extension: Name of the extension whose ``transact`` makes it; None for Ferry's own endpoints.
         sheet: Name of the sheet.
         path: The record's path.
         operation: ``create``, ``put``, ``patch``, ``delete``, ``attach`` or ``detach``. A put or patch that
             moves a record is two writes: a ``delete`` at its old path, then a ``create`` at its new one.
         before: The record as it is; None if it is created.
-        after: The record as it will be, validated; None if it is deleted. What a function changes in it is
-            validated again, and stored.
+        after: The record as it will be, validated; None if it is deleted. Ferry validates a function's
+            changes to it, and stores them.
         attachment: The name of the attachment that is stored or removed; None for other operations.
     """
 
@@ -166,7 +166,7 @@ class Write:
         Change *fields* of the record that will be stored; None removes a field.
 
         Raises:
-            TypeError: The write stores no record.
+            TypeError: The write does not store a record.
         """
         if self.after is None or self.attachment is not None:
             raise TypeError(f"the operation {self.operation} stores no record")
@@ -209,9 +209,9 @@ class Transaction(ABC):
     """
     Several changes in one commit, made by an extension: what ``Extension.transact`` opens.
 
-    Each method sees the changes staged so far. What it refuses is answered as Ferry's own endpoints answer
-    it, and then nothing is written. A change that has failed ends the transaction even if the block catches
-    the error: the block's end raises it again; what ``read`` raises may be caught.
+    Each method sees the changes staged so far. If it refuses, the client gets the same answer as from Ferry's
+    own endpoints, and nothing is written. A change that fails ends the transaction even if the block catches
+    the error, because the end of the block raises it again. The block may catch an error of ``read``.
     """
 
     @abstractmethod

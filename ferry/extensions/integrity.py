@@ -1,8 +1,9 @@
 """
 References between sheets, and fields whose value no two records share.
 
-For ``CFP_API_EXTENSIONS``. A sheet's declaration says what holds. Each write that would break it is refused
-with 409 ``reference-missing``, ``referred-to`` or ``not-unique``, and the answer names the other record.
+Name it in ``CFP_API_EXTENSIONS``. A sheet's declaration states the constraints. Each write that would break
+one is refused with 409 ``reference-missing``, ``referred-to`` or ``not-unique``, and the answer names the
+other record.
 
     [gitsheet.references]
     author = "people"    # the field holds the path of a record of the sheet people, or an array of paths
@@ -10,11 +11,12 @@ with 409 ``reference-missing``, ``referred-to`` or ``not-unique``, and the answe
     [gitsheet.unique]
     email = true
 
-A declaration that does not say so is answered with 500 ``sheet-misconfigured``, which names the sheet's file.
+If a declaration's constraint does not have this form, the answer is 500 ``sheet-misconfigured``, which names
+the sheet's file.
 
-A record that others refer to can be neither deleted nor moved. In a transaction the order counts: the record
-first, then what refers to it. A merge with a remote is refused if it would break them; what a fast-forward
-brings is not checked.
+A record that others refer to can be neither deleted nor moved. In a transaction, put the record before those
+that refer to it. A merge with a remote is refused if it would break a constraint; a fast-forward is not
+checked.
 """
 
 from __future__ import annotations

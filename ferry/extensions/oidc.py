@@ -1,16 +1,17 @@
 """
 Bearer tokens of an OpenID Connect issuer: JSON Web Tokens that one of its published keys has signed.
 
-``CFP_API_OIDC_ISSUER`` turns it on; then it need not stand in ``CFP_API_EXTENSIONS``, and is asked after what
-stands there. A token is let in if it is signed by an asymmetric algorithm, and names the issuer, the audience
-``CFP_API_OIDC_AUDIENCE`` and a time at which it ends. Clocks may differ by half a minute.
+``CFP_API_OIDC_ISSUER`` turns it on, without an entry in ``CFP_API_EXTENSIONS``; it is asked after the
+extensions named there. It accepts a token that is signed by an asymmetric algorithm, and names the issuer,
+the audience ``CFP_API_OIDC_AUDIENCE`` and an expiry time. Clocks may differ by half a minute.
 
 The caller has the name in the claim ``CFP_API_OIDC_NAME_CLAIM``, and those scopes in the claim
 ``CFP_API_OIDC_SCOPE_CLAIM`` that are Ferry's, such as ``read:*`` and ``write:people``.
 
-Any other token is refused with 401 ``unauthorized``, and the reason. The keys are kept for ten minutes, and
-are fetched again where a token names an unknown one, every ten seconds at most. While the issuer cannot be
-reached, they are used for an hour; after that, and for unknown keys, 503 ``issuer-unreachable``.
+It refuses any other token with 401 ``unauthorized``, and the reason. It keeps the issuer's keys for ten
+minutes, and fetches them again if a token names an unknown key, at most every ten seconds. While the issuer
+cannot be reached, it uses them for an hour; after that, and for unknown keys, it answers 503
+``issuer-unreachable``.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """
-Webhooks: commits, pushes and divergences are told to the URLs in ``CFP_WEBHOOKS``.
+Webhooks: reports commits, pushes and divergences to the URLs in ``CFP_WEBHOOKS``.
 
-``CFP_WEBHOOKS`` turns it on; then it need not stand in ``CFP_API_EXTENSIONS``. Each URL is an extension of
-its own, ``webhook-HOST-…``, so that a receiver that is away holds up no other. Each is sent what happens in
-order, at least once, and again with growing pauses until it answers with a status of 200 to 299. The
-``Retry-After`` of an answer 429 or 503 counts, up to ``CFP_PUSH_BACKOFF_CAP``. After an answer 410 (Gone)
-nothing is sent to that URL until ``ferry hooks resume``, also after a restart.
+``CFP_WEBHOOKS`` turns it on, without an entry in ``CFP_API_EXTENSIONS``. Each URL is an extension of its own,
+``webhook-HOST-…``, so that a receiver that is down delays no other. Each gets every event in order and at
+least once; Ferry repeats a message after growing pauses until the answer has a status of 200 to 299. It obeys
+the ``Retry-After`` of an answer 429 or 503, up to ``CFP_PUSH_BACKOFF_CAP``. After an answer 410 (Gone), Ferry
+sends nothing to that URL until ``ferry hooks resume``, also after a restart.
 
 A message is JSON as https://www.standardwebhooks.com has it, ``{"type": …, "timestamp": …, "data": {…}}``,
 signed by ``CFP_WEBHOOKS_SECRET`` in the headers ``webhook-id``, ``webhook-timestamp`` and
