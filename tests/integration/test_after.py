@@ -451,6 +451,25 @@ def test_a_worker_asks_a_process_of_its_own_which_hooks_there_are(town, env, tmp
         registered_in(settings, env)
 
 
+def test_of_two_processes_that_start_at_once_the_first_says_where_a_hook_begins(town, data):
+    """
+    Else what is committed between their reads would be skipped, and what the first has done would be undone.
+    """
+    one, other = town().after, town().after
+    one.positions.path(COMMIT).unlink()
+    first, now = data.head(), other.work.now
+
+    def slowly(event):
+        assert one.is_due(COMMIT) is False
+        data.commit("between")
+        return now(event)
+
+    other.work.now = slowly
+    assert other.is_due(COMMIT)
+    assert one.positions.read(COMMIT) == (first,)
+    assert [*one.positions.path(COMMIT).parent.glob("*.position*")] == [one.positions.path(COMMIT)]
+
+
 # --- The operator's hands ---
 
 

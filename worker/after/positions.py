@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ferry.worker.after.hooks import Hook
 from ferry.worker.errors import PositionError
-from ferry.worker.files.atomic_json import replace_or_overwrite
+from ferry.worker.files.atomic_json import create_file, replace_or_overwrite
 from ferry.worker.files.places import remotes_directory
 
 Position = tuple[str, ...]
@@ -62,6 +62,18 @@ class Positions:
             raise _unreadable(path, "it is no list of names")
         return tuple(found)
 
+    def begin(self, hook: Hook, position: Sequence[str]) -> Position:
+        """
+        Give *hook* its first position, unless another process has done so meanwhile; returns the one it has.
+
+        Raises:
+            PositionError: That cannot be read.
+            OSError: The disk refused; there is none.
+        """
+        if create_file(self.path(hook), _content(position)):
+            return tuple(position)
+        return self.read(hook) or ()
+
     def write(self, hook: Hook, position: Sequence[str]) -> None:
         """
         Replace the position of *hook*. It is on the disk when this returns.
@@ -69,9 +81,12 @@ class Positions:
         Raises:
             OSError: The disk refused; the old position is still there.
         """
-        content = json.dumps([*position]).encode()
-        padded = content.ljust(-(-len(content) // _BYTES) * _BYTES)
-        replace_or_overwrite(self.path(hook), padded, durably=True)
+        replace_or_overwrite(self.path(hook), _content(position), durably=True)
+
+
+def _content(position: Sequence[str]) -> bytes:
+    content = json.dumps([*position]).encode()
+    return content.ljust(-(-len(content) // _BYTES) * _BYTES)
 
 
 def _unreadable(path: Path, why: object) -> PositionError:

@@ -256,7 +256,4 @@ class After:
         Return the position of *hook*; the first is where everything stands now.
         """
         position = self.positions.read(hook)
-        if position is None:
-            position = self.work.now(hook.event)
-            self.positions.write(hook, position)
-        return position
+        return self.positions.begin(hook, self.work.now(hook.event)) if position is None else position

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,36 @@ def replace_file(path: Path, content: bytes, *, durably: bool, private: bool = F
     Raises:
         OSError: It cannot be written; the old file is still there, unless only the last flush failed.
     """
+    with _fresh(path, content, durably=durably, private=private) as fresh:
+        os.replace(fresh, path)
+    if durably:
+        flush_directory(path.parent)
+
+
+def create_file(path: Path, content: bytes) -> bool:
+    """
+    Make *path* a file with *content*, which survives a power cut; returns False where there is one already.
+
+    Of several processes that do so at one time, one makes it, and no reader sees a part of it.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        with _fresh(path, content, durably=True) as fresh:
+            os.link(fresh, path)
+            fresh.unlink()
+    except FileExistsError:
+        return False
+    flush_directory(path.parent)
+    return True
+
+
+@contextlib.contextmanager
+def _fresh(path: Path, content: bytes, *, durably: bool, private: bool = False) -> Iterator[Path]:
+    """
+    Yield a new file with *content* beside *path*, which the block gives that name; else it is removed.
+    """
     fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         with open(os.open(fresh, _NEW, 0o600 if private else 0o666), "wb") as file:
@@ -63,13 +94,11 @@ def replace_file(path: Path, content: bytes, *, durably: bool, private: bool = F
             if durably:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(fresh, path)
+        yield fresh
     except OSError:
         with contextlib.suppress(OSError):
             fresh.unlink()
         raise
-    if durably:
-        flush_directory(path.parent)
 
 
 def replace_or_overwrite(path: Path, content: bytes, *, durably: bool) -> None:
