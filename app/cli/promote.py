@@ -22,6 +22,10 @@ from ferry.worker.settings import ORIGIN
 
 _TIMEOUT_S = 5.0
 _MOST = 1000
+_POSITIONS = (
+    "functions of extensions after commits and pushes begin here; to go on where the old primary's were, "
+    "copy ferry/remotes/@*.position from its repository before the start"
+)
 
 
 @click.command()
@@ -52,6 +56,8 @@ def promote(force: bool, reason: str | None) -> None:
         promoter = Promoter(settings, pipeline.repository, pipeline.ledger, pipeline.reconciler)
         fence = promoter.promote(force=force, by=Operator.here(os.environ, reason))
     click.echo(f"{settings.data_branch} is at {fence}, here and on {ORIGIN}: this repository is the primary")
+    if settings.extensions:
+        click.echo(_POSITIONS)
     click.echo("start its API with CFP_API_ROLE=primary, with a worker and beat; the old one as a replica")
 
 

@@ -4,6 +4,7 @@ A replica becomes the primary, nothing that origin had is lost, and the old prim
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ferry.app.cli import promote
 from ferry.app.errors import FencedError
 from ferry.app.replica.following import Following
 from ferry.app.store.store import Store
+from ferry.worker.after.hooks import Hook
 from ferry.worker.bootstrap import build
 from ferry.worker.errors import PushRefused, ReconcileError
 from ferry.worker.failures import Verdict
@@ -384,3 +386,33 @@ def test_a_fence_that_the_branch_cannot_take_is_told(replica_env, there, copy, m
     monkeypatch.setattr(Remote, "push", write_meanwhile)
     with pytest.raises(ReconcileError, match=r"origin has the fence .*, and this branch does not"):
         _promoter(replica_env).promote(force=False, by=FERRY)
+
+
+def test_functions_after_commits_go_on_where_those_of_the_old_primary_were(
+    env, replica_env, ferry, data, copy, there, tmp_path, monkeypatch
+):
+    """
+    With their positions copied as docs/how-to/run-replicas.md has it.
+    """
+    monkeypatch.chdir(tmp_path)
+    text = "import ferry\ntown = ferry.Extension('town')\n@town.after_commit\ndef told(commit):\n"
+    Path("town.py").write_text(f"{text}    print(commit.hash, file=open('told', 'a'))\n")
+    hook, more = Hook("town", "commit"), {"CFP_API_EXTENSIONS": "town"}
+    old = build({**env, **more}, publisher=True).after
+    old.serve([hook])
+    commits = [data.commit("told by the old primary")]
+    old.call(hook)
+    commits.append(data.commit("not told by it"))
+    _push(env)
+    done = ferry("promote", **replica_env, **more)
+    assert done.returncode == 0, done.stderr
+    assert "copy ferry/remotes/@*.position from its repository before the start" in done.stdout
+
+    for path in data.path.glob("ferry/remotes/@*.position"):
+        shutil.copy(path, copy.path / "ferry/remotes")
+    new = build(
+        {**replica_env, **more, "CFP_API_ROLE": "primary", "CFP_REDIS_URL": env["CFP_REDIS_URL"]}
+    ).after
+    new.serve([hook])
+    new.call(hook)
+    assert Path("told").read_text().split() == [*commits, there.head()]
