@@ -39,14 +39,14 @@ help: ## List the targets
 demo: $(READY) ## Show the main job: commits made over HTTP arrive at a remote
 	$(BIN)/ferry demo
 
-example: $(READY) ## Start the example application of examples/town, and show what to type; Ctrl-C ends it
+example: $(READY) ## Start the example application of examples/town, and print commands to try; Ctrl-C ends it
 	@$(BIN)/python examples/town/start.py
 
 test: lint $(READY) ## Run all that CI runs: lint, types and pytest (PYTEST_ARGS="-x -k push")
 	@# mypy has work for one processor only, and the tests begin meanwhile.
 	@$(MAKE) --no-print-directory --jobs=2 types pytest
 
-pytest: $(READY) ## Run the tests alone (PYTEST_ARGS="-x -k push")
+pytest: $(READY) ## Run only the tests (PYTEST_ARGS="-x -k push")
 	@# Three on two processors: the tests wait for half of their time.
 	$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal $(PYTEST_ARGS)
 
@@ -61,18 +61,18 @@ image: ## Build the image ferry:local, labelled with version, revision, source a
 version: ## Print the version
 	@echo $(PROJECT_VERSION)
 
-matrix: $(READY) ## Type demo and test on fresh Debian and Ubuntu systems, as root (MATRIX_ARGS="debian-12 --demo-only")
+matrix: $(READY) ## Run demo and test on fresh Debian and Ubuntu systems, as root (MATRIX_ARGS="debian-12 --demo-only")
 	$(BIN)/python -m tests.deployment.matrix $(MATRIX_ARGS)
 
-image-test: $(READY) ## Build the image and run it, compose and the chart's pod for real; needs a Docker engine
+image-test: $(READY) ## Build the image, run it, compose and the chart's pod; needs a Docker engine
 	$(BIN)/python -m tests.deployment.image $(PARTS)
 
-lint: $(READY) ## Check the code's rules, its format, and who may import whom
+lint: $(READY) ## Check the code's rules, its format, and its imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 
-format: $(READY) ## Format the code and mend what can be mended safely
+format: $(READY) ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -95,45 +95,45 @@ soak: $(READY) ## Ten minutes each of kills, power cuts and a long run compresse
 	$(BIN)/python -m tests.level $(SOAK_ARGS)
 	$(BIN)/python -m tests.crash_images $(SOAK_ARGS)
 
-model: $(READY) ## Hold random requests against a model of the API's promises (MODEL_ARGS="--seed 7 --steps 20000")
+model: $(READY) ## Compare the answers to random requests with a model of the API (MODEL_ARGS="--seed 7 --steps 20000")
 	$(BIN)/python -m tests.model $(MODEL_ARGS)
 
-siege: $(READY) ## Slow, many and greedy clients against the API, on loopback (SIEGE_ARGS="--scale 0.5")
+siege: $(READY) ## Attack the API with slow, many and greedy clients, on loopback (SIEGE_ARGS="--scale 0.5")
 	$(BIN)/python -m tests.siege $(SIEGE_ARGS)
 
-fuzz: $(READY) ## Odd requests to an API over odd repositories (FUZZ_ARGS="--minutes 10")
+fuzz: $(READY) ## Send odd requests to an API over odd repositories (FUZZ_ARGS="--minutes 10")
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
-bench: $(READY) ## Measure, each figure beside a floor of the same run (BENCH_ARGS="--json", BENCH_ARGS="burst ssh")
+bench: $(READY) ## Measure each figure and its floor in the same run (BENCH_ARGS="--json", BENCH_ARGS="burst ssh")
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 docs: $(READY) ## Build docs/ as a site into site/, warnings as errors
 	$(BIN)/zensical build --strict
 
-troubles: $(READY) ## Make twelve troubles, and write down what page and commands say; needs Chromium and root
+troubles: $(READY) ## Cause twelve failures and record what page and commands show; needs Chromium and root
 	$(BIN)/python -m tests.docs.troubles
 
-docs-check: $(READY) ## Type what the tutorial and the how-tos say
+docs-check: $(READY) ## Run the commands of the tutorial and the how-tos
 	$(BIN)/python -m tests.docs.check
 
 extensions: $(READY) ## Write the reference of extensions from the docstrings
 	$(BIN)/python -m tests.docs.extensions
 
-licences: $(READY) ## List the licences of what is installed with Ferry
+licences: $(READY) ## Write the list of licences of all installed packages
 	$(BIN)/python -m tests.docs.licences
 
-audit: $(READY) ## Look the pinned packages up among known vulnerabilities; needs the network
+audit: $(READY) ## Look for known vulnerabilities of the pinned packages; needs the network
 	@# Strict, or a package that could not be looked up would count as free of them.
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements/run.txt
 
-sbom: $(READY) ## Write dist/sbom.json: what is in a deployment (CycloneDX)
+sbom: $(READY) ## Write dist/sbom.json, the packages of a deployment (CycloneDX)
 	@mkdir -p dist
 	$(BIN)/cyclonedx-py requirements requirements/run.txt --pyproject pyproject.toml --output-file dist/sbom.json
 
-release: $(READY) ## Set the version, gather the changelog, build into dist/ (VERSION=0.2.0); commits nothing
+release: $(READY) ## Set the version, write the changelog, build into dist/ (VERSION=0.2.0); commits nothing
 	$(BIN)/python -m tests.deployment.release $(VERSION)
 
-clean: ## Remove what the other targets made, the virtual environments too
+clean: ## Remove everything that other targets made, also the virtual environments
 	rm -rf .venv .venv-* site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find app worker ferry tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -111,7 +111,7 @@ CASES = [
         "FerryHookNeedsPerson",
         {'ferry_hook_needs_person{extension="town", event="commit"}': "0 1x10"},
         {'ferry_hook_needs_person{extension="town", event="commit"}': "0x10"},
-        silent="1m", fires="2m", says="a function of town after a commit goes on failing",
+        silent="1m", fires="2m", says="a function of town after a commit fails repeatedly",
         labels={"extension": "town", "event": "commit"},
     ),
     Case(  # a remote that is paused keeps its own alert from firing, and no other's
@@ -129,7 +129,7 @@ CASES = [
          'ferry_push_state{remote="origin", state="pushing"}': "0 1 0 1 0 1 0 1"},
         {'ferry_push_failing_seconds{remote="origin"}': "4000x60",
          'ferry_push_paused{remote="origin"}': "1x60"},
-        silent="30m", fires="31m", says="origin has not taken a push for 31m 0s", labels=ORIGIN,
+        silent="30m", fires="31m", says="origin has accepted no push for 31m 0s", labels=ORIGIN,
     ),
     Case(
         "FerryRemotePaused",
@@ -141,7 +141,7 @@ CASES = [
         "FerryBehind",
         {'ferry_behind_commits{remote="origin"}': "2x30", 'ferry_behind_commits{remote="mirror"}': "2x30"},
         {'ferry_behind_commits{remote="origin"}': "2x30", 'ferry_push_needs_person{remote="origin"}': "1x30"},
-        silent="14m", fires="15m", says="origin has 2 commits that are not read here", labels=ORIGIN,
+        silent="14m", fires="15m", says="origin has 2 commits that Ferry has not taken over", labels=ORIGIN,
     ),
     Case(  # where pushes fail, that is told
         "FerryRemoteUnseen",
@@ -161,20 +161,20 @@ CASES = [
         "FerryDown",
         {'ferry_build_info{version="1"}': "1x10 stale"},
         {'ferry_build_info{version="1"}': "1x10 stale 1x2000", 'ferry_build_info{version="2"}': "_x10 1x5"},
-        silent="15m", fires="16m", says="no API process answers Prometheus",
+        silent="15m", fires="16m", says="no API process answers",
     ),
     Case(  # for as long as it is down
         "FerryDown",
         {'ferry_build_info{version="1"}': "1x10 stale"},
         {'ferry_build_info{version="1"}': "1x2000"},
-        silent="10m", fires="3h", says="no API process answers Prometheus",
+        silent="10m", fires="3h", says="no API process answers",
     ),
     Case(  # one in ten requests; in the other repository one in twenty-five, and checks that fail
         "FerryAnswersErrors",
         {REQUESTS + '"500"}': "0+1x20", REQUESTS + '"201"}': "0+9x20"},
         {REQUESTS + '"500"}': "0+1x20", REQUESTS + '"201"}': "0+24x20",
          'ferry_http_requests_total{endpoint="health.ready", status="503"}': "0+99x20"},
-        silent="10m", fires="11m", says="10% of the requests end with an error of the server's",
+        silent="10m", fires="11m", says="10% of the requests end with a server error",
     ),
     Case(
         "FerryDiskFull",
@@ -190,7 +190,7 @@ CASES = [
         {"ferry_repository_free_bytes": "1000000000x60", "ferry_repository_disk_bytes": "2000000000x60"},
         silent="29m",
         fires="30m",
-        says="its disk fills up, 953.7MiB are free",
+        says="its disk will soon be full: 953.7MiB are free",
     ),
     Case(  # 86 GB a day, with 50 left; and 14 GB a day
         "FerryDiskFillsUp",
@@ -204,7 +204,7 @@ CASES = [
         },
         silent="30m",
         fires="31m",
-        says="its disk fills up, 44.83GiB are free",
+        says="its disk will soon be full: 44.83GiB are free",
     ),
     Case(
         "FerryCertificateEnds",
@@ -212,7 +212,7 @@ CASES = [
         {'ferry_ca_certificate_end_timestamp_seconds{subject="Village"}': "9999999x5"},
         silent="0m",
         fires="1m",
-        says="the certificate of Town Root ends in 13d 23h 59m 0s",
+        says="the certificate of Town Root expires in 13d 23h 59m 0s",
         labels={"subject": "Town Root"},
     ),
     Case(
@@ -229,7 +229,7 @@ CASES = [
         {'ferry_enqueue_failures_total{remote="origin"}': "0x5 1+1x40"},
         {'ferry_enqueue_failures_total{remote="origin"}': "0x5 1x40"},
         silent="20m", fires="21m", labels=ORIGIN,
-        says="the broker does not take pushes; the sweep will find their commits",
+        says="the broker refuses messages; the sweep queues the pushes",
     ),
     Case(
         "FerryWritesAreSlow",
@@ -251,7 +251,7 @@ CASES = [
         {'ferry_repository_objects{kind="loose"}': "20001x90"},
         {'ferry_repository_objects{kind="loose"}': "20000x90",
          'ferry_repository_objects{kind="packed"}': "90000x90"},
-        silent="59m", fires="60m", says="loose objects pile up, for maintenance does not run",
+        silent="59m", fires="60m", says="too many loose objects: maintenance does not run",
     ),
 ]  # fmt: skip
 
@@ -289,7 +289,7 @@ def test_the_rules_of_two_releases_fire_once(helm, tmp_path):
     need("promtool")
     rules = [_of_the_chart(helm, tmp_path, release) for release in ("town", "village")]
     labels = {"namespace": "data", "service": "village-ferry", "severity": "critical"}
-    texts = BY_NAME["FerryDown"]["annotations"] | {"summary": "no API process answers Prometheus"}
+    texts = BY_NAME["FerryDown"]["annotations"] | {"summary": "no API process answers"}
     alert = {"exp_labels": labels, "exp_annotations": texts}
     never_up = {
         "interval": "1m",
