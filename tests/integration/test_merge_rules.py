@@ -10,6 +10,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from ferry.app import create_app
 from ferry.app.cli.main import main
 from ferry.worker import paging
 from ferry.worker.bootstrap import build
@@ -18,6 +19,7 @@ from ferry.worker.hosting import merges, process
 from ferry.worker.ledger.operators import Operator
 from ferry.worker.push import Request
 from ferry.worker.repair.reconcile import Reconciler
+from tests.pages import Browser
 
 HEAD = """
 import json, os, subprocess, sys, time
@@ -348,3 +350,19 @@ def test_a_fast_forward_and_a_rebase_ask_nobody(sides, told, data, remote):
     data.edit(_person("ours")), remote.edit(_person("newer"))
     assert _reconcile(pipeline, "rebase").state == "rebased"
     assert told() == []
+
+
+# --- The status page ---
+
+
+def test_the_status_page_names_extension_record_and_remedy(sides, data, remote, env):
+    more = {"CFP_API_EXTENSIONS": "ferry.extensions.integrity"}
+    sides("", **more)
+    browser = Browser(create_app({**env, **more}, open_access=True).test_client())
+    data.edit(_person("ours", email="x@y.z")), remote.edit(_person("new", email="x@y.z"))
+
+    shown = browser.press(browser.open(), "Reconcile: dry run")
+    assert "A rule of an extension refuses the merge. Nothing would be changed." in shown.text
+    assert f"the extension 'integrity' refuses people/new: {TWIN}" in shown.text
+    assert "Write the record through the API so that the rule holds" in shown.text
+    assert "Reconcile now" not in shown.text

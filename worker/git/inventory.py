@@ -14,6 +14,7 @@ from typing import BinaryIO, cast
 from ferry.worker.git.command import Git
 from ferry.worker.git.history import WALK_TIMEOUT_S
 
+_LISTED = re.compile(rb"100[0-7]{3} blob ([0-9a-f]+)\t([^\0]+)\0")
 _BATCHED = re.compile(rb"([0-9a-f]+) (?:missing|[a-z]+ ([0-9]+))\n")
 
 
@@ -90,6 +91,29 @@ def contents(git: Git, names: Sequence[str]) -> dict[str, bytes]:
         if header[2] and at <= len(answer):
             found[header[1].decode()] = answer[header.end() : at - 1]
     return found
+
+
+def files(git: Git, tree: str) -> dict[str, str]:
+    """
+    Return the object of each regular file of *tree* whose path is UTF-8, by its path.
+
+    Raises:
+        RepositoryError: git failed.
+    """
+    command = ("ls-tree", "-r", "-z", "--full-tree", tree)
+    with open(os.memfd_create("listed"), "w+b") as listed:
+        git.answer(git.run(*command, timeout_s=WALK_TIMEOUT_S, stdout=cast(BinaryIO, listed)), *command)
+        listed.seek(0)
+        found = _LISTED.findall(listed.read())
+    pairs = ((_utf8(path), name.decode("ascii")) for name, path in found)
+    return {path: name for path, name in pairs if path is not None}
+
+
+def _utf8(path: bytes) -> str | None:
+    try:
+        return path.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def _batch(git: Git, option: str, names: Sequence[str]) -> bytes:

@@ -7,9 +7,10 @@ before: a duplicate that only the merge makes is found there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import gitsheets
@@ -26,6 +27,7 @@ from ferry.writes import Caller, Record, Refused, Write
 _AT_ONCE = 1000  # blobs in memory
 _NOTHING = object()
 _CHANGE = {(False, True): "create", (True, True): "put", (True, False): "delete"}
+Fields = dict[str, Any]
 _renderers = Pool(children=1, nice=0)
 
 
@@ -85,6 +87,7 @@ class MergedRecords:
         self._before = Sheets(repository, ours)
         self._texts: dict[str, str] = {}  # of the records that rules have stored, by their files
         self._listed = lru_cache(maxsize=None)(self._read_all)
+        self._indexed = lru_cache(maxsize=None)(self._index_of)
 
     def pending(self) -> Iterator[Pending]:
         """
@@ -102,7 +105,7 @@ class MergedRecords:
                     operation = _CHANGE[old is not None, new is not None]
                     yield Pending(owner=owner, operation=operation, before=before, after=after)
             elif owner := self._sheets.holder(file, self._stands):
-                record = self._readable(owner, self._blob(self._sheets.file(owner.sheet, owner.path)))
+                record = self._readable(owner, self._files.get(self._sheets.file(owner.sheet, owner.path)))
                 operation = "attach" if new else "detach"
                 yield Pending(owner=owner, operation=operation, before=record, after=record)
 
@@ -123,6 +126,7 @@ class MergedRecords:
         file = self._sheets.file(sheet, path)
         self._texts[file] = _with_dates_of(self._text(file), text, sheet)
         self._listed.cache_clear()
+        self._indexed.cache_clear()
         return parsed(text.encode(), path, sheet.body_field)
 
     def tree(self) -> str:
@@ -163,9 +167,12 @@ class MergedRecords:
         """
         Return the readable records whose fields equal *filters*, sorted by path, for a rule.
         """
+        found = self._sheet(sheet)
+        key = next((name for name, value in filters.items() if isinstance(value, Hashable)), None)
+        some = self._listed(found) if key is None else self._indexed(found, key).get(filters[key], ())
         return [
             Record(path, fields)
-            for path, fields in self._listed(self._sheet(sheet))
+            for path, fields in some
             if all(fields.get(name, _NOTHING) == value for name, value in filters.items())
         ]
 
@@ -185,18 +192,14 @@ class MergedRecords:
         return self._sheets.owner(file) == Owner(sheet, path) and self._stands(file)
 
     def _stands(self, file: str) -> bool:
-        return self._blob(file) is not None
-
-    def _blob(self, file: str) -> str | None:
-        found: str | None = gitsheets.tree_entry_hash(self._git_dir, self._tree, file)
-        return found
+        return file in self._files
 
     def _text(self, file: str) -> str:
         """
         Return the content of a file of the merged tree, as rules have stored it.
         """
         stored = self._texts.get(file)
-        if stored is not None or (blob := self._blob(file)) is None:
+        if stored is not None or (blob := self._files.get(file)) is None:
             return stored or ""
         return self._repository.objects.read(blob).decode("utf-8", "replace")
 
@@ -206,27 +209,41 @@ class MergedRecords:
         except ValueError:
             return None
 
-    def _read_all(self, sheet: Sheet) -> list[tuple[str, dict[str, Any]]]:
-        query, below = self._repository.git.query, self._sheets.directory(sheet)
-        listed = query("ls-tree", "-r", "-z", "--full-tree", self._tree, "--", *([below] if below else []))
-        blobs: dict[str, str] = {}
-        for line in filter(None, listed.split("\0")):
-            (mode, _, blob), file = line.partition("\t")[0].split(), line.partition("\t")[2]
-            owner = self._sheets.owner(file) if mode.startswith("100") else None
-            if owner and owner.sheet is sheet:
-                blobs[owner.path] = blob
-        names, found = [*blobs.items()], {}
-        for start in range(0, len(names), _AT_ONCE):
-            some = names[start : start + _AT_ONCE]
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """
+        The object of each file of the merged tree.
+        """
+        return inventory.files(self._repository.git, self._tree)
+
+    def _read_all(self, sheet: Sheet) -> list[tuple[str, Fields]]:
+        """
+        Return path and fields of each readable record, sorted by path.
+        """
+        below = self._sheets.directory(sheet)
+        files = [(file, blob) for file, blob in self._files.items() if file.startswith(below)]
+        owned = [(owner, blob) for file, blob in files if (owner := self._sheets.owner(file))]
+        records = [(owner.path, blob) for owner, blob in owned if owner.sheet is sheet]
+        found = {}
+        for start in range(0, len(records), _AT_ONCE):
+            some = records[start : start + _AT_ONCE]
             contents = inventory.contents(self._repository.git, [blob for _, blob in some])
             for path, blob in some:
                 stored = self._texts.get(self._sheets.file(sheet, path))
                 content = contents.get(blob, b"\0") if stored is None else stored.encode()
-                try:
+                with suppress(ValueError):
                     found[path] = parsed(content, path, sheet.body_field)
-                except ValueError:
-                    continue
         return sorted(found.items())
+
+    def _index_of(self, sheet: Sheet, field: str) -> dict[Any, list[tuple[str, Fields]]]:
+        """
+        Return the records by a field's value. Rules ask for the same field again with each write.
+        """
+        index: dict[Any, list[tuple[str, Fields]]] = {}
+        for path, fields in self._listed(sheet):
+            if isinstance(value := fields.get(field), Hashable):
+                index.setdefault(value, []).append((path, fields))
+        return index
 
 
 def _with_dates_of(old: str, new: str, sheet: Sheet) -> str:
