@@ -236,7 +236,7 @@ def worker_away(stage: Stage) -> Iterator[None]:
 
 @trouble
 def beat_away(stage: Stage) -> Iterator[None]:
-    """Beat was killed: commits arrive, and what a lost message leaves behind does not"""
+    """Beat was killed: commits arrive, except those whose message is lost"""
     with stage.deployed():
         stage.until_idle()
         stage.kill("beat")
@@ -277,7 +277,7 @@ def disk_full(stage: Stage) -> Iterator[None]:
 
 @trouble
 def paused(stage: Stage) -> Iterator[None]:
-    """Somebody paused the pushes, and left for the day"""
+    """An operator paused the pushes, and left for the day"""
     with stage.deployed():
         stage.until_idle()
         stage.ferry("push", "pause", "--reason", "the host moves")
