@@ -10,6 +10,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from ferry import Caller
 from ferry.app import create_app
 from ferry.app.cli.main import main
 from ferry.worker import paging
@@ -331,6 +332,39 @@ def test_rules_are_asked_once_and_before_writers_wait(sides, told, data, remote,
     monkeypatch.setattr(merges, "report_of", noted)
     assert _reconcile(pipeline).state == "merged"
     assert (held, len(told())) == ([False], 1)
+
+
+def test_rules_are_asked_again_where_a_writer_came_between(sides, told, data, remote, monkeypatch):
+    pipeline = sides()
+    data.edit(_person("ours")), remote.edit(_person("new"))
+    held, report_of = [], process.report_of
+
+    def slowly(*arguments, **options):
+        held.append(pipeline.reconciler._write_lock.is_held())
+        try:
+            return report_of(*arguments, **options)
+        finally:
+            if len(held) == 1:
+                data.edit(_person("later"))
+
+    monkeypatch.setattr(merges, "report_of", slowly)
+    assert _reconcile(pipeline).state == "merged"
+    assert (held, len(told())) == ([False, True], 2)
+    assert data.git("show", "main:people/later.toml")
+
+
+@pytest.mark.parametrize(
+    ("who", "name"),
+    [
+        ("ferry", "ferry"),
+        ("admin@192.0.2.7", "admin"),
+        ("Jane Doe@desk", "Jane-Doe"),
+        ("@desk", "operator"),
+        ("x" * 99, "x" * 63),
+    ],
+)
+def test_a_rule_knows_an_operator_by_the_name_of_the_token_or_the_user(who, name):
+    assert Caller(merges.caller_of(Operator.of(who))).name == name
 
 
 @pytest.mark.parametrize("has_extension", [True, False])
