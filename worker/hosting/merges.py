@@ -22,7 +22,7 @@ _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_NAME = 63
 _MESSAGE_CHARACTERS = 500
 _RULES_S = 10.0  # for all rules of a merge
-_START_S = 10.0  # a push waits, and where a writer came between also the other writers
+_START_S = 20.0  # on a busy machine; a push waits, and where a writer came between also the other writers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ _WRITE_LOCK_TIMEOUT_S = 30.0
 # A writer waits half a minute for the lock; what is done under it must take less.
 _PRESERVE_TIMEOUT_S = 20.0
 # What joining takes at the most, beside two visits to the remote.
-JOIN_S = 4 * _WRITE_LOCK_TIMEOUT_S
+JOIN_S = 5 * _WRITE_LOCK_TIMEOUT_S
 # A merge that a rule refuses is not made unasked, until either side moves or this is over: the rule may have
 # been corrected.
 _REFUSED_FOR_S = 600.0
