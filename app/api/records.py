@@ -33,6 +33,7 @@ from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.changes import Difference, changes
 from ferry.app.store.listing import Listed
 from ferry.app.store.snapshot import Snapshot, owns
+from ferry.app.store.table import Table
 from ferry.app.store.transaction import Transaction
 from ferry.app.store.upserts import Written
 
@@ -212,7 +213,7 @@ def _at_paths(snapshot: Snapshot, sheet: Sheet, paths: Iterable[str]) -> Listed:
             continue
         except UnreadableRecordError as exc:
             unreadable.append((path, str(exc)))
-    return Listed(records=records, unreadable=unreadable, parsed={})
+    return Listed(records=Table(records), unreadable=unreadable)
 
 
 def versions(

@@ -49,9 +49,11 @@ def _equals(values: Sequence[str], _: frozenset[Kind] = frozenset()) -> Test:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and _exact(value) in numbers
 
     def test(value: Any) -> bool:
-        kind = type(value)
-        if kind is str or (kind is int and not numbers):  # the most frequent types, tested for each record
-            return str(value) in wanted
+        kind = type(value)  # the most frequent ones first: it is tested for each record
+        if kind is str:
+            return value in wanted
+        if kind is int:
+            return value in numbers
         return any(map(test_one, value)) if isinstance(value, list) else test_one(value)
 
     return test

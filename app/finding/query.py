@@ -30,6 +30,7 @@ from ferry.app.finding.search import text_of, words_of
 from ferry.app.problems import Problem, did_you_mean
 from ferry.app.records.codec import Record
 from ferry.app.records.json_form import MAX_DEPTH
+from ferry.app.store.table import Item, Table
 
 RESERVED = ("limit", "cursor", "sort", "fields", "at", "q", "path")
 GROUPS = ("or", "and", "not")
@@ -40,10 +41,11 @@ _MOST_VALUES = 1000  # of all filters
 _MOST_GROUPS = 5  # within each other
 _MOST_SORTED = 8  # each sorts all matching records once more
 _MOST_FIELDS = 100
+_FEW = 16  # a part of the table as small as this is sorted by itself
 
-Records = Sequence[tuple[str, Record]]
-Rows = Sequence[int]  # positions in the list of all records, ascending
-Condition = Callable[[Records, Rows], Rows]  # returns those of the rows that pass
+Rows = Sequence[int]  # positions in the table of all records
+Condition = Callable[[Table, Rows], Rows]  # takes and returns ascending ones
+Order = tuple[tuple[tuple[str, ...], bool], ...]  # fields, each with whether it sorts in descending order
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +55,26 @@ class Query:
 
     Attributes:
         condition: What a record must pass.
-        order: Fields to sort by, each with whether it sorts in descending order.
+        order: What to sort by, the most significant first.
         fields: The only fields to show; None: all.
         paths: The only records to look at, sorted; none: the whole sheet.
     """
 
     condition: Condition
-    order: tuple[tuple[tuple[str, ...], bool], ...]
+    order: Order
     fields: tuple[tuple[str, ...], ...] | None
     paths: tuple[str, ...] = ()
 
-    def select(self, records: Records) -> Records:
+    def select(self, table: Table) -> Sequence[Item]:
         """
         Return the records that pass the filters, in order.
         """
-        rows = self.condition(records, range(len(records)))
-        found = records if len(rows) == len(records) else [records[row] for row in rows]
-        for field, descending in reversed(self.order):
-            found = _sorted(found, field, descending=descending)
-        return found
+        rows = self.condition(table, range(len(table)))
+        if self.order:
+            rows = _ordered(table, rows, self.order)
+        elif len(rows) == len(table):
+            return table
+        return [table[row] for row in rows]
 
     def shown(self, record: Record) -> Record:
         """
@@ -206,9 +209,11 @@ def _search(searches: Sequence[str]) -> list[Condition]:
     except ValueError as exc:
         raise _invalid("q", str(exc)) from exc
 
-    def passing(records: Records, rows: Rows) -> Rows:
-        texts = ((row, text_of(records[row][1])) for row in rows)
-        return [row for row, text in texts if all(word in text for word in words)]
+    def passing(table: Table, rows: Rows) -> Rows:
+        texts = table.column(text_of)
+        for word in words:
+            rows = [row for row in rows if word in texts[row]]
+        return rows
 
     return [passing] if words else []
 
@@ -216,33 +221,33 @@ def _search(searches: Sequence[str]) -> list[Condition]:
 def _on(field: tuple[str, ...], test: Test) -> Condition:
     if len(field) == 1:
         [name] = field
-        return lambda records, rows: [row for row in rows if test(records[row][1].get(name))]
-    return lambda records, rows: [row for row in rows if test(_value(records[row][1], field))]
+        return lambda table, rows: [row for row in rows if test(table[row][1].get(name))]
+    return lambda table, rows: [row for row in rows if test(_value(table[row][1], field))]
 
 
 def _all_of(conditions: Sequence[Condition]) -> Condition:
-    def passing(records: Records, rows: Rows) -> Rows:
+    def passing(table: Table, rows: Rows) -> Rows:
         for condition in conditions:
-            rows = condition(records, rows)
+            rows = condition(table, rows)
         return rows
 
     return passing
 
 
 def _any_of(conditions: Sequence[Condition]) -> Condition:
-    def passing(records: Records, rows: Rows) -> Rows:
+    def passing(table: Table, rows: Rows) -> Rows:
         found: set[int] = set()
         for condition in conditions:
             rest = [row for row in rows if row not in found] if found else rows
-            found.update(condition(records, rest))
+            found.update(condition(table, rest))
         return sorted(found)
 
     return passing
 
 
 def _none_of(conditions: Sequence[Condition]) -> Condition:
-    def passing(records: Records, rows: Rows) -> Rows:
-        refused = set(_any_of(conditions)(records, rows))
+    def passing(table: Table, rows: Rows) -> Rows:
+        refused = set(_any_of(conditions)(table, rows))
         return [row for row in rows if row not in refused]
 
     return passing
@@ -281,11 +286,30 @@ def _value(record: Record, field: tuple[str, ...]) -> Any:
     return value
 
 
-def _sorted(records: Records, field: tuple[str, ...], *, descending: bool) -> list[tuple[str, Record]]:
-    with_it = [(item, value) for item in records if (value := _value(item[1], field)) is not None]
-    without = [item for item in records if _value(item[1], field) is None]
-    with_it.sort(key=lambda pair: _rank(pair[1]), reverse=descending)
-    return [item for item, _ in with_it] + without
+def _ordered(table: Table, rows: Rows, order: Order) -> Rows:
+    """
+    Return *rows* in *order*. The order of the whole table is kept, unless a few rows are sorted faster.
+    """
+    if len(rows) < len(table) / _FEW:
+        return _sorted(table, rows, order)
+    whole = table.order(order, lambda: _sorted(table, range(len(table)), order))
+    if len(rows) == len(table):
+        return whole
+    passes = bytearray(len(table))
+    for row in rows:
+        passes[row] = True
+    return [row for row in whole if passes[row]]
+
+
+def _sorted(table: Table, rows: Rows, order: Order) -> Rows:
+    for field, descending in reversed(order):
+        values = {row: _value(table[row][1], field) for row in rows}
+        without = [row for row, value in values.items() if value is None]
+        having = [row for row, value in values.items() if value is not None]
+        if set(map(type, values.values())) - {type(None)} not in ({str}, {int}):
+            values = {row: _rank(values[row]) for row in having}
+        rows = sorted(having, key=values.__getitem__, reverse=descending) + without
+    return rows
 
 
 def _rank(value: Any) -> tuple[int, Any]:

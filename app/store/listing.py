@@ -1,42 +1,40 @@
 """
-A cache of whole sheets' parsed records: the same bytes are the same record.
+A cache of whole sheets' parsed records, within a budget of memory.
 
-Which files a sheet holds is read from each commit's tree. Only the parsed records are cached, by the
-names of their blobs, so a commit's list does not depend on what was listed before.
+Which files a sheet holds is read from each commit's tree, so a commit's list does not depend on what was
+listed before. The list of the next commit is made of the last one and of the files that differ
+(``differences``); everything else of it is shared.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import gitsheets
-
-from ferry.app.errors import BusyError, SheetTooLargeError, UnreadableRecordError
-from ferry.app.records.codec import MOST_RECORD_BYTES, Record, fields_of
+from ferry.app.errors import BusyError, SheetTooLargeError
+from ferry.app.records.codec import Record
 from ferry.app.records.weight import weight_of
 from ferry.app.sheets.sheet import Sheet
+from ferry.app.store import parsing
+from ferry.app.store.differences import Differences, IrregularTreeError
 from ferry.app.store.snapshot import IS_LINK, Found, Snapshot
+from ferry.app.store.table import SLOT_BYTES, Item, Table, edits_of, spliced
 from ferry.app.store.territory import Territory
-from ferry.worker.git import inventory
-from ferry.worker.git.loose import ObjectTooLargeError
 from ferry.worker.git.repository import Repository
 
-Records = Sequence[tuple[str, Record]]
-
 MOST_BYTES = 256 << 20  # of memory for parsed records, including those that are being read
-MOST_TREES = 256  # the tree of a sheet at the root changes with every commit
-_FEW = 30  # git reads larger numbers than this: it takes 3 ms to start, and 0.01 ms for each blob
-_BATCH_BYTES = 16 << 20  # of unparsed blobs in memory at once
-_PLACE_BYTES = 300  # bytes that each record takes in a list, beside its fields
-_DETAIL_LENGTH = 300
+MOST_LISTS = 8  # of one sheet: cursors lead on in the lists of earlier commits
+MOST_SHEETS = 256
+_PLACE_BYTES = 300  # that each record takes in a list, beside its fields
 
-_Parsed = tuple[Record | str, int]  # the fields, or the fault; and their size in bytes
+_Key = tuple[Sheet, Territory]  # other sheets' declarations decide, too, which files belong to this one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Listed:
     """
     The records of a sheet.
@@ -44,22 +42,56 @@ class Listed:
     Attributes:
         records: Path and fields of every readable record, sorted by path.
         unreadable: Path and fault of every other record, sorted by path.
-        parsed: The fields or the fault of each blob, by its name.
+        tree: The sheet's tree.
+        is_text: Whether all paths are UTF-8.
         size: Memory that all of it takes, in bytes.
+        own: Memory that is freed with it while later lists of the sheet are kept.
     """
 
-    records: Records
-    unreadable: Sequence[tuple[str, str]]
-    parsed: Mapping[str, _Parsed]
+    records: Table
+    unreadable: list[tuple[str, str]]
+    tree: str = ""
+    is_text: bool = True
     size: int = 0
+    own: int = 0
 
 
-_NOTHING = Listed(records=(), unreadable=(), parsed={})
+@dataclass(slots=True)
+class _Family:
+    """
+    The lists of one sheet, which share the records that are the same.
+
+    Attributes:
+        size: Memory that all of them take, in bytes.
+        newest: The one that was made last.
+        lists: By tree; the least recently used first.
+    """
+
+    size: int
+    newest: Listed
+    lists: OrderedDict[str, Listed]
+
+
+class _Reserved:
+    """
+    Memory that a reader has reserved, in bytes.
+    """
+
+    def __init__(self, take: Callable[[int, int], None]) -> None:
+        self.size = 0
+        self._take = take
+
+    def take(self, size: int) -> None:
+        """
+        Reserve *size* more.
+        """
+        self._take(size, self.size)
+        self.size += size
 
 
 class Listing:
     """
-    Parsed records by sheet and tree; drops the least recently used first.
+    Parsed records by sheet and tree; drops the least recently used sheet first.
 
     Thread-safe. What it returns is shared and must not be changed.
 
@@ -74,11 +106,10 @@ class Listing:
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._turns: dict[str, threading.Lock] = {}
-        # The tree alone is not enough: other sheets' declarations decide which of its files belong to this
-        # one.
-        self._kept: OrderedDict[tuple[Sheet, Territory, str], Listed] = OrderedDict()
+        self._differences = Differences(repository.objects)
+        self._kept: OrderedDict[_Key, _Family] = OrderedDict()
 
-    def records(self, snapshot: Snapshot, sheet: Sheet) -> Records:
+    def records(self, snapshot: Snapshot, sheet: Sheet) -> Table:
         """
         Return path and fields of every readable record of *sheet*, sorted by path.
         """
@@ -92,132 +123,204 @@ class Listing:
             SheetTooLargeError: It takes more memory than all lists may use.
             BusyError: It does so together with other sheets that are being read.
         """
-        tree = snapshot.tree(sheet)
+        tree, key = snapshot.tree(sheet), (sheet, snapshot.territory)
         if tree is None:
-            return _NOTHING
-        key = sheet, snapshot.territory, tree
-        found, _ = self._known(key)
+            return Listed(records=Table(), unreadable=[])
+        found, _ = self._known(key, tree)
         if found is not None:
             return found
         with self._lock:
             turn = self._turns.setdefault(sheet.name, threading.Lock())
-        with turn:  # a second reader finds most of it in the cache
-            found, known = self._known(key)
-            return found or self._read(snapshot, key, known)
+        with turn:  # a second reader finds it in the cache
+            found, newest = self._known(key, tree)
+            if found is None and newest is not None and newest.is_text:
+                with contextlib.suppress(IrregularTreeError):
+                    found = self._follow(snapshot, key, tree, newest)
+            return found or self._read(snapshot, key, tree)
 
-    def _known(self, key: tuple[Sheet, Territory, str]) -> tuple[Listed | None, Mapping[str, _Parsed]]:
+    def _known(self, key: _Key, tree: str) -> tuple[Listed | None, Listed | None]:
         """
-        Return what is cached: the list itself, and the blobs of the sheet's last list.
+        Return the list itself, and the sheet's newest one, if they are kept.
         """
         with self._lock:
-            found = self._kept.get(key)
-            if found is not None:
-                self._kept.move_to_end(key)
-                return found, found.parsed
-            nearest = (old.parsed for (each, *_), old in reversed(self._kept.items()) if each is key[0])
-            return None, next(nearest, {})
+            family = self._kept.get(key)
+            if family is None:
+                return None, None
+            self._kept.move_to_end(key)
+            if tree in family.lists:
+                family.lists.move_to_end(tree)
+            return family.lists.get(tree), family.newest
 
-    def _read(
-        self, snapshot: Snapshot, key: tuple[Sheet, Territory, str], known: Mapping[str, _Parsed]
-    ) -> Listed:
-        sheet, held = key[0], 0
-        try:
-            files = sorted(snapshot.files(sheet), key=lambda file: file.path)
-            blobs = {file.entry.name for file in files if _fault(file) is None}
-            parsed = {blob: known[blob] for blob in blobs & known.keys()}
-            held += self._take(_PLACE_BYTES * len(files) + sum(size for _, size in parsed.values()), held)
-            for contents in self._contents(sorted(blobs - known.keys())):
-                new = {blob: _parse(content, sheet) for blob, content in contents.items()}
-                parsed |= new
-                held += self._take(sum(size for _, size in new.values()), held)
-            found = [(file.path, _fault(file) or parsed.get(file.entry.name, _GONE)[0]) for file in files]
+    def _read(self, snapshot: Snapshot, key: _Key, tree: str) -> Listed:
+        """
+        Read a whole sheet.
+        """
+        with self._reserving() as reserved:
+            files = sorted(snapshot.files(key[0]), key=lambda file: file.path)
+            found = self._found(files, key[0], reserved)
             listed = Listed(
-                records=[(path, fields) for path, fields in found if isinstance(fields, dict)],
+                records=self._table(key, ((path, each) for path, each in found if isinstance(each, dict))),
                 unreadable=[(path, fault) for path, fault in found if isinstance(fault, str)],
-                parsed=parsed,
-                size=held,
+                tree=tree,
+                is_text=all(file.is_text for file in files),
+                size=reserved.size,
             )
-        except BaseException:
-            self._give_back(held)
-            raise
-        self._keep(key, listed)
-        return listed
+            self._start(key, listed)
+            return listed
 
-    def _take(self, size: int, held: int) -> int:
+    def _follow(self, snapshot: Snapshot, key: _Key, tree: str, newest: Listed) -> Listed:
         """
-        Reserve *size* more bytes for a reader that holds *held* bytes; returns *size*.
+        Make the list of *tree* of the newest one, by the files that differ.
+
+        Raises:
+            IrregularTreeError: The whole sheet must be read.
+        """
+        with self._reserving() as reserved:
+            files = _by_path(self._differences.files(snapshot, key[0], newest.tree, tree))
+            found: dict[str, Record | str | None] = dict.fromkeys(files)
+            found |= self._found([file for file in files.values() if file], key[0], reserved)
+            reserved.take(SLOT_BYTES * len(newest.records))
+            listed, gone = _changed(newest, tree, found, reserved.size)
+            if not self._join(key, newest, listed, gone, reserved.size):
+                reserved.take(listed.size - reserved.size)
+                self._start(key, listed)
+            return listed
+
+    def _found(
+        self, files: Sequence[Found], sheet: Sheet, reserved: _Reserved
+    ) -> list[tuple[str, Record | str]]:
+        """
+        Return path and fields, or fault, of each of *files*.
+
+        Equal files share a blob. Its memory counts for each of them: any of them may be the last to go.
+        """
+        parsed: dict[str, Record | str] = {}
+        reserved.take(_PLACE_BYTES * len(files))
+        uses = Counter(file.entry.name for file in files if _fault(file) is None)
+        for some in parsing.parsed(self._repository, sorted(uses), sheet):
+            parsed |= some
+            reserved.take(sum(weight_of(each) * uses[blob] for blob, each in some.items()))
+        found = [(file.path, _fault(file) or parsed.get(file.entry.name, _GONE)) for file in files]
+        lost = [file for file in files if _fault(file) or file.entry.name not in parsed]
+        reserved.take(sum(weight_of(_fault(file) or _GONE) for file in lost))
+        return found
+
+    def _start(self, key: _Key, listed: Listed) -> None:
+        """
+        Keep the only list of a sheet, whose memory is reserved.
         """
         with self._lock:
-            while self._room < size and self._kept:
+            before = self._kept.pop(key, None)
+            self._room += before.size if before else 0
+            self._room -= listed.records.kept_bytes
+            size = listed.size + listed.records.kept_bytes
+            self._kept[key] = _Family(size, listed, OrderedDict({listed.tree: listed}))
+            while len(self._kept) > MOST_SHEETS:
                 self._room += self._kept.popitem(last=False)[1].size
-            if self._room < size:
+
+    def _join(self, key: _Key, newest: Listed, listed: Listed, gone: int, held: int) -> bool:
+        """
+        Keep *listed* beside the list that it was made of; returns False if that has been dropped.
+
+        Args:
+            gone: Memory of what it has no longer.
+            held: Memory that is reserved for what it has in addition.
+        """
+        with self._lock:
+            family = self._kept.get(key)
+            if family is None or family.newest is not newest:
+                return False
+            newest.own = SLOT_BYTES * len(newest.records) + gone
+            family.size += held
+            family.newest = family.lists[listed.tree] = listed
+            while len(family.lists) > MOST_LISTS:
+                _, old = family.lists.popitem(last=False)
+                family.size -= old.own + old.records.kept_bytes
+                self._room += old.own + old.records.kept_bytes
+            return True
+
+    def _table(self, key: _Key, items: Iterable[Item]) -> Table:
+        def may_keep(table: Table, size: int) -> bool:
+            with self._lock:
+                family = self._kept.get(key)
+                if family is None or all(each.records is not table for each in family.lists.values()):
+                    return False
+                if not self._make_room(size, but=key):
+                    return False
+                family.size += size
+                self._room -= size
+                return True
+
+        return Table(items, may_keep=may_keep)
+
+    @contextlib.contextmanager
+    def _reserving(self) -> Iterator[_Reserved]:
+        """
+        Give the memory that the block has reserved back if it fails.
+        """
+        reserved = _Reserved(self._take)
+        try:
+            yield reserved
+        except BaseException:
+            with self._lock:
+                self._room += reserved.size
+            raise
+
+    def _take(self, size: int, held: int) -> None:
+        """
+        Reserve *size* more bytes for a reader that holds *held* bytes.
+        """
+        with self._lock:
+            if not self._make_room(size):
                 if held + size > self._most_bytes:
                     raise SheetTooLargeError(
                         f"The sheet needs more than {self._most_bytes >> 20} MiB of memory."
                     )
                 raise BusyError("Other large sheets are being read.")
             self._room -= size
-        return size
 
-    def _give_back(self, size: int) -> None:
-        with self._lock:
-            self._room += size
-
-    def _keep(self, key: tuple[Sheet, Territory, str], listed: Listed) -> None:
-        with self._lock:
-            before = self._kept.pop(key, _NOTHING)
-            self._kept[key] = listed
-            self._room += before.size
-            while len(self._kept) > MOST_TREES:
-                self._room += self._kept.popitem(last=False)[1].size
-
-    def _contents(self, blobs: Sequence[str]) -> Iterator[Mapping[str, bytes | str]]:
+    def _make_room(self, size: int, *, but: _Key | None = None) -> bool:
         """
-        Yield the content of each readable blob, or why it is too large; a few MiB at a time.
+        Drop sheets, except *but*, until there is room for *size* bytes; returns whether there is.
         """
-        left = dict.fromkeys(blobs)
-        sizes = inventory.sizes(self._repository.git, blobs) if len(blobs) > _FEW else {}
-        for batch in _batches(sizes):
-            contents = inventory.contents(self._repository.git, batch)
-            for blob in contents:
-                del left[blob]
-            yield contents
-        for blob in left:
-            try:
-                yield {blob: self._repository.objects.read(blob, most=MOST_RECORD_BYTES)}
-            except ObjectTooLargeError as exc:
-                yield {blob: str(exc)}
-            except gitsheets.GitsheetsError:
-                continue  # the others can be read all the same
+        for key in [key for key in self._kept if key is not but]:
+            if self._room >= size:
+                break
+            self._room += self._kept.pop(key).size
+        return self._room >= size
 
 
-def _batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+def _by_path(pairs: Iterable[tuple[Found | None, Found | None]]) -> dict[str, Found | None]:
     """
-    Yield the blobs that are not too large for a record, as many at a time as may be in memory.
+    Return the file at each path that differs; None where there is no record any more.
     """
-    batch: list[str] = []
-    room = _BATCH_BYTES
-    for blob, size in sizes.items():
-        if size > MOST_RECORD_BYTES:
-            continue
-        if batch and size > room:
-            yield batch
-            batch, room = [], _BATCH_BYTES
-        batch.append(blob)
-        room -= size
-    if batch:
-        yield batch
+    known = list(pairs)
+    files: dict[str, Found | None] = {before.path: None for before, _ in known if before}
+    return files | {after.path: after for _, after in known if after}
 
 
-def _parse(content: bytes | str, sheet: Sheet) -> _Parsed:
-    try:
-        found: Record | str = content if isinstance(content, str) else fields_of(content, sheet.body_field)
-    except UnreadableRecordError as exc:
-        found = str(exc)[:_DETAIL_LENGTH]
-    return found, weight_of(found)
+def _changed(
+    before: Listed, tree: str, found: Mapping[str, Record | str | None], added: int
+) -> tuple[Listed, int]:
+    """
+    Return *before* with what was *found* at some paths, and the memory of what it had there.
+    """
+    fields = {path: each if isinstance(each, dict) else None for path, each in found.items()}
+    faults = {path: each if isinstance(each, str) else None for path, each in found.items()}
+    edits = list(edits_of(before.unreadable, faults))
+    replaced: list[tuple[str, Any]] = []
+    for first, end, _ in edits_of(before.records, fields):
+        replaced += before.records[first:end]
+    for first, end, _ in edits:
+        replaced += before.unreadable[first:end]
+    gone = sum(_PLACE_BYTES + weight_of(value) for _, value in replaced)
+    records = before.records.changed(fields)
+    copied = SLOT_BYTES * len(before.records)
+    size = before.size + added - copied - gone
+    return Listed(records=records, unreadable=spliced(before.unreadable, edits), tree=tree, size=size), gone
 
 
-_GONE: _Parsed = "is missing or damaged in the repository; look with: git fsck", 0
+_GONE = "is missing or damaged in the repository; look with: git fsck"
 
 
 def _fault(file: Found) -> str | None:

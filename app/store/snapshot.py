@@ -5,7 +5,7 @@ The repository as one commit has it, which never changes.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from ferry.app.sheets.evaluation import Evaluations
 from ferry.app.sheets.renderer import Renderer
 from ferry.app.sheets.sheet import MOST_DECLARATION_BYTES, Sheet
 from ferry.app.store.names import is_plain
-from ferry.app.store.territory import Owner, Territory, territory_of
+from ferry.app.store.territory import Domain, Owner, Territory, territory_of
 from ferry.app.store.trees import Entry, Line, find, leaves, lines
 from ferry.worker.git.loose import ObjectTooLargeError
 from ferry.worker.git.objects import Objects
@@ -259,26 +259,40 @@ class Snapshot:
         """
         tree = self.tree(sheet)
         waiting: list[tuple[tuple[str, ...], str]] = [((), tree)] if tree else []
-        root = [] if sheet.root == "." else sheet.root.split("/")
         while waiting:
             below, name = waiting.pop()
-            domain = self.territory.domain([*root, *below])
-            if domain is None or sheet not in domain.sheets:
+            domain = self.domain(sheet, below)
+            if domain is None:
                 continue
             for line in lines(self.objects.kept(name)):
                 if line.entry.kind == "tree":
                     if sheet.template.leads_below(inner := (*below, line.text)):
                         waiting.append((inner, line.entry.name))
-                elif line.entry.is_file:
-                    made = domain.made(line.text)
-                    if made and made[0] is sheet:
-                        yield Found(made[1], line.entry, line.is_text)
+                elif found := found_in(domain, sheet, line):
+                    yield found
+
+    def domain(self, sheet: Sheet, below: Sequence[str]) -> Domain | None:
+        """
+        Return the directory *below* the root of *sheet*; None if it can hold none of the sheet's files.
+        """
+        root = [] if sheet.root == "." else sheet.root.split("/")
+        domain = self.territory.domain([*root, *below])
+        return domain if domain and sheet in domain.sheets else None
 
     def _lines(self, directory: str) -> Iterator[tuple[str, Line]]:
         found = self.entry(directory)
         if found and found.kind == "tree":
             for line in lines(self.objects.kept(found.name)):
                 yield f"{directory}/{line.text}", line
+
+
+def found_in(domain: Domain, sheet: Sheet, line: Line) -> Found | None:
+    """
+    Return the record of *sheet* that *line* of the directory *domain* is; None if it is none.
+    """
+    if line.entry.is_file and (made := domain.made(line.text)) and made[0] is sheet:
+        return Found(made[1], line.entry, line.is_text)
+    return None
 
 
 def fields_at(objects: Objects, entry: Entry, sheet: Sheet, content: bytes | None = None) -> Record:

@@ -151,7 +151,7 @@ def test_lists_of_all_sheets_share_a_bound_of_memory(api, data: Bare):
     """
     listing = api.application.extensions[EXTENSION].listing
     assert api.get(PEOPLE).status_code == api.get("/api/sheets/places/records").status_code == 200
-    sizes = {key[0].name: listed.size for key, listed in listing._kept.items()}
+    sizes = {key[0].name: family.size for key, family in listing._kept.items()}
     assert listing._room == listing._most_bytes - sum(sizes.values())
 
     listing._most_bytes = listing._room = sizes["people"] - 1

@@ -229,7 +229,7 @@ def test_a_list_follows_commits_without_reading_everything_again(api, crew, monk
     before = _paths(api.get(f"{PEOPLE}?{crew}"))
     parsed = []
     monkeypatch.setattr(
-        "ferry.app.store.listing.fields_of", lambda *args: parsed.append(1) or fields_of(*args)
+        "ferry.app.store.parsing.fields_of", lambda *args: parsed.append(1) or fields_of(*args)
     )
     api.put(f"{PEOPLE}/fay", json={"slug": "fay", "name": "Ann"})
     api.put(f"{PEOPLE}/ann", json={"slug": "ann2", "name": "Ann"})

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ferry.app.finding.search import text_of
 from ferry.app.sheets.sheet import Sheet
+from ferry.app.store.differences import Blocks, IrregularTreeError
 from ferry.app.store.listing import Listed, Listing
 from ferry.app.store.snapshot import Snapshot
 from ferry.app.store.trees import Entry, PathTakenError, changed
@@ -129,15 +131,27 @@ def _by_hand(history: History, sheet: Sheet) -> list[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def small_blocks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ferry.app.store.differences._ENTRIES_IN_BLOCK", 2)
+        yield
+
+
 @given(history=st.lists(st.lists(CHANGES, min_size=1, max_size=4), max_size=8))
-def test_a_list_that_was_followed_is_the_one_that_is_read_afresh(bare, history):
+def test_a_list_that_was_followed_is_the_one_that_is_read_afresh(bare, small_blocks, history):
+    """
+    With everything that searches have derived from it.
+    """
     repository = Repository(bare.path, branch="main")
     followed, branch = Listing(repository), History(bare)
     for steps in [[], *history]:
         snapshot = Snapshot(Objects(bare.path), branch.commit(steps))
         for sheet in snapshot.territory.usable():
-            known = _plain(followed.read(snapshot, sheet))
+            kept = followed.read(snapshot, sheet)
+            known = _plain(kept)
             assert known == _plain(Listing(repository).read(snapshot, sheet))
+            assert kept.records.column(text_of) == [text_of(fields) for _, fields in kept.records]
             records, unreadable = known
             listed = sorted(path for path, _ in [*records, *unreadable])
             if ".gitsheets/other.toml" not in branch.files:
@@ -171,13 +185,48 @@ def test_a_sheet_is_read_whole_where_one_of_its_objects_is_damaged(bare):
 
 
 def test_lists_of_few_records_are_not_kept_for_ever(bare, monkeypatch):
-    monkeypatch.setattr("ferry.app.store.listing.MOST_TREES", 4)
+    monkeypatch.setattr("ferry.app.store.listing.MOST_LISTS", 4)
     listing, branch = Listing(Repository(bare.path, branch="main")), History(bare)
     for number in range(10):
         snapshot = Snapshot(Objects(bare.path), branch.commit([("put", f"other/{number}", ("blob", 0))]))
         listing.read(snapshot, snapshot.sheet("town"))
 
-    assert len(listing._kept) == 4
+    [family] = listing._kept.values()
+    assert len(family.lists) == 4
+
+
+def test_the_memory_of_lists_is_counted_and_bounded(bare):
+    """
+    Of lists that follow each other, with what searches derived; and where the last list had to be dropped for
+    the next.
+    """
+    repository, branch = Repository(bare.path, branch="main"), History(bare)
+    listing = Listing(repository)
+    for number in range(40):
+        steps = [("put", f"flat/{number}.toml", ("blob", number % 3))]
+        steps += [("remove", 7 * number)] if number > 10 else []
+        snapshot = Snapshot(Objects(bare.path), branch.commit(steps))
+        listed = listing.read(snapshot, snapshot.sheet("flat"))
+        listed.records.order("path", lambda table=listed.records: range(len(table)))
+        listed.records.column(text_of)
+        fresh = Listing(repository).read(snapshot, snapshot.sheet("flat"))
+        [family] = listing._kept.values()
+        assert listed.size == fresh.size
+        assert listing._room == listing._most_bytes - family.size
+        assert len(listed.records._columns) == 1
+        kept = sum(each.own for each in family.lists.values() if each is not listed)
+        assert family.size == listed.size + kept + sum(
+            each.records.kept_bytes for each in family.lists.values()
+        )
+
+    narrow = Listing(repository, most_bytes=listed.size + 2000)
+    for number in range(3):
+        snapshot = Snapshot(Objects(bare.path), branch.commit([("put", "flat/1.toml", ("blob", number % 2))]))
+        listed = narrow.read(snapshot, snapshot.sheet("flat"))
+        assert _plain(listed) == _plain(Listing(repository).read(snapshot, snapshot.sheet("flat")))
+        assert len(listed.records.column(text_of)) == len(listed.records)
+        assert narrow._room == narrow._most_bytes - sum(each.size for each in narrow._kept.values())
+        assert narrow._room >= 0
 
 
 def test_a_name_that_is_no_utf_8_is_named(bare):
@@ -194,3 +243,47 @@ def test_a_name_that_is_no_utf_8_is_named(bare):
     listed = Listing(Repository(bare.path, branch="main")).read(snapshot, snapshot.sheet("flat"))
 
     assert [path for path, _ in listed.unreadable] == ["caf\\xe9"]
+
+
+def test_what_differs_is_found_in_large_trees():
+    """
+    Among thousands of entries: changed, new and removed ones, at both ends and in between.
+    """
+    blob = "1" * 40
+    names = [f"n{number:04}.toml" for number in range(3000)]
+
+    def tree(entries: dict[str, str]) -> bytes:
+        return b"".join(
+            b"100644 %s\0%s" % (name.encode(), bytes.fromhex(each)) for name, each in sorted(entries.items())
+        )
+
+    before = dict.fromkeys(names, blob)
+    edits = {"n0000.toml": None, "m.toml": blob, "n1500.toml": "0" * 40, "n1500a.toml": blob, "z.toml": blob}
+    edits |= dict.fromkeys(names[2000:2600])
+    after = {name: each for name, each in (before | edits).items() if each}
+    pairs, blocks = Blocks.of(tree(before)).compared(tree(after))
+
+    assert len(pairs) == len(edits)
+    assert blocks.content == tree(after)
+    again, same = blocks.compared(tree(before))
+    assert {(new, old) for old, new in again} == set(pairs)
+    assert same.compared(tree(before))[0] == Blocks.of(tree(before)).compared(tree(before))[0] == []
+    assert len(blocks.compared(b"")[0]) == len(after)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"100644 b\0" + b"1" * 20 + b"100644 a\0" + b"1" * 20,  # not sorted
+        b"100644 a\0" + b"1" * 20 + b"100644 a\0" + b"2" * 20,  # twice
+        b"100644 a\0" + b"1" * 19,
+        b"100644 a\0" + b"1" * 20 + b"x",
+    ],
+)
+def test_a_tree_that_git_would_not_write_is_read_whole(wrong):
+    with pytest.raises(IrregularTreeError):
+        Blocks.of(wrong)
+    with pytest.raises(IrregularTreeError):
+        Blocks.of(b"").compared(wrong)
+    with pytest.raises(IrregularTreeError):
+        Blocks.of(b"100644 b\0" + b"3" * 20).compared(wrong)

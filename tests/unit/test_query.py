@@ -14,6 +14,7 @@ from ferry.app.finding.fields import Fields
 from ferry.app.finding.query import query_of
 from ferry.app.finding.search import fold
 from ferry.app.problems import Problem
+from ferry.app.store.table import Table
 
 SCHEMA = {
     "properties": {
@@ -43,7 +44,7 @@ def _query(text):
 
 
 def _found(text):
-    return [path for path, _ in _query(text).select(list(PEOPLE.items()))]
+    return [path for path, _ in _query(text).select(Table(PEOPLE.items()))]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,22 @@ def test_text_is_folded_as_people_type_it(text, folded):
 
 def test_joined_filters_keep_the_order_of_the_list():
     assert _found("or[0][name]=Cyd&or[1][name]=Bob&sort=-name") == ["cyd", "bob"]
+
+
+def test_a_kept_order_serves_every_filter():
+    """
+    Ties stay in the order of paths, also in descending order; records without the field come last.
+    """
+    kept = Table([(f"{n:02}", {"name": "x", "age": n % 3}) for n in range(40)], may_keep=lambda *_: True)
+    kept[5] = ("05", {"name": "x"})
+    loose = Table(kept)
+    for sort in ("age", "-age", "-age,name", "name,-age"):
+        for rule in ("", "&age[exists]=true", "&age[gte]=1", "&age[exists]=false"):
+            query = _query(f"sort={sort}{rule}")
+            assert query.select(kept) == query.select(kept) == query.select(loose)
+    assert len(kept._orders) == 4
+    paths = [path for path, _ in _query("sort=-age").select(kept)]
+    assert paths == [f"{n:02}" for rest in (2, 1, 0) for n in range(40) if n % 3 == rest and n != 5] + ["05"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from ferry.app.finding.query import query_of
 from ferry.app.records.json_form import read_record, to_json
 from ferry.app.records.toml_types import coerce, merge_patch, unstorable
 from ferry.app.store.snapshot import Sheet
+from ferry.app.store.table import Table
 
 EDGE = 2**53
 MOMENT = datetime(2026, 1, 31, 10, tzinfo=UTC)
@@ -141,7 +142,7 @@ def _sheet(schema=None):
 
 def _finds(query, value):
     name, _, text = query.partition("=")
-    return bool(query_of([(name, [text])], Fields.of(_sheet(), {})).select([("p", {"x": value})]))
+    return bool(query_of([(name, [text])], Fields.of(_sheet(), {})).select(Table([("p", {"x": value})])))
 
 
 @pytest.mark.parametrize(
