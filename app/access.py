@@ -25,8 +25,9 @@ from ferry.writes import Caller
 ANYBODY = "dev"
 ANY_SHEET = ""  # for an answer that shows no record, such as the names of the sheets
 RELOAD_PATH = "/api/_internal/reload-data"
-STATUS_PATH = "/status"
-_FORM_BYTES = 64 * 1024  # the status page's forms; one may decide hundreds of conflicts
+READER_COOKIE = "ferry_reader"
+_FORMS = ("/status/", "/browse/")
+_FORM_BYTES = 64 * 1024  # a form of the status page may decide hundreds of conflicts
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="ferry"'}
 
 
@@ -40,12 +41,33 @@ def reader(sheet: str | None = None) -> None:
     Raises:
         Problem: 401 without a known token, 403 where the token may not read that sheet.
     """
-    if _reads_are_open():
+    if reads_are_open():
         return
     sender = caller()
     if sheet != ANY_SHEET and not sender.may_read("*" if sheet is None else sheet):
         what = "all sheets" if sheet is None else f"the sheet {sheet!r}"
         raise _out_of_scope(sender, "read", what)
+
+
+def may_read(sheet: str) -> bool:
+    """
+    Whether the sender of this request may read *sheet*; ``*`` is every sheet.
+
+    Raises:
+        Problem: 401 without a known token, if reads need one.
+    """
+    return reads_are_open() or caller().may_read(sheet)
+
+
+def admit_browser() -> None:
+    """
+    Let the cookie of a browser that has signed in name the sender of this request.
+
+    Only for pages that change nothing: a browser sends the cookie whichever site asks it to.
+    """
+    if caller_if_known() is None and (ticket := request.cookies.get(READER_COOKIE)):
+        found = services().tickets.reader(ticket, services().tokens.known())
+        g.caller = _caller_of(*found) if found else None
 
 
 def listener() -> None:
@@ -56,7 +78,7 @@ def listener() -> None:
         Problem: 401 without a known token or with a ticket that is not valid, 403 as ``reader``.
     """
     ticket = request.args.get("ticket")
-    if ticket is None or _reads_are_open():
+    if ticket is None or reads_are_open():
         reader()
     elif not services().tickets.is_for_events(ticket):
         raise Problem(
@@ -68,7 +90,10 @@ def listener() -> None:
         )
 
 
-def _reads_are_open() -> bool:
+def reads_are_open() -> bool:
+    """
+    Whether everyone may read.
+    """
     return services().pipeline.settings.api_read != "token" or services().open_access
 
 
@@ -177,7 +202,7 @@ def may_send(services: Services, path: str, authorization: str) -> int:
     settings, token = services.pipeline.settings, _token_in(authorization)
     if path == RELOAD_PATH:
         return settings.api_max_body_bytes  # the signature of a webhook covers its body
-    if path.startswith(f"{STATUS_PATH}/"):
+    if path.startswith(_FORMS):
         return _FORM_BYTES
     is_known = services.open_access or services.tokens.find(token) is not None
     is_admin = settings.admin_token is not None and hmac.compare_digest(

@@ -17,7 +17,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import PathConverter
 
 from ferry.app import problems
-from ferry.app.access import ANY_SHEET, client_of, listener, reader
+from ferry.app.access import ANY_SHEET, admit_browser, client_of, listener, reader
 from ferry.app.api import (
     attachments,
     commits,
@@ -36,6 +36,7 @@ from ferry.app.api.json_provider import RecordJsonProvider
 from ferry.app.api.parameters import refuse_unacceptable, refuse_unknown
 from ferry.app.api.reading import await_commit, name_commit
 from ferry.app.api.role import send_to_primary
+from ferry.app.browse import pages
 from ferry.app.clients.neighbours import refusal
 from ferry.app.errors import SheetConfigError
 from ferry.app.extending import routes
@@ -61,10 +62,12 @@ from ferry.worker.repair.fence import HINT as HINT_FENCED
 from ferry.worker.repair.fence import fence_of, fence_replica
 from ferry.worker.settings import Settings
 
-_READABLE = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp, docs.bp)
-_GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp)
-_CHANGES = (*(blueprint.name for blueprint in _READABLE), push.bp.name)  # by any method but GET
-_SHOW_EVERY_SHEET = (commits.bp.name, events.bp.name)
+_DATA = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp)
+_FOR_BROWSERS = (docs.bp, pages.bp)
+_READABLE = (*_DATA, *_FOR_BROWSERS)
+_GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp, pages.assets)
+_CHANGES = (*(blueprint.name for blueprint in _DATA), push.bp.name)  # by any method but GET
+_SHOW_EVERY_SHEET = (commits.bp.name, events.bp.name, pages.EVERY_SHEET)  # blueprints and endpoints
 _UNCOUNTED = (health.bp.name, metrics.bp.name)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 _EXPOSED = (
@@ -200,9 +203,11 @@ def _refuse_other_sites() -> None:
 def _authorise_read() -> None:
     if request.method not in ("GET", "HEAD"):
         return
+    if request.blueprint in {blueprint.name for blueprint in _FOR_BROWSERS}:
+        admit_browser()
     if request.endpoint == events.STREAM:
         listener()
-    elif request.blueprint in _SHOW_EVERY_SHEET:
+    elif request.blueprint in _SHOW_EVERY_SHEET or request.endpoint in _SHOW_EVERY_SHEET:
         reader()
     elif request.blueprint in {blueprint.name for blueprint in _READABLE}:
         reader(ANY_SHEET if request.view_args is None else request.view_args.get("sheet", ANY_SHEET))

@@ -18,6 +18,8 @@ from ferry.app import errors
 from ferry.worker.errors import RepositoryError
 from ferry.worker.observe.logs import log
 
+MEDIA_TYPE = "application/problem+json"
+
 _STATUS_OF: Mapping[type[errors.StoreError], int] = {
     errors.SheetNotFoundError: 404,
     errors.RecordNotFoundError: 404,
@@ -97,9 +99,7 @@ class Problem(Exception):
             "hint": self.hint,
             **self.members,
         }
-        response = Response(
-            json.dumps(document) + "\n", self.status, self.headers, content_type="application/problem+json"
-        )
+        response = Response(json.dumps(document) + "\n", self.status, self.headers, content_type=MEDIA_TYPE)
         # Set here too: the server answers some problems before Flask is called.
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response

@@ -9,7 +9,9 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from flask import Flask
 from selenium import webdriver
@@ -18,6 +20,45 @@ from selenium.webdriver.chrome.service import Service
 from werkzeug.serving import make_server
 
 from tests.png import smaller
+
+# Of every element with text of its own: its contrast with the nearest ground, where that is too little.
+_TOO_PALE = """
+const rgb = (text) => text.match(/[0-9.]+/g).map(Number);
+const light = (colour) => {
+  const linear = (c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+  const [r, g, b] = colour.map((c) => linear(c / 255));
+  return .2126 * r + .7152 * g + .0722 * b;
+};
+const ground = (element) => {
+  for (let each = element; each; each = each.parentElement) {
+    const colour = rgb(getComputedStyle(each).backgroundColor);
+    if (colour.length === 3 || colour[3] > 0) return colour;
+  }
+  return [255, 255, 255];
+};
+return [...document.querySelectorAll("main *, header *")]
+  .filter((each) => [...each.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
+  .filter((each) => each.getClientRects().length)
+  .map((each) => {
+    const style = getComputedStyle(each);
+    const ink = rgb(each instanceof SVGElement ? style.fill : style.color);
+    const [more, less] = [light(ink), light(ground(each))].sort((a, b) => b - a);
+    return [each.textContent.trim().slice(0, 40), (more + .05) / (less + .05)];
+  })
+  .filter(([, contrast]) => contrast < 4.5);
+"""
+_TOO_WIDE = """
+return [...document.querySelectorAll("body *")]
+  .filter((each) => !each.closest("pre, .skip, .sideways table"))
+  .filter((each) => each.getBoundingClientRect().right > innerWidth + 1)
+  .map((each) => each.outerHTML.slice(0, 120));
+"""
+_AXE = (files("axe_core_python") / "axe.min.js").read_text()
+_AXE_RUNS = """
+const done = arguments[arguments.length - 1];
+axe.run().then(({passes, violations}) => done([passes.length, violations.map(({id, help, nodes}) =>
+  [id, help, nodes.map((node) => node.html.slice(0, 120))])]));
+"""
 
 
 @contextlib.contextmanager
@@ -84,3 +125,29 @@ def picture(driver: webdriver.Chrome, path: Path, *, height: int) -> None:
         "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip}
     )
     path.write_bytes(smaller(base64.b64decode(taken["data"])))
+
+
+def too_pale(driver: webdriver.Chrome) -> list[Any]:
+    """
+    Return the texts of the page that differ too little from what they stand on.
+    """
+    return list(driver.execute_script(_TOO_PALE))
+
+
+def too_wide(driver: webdriver.Chrome) -> list[str]:
+    """
+    Return the elements of the page that are not seen whole. What scrolls by itself may be wider.
+    """
+    wide = driver.execute_script("return document.documentElement.scrollWidth > innerWidth")
+    return [*driver.execute_script(_TOO_WIDE), *(["the page"] if wide else [])]
+
+
+def axe(driver: webdriver.Chrome) -> list[Any]:
+    """
+    Return what axe-core, https://github.com/dequelabs/axe-core, finds wrong for people who do not see a page.
+    """
+    # As the browser's own, past the page's content security policy.
+    driver.execute_script(_AXE)
+    passed, wrong = driver.execute_async_script(_AXE_RUNS)
+    assert passed > 10, "axe-core found nothing to check"
+    return list(wrong)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import urljoin
 
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -21,6 +22,7 @@ class Form:
     action: str
     fields: dict[str, str] = field(default_factory=dict)
     button: str = ""
+    method: str = "post"
 
 
 def _beside(form: Form, button: dict[str, str | None]) -> Form:
@@ -33,13 +35,14 @@ def _beside(form: Form, button: dict[str, str | None]) -> Form:
 
 class Page(HTMLParser):
     """
-    Reads the text, the forms and the tags of a page.
+    Reads the text, the forms, the links and the tags of a page.
     """
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.words: list[str] = []
         self.forms: list[Form] = []
+        self.links: list[tuple[str, str]] = []  # what each says, and where it leads
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self._open: list[str] = []
         self.feed(html)
@@ -52,9 +55,10 @@ class Page(HTMLParser):
         given = dict(attrs)
         self.tags.append((tag, given))
         self._open.append(tag)
-        if tag == "form":
-            assert given["method"] == "post"
-            self.forms.append(Form(given["action"] or ""))
+        if tag == "a":
+            self.links.append(("", given["href"] or ""))
+        elif tag == "form":
+            self.forms.append(Form(given["action"] or "", method=given["method"] or ""))
         elif tag == "button" and self.forms and "form" in self._open and self.forms[-1].button:
             self.forms.append(_beside(self.forms[-1], given))
         elif tag == "select" and given.get("name"):
@@ -65,6 +69,9 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if "title" not in self._open[-1:]:
             self.words.append(data)
+        if "a" in self._open and self.links:
+            said, address = self.links[-1]
+            self.links[-1] = " ".join(f"{said} {data}".split()), address
         if self._open[-1:] == ["button"] and self.forms:
             self.forms[-1].button += data
 
@@ -98,10 +105,21 @@ class Browser:
         self.answer.close()  # a file that is sent stays open else
         return page
 
+    def follow(self, page: Page, words: str, **options: Any) -> Page:
+        """
+        Follow the first link that says *words*.
+        """
+        address = next(address for said, address in page.links if said == words)
+        assert self.answer is not None
+        return self.open(urljoin(self.answer.request.path, address), **options)
+
     def press(self, page: Page, button: str, *, carrying: dict[str, str] | None = None, **typed: str) -> Page:
         """
         Press a button, and return the page that it leads to.
         """
         form = page.form(button, **(carrying or {}))
-        self.answer = self.client.post(form.action, data={**form.fields, **typed}, follow_redirects=True)
+        sent = "query_string" if form.method == "get" else "data"
+        self.answer = self.client.open(
+            form.action, method=form.method, follow_redirects=True, **{sent: {**form.fields, **typed}}
+        )
         return Page(self.answer.text)

@@ -9,7 +9,7 @@ import mimetypes
 from typing import Any
 from urllib.parse import quote
 
-from flask import Blueprint, request, send_file
+from flask import Blueprint, Response, request, send_file
 from flask.typing import ResponseReturnValue
 
 from ferry.app.access import writer
@@ -22,6 +22,7 @@ from ferry.app.api.writing import Change, write
 from ferry.app.errors import AttachmentNotFoundError, RecordNotFoundError
 from ferry.app.provenance import provenance
 from ferry.app.services import services
+from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.snapshot import Snapshot, owns
 from ferry.app.store.transaction import Transaction
 from ferry.worker.git import blobs
@@ -40,8 +41,7 @@ def index(sheet: str, path: str) -> ResponseReturnValue:
         return records.show(sheet, f"{path}/attachments")
     if snapshot.version(found, path) is None:
         raise RecordNotFoundError(f"The sheet {sheet!r} has no record {path!r}.")
-    attached = snapshot.attachments(found, path)
-    return {"attachments": [_document(snapshot, name, blob) for name, blob in sorted(attached.items())]}
+    return {"attachments": documents(snapshot, found, path)}
 
 
 @bp.get("/<name>")
@@ -56,7 +56,25 @@ def show(sheet: str, path: str, name: str) -> ResponseReturnValue:
         # There is no record at `path`, so the request is for the record named "attachments".
         beside = records.history if name == "history" else index
         return beside(sheet, f"{path}/attachments")
-    blob = snapshot.attachments(snapshot.sheet(sheet), path).get(name)
+    return content_of(snapshot, snapshot.sheet(sheet), path, name)
+
+
+def documents(snapshot: Snapshot, sheet: Sheet, path: str) -> list[dict[str, Any]]:
+    """
+    Return the JSON documents of a record's attachments, by name.
+    """
+    attached = sorted(snapshot.attachments(sheet, path).items())
+    return [_document(snapshot, name, blob) for name, blob in attached]
+
+
+def content_of(snapshot: Snapshot, sheet: Sheet, path: str, name: str) -> Response:
+    """
+    Return an attachment's bytes.
+
+    Raises:
+        AttachmentNotFoundError: There is no such attachment.
+    """
+    blob = snapshot.attachments(sheet, path).get(name)
     if blob is None:
         raise AttachmentNotFoundError(f"The record {path!r} has no attachment {name!r}.")
     content = Part.whole(blobs.find(snapshot.git_dir, blob))

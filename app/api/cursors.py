@@ -119,6 +119,14 @@ class Shown(Generic[T]):
         value = ", ".join(links)
         return {"Link": value} if len(value) <= _MOST_LINK_BYTES else {}
 
+    @property
+    def previous_cursor(self) -> str | None:
+        """
+        The cursor of the page before; None on the first one.
+        """
+        start = max(0, self.page.offset - self.page.limit)
+        return self.page.cursor(commit=self.commit, offset=start) if self.page.offset else None
+
 
 def page_of(arguments: MultiDict[str, str], path: str) -> Page:
     """

@@ -28,6 +28,9 @@ _PAGE = """<!doctype html>
 <title>Ferry API</title>
 <link rel="icon" href="data:,">
 <link rel="stylesheet" href="/docs/swagger-ui.css">
+<nav class="swagger-ui" aria-label="Ferry">
+<p class="wrapper"><a href="/">Data</a> | <a href="/status">Status</a></p>
+</nav>
 <div id="page"></div>
 <script src="/docs/swagger-ui-bundle.js"></script>
 <script src="/docs/start.js"></script>

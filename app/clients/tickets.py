@@ -1,5 +1,5 @@
 """
-Tickets: signed and dated, for a browser that cannot send its token with a request.
+Tickets: signed and dated, for a browser that cannot send its token with each request.
 
 A ticket reveals nothing of the token. It begins as Ferry's tokens do, so that logs show it as ``***``.
 """
@@ -7,12 +7,17 @@ A ticket reveals nothing of the token. It begins as Ferry's tokens do, so that l
 from __future__ import annotations
 
 import hashlib
+import hmac
+from collections.abc import Mapping
 
 from itsdangerous import BadData, URLSafeTimedSerializer
 from itsdangerous.encoding import base64_decode, base64_encode
 
+from ferry.worker.settings import Token
+
 EVENTS_LASTS_S = 60
-_EVENTS = "events"
+READER_LASTS_S = 12 * 3600
+_EVENTS, _READER = "events", "reader"
 _PREFIX = "ferry_"
 
 
@@ -38,6 +43,23 @@ class Tickets:
         Whether *ticket* is one for the event stream that has not expired.
         """
         return self._read(_EVENTS, ticket, EVENTS_LASTS_S) is not None
+
+    def for_reader(self, name: str, token: Token) -> str:
+        """
+        Return a ticket for the pages that people read, for the holder of *token*.
+        """
+        return self._issue(_READER, f"{name}:{self._mark(token)}")
+
+    def reader(self, ticket: str, known: Mapping[str, Token]) -> tuple[str, Token] | None:
+        """
+        Return the name and the rights of the token that *ticket* stands for, if it is still among *known*.
+        """
+        name, _, mark = (self._read(_READER, ticket, READER_LASTS_S) or "").rpartition(":")
+        token = known.get(name)
+        return (name, token) if token and hmac.compare_digest(self._mark(token), mark) else None
+
+    def _mark(self, token: Token) -> str:
+        return hmac.digest(self._key, token.digest.encode(), "sha256").hex()
 
     def _issue(self, purpose: str, holder: str) -> str:
         return _PREFIX + base64_encode(self._serializer(purpose).dumps(holder)).decode()

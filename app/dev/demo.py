@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import sys
 import tempfile
 import time
 import urllib.request
@@ -105,7 +107,10 @@ class _Demo:
         self._show_divergence()
         self._show_recovery()
         total = len(self._commits)
-        _say(f"Summary: {total} of {total} commits arrived; 1 divergence, 1 page; nothing was forced.")
+        _say(
+            f"Summary: {total} of {total} commits arrived; 1 divergence, 1 page; nothing was forced. "
+            f"For a browser: run {shlex.quote(sys.argv[0])} dev, and open http://127.0.0.1:8000/"
+        )
 
     def _show_arrival(self, record: dict[str, str]) -> None:
         begun = time.monotonic()

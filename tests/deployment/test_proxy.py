@@ -23,7 +23,6 @@ from tests.parts import clean_environment, wait_until
 
 CADDYFILE = ROOT / "docker" / "Caddyfile"
 INTERNAL = (
-    "/",
     "/api/_internal",
     "/api/_internal/push",
     "/metrics",
@@ -121,6 +120,8 @@ def proxy(caddy, api, tmp_path_factory) -> Iterator[_Proxy]:
 
 def test_what_is_for_clients_is_handed_on_and_nothing_else(proxy):
     for path in (
+        "/",
+        "/browse/people?limit=1",
         "/api/health",
         "/api/sheets/people/records?limit=1",
         "/docs",

@@ -308,11 +308,9 @@ def test_the_demo_shows_the_main_job_and_ends_with_a_summary(tmp_path):
     env = {**os.environ, "LC_ALL": "xx_XX.UTF-8", "HOME": str(tmp_path), "GIT_DIR": "/nowhere"}
     done = subprocess.run([FERRY, "demo"], env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (
-        done.stdout.strip()
-        .splitlines()[-1]
-        .startswith("Summary: 5 of 5 commits arrived; 1 divergence, 1 page")
-    )
+    summary = done.stdout.strip().splitlines()[-1]
+    assert summary.startswith("Summary: 5 of 5 commits arrived; 1 divergence, 1 page")
+    assert summary.endswith(f"For a browser: run {FERRY} dev, and open http://127.0.0.1:8000/")
 
 
 def test_a_broken_git_configuration_is_one_line(tmp_path):

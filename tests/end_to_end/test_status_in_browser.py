@@ -17,9 +17,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -32,53 +30,16 @@ from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.stack import Stack, free_port
 from ferry.worker.files.places import remotes_directory
 from ferry.worker.ledger.landings import Landing, remember
-from tests.browser import picture, prefer, resize, visited
+from tests.browser import axe, picture, prefer, resize, too_pale, too_wide, visited
 from tests.parts import Bare, clean_environment, wait_until
 
 TOKEN = "a token of some length"
 PICTURES = os.environ.get("FERRY_PICTURES")
 
-# Of every element with text of its own: its contrast with the nearest ground, where that is too little.
-TOO_PALE = """
-const rgb = (text) => text.match(/[0-9.]+/g).map(Number);
-const light = (colour) => {
-  const linear = (c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
-  const [r, g, b] = colour.map((c) => linear(c / 255));
-  return .2126 * r + .7152 * g + .0722 * b;
-};
-const ground = (element) => {
-  for (let each = element; each; each = each.parentElement) {
-    const colour = rgb(getComputedStyle(each).backgroundColor);
-    if (colour.length === 3 || colour[3] > 0) return colour;
-  }
-  return [255, 255, 255];
-};
-return [...document.querySelectorAll("main *, header *")]
-  .filter((each) => [...each.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
-  .filter((each) => each.getClientRects().length)
-  .map((each) => {
-    const style = getComputedStyle(each);
-    const ink = rgb(each instanceof SVGElement ? style.fill : style.color);
-    const [more, less] = [light(ink), light(ground(each))].sort((a, b) => b - a);
-    return [each.textContent.trim().slice(0, 40), (more + .05) / (less + .05)];
-  })
-  .filter(([, contrast]) => contrast < 4.5);
-"""
-TOO_WIDE = """
-return [...document.querySelectorAll("body *")]
-  .filter((each) => !each.closest("pre, .skip") && each.getBoundingClientRect().right > innerWidth + 1)
-  .map((each) => each.outerHTML.slice(0, 120));
-"""
 WHERE = "return document.getElementById(arguments[0]).getBoundingClientRect().top;"
 PUT_AT = f"""
 scrollBy(0, document.getElementById(arguments[0]).getBoundingClientRect().top - arguments[1]);
 {WHERE}
-"""
-AXE = (files("axe_core_python") / "axe.min.js").read_text()
-AXE_RUNS = """
-const done = arguments[arguments.length - 1];
-axe.run().then(({passes, violations}) => done([passes.length, violations.map(({id, help, nodes}) =>
-  [id, help, nodes.map((node) => node.html.slice(0, 120))])]));
 """
 
 
@@ -99,16 +60,6 @@ class Screen:
         return str(
             self.driver.execute_script("return document.querySelector(arguments[0])?.textContent", selector)
         )
-
-    def axe(self) -> list[Any]:
-        """
-        What axe-core, https://github.com/dequelabs/axe-core, finds wrong for people who cannot see the page.
-        """
-        # As the browser's own, past the page's content security policy.
-        self.driver.execute_script(AXE)
-        passed, wrong = self.driver.execute_async_script(AXE_RUNS)
-        assert passed > 10, "axe-core found nothing to check"
-        return list(wrong)
 
     def press(self, name: str) -> bool:
         """
@@ -274,10 +225,9 @@ def _look_at_it(screen, tmp_path):
         resize(screen.driver, width, height)
         for scheme in ("dark", "light"):
             prefer(screen.driver, scheme)
-            assert screen.driver.execute_script(TOO_PALE) == []
-            assert screen.axe() == []
-        assert screen.driver.execute_script("return document.documentElement.scrollWidth") <= width
-        assert screen.driver.execute_script(TOO_WIDE) == []
+            assert too_pale(screen.driver) == []
+            assert axe(screen.driver) == []
+        assert too_wide(screen.driver) == []
         screen.await_text("! blocked")  # the sweep tries in between
         picture(screen.driver, pictures / f"{name}.png", height=shown)
         assert (pictures / f"{name}.png").stat().st_size < 150_000

@@ -1,0 +1,300 @@
+"""
+``/`` and ``/browse``: the data for people with a browser, read only.
+
+``CFP_API_READ`` guards the pages as it guards the API's reads. A browser sends no token, so a form takes one,
+and a cookie stands for it from then on; no other address but ``/docs`` accepts that cookie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, redirect, render_template, request, send_from_directory, url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import MultiDict
+
+from ferry.app import access
+from ferry.app.api import attachments
+from ferry.app.api.commits import changes_of, commit_documents, commit_of
+from ferry.app.api.push import commit_states
+from ferry.app.api.reading import snapshot_of
+from ferry.app.api.records import find, versions
+from ferry.app.browse import curl, tables
+from ferry.app.browse.counts import count_of
+from ferry.app.browse.differences import record_change
+from ferry.app.browse.values import value_of
+from ferry.app.clients.neighbours import is_own_site
+from ferry.app.clients.tickets import READER_LASTS_S
+from ferry.app.errors import RecordNotFoundError, StoreError, UnreadableRecordError
+from ferry.app.finding.fields import Fields
+from ferry.app.problems import MEDIA_TYPE, Problem
+from ferry.app.services import services
+from ferry.app.status_page import status, words
+from ferry.app.store.changes import ChangedFile
+from ferry.app.store.snapshot import Snapshot
+
+bp = Blueprint("browse", __name__, template_folder="templates")
+# Those of the status page, at an address that is for everyone: the form that asks for a token needs them.
+assets = Blueprint("assets", __name__)
+
+EVERY_SHEET = "browse.commit"  # the page that shows records of every sheet
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "private, no-cache",
+}
+_LATEST = 10
+_VERSIONS = "10"
+
+
+@bp.after_request
+def _finish(response: Response) -> Response:
+    """
+    Show an error as a page, unless a program asked; and add the headers of every page.
+    """
+    if response.mimetype == MEDIA_TYPE and "text/html" in request.headers.get("Accept", ""):
+        response.set_data(_error_page(response.get_json()))
+        response.content_type = "text/html; charset=utf-8"
+    if response.mimetype == "text/html":
+        response.headers.update(_HEADERS)
+    return response
+
+
+@assets.get("/browse/assets/status.css", defaults={"name": "status.css"})
+@assets.get("/browse/assets/icon.svg", defaults={"name": "icon.svg"})
+def asset(name: str) -> Response:
+    """
+    Return one of the pages' own files.
+    """
+    return send_from_directory(str(status.bp.static_folder), name, max_age=3600)
+
+
+@bp.get("/")
+def home() -> ResponseReturnValue:
+    """
+    Show the sheets, and the latest commits.
+    """
+    snapshot, pipeline = snapshot_of(), services().pipeline
+    tells_of_all = snapshot.commit is not None and access.may_read("*")
+    latest = (
+        pipeline.repository.log(str(snapshot.commit), limit=_LATEST, children_first=True)
+        if tells_of_all
+        else []
+    )
+    return _page(
+        "home",
+        sheets=[_summary(snapshot, name) for name in snapshot.sheet_names()],
+        commits=commit_documents(pipeline, latest),
+        branch=pipeline.repository.branch,
+        lines=[curl.reading("/api/sheets"), curl.reading("/api/commits", MultiDict({"limit": str(_LATEST)}))],
+    )
+
+
+@bp.get("/browse")
+def to_home() -> ResponseReturnValue:
+    """
+    Lead to the page with the sheets.
+    """
+    return redirect(url_for("browse.home"))
+
+
+@bp.get("/browse/<sheet>")
+def sheet(sheet: str) -> ResponseReturnValue:
+    """
+    Show the records of a sheet that pass every filter, as a table. The query is that of the API's list.
+    """
+    found = find(sheet, request.args)
+    page = found.shown.page
+    return _page(
+        "sheet",
+        sheet=sheet,
+        found=found,
+        about=found.sheet.schema or {},
+        search=" ".join(request.args.getlist("q")),
+        table=tables.table_of(found, request.args),
+        at=request.args.get("at"),
+        first=page.offset + 1,
+        last=page.offset + len(found.shown.entries),
+        lines=[curl.reading(curl.address_of(sheet), request.args, prefer="count=exact")],
+    )
+
+
+@bp.get("/browse/<sheet>/filter")
+def add_filter(sheet: str) -> ResponseReturnValue:
+    """
+    Lead to the table with one more filter: a form cannot write its field into the name of a parameter.
+    """
+    given = request.args
+    query = tables.with_filter(
+        given.get("query", ""), given.get("field", ""), given.get("operator", ""), given.get("value", "")
+    )
+    return redirect(f"{url_for('browse.sheet', sheet=sheet)}?{query}", HTTPStatus.SEE_OTHER)
+
+
+@bp.get("/browse/<sheet>/records/<path:path>")
+def record(sheet: str, path: str) -> ResponseReturnValue:
+    """
+    Show a record as it is, or was at the commit ``at``; its attachments, and what changed it.
+    """
+    snapshot = snapshot_of(request.args.get("at"))
+    found = snapshot.sheet(sheet)
+    fields = Fields.of(found, snapshot.contracts(found))
+    asked = _only(MultiDict({"limit": _VERSIONS, **request.args}), "at", "limit", "cursor")
+    past = versions(
+        sheet,
+        path,
+        asked,
+        lambda commit, change: {"commit": commit, "change": record_change(change, fields.schemas)},
+    )
+    shown, fault, status = None, "", HTTPStatus.OK
+    try:
+        shown = snapshot.record(found, path).record
+    except RecordNotFoundError:
+        fault, status = "This record was removed.", HTTPStatus.NOT_FOUND
+    except UnreadableRecordError as exc:
+        fault = str(exc)
+    address = curl.address_of(sheet, path)
+    lines = [curl.reading(address, _only(asked, "at"))] if shown is not None else []
+    names = found.names.fields if found.names else ()
+    return (
+        _page(
+            "record",
+            sheet=sheet,
+            path=path,
+            at=request.args.get("at"),
+            fault=fault,
+            value=None if shown is None else value_of(shown, fields.schemas),
+            attachments=[] if shown is None else attachments.documents(snapshot, found, path),
+            past=past,
+            lines=[
+                *lines,
+                curl.reading(curl.address_of(sheet, path, "history"), asked),
+            ],
+            change="" if shown is None else curl.changing(address, shown, tuple(names), fields.schemas),
+        ),
+        status,
+    )
+
+
+@bp.get("/browse/<sheet>/attachments/<path:path>/<name>")
+def attachment(sheet: str, path: str, name: str) -> Response:
+    """
+    Return an attachment's bytes, as the API does.
+    """
+    snapshot = snapshot_of(request.args.get("at"))
+    return attachments.content_of(snapshot, snapshot.sheet(sheet), path, name)
+
+
+@bp.get("/browse/commits/<string(length=40):name>")
+def commit(name: str) -> ResponseReturnValue:
+    """
+    Show a commit, what it changed, and which remotes have it.
+    """
+    found = commit_of(name)
+    changed = changes_of(found, request.args, _change_of)
+    address = f"/api/commits/{name}"
+    return _page(
+        "commit",
+        commit=found,
+        body=found.message.partition("\n")[2].strip(),
+        push=commit_states(services().pipeline, name),
+        changed=changed,
+        lines=[curl.reading(address), curl.reading(f"{address}/changes", request.args)],
+    )
+
+
+@bp.post("/browse/sign-in")
+def sign_in() -> ResponseReturnValue:
+    """
+    Check an API token, and let this browser read with it for some hours.
+    """
+    back = _own_page(request.form.get("back", ""))
+    _refuse_other_sites()
+    if access.reads_are_open():
+        return redirect(back, HTTPStatus.SEE_OTHER)
+    found = services().tokens.find(request.form.get("token", "").strip())
+    if found is None:
+        services().limits.wrong_token(request.remote_addr or "")
+        return _page("sign_in", back=back, refused=True), HTTPStatus.UNAUTHORIZED
+    response = redirect(back, HTTPStatus.SEE_OTHER)
+    # Behind a proxy that terminates TLS only the header shows it; a false header harms only its sender.
+    secure = request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
+    response.set_cookie(
+        access.READER_COOKIE,
+        services().tickets.for_reader(*found),
+        max_age=READER_LASTS_S,
+        secure=secure,
+        httponly=True,
+        samesite="Lax",
+    )
+    return response
+
+
+@bp.post("/browse/sign-out")
+def sign_out() -> ResponseReturnValue:
+    """
+    Forget the token of this browser.
+    """
+    _refuse_other_sites()
+    response = redirect(url_for("browse.home"), HTTPStatus.SEE_OTHER)
+    response.delete_cookie(access.READER_COOKIE)
+    return response
+
+
+def _summary(snapshot: Snapshot, name: str) -> dict[str, Any]:
+    """
+    Return what the first page says of a sheet: how many records it has, or why it cannot be read.
+    """
+    if not access.may_read(name):
+        return {"name": name, "fault": "Your token may not read it."}
+    try:
+        found = snapshot.sheet(name)
+        return {"name": name, "about": found.schema or {}, "count": count_of(snapshot, found)}
+    except StoreError as exc:
+        return {"name": name, "fault": f"{exc} {exc.hint}"}
+
+
+def _change_of(file: ChangedFile) -> dict[str, Any]:
+    schemas = [file.owner.sheet.schema or {}] if file.owner else []
+    change = record_change(file.difference, schemas) if file.difference else None
+    return {"file": file, "change": change}
+
+
+def _only(arguments: MultiDict[str, str], *names: str) -> MultiDict[str, str]:
+    return MultiDict([pair for pair in arguments.items(multi=True) if pair[0] in names])
+
+
+def _page(name: str, **values: Any) -> str:
+    return render_template(
+        f"browse/{name}.html",
+        **values,
+        words=words,
+        curl_needs_token=not access.reads_are_open(),
+        is_signed_in=access.READER_COOKIE in request.cookies and not access.reads_are_open(),
+    )
+
+
+def _own_page(address: str) -> str:
+    """
+    Return *address* if it is one of these pages, else the first of them.
+    """
+    parts = urlsplit(address)
+    is_ours = not (parts.scheme or parts.netloc) and (parts.path == "/" or parts.path.startswith("/browse/"))
+    return request.script_root + address if is_ours else url_for("browse.home")
+
+
+def _refuse_other_sites() -> None:
+    if not is_own_site(request.headers.get("Sec-Fetch-Site")):
+        raise Problem(403, "cross-site", "A page of another site sent the form.", "Open / and repeat it.")
+
+
+def _error_page(problem: Mapping[str, Any]) -> str:
+    if problem["status"] == HTTPStatus.UNAUTHORIZED:
+        return _page("sign_in", back=request.full_path.removesuffix("?"), refused=False)
+    return _page("problem", problem=problem)
