@@ -90,7 +90,7 @@ class Change:
         The record before the commit, read on first use; None if the commit creates it.
 
         Raises:
-            ValueError: The file there is no valid record.
+            ValueError: The file there is not a valid record.
         """
         return self.source.record(self, self.blobs[0])
 
@@ -100,7 +100,7 @@ class Change:
         The record after the commit, read on first use; None if the commit deletes it.
 
         Raises:
-            ValueError: The file there is no valid record.
+            ValueError: The file there is not a valid record.
         """
         return self.source.record(self, self.blobs[1])
 
