@@ -7,8 +7,9 @@ repository, and the clock jumps.
     python -m tests.storm --seconds 600 --seed 7
 
 prints a table and exits with 0 only if it shows zero lost. ``make soak`` runs it
-for ten minutes, ``tests/faults/test_storm.py`` for some seconds. With ``TMPDIR=/dev/shm`` the table is free of
-the disk's own pauses: a flush waits for all that any program has written to that disk.
+for ten minutes, ``tests/faults/test_storm.py`` for some seconds. With ``TMPDIR=/dev/shm``
+the table is free of the disk's own pauses: a flush waits for all that any program has
+written to that disk.
 """
 
 from __future__ import annotations
