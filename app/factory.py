@@ -72,7 +72,8 @@ _UNCOUNTED = (health.bp.name, metrics.bp.name)
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
 _EXPOSED = (
     "ETag", "Link", "Location", "Preference-Applied", "Idempotent-Replayed", "X-Request-Id", "Retry-After",
-    "Content-Range", "X-Ferry-Commit", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
+    "Content-Range", "X-Ferry-Commit", "X-Ferry-Unreadable", "X-RateLimit-Limit", "X-RateLimit-Remaining",
+    "X-RateLimit-Reset",
 )  # fmt: skip
 
 

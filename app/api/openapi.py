@@ -97,8 +97,10 @@ def operations() -> Iterator[Operation]:
                 )
                 names = frozenset(each["name"] for each in found if each["in"] == "query")
                 good = (each for status, each in operation["responses"].items() if status[0] == "2")
-                media = frozenset(kind for each in good for kind in each.get("content", ()))
-                yield Operation(path, method, names, media)
+                media = [kind for each in good for kind in each.get("content", ())]
+                # In "content" they would make the type of a list "a page or a string" in generated clients.
+                media += operation.get("x-answers-too", ())
+                yield Operation(path, method, names, frozenset(media))
 
 
 def _usable(snapshot: Snapshot) -> list[Sheet]:

@@ -4,7 +4,7 @@ Records: list, read, create, replace, patch and delete them; list their history.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -16,14 +16,15 @@ from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import MultiDict
 
 from ferry.app.access import writer
+from ferry.app.api.asked import Asked
 from ferry.app.api.commits import commit_documents
 from ferry.app.api.conditions import preference, require
 from ferry.app.api.cursors import Shown, page_of
+from ferry.app.api.lines import form_asked_for, lines_of
 from ferry.app.api.reading import snapshot_of, snapshot_of_page
 from ferry.app.api.writing import Change, evaluations, record_sent, write
-from ferry.app.errors import RecordNotFoundError, SheetConfigError, UnreadableRecordError
+from ferry.app.errors import RecordNotFoundError, SheetConfigError
 from ferry.app.finding.fields import Fields
-from ferry.app.finding.query import query_of
 from ferry.app.provenance import provenance
 from ferry.app.records.codec import Record
 from ferry.app.records.json_form import to_json
@@ -31,9 +32,7 @@ from ferry.app.records.toml_types import coerce
 from ferry.app.services import services
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.changes import Difference, changes
-from ferry.app.store.listing import Listed
 from ferry.app.store.snapshot import Snapshot, owns
-from ferry.app.store.table import Table
 from ferry.app.store.transaction import Transaction
 from ferry.app.store.upserts import Written
 
@@ -46,8 +45,10 @@ T = TypeVar("T")
 @bp.get("")
 def index(sheet: str) -> ResponseReturnValue:
     """
-    List the records that pass every filter, sorted by path or by ``sort``.
+    List the records that pass every filter, sorted by path or by ``sort``; as lines, all of them at once.
     """
+    if form := form_asked_for():
+        return lines_of(Asked.of(sheet, request.args), form)
     found = find(sheet, request.args)
     unreadable = [{"path": path, "detail": detail} for path, detail in found.unreadable]
     counts = preference("count") == "exact"
@@ -58,7 +59,7 @@ def index(sheet: str) -> ResponseReturnValue:
         **({"unreadable": unreadable} if unreadable else {}),
     }
     applied = {"Preference-Applied": "count=exact"} if counts else {}
-    return body, {**found.shown.link(), **applied, "Vary": "Prefer"}
+    return body, {**found.shown.link(), **applied, "Vary": "Accept, Prefer"}
 
 
 @bp.post("")
@@ -175,45 +176,24 @@ def find(sheet: str, arguments: MultiDict[str, str]) -> Found:
     Raises:
         Problem, StoreError: The query is invalid, or the sheet cannot be read.
     """
-    page = page_of(arguments, f"/api/sheets/{sheet}/records")
-    snapshot = snapshot_of_page(page)
-    found = snapshot.sheet(sheet)
-    fields = Fields.of(found, snapshot.contracts(found))
-    query = query_of(arguments.lists(), fields)
-    listed = (
-        _at_paths(snapshot, found, query.paths) if query.paths else services().listing.read(snapshot, found)
-    )
+    asked = Asked.of(sheet, arguments)
+    listed, page, query = asked.listed(), asked.page, asked.query
     matching = query.select(listed.records)
     entries = page.fitting(
         {"path": path, "record": query.shown(record)} for path, record in islice(matching, page.offset, None)
     )
     return Found(
-        sheet=found,
-        fields=fields,
+        sheet=asked.sheet,
+        fields=asked.fields,
         shown=Shown(
             page=page,
-            commit=snapshot.commit,
+            commit=asked.snapshot.commit,
             entries=entries,
             has_more=len(matching) > page.offset + len(entries),
         ),
         total=len(matching),
         unreadable=listed.unreadable,
     )
-
-
-def _at_paths(snapshot: Snapshot, sheet: Sheet, paths: Iterable[str]) -> Listed:
-    """
-    Return the records at *paths*, without reading the sheet. A path without a record is left out.
-    """
-    records, unreadable = [], []
-    for path in paths:
-        try:
-            records.append((path, snapshot.record(sheet, path).record))
-        except RecordNotFoundError:
-            continue
-        except UnreadableRecordError as exc:
-            unreadable.append((path, str(exc)))
-    return Listed(records=Table(records), unreadable=unreadable)
 
 
 def versions(

@@ -67,7 +67,13 @@ class Fields:
         """
         Return the kinds of value that *field* can be compared by, as far as the schemas say.
         """
-        return frozenset(kind for schema in self._look_up(field)[1] for kind in _kinds(schema))
+        return frozenset(kind for schema in self.schemas_of(field) for kind in _kinds(schema))
+
+    def schemas_of(self, field: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+        """
+        Return what the schemas declare of *field*; nothing if they do not declare it.
+        """
+        return self._look_up(field)[1]
 
     def _look_up(self, field: Sequence[str]) -> tuple[Place, Sequence[Mapping[str, Any]]]:
         place, schemas = _look(self.schemas, field[0])

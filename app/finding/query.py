@@ -32,7 +32,7 @@ from ferry.app.records.codec import Record
 from ferry.app.records.json_form import MAX_DEPTH
 from ferry.app.store.table import Item, Table
 
-RESERVED = ("limit", "cursor", "sort", "fields", "at", "q", "path")
+RESERVED = ("limit", "cursor", "sort", "fields", "at", "q", "path", "format")
 GROUPS = ("or", "and", "not")
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]+\])*)")
 MOST_PATHS = 100  # each is read by itself

@@ -29,6 +29,7 @@ from ferry.worker.git.repository import Repository
 MOST_BYTES = 256 << 20  # of memory for parsed records, including those that are being read
 MOST_LISTS = 8  # of one sheet: cursors lead on in the lists of earlier commits
 MOST_SHEETS = 256
+_PART = 1000  # records that are read at once of a sheet that is not cached
 _PLACE_BYTES = 300  # that each record takes in a list, beside its fields
 
 _Key = tuple[Sheet, Territory]  # other sheets' declarations decide, too, which files belong to this one
@@ -137,6 +138,18 @@ class Listing:
                 with contextlib.suppress(IrregularTreeError):
                     found = self._follow(snapshot, key, tree, newest)
             return found or self._read(snapshot, key, tree)
+
+    def parts(self, snapshot: Snapshot, sheet: Sheet) -> Iterator[Listed]:
+        """
+        Yield the records of *sheet* in parts, sorted by path, without caching them: for a sheet of any size.
+        """
+        files = sorted(snapshot.files(sheet), key=lambda file: file.path)
+        for start in range(0, len(files), _PART):
+            found = self._found(files[start : start + _PART], sheet, _Reserved(lambda size, held: None))
+            yield Listed(
+                records=Table((path, each) for path, each in found if isinstance(each, dict)),
+                unreadable=[(path, fault) for path, fault in found if isinstance(fault, str)],
+            )
 
     def _known(self, key: _Key, tree: str) -> tuple[Listed | None, Listed | None]:
         """

@@ -13,7 +13,7 @@ PEOPLE = "/api/sheets/people/records"
     ("address", "accept"),
     [
         (PEOPLE, "text/html"),
-        (PEOPLE, "application/xml, text/*;q=0.5"),
+        (f"{PEOPLE}/jane", "application/xml, text/*;q=0.5"),
         (PEOPLE, "application/json;q=0"),
         ("/api/commits", "image/png"),
         ("/api/sheets", "text/plain"),
