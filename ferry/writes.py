@@ -149,6 +149,8 @@ class Write:
         after: The record as it will be, validated; None if it is deleted. Ferry validates a function's
             changes to it, and stores them.
         attachment: The name of the attachment that is stored or removed; None for other operations.
+        is_merge: Whether a merge with a remote makes it, and no request. ``caller`` is then the operator who
+            asks for the merge, or ``ferry``, and not the author of what it brings.
     """
 
     caller: Caller
@@ -159,6 +161,7 @@ class Write:
     before: Record | None
     after: Record | None
     attachment: str | None = None
+    is_merge: bool = False
     reader: Reader
 
     def set(self, **fields: Any) -> None:

@@ -34,6 +34,7 @@ TELL = (
 def told(write):
     with open("told", "a") as file:
         fields = [write.sheet, write.path, write.operation, write.attachment, write.caller.name]
+        assert write.is_merge
         fields += [each and each.get("name") for each in (write.before, write.after)]
         file.write(json.dumps(fields) + "\\n")
 """

@@ -396,7 +396,7 @@ def _timers():
 
 def test_the_public_package_is_these_names():
     assert ferry.__all__ == [
-        "Caller", "Change", "Commit", "Divergence", "Extension", "Landing", "Record", "Refused",
+        "Caller", "Change", "Commit", "Divergence", "Extension", "Failed", "Landing", "Record", "Refused",
         "Transaction", "Write", "__version__",
     ]  # fmt: skip
     for name in ferry.__all__:

@@ -65,6 +65,7 @@ class Pending:
             before=None if self.before is None else Record(path, self.before),
             after=None if self.after is None else Record(path, self.after),
             attachment=self.owner.attachment,
+            is_merge=True,
             reader=reader,
         )
 
