@@ -18,7 +18,9 @@ from werkzeug.datastructures import MultiDict
 
 from ferry.app import access
 from ferry.app.api import attachments
+from ferry.app.api.asked import Asked
 from ferry.app.api.commits import changes_of, commit_documents, commit_of
+from ferry.app.api.lines import lines_of
 from ferry.app.api.push import commit_states
 from ferry.app.api.reading import snapshot_of
 from ferry.app.api.records import find, versions
@@ -29,6 +31,7 @@ from ferry.app.browse.values import value_of
 from ferry.app.clients.neighbours import is_own_site
 from ferry.app.clients.tickets import READER_LASTS_S
 from ferry.app.errors import RecordNotFoundError, StoreError, UnreadableRecordError
+from ferry.app.exchange.forms import FORMS
 from ferry.app.finding.fields import Fields
 from ferry.app.problems import MEDIA_TYPE, Problem
 from ferry.app.services import services
@@ -135,6 +138,14 @@ def add_filter(sheet: str) -> ResponseReturnValue:
         given.get("query", ""), given.get("field", ""), given.get("operator", ""), given.get("value", "")
     )
     return redirect(f"{url_for('browse.sheet', sheet=sheet)}?{query}", HTTPStatus.SEE_OTHER)
+
+
+@bp.get("/browse/<sheet>/csv")
+def as_csv(sheet: str) -> Response:
+    """
+    Return all records that pass the filters as CSV, as the API does: a link cannot ask for a media type.
+    """
+    return lines_of(Asked.of(sheet, request.args), FORMS["csv"])
 
 
 @bp.get("/browse/<sheet>/records/<path:path>")
@@ -261,7 +272,8 @@ def _summary(snapshot: Snapshot, name: str) -> dict[str, Any]:
 
 
 def _change_of(file: ChangedFile) -> dict[str, Any]:
-    schemas = [file.owner.sheet.schema or {}] if file.owner else []
+    schema = file.owner.sheet.schema if file.owner else None
+    schemas = [schema] if isinstance(schema, dict) else []  # it stands as it was pushed
     change = record_change(file.difference, schemas) if file.difference else None
     return {"file": file, "change": change}
 

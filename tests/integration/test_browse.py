@@ -183,6 +183,15 @@ def test_what_a_table_shows_is_what_its_curl_line_answers(browser):
         assert [each["path"] for each in listed] == paths
 
 
+def test_all_that_a_table_finds_is_had_as_csv(browser):
+    browser.follow(browser.open("/browse/people?limit=2&skills=music&sort=-name&fields=name"), "All as CSV")
+    assert browser.answer.mimetype == "text/csv"
+    lines = browser.answer.text.splitlines()
+    assert lines[0] == "name"
+    assert lines[1:] == sorted(lines[1:], reverse=True)
+    assert len(lines) > 3
+
+
 def test_columns_are_chosen_and_kept(browser):
     page = browser.open("/browse/people?joined_year=2015")
     assert [said for said, _ in page.links if said in ("slug", "email")] == [
@@ -218,6 +227,9 @@ def test_a_sheet_that_is_misconfigured_does_not_hide_the_others(browser, data):
     page = browser.open("/")
     assert "people ! not shown The sheet 'people' cannot be used" in page.text
     assert "places 12" in page.text
+    declaration = "[gitsheet]\nroot = 'odd'\npath = '${{ key }}'\nschema = true\n"
+    data.edit({".gitsheets/odd.toml": declaration, "odd/a.toml": 'key = "a"\n'})
+    assert "odd / a added Created the record: key is a" in browser.open(f"/browse/commits/{data.head()}").text
 
 
 # --- A record ---
