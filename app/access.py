@@ -65,7 +65,7 @@ def admit_browser() -> None:
 
     Only for pages that change nothing: a browser sends the cookie whichever site asks it to.
     """
-    if caller_if_known() is None and (ticket := request.cookies.get(READER_COOKIE)):
+    if not reads_are_open() and caller_if_known() is None and (ticket := request.cookies.get(READER_COOKIE)):
         found = services().tickets.reader(ticket, services().tokens.known())
         g.caller = _caller_of(*found) if found else None
 

@@ -36,7 +36,7 @@ from ferry.app.api.json_provider import RecordJsonProvider
 from ferry.app.api.parameters import refuse_unacceptable, refuse_unknown
 from ferry.app.api.reading import await_commit, name_commit
 from ferry.app.api.role import send_to_primary
-from ferry.app.browse import pages
+from ferry.app.browse import pages, signing_in
 from ferry.app.clients.neighbours import refusal
 from ferry.app.errors import SheetConfigError
 from ferry.app.extending import routes
@@ -65,7 +65,7 @@ from ferry.worker.settings import Settings
 _DATA = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp)
 _FOR_BROWSERS = (docs.bp, pages.bp)
 _READABLE = (*_DATA, *_FOR_BROWSERS)
-_GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp, pages.assets)
+_GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp, pages.assets, signing_in.bp)
 _CHANGES = (*(blueprint.name for blueprint in _DATA), push.bp.name)  # by any method but GET
 _SHOW_EVERY_SHEET = (commits.bp.name, events.bp.name, pages.EVERY_SHEET)  # blueprints and endpoints
 _UNCOUNTED = (health.bp.name, metrics.bp.name)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -43,7 +43,7 @@ def reading(address: str, arguments: MultiDict[str, str] | None = None, *, prefe
     return " ".join(["curl", *preference, *([] if reads_are_open() else [_TOKEN]), url])
 
 
-def changing(address: str, record: Mapping[str, Any], path_fields: tuple[str, ...], schemas: Schemas) -> str:
+def changing(address: str, record: Mapping[str, Any], path_fields: Collection[str], schemas: Schemas) -> str:
     """
     Return the line that changes one field of the *record* at *address*; "" on a replica without a primary.
 
@@ -54,7 +54,7 @@ def changing(address: str, record: Mapping[str, Any], path_fields: tuple[str, ..
     base = settings.api_primary_url if settings.is_replica else _base()
     if base is None:
         return ""
-    body = json.dumps(_change(record, path_fields, schemas), ensure_ascii=False)
+    body = json.dumps(patch_of(record, path_fields, schemas), ensure_ascii=False)
     tokens = [] if services().open_access else [_TOKEN]
     parts = ["curl -X PATCH", shlex.quote(base + address), "-H 'Content-Type: application/json'", *tokens]
     return " \\\n    ".join([*parts, f"-d {shlex.quote(body)}"])
@@ -64,7 +64,7 @@ def _base() -> str:
     return services().pipeline.settings.api_public_url or request.url_root.rstrip("/")
 
 
-def _change(record: Mapping[str, Any], path_fields: tuple[str, ...], schemas: Schemas) -> dict[str, Any]:
+def patch_of(record: Mapping[str, Any], path_fields: Collection[str], schemas: Schemas) -> dict[str, Any]:
     """
     Return a merge patch that the schemas are likely to accept: another text, else another number.
     """

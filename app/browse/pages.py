@@ -1,18 +1,16 @@
 """
 ``/`` and ``/browse``: the data for people with a browser, read only.
 
-``CFP_API_READ`` guards the pages as it guards the API's reads. A browser sends no token, so a form takes one,
-and a cookie stands for it from then on; no other address but ``/docs`` accepts that cookie.
+``CFP_API_READ`` guards the pages as it guards the API's reads. A browser sends no token, so
+``signing_in`` asks for one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urlsplit
 
-from flask import Blueprint, Response, redirect, render_template, request, send_from_directory, url_for
+from flask import Blueprint, Response, redirect, request, send_from_directory, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import MultiDict
 
@@ -25,48 +23,26 @@ from ferry.app.api.push import commit_states
 from ferry.app.api.reading import snapshot_of
 from ferry.app.api.records import find, versions
 from ferry.app.browse import curl, tables
+from ferry.app.browse.answers import finish, page
 from ferry.app.browse.counts import count_of
 from ferry.app.browse.differences import record_change
 from ferry.app.browse.values import value_of
-from ferry.app.clients.neighbours import is_own_site
-from ferry.app.clients.tickets import READER_LASTS_S
 from ferry.app.errors import RecordNotFoundError, StoreError, UnreadableRecordError
 from ferry.app.exchange.forms import FORMS
 from ferry.app.finding.fields import Fields
-from ferry.app.problems import MEDIA_TYPE, Problem
 from ferry.app.services import services
-from ferry.app.status_page import status, words
+from ferry.app.status_page import status
 from ferry.app.store.changes import ChangedFile
 from ferry.app.store.snapshot import Snapshot
 
 bp = Blueprint("browse", __name__, template_folder="templates")
+bp.after_request(finish)
 # Those of the status page, at an address that is for everyone: the form that asks for a token needs them.
 assets = Blueprint("assets", __name__)
 
 EVERY_SHEET = "browse.commit"  # the page that shows records of every sheet
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "same-origin",
-    "Cache-Control": "private, no-cache",
-}
 _LATEST = 10
 _VERSIONS = "10"
-
-
-@bp.after_request
-def _finish(response: Response) -> Response:
-    """
-    Show an error as a page, unless a program asked; and add the headers of every page.
-    """
-    if response.mimetype == MEDIA_TYPE and "text/html" in request.headers.get("Accept", ""):
-        response.set_data(_error_page(response.get_json()))
-        response.content_type = "text/html; charset=utf-8"
-    if response.mimetype == "text/html":
-        response.headers.update(_HEADERS)
-    return response
 
 
 @assets.get("/browse/assets/status.css", defaults={"name": "status.css"})
@@ -90,7 +66,7 @@ def home() -> ResponseReturnValue:
         if tells_of_all
         else []
     )
-    return _page(
+    return page(
         "home",
         sheets=[_summary(snapshot, name) for name in snapshot.sheet_names()],
         commits=commit_documents(pipeline, latest),
@@ -113,8 +89,8 @@ def sheet(sheet: str) -> ResponseReturnValue:
     Show the records of a sheet that pass every filter, as a table. The query is that of the API's list.
     """
     found = find(sheet, request.args)
-    page = found.shown.page
-    return _page(
+    shown = found.shown
+    return page(
         "sheet",
         sheet=sheet,
         found=found,
@@ -122,8 +98,8 @@ def sheet(sheet: str) -> ResponseReturnValue:
         search=" ".join(request.args.getlist("q")),
         table=tables.table_of(found, request.args),
         at=request.args.get("at"),
-        first=page.offset + 1,
-        last=page.offset + len(found.shown.entries),
+        first=shown.page.offset + 1,
+        last=shown.page.offset + len(shown.entries),
         lines=[curl.reading(curl.address_of(sheet), request.args, prefer="count=exact")],
     )
 
@@ -174,7 +150,7 @@ def record(sheet: str, path: str) -> ResponseReturnValue:
     lines = [curl.reading(address, _only(asked, "at"))] if shown is not None else []
     names = found.names.fields if found.names else ()
     return (
-        _page(
+        page(
             "record",
             sheet=sheet,
             path=path,
@@ -187,7 +163,7 @@ def record(sheet: str, path: str) -> ResponseReturnValue:
                 *lines,
                 curl.reading(curl.address_of(sheet, path, "history"), asked),
             ],
-            change="" if shown is None else curl.changing(address, shown, tuple(names), fields.schemas),
+            change="" if shown is None else curl.changing(address, shown, names, fields.schemas),
         ),
         status,
     )
@@ -210,7 +186,7 @@ def commit(name: str) -> ResponseReturnValue:
     found = commit_of(name)
     changed = changes_of(found, request.args, _change_of)
     address = f"/api/commits/{name}"
-    return _page(
+    return page(
         "commit",
         commit=found,
         body=found.message.partition("\n")[2].strip(),
@@ -218,44 +194,6 @@ def commit(name: str) -> ResponseReturnValue:
         changed=changed,
         lines=[curl.reading(address), curl.reading(f"{address}/changes", request.args)],
     )
-
-
-@bp.post("/browse/sign-in")
-def sign_in() -> ResponseReturnValue:
-    """
-    Check an API token, and let this browser read with it for some hours.
-    """
-    back = _own_page(request.form.get("back", ""))
-    _refuse_other_sites()
-    if access.reads_are_open():
-        return redirect(back, HTTPStatus.SEE_OTHER)
-    found = services().tokens.find(request.form.get("token", "").strip())
-    if found is None:
-        services().limits.wrong_token(request.remote_addr or "")
-        return _page("sign_in", back=back, refused=True), HTTPStatus.UNAUTHORIZED
-    response = redirect(back, HTTPStatus.SEE_OTHER)
-    # Behind a proxy that terminates TLS only the header shows it; a false header harms only its sender.
-    secure = request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
-    response.set_cookie(
-        access.READER_COOKIE,
-        services().tickets.for_reader(*found),
-        max_age=READER_LASTS_S,
-        secure=secure,
-        httponly=True,
-        samesite="Lax",
-    )
-    return response
-
-
-@bp.post("/browse/sign-out")
-def sign_out() -> ResponseReturnValue:
-    """
-    Forget the token of this browser.
-    """
-    _refuse_other_sites()
-    response = redirect(url_for("browse.home"), HTTPStatus.SEE_OTHER)
-    response.delete_cookie(access.READER_COOKIE)
-    return response
 
 
 def _summary(snapshot: Snapshot, name: str) -> dict[str, Any]:
@@ -280,33 +218,3 @@ def _change_of(file: ChangedFile) -> dict[str, Any]:
 
 def _only(arguments: MultiDict[str, str], *names: str) -> MultiDict[str, str]:
     return MultiDict([pair for pair in arguments.items(multi=True) if pair[0] in names])
-
-
-def _page(name: str, **values: Any) -> str:
-    return render_template(
-        f"browse/{name}.html",
-        **values,
-        words=words,
-        curl_needs_token=not access.reads_are_open(),
-        is_signed_in=access.READER_COOKIE in request.cookies and not access.reads_are_open(),
-    )
-
-
-def _own_page(address: str) -> str:
-    """
-    Return *address* if it is one of these pages, else the first of them.
-    """
-    parts = urlsplit(address)
-    is_ours = not (parts.scheme or parts.netloc) and (parts.path == "/" or parts.path.startswith("/browse/"))
-    return request.script_root + address if is_ours else url_for("browse.home")
-
-
-def _refuse_other_sites() -> None:
-    if not is_own_site(request.headers.get("Sec-Fetch-Site")):
-        raise Problem(403, "cross-site", "A page of another site sent the form.", "Open / and repeat it.")
-
-
-def _error_page(problem: Mapping[str, Any]) -> str:
-    if problem["status"] == HTTPStatus.UNAUTHORIZED:
-        return _page("sign_in", back=request.full_path.removesuffix("?"), refused=False)
-    return _page("problem", problem=problem)

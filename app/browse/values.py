@@ -96,7 +96,7 @@ class _Reader:
             inner = [self.read(each, items) for each in self._some(value)]
             return replace(about, kind="list", inner=tuple(inner), left_out=len(value) - len(inner))
         kind = "link" if isinstance(value, str) and _LINK.fullmatch(value) else "text"
-        text = _words(value, MOST_CHARACTERS)
+        text = _words(value, MOST_CHARACTERS)[:MOST_CHARACTERS]
         left_out = len(value) - MOST_CHARACTERS if isinstance(value, str) else 0
         return replace(about, kind=kind, text=printable(text), left_out=max(0, left_out))
 

@@ -20,6 +20,7 @@ from typing import cast
 from flask import Flask, Response, current_app, g, request
 from itsdangerous import BadData, URLSafeSerializer, URLSafeTimedSerializer
 
+from ferry.app.clients import cookies
 from ferry.app.clients.shared_key import shared_key
 
 COOKIE = "ferry_status"
@@ -139,16 +140,6 @@ def keep(response: Response) -> None:
     """
     Set the cookie if the session is new.
     """
-    if not g.get("session_is_new"):
-        return
-    # Behind a proxy that terminates TLS only the header shows it; a false header harms only its sender.
-    secure = request.is_secure or request.headers.get("X-Forwarded-Proto") == "https"
-    response.set_cookie(
-        COOKIE,
-        sessions().cookie(g.session),
-        max_age=LASTS_S,
-        path="/status",
-        secure=secure,
-        httponly=True,
-        samesite="Strict",
-    )
+    if g.get("session_is_new"):
+        value = sessions().cookie(g.session)
+        cookies.keep(response, COOKIE, value, lasts_s=LASTS_S, path="/status", samesite="Strict")
