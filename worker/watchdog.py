@@ -42,6 +42,7 @@ class _Stillness:
 
     since: float
     last_attempt_at: float | None
+    is_paused: bool
     is_claimed: bool
     step: Step | None
 
@@ -160,7 +161,13 @@ class Watchdog:
         entry, now = self._ledger.read(remote), self._monotonic()
         is_claimed = self._ledger.is_claimed(remote)
         step = self._ledger.step(remote) if is_claimed else None
-        found = _Stillness(since=now, last_attempt_at=entry.last_attempt_at, is_claimed=is_claimed, step=step)
+        found = _Stillness(
+            since=now,
+            last_attempt_at=entry.last_attempt_at,
+            is_paused=entry.is_paused(self._clock()),  # the time of a pause does not count
+            is_claimed=is_claimed,
+            step=step,
+        )
         seen = self._seen.get(remote)
         if seen is None or replace(found, since=seen.since) != seen:
             self._seen[remote] = found

@@ -177,3 +177,17 @@ def test_a_damaged_ref_of_one_remote_does_not_hide_another(deploy, data: Bare, t
     watchdog.check()
     clock.wind(60)
     assert watchdog.check() == ["backup"]
+
+
+def test_the_time_of_a_pause_is_no_stall(watched: Deployment, watchdog: Watchdog, clock: Clock):
+    """
+    Commits that waited for a pause to end wait for a push no longer than since then.
+    """
+    with watched.ledger.claim("origin") as claim:
+        assert claim is not None
+        claim.set_paused(clock(), until=clock() + 3600)
+    assert watchdog.check() == []
+    clock.wind(3600)
+    assert watchdog.check() == []
+    clock.wind(60)
+    assert watchdog.check() == ["origin"]
