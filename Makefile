@@ -12,6 +12,7 @@ PYTEST_ARGS ?=
 LOCK_ARGS ?=
 SOAK_ARGS ?= --seconds 600
 MODEL_ARGS ?=
+SIMULATE_ARGS ?=
 BENCH_ARGS ?=
 ONE_COMMIT := tests/integration/test_push_pipeline.py::test_a_commit_made_over_http_reaches_the_remote
 
@@ -31,7 +32,7 @@ REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 SOURCE = $(or $(shell git remote get-url origin 2>/dev/null | sed 's,//[^/@]*@,//,'),unknown)
 CREATED = $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo unknown)
 
-.PHONY: extensions troubles image version matrix release docs docs-check licences audit sbom help demo example test pytest test-quick image-test soak model siege fuzz bench lint format types lock clean
+.PHONY: extensions troubles image version matrix release docs docs-check licences audit sbom help demo example test pytest test-quick image-test soak model simulate siege fuzz bench lint format types lock clean
 
 help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -97,6 +98,9 @@ soak: $(READY) ## Ten minutes each of kills, power cuts and a long run compresse
 
 model: $(READY) ## Compare the answers to random requests with a model of the API (MODEL_ARGS="--seed 7 --steps 20000")
 	$(BIN)/python -m tests.model $(MODEL_ARGS)
+
+simulate: $(READY) ## Run the decisions about pushes in simulated worlds, a million steps (SIMULATE_ARGS="--seed 7 --steps 20000")
+	$(BIN)/python -m tests.simulation $(SIMULATE_ARGS)
 
 siege: $(READY) ## Attack the API with slow, many and greedy clients, on loopback (SIEGE_ARGS="--scale 0.5")
 	$(BIN)/python -m tests.siege $(SIEGE_ARGS)

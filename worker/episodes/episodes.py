@@ -8,6 +8,7 @@ records a failure, ends an episode or sends a page.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,11 +53,11 @@ class Told:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def outbox_of(repository: Repository) -> Outbox:
+def outbox_of(repository: Repository, clock: Callable[[], float] = time.time) -> Outbox:
     """
     Return the outbox of *repository*, which holds pages until Sentry accepts them.
     """
-    return Outbox(pages_directory(repository.path))
+    return Outbox(pages_directory(repository.path), clock=clock)
 
 
 class Episodes:
@@ -71,7 +72,7 @@ class Episodes:
 
     def __init__(self, settings: Settings, repository: Repository, clock: Callable[[], float]) -> None:
         self._repository = repository
-        self._outbox = outbox_of(repository)
+        self._outbox = outbox_of(repository, clock)
         self._clock = clock
         self._page_after_s = settings.push_page_after_s
         self._link = settings.link

@@ -31,6 +31,7 @@ class Handover:
         send: Queues a push of a commit to a remote.
         follow: Queues a look at origin for commits of others; none on a replica, which has no broker: its
             process that follows finds the nudge.
+        clock: Seconds since the epoch.
     """
 
     def __init__(
@@ -39,11 +40,14 @@ class Handover:
         ledger: Ledger,
         send: Callable[[str, str], None],
         follow: Callable[[], object] = lambda: None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._repository = repository
         self._ledger = ledger
         self._send = send
         self._follow = follow
+        self._clock = clock
 
     def look_again(self, remote: str) -> None:
         """
@@ -75,5 +79,5 @@ class Handover:
         facts = Facts(
             pending=True, claimed=self._ledger.is_claimed(remote), occasion="commit", grace_s=_DUE_S
         )
-        is_free = whose_turn(entry, facts, time.time()) is Turn.FREE
+        is_free = whose_turn(entry, facts, self._clock()) is Turn.FREE
         return head if is_free and entry.tried != head else None
