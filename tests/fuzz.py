@@ -204,7 +204,8 @@ ROUTES = [
     "/openapi.json", "/docs", "/docs/{}", "/metrics", "/status", "/status/live", "/status/runbook",
     "/status/history", "/status/branches",
     "/status/sign-in", "/status/push", "/status/pause", "/status/reconcile", "/status/sign-out", "/{}",
-    "/api/{}", "/api/events",
+    "/api/{}", "/api/events", "/", "/browse", "/browse/{}", "/browse/{}/csv", "/browse/{}/filter",
+    "/browse/{}/records/{}", "/browse/{}/attachments/{}/{}", "/browse/commits/{}", "/browse/sign-in",
 ]  # fmt: skip
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "get", "X" * 300, "PROPFIND"]
 USUAL = {
@@ -214,7 +215,7 @@ USUAL = {
     "/api/_internal/push": ["GET", "POST"], "/api/_internal/reload-data": ["POST"],
     "/status/sign-in": ["POST"], "/status/sign-out": ["POST"], "/status/push": ["POST"],
     "/status/pause": ["POST"], "/status/reconcile": ["POST"],
-    "/status/branches": ["GET", "POST"],
+    "/status/branches": ["GET", "POST"], "/browse/sign-in": ["GET", "POST"],
 }  # fmt: skip
 Seen = dict[str, list[str]]
 PARAMETERS = [
@@ -250,7 +251,9 @@ VALUES_OF = {
         "\xff",
     ],
     "Idempotency-Key": ["k", "", "\xff", "x" * 300, '"', "a b", "k1"],
-    "Accept": ["*/*", "text/csv", ";q=", "application/json;q=NaN", "a/b;q=2;x=" + "y" * 999, "\xff"],
+    "Accept": [
+        "*/*", "text/html", "text/csv", ";q=", "application/json;q=NaN", "a/b;q=2;x=" + "y" * 999, "\xff",
+    ],
     "Accept-Encoding": ["gzip", "gzip;q=NaN", "*;q=0", "\xff"],
     "Content-Type": [
         "application/json",
@@ -392,6 +395,15 @@ def _environ(request: dict[str, Any]) -> dict[str, Any]:
     return environ
 
 
+def _plain(request: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return the request whose answer, if it is an error, is a problem document.
+    """
+    headers = [pair for pair in request["headers"] if pair != ("Accept", "text/html")]
+    method = "GET" if request["method"] == "HEAD" else request["method"]
+    return {**request, "method": method, "headers": headers}
+
+
 # --- What is held ---
 
 
@@ -467,7 +479,7 @@ class Fuzz:
             return
         if before != self._head():
             raise Fault(f"{status}, and something was written")
-        if request["method"] == "HEAD" or request["path"].startswith("/status"):
+        if request["method"] == "HEAD" or answer.mimetype == "text/html":
             code = "-"
         else:
             document = json.loads(data)
@@ -477,8 +489,8 @@ class Fuzz:
             if code not in DOCUMENTED:
                 raise Fault(f"the code {code} is not documented: {data[:500]!r}")
         self.answered[f"{status} {code}"] += 1
-        if status == 500 and request["method"] == "HEAD":
-            self._check({**request, "method": "GET"}, before)
+        if status == 500 and (plain := _plain(request)) != request:
+            self._check(plain, before)
         elif status == 500 and code not in OF_THE_REPOSITORY:
             raise Fault(f"an error of Ferry's own: {data[:500]!r}")
 

@@ -38,7 +38,7 @@ from ferry.app.store.snapshot import Snapshot
 bp = Blueprint("browse", __name__, template_folder="templates")
 bp.after_request(finish)
 # Those of the status page, at an address that is for everyone: the form that asks for a token needs them.
-assets = Blueprint("assets", __name__)
+assets = Blueprint("browse_assets", __name__)
 
 EVERY_SHEET = "browse.commit"  # the page that shows records of every sheet
 _LATEST = 10

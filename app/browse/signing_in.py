@@ -20,7 +20,7 @@ from ferry.app.clients.tickets import READER_LASTS_S
 from ferry.app.problems import Problem
 from ferry.app.services import services
 
-bp = Blueprint("reader", __name__, url_prefix="/browse")
+bp = Blueprint("browse_sign_in", __name__, url_prefix="/browse")
 bp.after_request(finish)
 
 
