@@ -30,10 +30,13 @@ from ferry.app.browse.values import value_of
 from ferry.app.errors import RecordNotFoundError, StoreError, UnreadableRecordError
 from ferry.app.exchange.forms import FORMS
 from ferry.app.finding.fields import Fields
+from ferry.app.records.codec import Record
 from ferry.app.services import services
+from ferry.app.sheets.sheet import Sheet
 from ferry.app.status_page import status
 from ferry.app.store.changes import ChangedFile
 from ferry.app.store.snapshot import Snapshot
+from ferry.worker.git.history import Commit
 
 bp = Blueprint("browse", __name__, template_folder="templates")
 bp.after_request(finish)
@@ -60,12 +63,9 @@ def home() -> ResponseReturnValue:
     Show the sheets, and the latest commits.
     """
     snapshot, pipeline = snapshot_of(), services().pipeline
-    tells_of_all = snapshot.commit is not None and access.may_read("*")
-    latest = (
-        pipeline.repository.log(str(snapshot.commit), limit=_LATEST, children_first=True)
-        if tells_of_all
-        else []
-    )
+    latest: list[Commit] = []
+    if snapshot.commit and access.may_read("*"):
+        latest = pipeline.repository.log(snapshot.commit, limit=_LATEST, children_first=True)
     return page(
         "home",
         sheets=[_summary(snapshot, name) for name in snapshot.sheet_names()],
@@ -132,41 +132,27 @@ def record(sheet: str, path: str) -> ResponseReturnValue:
     snapshot = snapshot_of(request.args.get("at"))
     found = snapshot.sheet(sheet)
     fields = Fields.of(found, snapshot.contracts(found))
-    asked = _only(MultiDict({"limit": _VERSIONS, **request.args}), "at", "limit", "cursor")
+    asked = _only("at", "cursor") | MultiDict({"limit": _VERSIONS})
     past = versions(
         sheet,
         path,
         asked,
         lambda commit, change: {"commit": commit, "change": record_change(change, fields.schemas)},
     )
-    shown, fault, status = None, "", HTTPStatus.OK
-    try:
-        shown = snapshot.record(found, path).record
-    except RecordNotFoundError:
-        fault, status = "This record was removed.", HTTPStatus.NOT_FOUND
-    except UnreadableRecordError as exc:
-        fault = str(exc)
-    address = curl.address_of(sheet, path)
-    lines = [curl.reading(address, _only(asked, "at"))] if shown is not None else []
-    names = found.names.fields if found.names else ()
-    return (
-        page(
-            "record",
-            sheet=sheet,
-            path=path,
-            at=request.args.get("at"),
-            fault=fault,
-            value=None if shown is None else value_of(shown, fields.schemas),
-            attachments=[] if shown is None else attachments.documents(snapshot, found, path),
-            past=past,
-            lines=[
-                *lines,
-                curl.reading(curl.address_of(sheet, path, "history"), asked),
-            ],
-            change="" if shown is None else curl.changing(address, shown, names, fields.schemas),
-        ),
-        status,
-    )
+    stored, fault, code = _stored(snapshot, found, path)
+    shown: dict[str, Any] = {"lines": []}
+    if stored is not None:
+        address, of_path = curl.address_of(sheet, path), found.names.fields if found.names else ()
+        shown = {
+            "value": value_of(stored, fields.schemas),
+            "attachments": attachments.documents(snapshot, found, path),
+            "change": curl.changing(address, stored, of_path, fields.schemas),
+            "lines": [curl.reading(address, _only("at"))],
+        }
+    shown["lines"].append(curl.reading(curl.address_of(sheet, path, "history"), asked))
+    return page(
+        "record", sheet=sheet, path=path, at=request.args.get("at"), fault=fault, past=past, **shown
+    ), code
 
 
 @bp.get("/browse/<sheet>/attachments/<path:path>/<name>")
@@ -184,15 +170,15 @@ def commit(name: str) -> ResponseReturnValue:
     Show a commit, what it changed, and which remotes have it.
     """
     found = commit_of(name)
-    changed = changes_of(found, request.args, _change_of)
+    asked = _only("cursor")
     address = f"/api/commits/{name}"
     return page(
         "commit",
         commit=found,
         body=found.message.partition("\n")[2].strip(),
         push=commit_states(services().pipeline, name),
-        changed=changed,
-        lines=[curl.reading(address), curl.reading(f"{address}/changes", request.args)],
+        changed=changes_of(found, asked, _change_of),
+        lines=[curl.reading(address), curl.reading(f"{address}/changes", asked)],
     )
 
 
@@ -216,5 +202,20 @@ def _change_of(file: ChangedFile) -> dict[str, Any]:
     return {"file": file, "change": change}
 
 
-def _only(arguments: MultiDict[str, str], *names: str) -> MultiDict[str, str]:
-    return MultiDict([pair for pair in arguments.items(multi=True) if pair[0] in names])
+def _stored(snapshot: Snapshot, sheet: Sheet, path: str) -> tuple[Record | None, str, HTTPStatus]:
+    """
+    Return the record at *path*; or None, why the page cannot show it, and the page's status.
+    """
+    try:
+        return snapshot.record(sheet, path).record, "", HTTPStatus.OK
+    except RecordNotFoundError:
+        return None, "This record was removed.", HTTPStatus.NOT_FOUND
+    except UnreadableRecordError as exc:
+        return None, str(exc), HTTPStatus.OK
+
+
+def _only(*names: str) -> MultiDict[str, str]:
+    """
+    Return the parameters of the request with these *names*.
+    """
+    return MultiDict([pair for pair in request.args.items(multi=True) if pair[0] in names])
