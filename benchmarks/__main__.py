@@ -33,6 +33,7 @@ MEASUREMENTS: dict[str, Callable[[Ground], list[Figure]]] = {
     "transact": writes.by_transact,
     "http": writes.over_http,
     "reads": reads.one_and_many,
+    "finding": reads.finding,
     "backlog": pushes.backlog,
     "many": many.repositories,
     "idle": partial(idle.at_rest, pushes=_PUSHES),

@@ -69,21 +69,15 @@ def _is_in(values: Sequence[str], _: frozenset[Kind]) -> Test:
 
 
 def _contains(values: Sequence[str], _: frozenset[Kind]) -> Test:
-    def test(value: Any) -> bool:
-        text = value if type(value) is str else _text(value)
-        return text is not None and any(part in text for part in values)
-
-    return _of_items(test)
+    if len(values) == 1:
+        [part] = values
+        return _of_texts(lambda text: part in text)
+    return _of_texts(lambda text: any(part in text for part in values))
 
 
 def _starts(values: Sequence[str], _: frozenset[Kind]) -> Test:
     beginnings = tuple(values)
-
-    def test(value: Any) -> bool:
-        text = value if type(value) is str else _text(value)
-        return text is not None and text.startswith(beginnings)
-
-    return _of_items(test)
+    return _of_texts(lambda text: text.startswith(beginnings))
 
 
 def _exists(values: Sequence[str], _: frozenset[Kind]) -> Test:
@@ -135,8 +129,21 @@ def moment_of(value: Any) -> datetime | None:
     return None
 
 
-def _of_items(test: Test) -> Test:
-    return lambda value: any(map(test, value)) if type(value) is list else test(value)
+def _of(kind: type, quick: Test, test: Test) -> Test:
+    """
+    Return a test that is *quick* for values of *kind*, which most records have, and *test* for others.
+    """
+
+    def test_any(value: Any) -> bool:
+        if type(value) is kind:
+            return quick(value)
+        return any(map(test_any, value)) if type(value) is list else test(value)
+
+    return test_any
+
+
+def _of_texts(test: Callable[[str], bool]) -> Test:
+    return _of(str, test, lambda value: (text := _text(value)) is not None and test(text))
 
 
 def _exact(value: float) -> Decimal:
@@ -182,21 +189,21 @@ def _operand(text: str, kinds: frozenset[Kind]) -> Decimal | datetime | str:
 
 def _compares_one(compare: Callable[[Any, Any], bool], operand: Decimal | datetime | str) -> Test:
     if isinstance(operand, str):
-        return _of_items(lambda value: isinstance(value, str) and compare(value, operand))
+        return _of(str, lambda value: compare(value, operand), lambda value: False)
     if isinstance(operand, datetime):
 
         def test_moment(value: Any) -> bool:
             moment = moment_of(value)
             return moment is not None and compare(moment, operand)
 
-        return _of_items(test_moment)
+        return _of(datetime, test_moment, test_moment)
     rounded = float(operand)
 
     def test(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        if not isinstance(value, float) or math.isnan(value):
             return False
         # Only a float equal to the rounded operand needs the exact digits.
-        exactly = isinstance(value, int) or value == rounded
-        return compare(_exact(value), operand) if exactly else compare(value, rounded)
+        return compare(_exact(value), operand) if value == rounded else compare(value, rounded)
 
-    return _of_items(test)
+    exact = int(operand) if rounded.is_integer() and Decimal(rounded) == operand else operand
+    return _of(int, lambda value: compare(value, exact), test)

@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 from ferry.app.finding.comparisons import OPERATORS, Test, moment_of
@@ -219,10 +221,17 @@ def _search(searches: Sequence[str]) -> list[Condition]:
 
 
 def _on(field: tuple[str, ...], test: Test) -> Condition:
-    if len(field) == 1:
-        [name] = field
-        return lambda table, rows: [row for row in rows if test(table[row][1].get(name))]
-    return lambda table, rows: [row for row in rows if test(_value(table[row][1], field))]
+    def passing(table: Table, rows: Rows) -> Rows:
+        values = _values(table, field)
+        if len(rows) == len(table):
+            return list(compress(rows, map(test, values)))
+        return [row for row in rows if test(values[row])]
+
+    return passing
+
+
+def _values(table: Table, field: tuple[str, ...]) -> Sequence[Any]:
+    return table.kept(field, lambda: [_value(record, field) for _, record in table])
 
 
 def _all_of(conditions: Sequence[Condition]) -> Condition:
@@ -292,7 +301,7 @@ def _ordered(table: Table, rows: Rows, order: Order) -> Rows:
     """
     if len(rows) < len(table) / _FEW:
         return _sorted(table, rows, order)
-    whole = table.order(order, lambda: _sorted(table, range(len(table)), order))
+    whole = table.kept(("order", order), lambda: array("I", _sorted(table, range(len(table)), order)))
     if len(rows) == len(table):
         return whole
     passes = bytearray(len(table))
@@ -303,12 +312,13 @@ def _ordered(table: Table, rows: Rows, order: Order) -> Rows:
 
 def _sorted(table: Table, rows: Rows, order: Order) -> Rows:
     for field, descending in reversed(order):
-        values = {row: _value(table[row][1], field) for row in rows}
-        without = [row for row, value in values.items() if value is None]
-        having = [row for row, value in values.items() if value is not None]
-        if set(map(type, values.values())) - {type(None)} not in ({str}, {int}):
-            values = {row: _rank(values[row]) for row in having}
-        rows = sorted(having, key=values.__getitem__, reverse=descending) + without
+        values = _values(table, field)
+        having = [row for row in rows if values[row] is not None]
+        without = [row for row in rows if values[row] is None]
+        keys: Any = values
+        if {type(values[row]) for row in having} not in ({str}, {int}):
+            keys = {row: _rank(values[row]) for row in having}
+        rows = sorted(having, key=keys.__getitem__, reverse=descending) + without
     return rows
 
 

@@ -12,13 +12,14 @@ def weight_of(value: Any) -> int:
     """
     Return about how many bytes *value* takes, with the dicts, lists and scalars in it.
     """
-    total, waiting = 0, [value]
+    total, waiting = getsizeof(value), [value]
     while waiting:
         each = waiting.pop()
-        total += getsizeof(each)
         if type(each) is dict:
-            waiting += each
-            waiting += each.values()
-        elif type(each) is list:
-            waiting += each
+            total += sum(map(getsizeof, each))
+            inner = list(each.values())
+        else:
+            inner = each if type(each) is list else []
+        total += sum(map(getsizeof, inner))
+        waiting += [item for item in inner if type(item) in (dict, list)]
     return total

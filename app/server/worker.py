@@ -13,14 +13,18 @@ import contextlib
 import resource
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any, ClassVar
 
+import gitsheets
 from flask import Flask
 from uvicorn_worker import UvicornWorker
 
 from ferry.app.server.bridge import Bridge
 from ferry.app.server.protocol import CONNECTIONS, MAX_CONNECTIONS, Protocol
+from ferry.app.services import EXTENSION, Services
+from ferry.worker.errors import RepositoryError
 
 _SWITCH_S = 0.001
 _OTHER_FILES = 512  # for git, the broker and the logs
@@ -64,12 +68,22 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # it ships no types
         self.wsgi: Any = Bridge(app, threads=self.cfg.threads)
         # A health request takes the interpreter lock some twenty times, each time after every working thread.
         sys.setswitchinterval(_SWITCH_S)
+        built: Services = app.extensions[EXTENSION]
+        threading.Thread(target=_warm, args=(built,), name="warming", daemon=True).start()
         self.config.access_log = bool(self.cfg.accesslog)
         # Shorter than the time after which gunicorn's main process kills this one.
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - 2)
         CONNECTIONS.most = max(
             1, min(MAX_CONNECTIONS, _allow_files(MAX_CONNECTIONS + _OTHER_FILES) - _OTHER_FILES)
         )
+
+
+def _warm(built: Services) -> None:
+    """
+    Read the sheets, so that the first list of a large one is as fast as the next.
+    """
+    with contextlib.suppress(RepositoryError, gitsheets.GitsheetsError):  # requests report it
+        built.listing.warm(built.store.snapshot())
 
 
 def _allow_files(wanted: int) -> int:

@@ -7,6 +7,7 @@ the entries of a tree are cut into blocks, and only blocks that differ are parse
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
 import threading
@@ -72,6 +73,13 @@ class Differences:
                 files = [each and found_in(domain, sheet, each) for each in pair]
                 if any(files):
                     yield files[0], files[1]
+
+    def prepare(self, tree: str) -> None:
+        """
+        Make the next comparison with *tree* fast.
+        """
+        with contextlib.suppress(IrregularTreeError):
+            self._blocks(tree)
 
     def _lines(self, old: str | None, new: str | None) -> Iterator[tuple[Line | None, Line | None]]:
         content = self._objects.kept(new) if new else b""

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ferry.app.errors import BusyError, SheetTooLargeError
+import gitsheets
+
+from ferry.app.errors import BusyError, SheetTooLargeError, StoreError
 from ferry.app.records.codec import Record
 from ferry.app.records.weight import weight_of
 from ferry.app.sheets.sheet import Sheet
@@ -24,6 +26,7 @@ from ferry.app.store.differences import Differences, IrregularTreeError
 from ferry.app.store.snapshot import IS_LINK, Found, Snapshot
 from ferry.app.store.table import SLOT_BYTES, Item, Table, edits_of, spliced
 from ferry.app.store.territory import Territory
+from ferry.worker.errors import RepositoryError
 from ferry.worker.git.repository import Repository
 
 MOST_BYTES = 256 << 20  # of memory for parsed records, including those that are being read
@@ -150,6 +153,26 @@ class Listing:
                 records=Table((path, each) for path, each in found if isinstance(each, dict)),
                 unreadable=[(path, fault) for path, fault in found if isinstance(fault, str)],
             )
+
+    @property
+    def held_bytes(self) -> int:
+        """
+        Memory that the lists take, with those that are being read.
+        """
+        return self._most_bytes - self._room
+
+    def warm(self, snapshot: Snapshot) -> None:
+        """
+        Read the sheets before they are asked for, until half of the memory is taken: none is to drop another.
+        """
+        for sheet in snapshot.territory.usable():
+            if self._room < self._most_bytes / 2:
+                return
+            # A request to the sheet reports the fault.
+            with contextlib.suppress(StoreError, RepositoryError, gitsheets.GitsheetsError, OSError):
+                self.read(snapshot, sheet)
+                if tree := snapshot.tree(sheet):
+                    self._differences.prepare(tree)
 
     def _known(self, key: _Key, tree: str) -> tuple[Listed | None, Listed | None]:
         """

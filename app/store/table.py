@@ -1,5 +1,5 @@
 """
-The records of a sheet with what queries derive from them: texts to search, and orders to sort by.
+The records of a sheet with what queries derive from them: texts to search, values of a field, orders.
 
 The table of the next commit takes over what was derived from each record that it still has.
 """
@@ -7,19 +7,18 @@ The table of the next commit takes over what was derived from each record that i
 from __future__ import annotations
 
 import threading
-from array import array
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from sys import getsizeof
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ferry.app.records.codec import Record
 
 Item = tuple[str, Record]
 SLOT_BYTES = 8  # of a place in a list
-_MOST_ORDERS = 8
+_MOST_KEPT = 16  # each has as many places as the table
 V = TypeVar("V")
 _path = itemgetter(0)
 
@@ -30,7 +29,7 @@ class Table(list[Item]):
 
     Args:
         items: The records.
-        may_keep: Asked for memory before the table keeps so many bytes more.
+        may_keep: Asked for memory before the table keeps so many bytes more, or fewer.
     """
 
     def __init__(
@@ -42,9 +41,9 @@ class Table(list[Item]):
         super().__init__(items)
         self.kept_bytes = 0
         self._may_keep = may_keep
-        self._columns: dict[Callable[[Record], str], list[str]] = {}
-        self._orders: OrderedDict[Hashable, array[int]] = OrderedDict()
-        self._making = threading.Lock()
+        self._columns: dict[Callable[[Record], str], tuple[list[str], int]] = {}  # with their size
+        self._kept: OrderedDict[Hashable, Sequence[Any]] = OrderedDict()
+        self._making = threading.RLock()  # an order is made of values
 
     def column(self, of: Callable[[Record], str]) -> Sequence[str]:
         """
@@ -54,28 +53,30 @@ class Table(list[Item]):
             of: A function of a module.
         """
         with self._making:
-            found = self._columns.get(of)
-            if found is None:
-                found = [of(record) for _, record in self]
-                if self._keep(_size_of(found)):
-                    self._columns[of] = found
+            if of in self._columns:
+                return self._columns[of][0]
+            found = [of(record) for _, record in self]
+            size = _size_of(found)
+            if self._keep(size):
+                self._columns[of] = found, size
             return found
 
-    def order(self, by: Hashable, make: Callable[[], Iterable[int]]) -> Sequence[int]:
+    def kept(self, name: Hashable, make: Callable[[], Sequence[Any]]) -> Sequence[Any]:
         """
-        Return the positions of all records in the order *by*, which *make* makes.
+        Return what *make* makes, such as an order or the values of a field, and keep it under *name*.
         """
         with self._making:
-            found = self._orders.get(by)
-            if found is None:
-                found = array("I", make())
-                is_full = len(self._orders) == _MOST_ORDERS
-                if is_full or self._keep(getsizeof(found)):
-                    self._orders[by] = found
-                if is_full:
-                    self._orders.popitem(last=False)  # it is as large as the new one
-            else:
-                self._orders.move_to_end(by)
+            found = self._kept.get(name)
+            if found is not None:
+                self._kept.move_to_end(name)
+                return found
+            found = make()
+            oldest = next(iter(self._kept)) if len(self._kept) == _MOST_KEPT else None
+            freed = 0 if oldest is None else getsizeof(self._kept[oldest])
+            if self._keep(getsizeof(found) - freed):
+                if oldest is not None:
+                    del self._kept[oldest]
+                self._kept[name] = found
             return found
 
     def changed(self, changes: Mapping[str, Record | None]) -> Table:
@@ -88,13 +89,15 @@ class Table(list[Item]):
         edits = list(edits_of(self, changes))
         table = Table(spliced(self, edits), may_keep=self._may_keep)
         with self._making:
-            for of, column in list(self._columns.items()):
+            for of, (column, size) in list(self._columns.items()):
                 made = [(first, end, [of(record) for _, record in items]) for first, end, items in edits]
                 more = _size_of([value for _, _, values in made for value in values])
-                if self._keep(more):
-                    table._columns[of] = spliced(self._columns.pop(of), made)
-                    self.kept_bytes -= _size_of(column) + more
-                    table.kept_bytes += _size_of(column) + more
+                gone = _size_of([value for first, end, _ in edits for value in column[first:end]])
+                if self._keep(more - gone):
+                    del self._columns[of]
+                    table._columns[of] = spliced(column, made), size + more - gone
+                    self.kept_bytes -= size + more - gone
+                    table.kept_bytes += size + more - gone
         return table
 
     def _keep(self, size: int) -> bool:

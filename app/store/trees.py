@@ -231,8 +231,10 @@ def entry_of(mode: str, name: str) -> Entry | None:
 
 
 def _meant(mode: bytes, name: bytes) -> Entry | None:
+    if mode == b"100644":  # nearly every file of a sheet
+        return Entry("blob", name.hex())
     kind = _kind(mode)
-    return Entry(kind, name.hex(), mode != b"100644" and _is_executable(mode)) if kind else None
+    return Entry(kind, name.hex(), _is_executable(mode)) if kind else None
 
 
 def _is_executable(mode: bytes) -> bool:

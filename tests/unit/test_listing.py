@@ -207,7 +207,8 @@ def test_the_memory_of_lists_is_counted_and_bounded(bare):
         steps += [("remove", 7 * number)] if number > 10 else []
         snapshot = Snapshot(Objects(bare.path), branch.commit(steps))
         listed = listing.read(snapshot, snapshot.sheet("flat"))
-        listed.records.order("path", lambda table=listed.records: range(len(table)))
+        for name in range(20):  # more than are kept
+            listed.records.kept(name, lambda name=name: [name] * 7)
         listed.records.column(text_of)
         fresh = Listing(repository).read(snapshot, snapshot.sheet("flat"))
         [family] = listing._kept.values()
@@ -227,6 +228,21 @@ def test_the_memory_of_lists_is_counted_and_bounded(bare):
         assert len(listed.records.column(text_of)) == len(listed.records)
         assert narrow._room == narrow._most_bytes - sum(each.size for each in narrow._kept.values())
         assert narrow._room >= 0
+
+
+def test_sheets_are_read_before_they_are_asked_for(bare):
+    """
+    As far as half of the memory; a sheet that cannot be read keeps no other from it.
+    """
+    repository, branch = Repository(bare.path, branch="main"), History(bare)
+    steps = [("put", f"{place}/1.toml", ("blob", 0)) for place in ("flat", "deep/p1")]
+    snapshot = Snapshot(Objects(bare.path), branch.commit(steps))
+    listing, narrow = Listing(repository), Listing(repository, most_bytes=100)
+    listing.warm(snapshot)
+    narrow.warm(snapshot)
+    assert {sheet.name for sheet, _ in listing._kept} >= {"flat", "deep", "town"}
+
+    assert (narrow.held_bytes, listing.held_bytes > 0) == (0, True)
 
 
 def test_a_name_that_is_no_utf_8_is_named(bare):

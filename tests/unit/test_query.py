@@ -148,7 +148,7 @@ def test_a_kept_order_serves_every_filter():
         for rule in ("", "&age[exists]=true", "&age[gte]=1", "&age[exists]=false"):
             query = _query(f"sort={sort}{rule}")
             assert query.select(kept) == query.select(kept) == query.select(loose)
-    assert len(kept._orders) == 4
+    assert len([name for name in kept._kept if "order" in name]) == 4
     paths = [path for path, _ in _query("sort=-age").select(kept)]
     assert paths == [f"{n:02}" for rest in (2, 1, 0) for n in range(40) if n % 3 == rest and n != 5] + ["05"]
 
