@@ -1,10 +1,13 @@
 """
-The page of the API's own documentation, in a real browser under its content security policy.
+The API's own documentation, in a real browser: its page, under its content security policy, and its script.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from pathlib import Path
 
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
@@ -14,6 +17,7 @@ from ferry.app import create_app
 from tests.browser import visited
 
 WAIT_S = 30
+HOW_TO = Path(__file__).resolve().parents[2] / "docs/how-to/write-a-client.md"
 TRIED = "#operations-people-list_people"
 
 
@@ -34,3 +38,14 @@ def test_the_page_of_the_api_shows_an_operation_of_a_sheet_and_tries_it(driver, 
         shown = find(".live-responses-table pre")
         assert "records" in json.loads(shown.text)
         assert [line for line in driver.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def test_the_script_of_the_how_to_follows_events_with_a_ticket(driver, env):
+    script = re.search("```js\n(.*?)```", HOW_TO.read_text(), re.DOTALL)[1]
+    call = "const done = arguments[arguments.length - 1]; follow('ana', (...told) => done(told)).catch(done)"
+    tokens = f"ana:{hashlib.sha256(b'ana').hexdigest()}"
+    driver.set_script_timeout(WAIT_S)
+    with visited(driver, create_app({**env, "CFP_API_READ": "token", "CFP_API_TOKENS": tokens})) as url:
+        driver.get(f"{url}/api/health")  # of the same origin
+        kind, data = driver.execute_async_script(script + call)
+        assert (kind, data["remote"]) == ("state", "origin")
