@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ferry.commits import Change, Commit, Divergence, Failed, Landing
     from ferry.extension import Extension
-    from ferry.writes import Caller, Record, Refused, Transaction, Write
+    from ferry.writes import Caller, Reader, Record, Refused, Transaction, Write
 
 _MODULES = {
     **dict.fromkeys(("Change", "Commit", "Divergence", "Failed", "Landing"), "ferry.commits"),
     "Extension": "ferry.extension",
-    **dict.fromkeys(("Caller", "Record", "Refused", "Transaction", "Write"), "ferry.writes"),
+    **dict.fromkeys(("Caller", "Reader", "Record", "Refused", "Transaction", "Write"), "ferry.writes"),
 }
 __all__ = [
     "Caller",
@@ -26,6 +26,7 @@ __all__ = [
     "Extension",
     "Failed",
     "Landing",
+    "Reader",
     "Record",
     "Refused",
     "Transaction",

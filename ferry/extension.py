@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, get_args, overload
 
 from ferry.commits import Commit, Divergence, Landing
-from ferry.writes import NAME, Caller, Transaction, Write
+from ferry.writes import NAME, Caller, Reader, Transaction, Write
 
 if TYPE_CHECKING:
     from flask import Blueprint, Request
@@ -102,6 +102,11 @@ class Host(Protocol):
     ) -> AbstractContextManager[Transaction]:
         """
         Open a transaction for the current request.
+        """
+
+    def snapshot(self) -> Reader:
+        """
+        Return the records as the last commit has them.
         """
 
 
@@ -266,9 +271,22 @@ class Extension:
             RuntimeError: No request is being answered, another transaction of the request is open, or the
                 request has an ``Idempotency-Key`` and this is its second transaction.
         """
+        return self._host().transact(self.name, message, caller)
+
+    def snapshot(self) -> Reader:
+        """
+        Return the records as the last commit has them, for a route that only reads: it takes no lock, and a
+        replica answers it, too.
+
+        Raises:
+            RuntimeError: No request is being answered.
+        """
+        return self._host().snapshot()
+
+    def _host(self) -> Host:
         if self.host is None:
-            raise RuntimeError("transact is for functions that answer a request to the API")
-        return self.host.transact(self.name, message, caller)
+            raise RuntimeError("transact and snapshot are for functions that answer a request to the API")
+        return self.host
 
     @property
     def blueprint(self) -> Blueprint:

@@ -23,13 +23,14 @@ def load(modules: Sequence[str]) -> tuple[Extension, ...]:
     """
     Import *modules*; returns their extensions, in the order in which they are found.
 
-    As with gunicorn and Celery, a module may be in the current directory.
+    As with gunicorn and Celery, a module may be in the current directory; those of PYTHONPATH come first.
 
     Raises:
         ExtensionError: A module cannot be imported, or registers nothing; or two extensions have one name.
     """
     if modules and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        first = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        sys.path.insert(len(list(filter(None, first))), os.getcwd())
     found: dict[str, Extension] = {}
     for module in modules:
         for extension in _extensions_in(module):

@@ -106,7 +106,7 @@ class Record(dict[str, Any]):
 
 class Reader(Protocol):
     """
-    Records as they are with the changes staged so far.
+    The records of one commit, in a transaction with the changes staged so far.
     """
 
     def read(self, sheet: str, path: str) -> Record:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ferry.extension import Extension
 from ferry.loading import ExtensionError, load
 from ferry.worker import paging
 from ferry.worker.broker.celery_app import longest_countdown_s
@@ -29,7 +30,9 @@ from ferry.worker.git import clone, packing
 from ferry.worker.git.packs import Packs
 from ferry.worker.git.prepare import old_locks
 from ferry.worker.git.remote import Remote, ssh_programs
+from ferry.worker.git.repository import Repository
 from ferry.worker.git.signing import HINT, VARIABLE
+from ferry.worker.hosting.sheets import Sheets
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.repair.fence import HINT as HINT_FENCED
 from ferry.worker.repair.fence import fence_of
@@ -101,12 +104,26 @@ def _extensions(pipeline: Pipeline) -> Iterator[Finding]:
     if modules := pipeline.settings.extensions:
         name = "CFP_API_EXTENSIONS"
         try:
-            found = [f"{each.name} ({each.hooks})" for each in load(modules)]
+            found = load(modules)
         except ExtensionError as exc:
             remedy = "Correct the module or the setting; API and worker do not start without it."
             yield Finding(name=name, state="failed", detail=str(exc), remedy=remedy)
-        else:
-            yield _ok(name, f"loaded in this order: {', '.join(found)}")
+            return
+        yield _ok(name, f"loaded in this order: {', '.join(f'{each.name} ({each.hooks})' for each in found)}")
+        for each in found:
+            if unknown := _undeclared(pipeline.repository, each):
+                detail = f"{each.name} has a rule for {', '.join(unknown)}, and no such sheet is declared"
+                remedy = "Correct the name in before_write: until then the rule is asked about nothing."
+                yield Finding(name=name, state="warning", detail=detail, remedy=remedy)
+
+
+def _undeclared(repository: Repository, extension: Extension) -> list[str]:
+    """
+    Return the sheets that the rules of *extension* name and the branch does not declare.
+    """
+    named = {sheet for sheets, _ in extension.hooks.rules for sheet in sheets or ()}
+    head = repository.head() if named else None
+    return sorted(named - {each.name for each in Sheets(repository, head).usable()}) if head else []
 
 
 def _git(pipeline: Pipeline) -> Finding:

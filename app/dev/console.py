@@ -51,7 +51,7 @@ class Console:
         self._position = 0
         self._repository = repository
         self._head = repository.head()
-        self._shown_at: dict[str, float] = {}
+        self._shown_at: dict[tuple[str, str], float] = {}  # by line and request
 
     def look(self) -> None:
         """
@@ -65,14 +65,15 @@ class Console:
             if sentence or is_trouble:
                 word = "trouble" if is_trouble else "push"
                 text = sentence.format_map(_Fields(event)) if sentence else _all_of(event)
-                self._say(f"{word:<8} {text}", color="red" if is_trouble else None)
+                color = "red" if is_trouble else None
+                self._say(f"{word:<8} {text}", color=color, request=event.get("request_id", ""))
 
-    def _say(self, line: str, color: str | None = None) -> None:
+    def _say(self, line: str, *, color: str | None = None, request: str = "") -> None:
         line, now = in_line(line), time.monotonic()
-        self._shown_at = {text: at for text, at in self._shown_at.items() if now - at < _ONCE_PER_S}
-        if line not in self._shown_at:
+        self._shown_at = {said: at for said, at in self._shown_at.items() if now - at < _ONCE_PER_S}
+        if (line, request) not in self._shown_at:
             click.secho(f"{time.strftime('%H:%M:%S')}  {line}", fg=color)
-        self._shown_at[line] = now
+        self._shown_at[line, request] = now
 
     def _commits(self) -> list[str]:
         try:

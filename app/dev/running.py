@@ -31,7 +31,9 @@ def announced(directory: Path, env: Mapping[str, str]) -> Iterator[Path]:
         directory: The stack's, which no other user can read: settings hold secrets.
     """
     path = directory / _NAME
-    lines = [f"export {name}={shlex.quote(env[name])}\n" for name in sorted(env) if name.startswith("CFP_")]
+    # Where the modules of extensions are, too: rules of theirs are asked about a merge.
+    told = (name for name in sorted(env) if name.startswith("CFP_") or name == "PYTHONPATH")
+    lines = [f"export {name}={shlex.quote(env[name])}\n" for name in told]
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write("".join(lines))

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from flask import Response, current_app, g, has_request_context, request
 
 from ferry.app.api.conditions import require
+from ferry.app.api.reading import snapshot_of
 from ferry.app.api.records import changed
 from ferry.app.api.writing import Change, answer, guard_of, kept_of, keyed_write, open_transaction, repeated
 from ferry.app.errors import KeyReusedError
@@ -23,10 +24,12 @@ from ferry.app.sheets.evaluation import Evaluations
 from ferry.app.store import transaction as store
 from ferry.app.store.idempotency import TRAILER, StoredAnswer
 from ferry.app.store.rules import Guard
+from ferry.app.store.staged import Staged
+from ferry.app.store.staging import Staging
 from ferry.app.store.upserts import Written
 from ferry.app.transact import transact
 from ferry.worker.git.trees import tree_of
-from ferry.writes import Caller, Record, Transaction
+from ferry.writes import Caller, Reader, Record, Transaction
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -153,8 +156,20 @@ class OpenTransaction(Transaction):
 
 class RequestHost:
     """
-    Opens the transactions of extensions, each for the request that is being answered.
+    Reads records and opens transactions for extensions, each for the request that is being answered.
     """
+
+    def snapshot(self) -> Reader:
+        """
+        Return the records as the last commit has them.
+
+        Raises:
+            StoreError: The repository cannot be read.
+            RuntimeError: No request is being answered.
+        """
+        _require_request()
+        found = snapshot_of()
+        return Staged(found, Staging(found, found.commit or ""), services().listing, {})
 
     @contextmanager
     def transact(self, extension: str, message: str, caller: Caller | None) -> Iterator[Transaction]:
@@ -168,8 +183,7 @@ class RequestHost:
             StoreError, Problem: The store refuses the change, or the request's headers are wrong.
             RuntimeError: The request cannot have this transaction.
         """
-        if not has_request_context():
-            raise RuntimeError("transact is for functions that answer a request to the API")
+        _require_request()
         if g.get("has_open_transaction"):
             raise RuntimeError("a transaction of this request is open already")
         if services().pipeline.settings.is_replica:
@@ -177,6 +191,11 @@ class RequestHost:
             raise Problem(403, "read-only-replica", "This is a replica, which reads only.", hint)
         with open_transaction():
             yield from _transact(extension, message, caller or Caller(extension))
+
+
+def _require_request() -> None:
+    if not has_request_context():
+        raise RuntimeError("transact and snapshot are for functions that answer a request to the API")
 
 
 def _transact(extension: str, message: str, actor: Caller) -> Iterator[Transaction]:

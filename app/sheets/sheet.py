@@ -25,7 +25,7 @@ MOST_DECLARATION_BYTES = 256 << 10
 _KEPT_BYTES = 8 << 20  # of declarations whose parsed sheets are cached
 _OVERHEAD_BYTES = 1024
 _SAID = 300  # characters of a parser's message, which repeats the line
-_PLAIN = {"root", "path", "schema", "fields"}
+_PLAIN = {"root", "path", "schema", "fields", "references", "unique"}  # the last two are for extensions
 _ROOT = re.compile(rb"""^\s*root\s*=\s*(?:"([^"\n]*)"|'([^'\n]*)')""", re.MULTILINE)
 
 

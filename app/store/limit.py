@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 
 from ferry.app.errors import ExtensionTooSlowError
 from ferry.worker.observe.logs import log
@@ -69,7 +70,7 @@ class Limit:
             self._expire()
         if self._is_over:
             raise ExtensionTooSlowError(
-                f"{self._who} held the write lock for {self._seconds:g} s, and others wait to write."
+                f"{self._who} held the write lock for {self._seconds:g} s, the longest that extensions may."
             )
 
     def settle(self) -> bool:
@@ -104,7 +105,8 @@ class Limit:
         if left_s <= 0:
             self._expire()
             return
-        self._timer = threading.Timer(max(left_s, _LEAST_S), self._watch)
+        # In the context of the request, whose id the log names.
+        self._timer = threading.Timer(max(left_s, _LEAST_S), copy_context().run, (self._watch,))
         self._timer.daemon = True
         self._timer.start()
 

@@ -18,6 +18,7 @@ from ferry.app.extending.routes import serve
 from ferry.app.replica.following import Following
 from ferry.app.store import limit
 from ferry.worker.errors import SettingsError
+from ferry.worker.files.places import write_lock
 from tests.town import ANA, JANE, PEOPLE, town
 
 __all__ = ["town"]  # a fixture
@@ -177,6 +178,31 @@ def everything(caller):
             ("delete", "a"),
         ]
     ]  # fmt: skip
+
+
+def test_a_route_that_only_reads_waits_for_no_writer(town, data):
+    api = town(
+        COUNT
+        + """
+@town.route("/api/town/people/<slug>")
+def named(slug: str) -> dict:
+    seen = town.snapshot()
+    return {"is_here": seen.exists("people", slug), "record": seen.read("people", slug),
+            "paths": [each.path for each in seen.records("people", name="Jane")]}
+"""
+    )
+    assert api.post(PEOPLE, json={"slug": "jane", "name": "Jane"}, headers=JANE).status_code == 201
+    with write_lock(data.path).hold(timeout_s=5):
+        answer = api.get("/api/town/people/jane", headers=JANE)
+        missing = api.get("/api/town/people/joe", headers=JANE)
+
+    assert answer.json == {
+        "is_here": True, "record": {"slug": "jane", "name": "Jane"}, "paths": ["jane"],
+    }  # fmt: skip
+    assert answer.headers["X-Ferry-Commit"] == data.head()
+    assert (missing.status_code, missing.json["code"]) == (404, "record-not-found")
+    with pytest.raises(RuntimeError, match="functions that answer a request"):
+        sys.modules["town"].town.snapshot()
 
 
 TWICE = """

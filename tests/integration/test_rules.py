@@ -4,6 +4,7 @@ The rules of extensions: what they see, refuse and change, whichever way a write
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 from types import SimpleNamespace
@@ -202,6 +203,18 @@ def stamp(write):
     assert (changed.status_code, changed.json["record"]["stamp"]) == (200, 4)
 
 
+def test_a_sheet_that_declares_what_extensions_read_calls_a_rule_once(town, data):
+    rest = "unique = { text = true }\nreferences = { who = 'people' }\n"
+    data.edit({".gitsheets/notes.toml": f"[gitsheet]\nroot = 'notes'\npath = '${{{{ slug }}}}'\n{rest}"})
+    api = town(
+        f"{HEADER}calls = []\n@town.before_write('notes')\ndef note(write):\n    calls.append(write.path)\n"
+    )
+    notes = "/api/sheets/notes/records"
+
+    assert api.post(notes, json={"slug": "a", "text": "x"}, headers=JANE).status_code == 201
+    assert _module().calls == ["a"]
+
+
 def test_what_a_rule_makes_ferry_render_is_in_the_rules_time(town, data, monkeypatch):
     data.edit({".gitsheets/notes.toml": "[gitsheet]\nroot = 'notes'\npath = '${{ slug.toLowerCase() }}'\n"})
     api = town(
@@ -327,7 +340,7 @@ def wait(write):
 )
 
 
-def test_a_slow_rule_loses_the_lock_and_others_write_on(town, data, monkeypatch):
+def test_a_slow_rule_loses_the_lock_and_others_write_on(town, data, monkeypatch, capsys):
     """
     The others do not wait until the rule returns, and what it let pass is not written.
     """
@@ -352,6 +365,10 @@ def test_a_slow_rule_loses_the_lock_and_others_write_on(town, data, monkeypatch)
     assert (refused.status_code, refused.json["code"]) == (503, "extension-too-slow")
     assert refused.json["detail"].startswith("town.wait held the write lock")
     assert refused.headers["Retry-After"] == "1"
+    [told] = [line for line in capsys.readouterr().err.splitlines() if "extension.too_slow" in line]
+    assert json.loads(told)["request_id"] == refused.headers["X-Request-Id"], (
+        "though a timer's thread tells it"
+    )
     write("later")
     assert answers["later"].status_code == 201
     assert app.test_client().get(f"{PEOPLE}/slow").status_code == 404
@@ -396,8 +413,8 @@ def _timers():
 
 def test_the_public_package_is_these_names():
     assert ferry.__all__ == [
-        "Caller", "Change", "Commit", "Divergence", "Extension", "Failed", "Landing", "Record", "Refused",
-        "Transaction", "Write", "__version__",
+        "Caller", "Change", "Commit", "Divergence", "Extension", "Failed", "Landing", "Reader", "Record",
+        "Refused", "Transaction", "Write", "__version__",
     ]  # fmt: skip
     for name in ferry.__all__:
         assert name == "__version__" or getattr(ferry, name).__doc__

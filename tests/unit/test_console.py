@@ -83,6 +83,13 @@ def test_each_process_gives_the_same_warning_and_it_is_shown_once(said):
     ]
 
 
+def test_each_request_shows_its_own_trouble_once(said):
+    trouble = {"event": "extension.failed", "level": "error", "extension": "town", "request_id": "one"}
+    shown = "trouble  extension.failed: extension=town"
+    assert said(trouble, {**trouble, "timestamp": "later"}) == [shown]
+    assert said({**trouble, "request_id": "two"}) == [shown]
+
+
 def test_a_line_is_read_once_it_is_whole(said):
     whole = json.dumps({"event": "push.disabled", "level": "warning", "hint": "no remote"})
     assert said(whole[:20]) == []
@@ -102,9 +109,13 @@ def stacks(tmp_path, monkeypatch):
 
 
 def test_a_command_finds_the_settings_of_the_one_running_stack(stacks):
-    env = {"CFP_DATA_REPO_PATH": "/srv/a b's", "CFP_REDIS_URL": "redis://x/0", "HOME": "/root"}
-    with running.announced(stacks("one"), env) as path:
-        assert running.find() == {"CFP_DATA_REPO_PATH": "/srv/a b's", "CFP_REDIS_URL": "redis://x/0"}
+    settings = {
+        "CFP_DATA_REPO_PATH": "/srv/a b's",
+        "CFP_REDIS_URL": "redis://x/0",
+        "PYTHONPATH": "/home/ana/town",
+    }
+    with running.announced(stacks("one"), {**settings, "HOME": "/root"}) as path:
+        assert running.find() == settings
     assert running.find() == {}
     path.write_text("export CFP_DATA_REPO_PATH=/left/behind\n")
     assert running.find() == {}

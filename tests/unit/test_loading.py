@@ -7,11 +7,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from ferry import Caller, Extension, Refused
 from ferry.loading import ExtensionError, load
+from ferry.worker import doctor
 from ferry.worker.bootstrap import load_extensions
 from ferry.worker.errors import SettingsError
 from ferry.worker.settings import Settings
@@ -55,6 +57,34 @@ def test_a_module_may_list_extensions_and_its_settings_may_name_none(module):
     module("listed_none", "extensions = []\n")
 
     assert [extension.name for extension in load(["listed", "listed_none"])] == ["a", "b"]
+
+
+def test_the_directories_of_pythonpath_come_before_the_current_one(module, tmp_path, monkeypatch):
+    """
+    A command in another directory means the module that the running stack has.
+    """
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "loaded_app.py").write_text(GOOD.format("theirs"))
+    module("loaded_app", GOOD.format("ours"))
+    monkeypatch.setenv("PYTHONPATH", str(theirs))
+    monkeypatch.setattr(sys, "path", [str(theirs), *sys.path])
+
+    assert [extension.name for extension in load(["loaded_app"])] == ["theirs"]
+
+
+def test_a_rule_for_a_sheet_that_is_not_declared_is_found(module, deployment):
+    module(
+        "slip", "import ferry\ntown = ferry.Extension('town')\ntown.before_write('people', 'peeple')(print)\n"
+    )
+    found = doctor._extensions(
+        SimpleNamespace(settings=_settings(CFP_API_EXTENSIONS="slip"), repository=deployment.repository)
+    )
+
+    assert [(each.state, each.detail) for each in found] == [
+        ("ok", "loaded in this order: town (1 rule)"),
+        ("warning", "town has a rule for peeple, and no such sheet is declared"),
+    ]
 
 
 def test_modules_may_share_an_extension(module):

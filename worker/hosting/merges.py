@@ -83,7 +83,10 @@ class MergeRules:
         asked, refused = report.all("asked"), report.first("refused")
         failure = report.first("failed") or report.ended(_RULES_S)
         if not asked:
-            raise ReconcileError(f"the rules of extensions cannot be asked: {failure}{report.last_printed()}")
+            raise ReconcileError(
+                f"the rules of extensions cannot be asked: {failure}{report.last_printed()}; give the command "
+                "the directory of their modules (PYTHONPATH) and the variables that they read"
+            )
         refusal = Refusal(
             extension=asked[-1],
             record=in_line(report.all("about")[-1]),
