@@ -84,8 +84,8 @@ class MergeRules:
         failure = report.first("failed") or report.ended(_RULES_S)
         if not asked:
             raise ReconcileError(
-                f"the rules of extensions cannot be asked: {failure}{report.last_printed()}; give the command "
-                "the directory of their modules (PYTHONPATH) and the variables that they read"
+                f"the rules of extensions cannot be asked: {failure}{report.last_printed()}; "
+                "the command needs the directory of their modules (PYTHONPATH) and the variables that they read"
             )
         refusal = Refusal(
             extension=asked[-1],
