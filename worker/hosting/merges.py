@@ -85,7 +85,7 @@ class MergeRules:
         if not asked:
             raise ReconcileError(
                 f"the rules of extensions cannot be asked: {failure}{report.last_printed()}; "
-                "the command needs the directory of their modules (PYTHONPATH) and the variables that they read"
+                "the command needs their directory (PYTHONPATH) and the variables that they read"
             )
         refusal = Refusal(
             extension=asked[-1],
