@@ -105,7 +105,7 @@ def writer(*sheets: str) -> Caller:
         Problem: 401 without a known token; 403 if the server accepts no writes, or the token may not write
             one of the sheets.
     """
-    if not services().open_access and not services().tokens.known() and not _authenticators(services()):
+    if not has_writers(services()):
         raise Problem(
             403,
             "writes-closed",
@@ -159,6 +159,13 @@ def _authenticated() -> Caller | None:
             wrong = TypeError(f"returned {type(found).__name__} instead of ferry.Caller or None")
             raise failed(extension, authenticator, wrong)
     return None
+
+
+def has_writers(services: Services) -> bool:
+    """
+    Whether anybody can be known: by a token, by an extension, or because nobody is asked.
+    """
+    return services.open_access or bool(services.tokens.known() or _authenticators(services))
 
 
 def _authenticators(services: Services) -> list[tuple[str, Authenticator]]:

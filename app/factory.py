@@ -17,7 +17,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import PathConverter
 
 from ferry.app import problems
-from ferry.app.access import ANY_SHEET, admit_browser, client_of, listener, reader
+from ferry.app.access import ANY_SHEET, admit_browser, client_of, has_writers, listener, reader
 from ferry.app.api import (
     attachments,
     commits,
@@ -161,7 +161,7 @@ def _report_settings(built: Services) -> None:
         log().error("primary.fenced", commit=fence.commit, host=fence.host, hint=HINT_FENCED)
     if not settings.remotes:
         log().warning("push.disabled", hint="CFP_DATA_REMOTE is not set: commits stay on this machine")
-    if not (built.tokens.known() or built.open_access or settings.is_replica):
+    if not (has_writers(built) or settings.is_replica):
         hint = "neither CFP_API_TOKENS nor CFP_API_TOKENS_PATH names a writer: every write is refused"
         log().warning("api.read_only", hint=hint)
 

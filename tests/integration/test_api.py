@@ -402,8 +402,9 @@ class TestAccess:
             {**env, "CFP_REDIS_URL": "redis://127.0.0.1:1/0", **more}
         ).test_client()
 
-    def test_nobody_writes_unless_tokens_are_set(self, closed):
+    def test_nobody_writes_unless_tokens_are_set(self, closed, capsys):
         _problem(closed().post(RECORDS, json=JANE), 403, "writes-closed")
+        assert "every write is refused" in capsys.readouterr().err
 
     def test_a_known_token_writes_under_its_name(self, closed, data):
         client = closed(CFP_API_TOKENS=f"tess:{hashlib.sha256(self.TOKEN.encode()).hexdigest()}")

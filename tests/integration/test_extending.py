@@ -604,6 +604,14 @@ def _session(name):
     return {"X-Session": name}
 
 
+def test_a_login_alone_lets_callers_write(town, capsys):
+    api = town(SESSIONS, CFP_API_TOKENS="")
+    answer = api.post(PEOPLE, json={"slug": "lena", "name": "Lena"}, headers={"X-Session": "lena"})
+
+    assert answer.status_code == 201, answer.text
+    assert "every write is refused" not in capsys.readouterr().err
+
+
 def test_an_extension_knows_callers_that_ferry_does_not(town, data):
     api = town(SESSIONS)
     written = api.post(PEOPLE, json={"slug": "jo", "name": "Jo"}, headers=_session("jo"))
