@@ -319,7 +319,7 @@ class Listing:
         """
         Drop sheets, except *but*, until there is room for *size* bytes; returns whether there is.
         """
-        for key in [key for key in self._kept if key is not but]:
+        for key in [key for key in self._kept if key != but]:
             if self._room >= size:
                 break
             self._room += self._kept.pop(key).size
