@@ -493,11 +493,23 @@ _COMPARES: Mapping[str, Callable[[Decimal, Decimal], bool]] = {
 }
 
 
+_FINDS: Mapping[str, Callable[[str, str], bool]] = {
+    "contains": lambda value, text: text in value,
+    "startswith": lambda value, text: value.startswith(text),
+}
+
+
 def _passes(record: Fields, name: str, word: str, text: str) -> bool:
     value: Any = record
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     items = value if isinstance(value, list) else [value]
+    if word == "exists":
+        return (value is not None) == (text == "true")
+    if word in _FINDS:
+        return any(
+            isinstance(each, (str, datetime)) and _FINDS[word](str(shown(each)), text) for each in items
+        )
     if word in _COMPARES:
         return any(_is_number(each) and _COMPARES[word](Decimal(repr(each)), Decimal(text)) for each in items)
     wanted = text.split(",") if word == "in" else [text]

@@ -212,6 +212,10 @@ class Wishes:
                     pick(["Ann", "Cyd,Bob", "x", "true", "nan"]),
                 )
             )
+        if self.random.random() < 0.2:
+            word = pick(["contains", "startswith", "exists"])
+            text = pick(["true", "false"]) if word == "exists" else pick(["A", "nn", "x", "20", ""])
+            filters.append((pick(["name", "x", "y"]) if sheet.name != "people" else "name", word, text))
         if len({name for name, _, _ in filters}) < len(filters):
             filters.pop()
         orders = ["", "", sheet.fields[-1], f"-{sheet.fields[-1]}"]
