@@ -120,7 +120,7 @@ class Network:
 
     Attributes:
         begins: Called with each push when it begins.
-        said: Called with the host and the reason that a push ended with, "" for success.
+        said: Called with each push when it has ended, and its reason, "" for success.
     """
 
     def __init__(self, machine: Machine, store: Store, hosts: Mapping[str, Host]) -> None:
@@ -128,7 +128,7 @@ class Network:
         self._groups = 1000
         self.children: dict[int, Child] = {}
         self.begins: Callable[[Child, str], object] = lambda child, commit: None
-        self.said: Callable[[Host, str], object] = lambda host, reason: None
+        self.said: Callable[[Child, str], object] = lambda child, reason: None
 
     # --- what stands for functions of Ferry ---
 
@@ -199,9 +199,9 @@ class Network:
         machine.effect(f"git push to {host.name} ends")
         if answer is None:
             told = report[0] if report else f"!\t{commit}:{ref}\t[remote rejected] (unpacker error)"
-            self.said(host, "" if told[0] in "*= " else "non-fast-forward")
+            self.said(child, "" if told[0] in "*= " else "non-fast-forward")
             return int(told[0] == "!"), f"To {host.name}\n{told}\nDone\n", ""
-        self.said(host, explain(answer.status, answer.stdout, answer.stderr, ref=ref).reason)
+        self.said(child, explain(answer.status, answer.stdout, answer.stderr, ref=ref).reason)
         return answer.status, answer.stdout, answer.stderr
 
     def _land(self, host: Host, ref: str, commit: int) -> str:

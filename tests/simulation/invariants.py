@@ -19,6 +19,7 @@ from tests.simulation.pipeline import Sentry
 from tests.simulation.repository import Store
 
 _AT_ONCE = frozenset({"non-fast-forward", "rejected", "auth", "host-key", "not-found", "local"})
+PAGE_AFTER_S = 300.0
 # A process that hangs does so for some minutes at most, and a watchdog looks for two sweeps.
 _TROUBLE_LASTS_S = 600.0
 
@@ -54,6 +55,7 @@ class Invariants:
         self._said: dict[str, dict[str, int]] = {name: {} for name in hosts}
         self._paged: dict[tuple[str, str, int], str] = {}
         self._waits_until: dict[str, float] = {}
+        self._tried: dict[str, int] = {}
         self._troubled_at = 0.0
         self._entries: dict[bytes, Entry] = {}
 
@@ -77,8 +79,9 @@ class Invariants:
             host = self.hosts[ref.split("/")[2]]
             if not host.had >> new & 1:
                 self.broken(f"{ref} is at a commit that {host.name} never had")
-            if commits.has(new, self._store.refs.get(MAIN)):
-                self._epoch_ends(host)
+            head = self._store.refs.get(MAIN)
+            if commits.has(new, head) or commits.has(new, self._tried.get(host.name, head)):
+                self._epoch_ends(host)  # the remote has all that the last attempt sent
         for host in self.hosts.values():
             self._compare(host)
 
@@ -109,6 +112,7 @@ class Invariants:
             self.broken(f"a forced push, or one that deletes: {refspec}")
         if child.ref != MAIN:
             return
+        self._tried[host.name] = self._store.number(refspec.partition(":")[0])
         if any(each is not child and each.host is host and each.ref == MAIN for each in others.values()):
             self.broken(f"two pushes to {host.name} run at once")
         if self.paused[host.name]:
@@ -118,10 +122,12 @@ class Invariants:
         if is_for_commit and self.is_clean and machine.now < self._waits_until.get(host.name, 0.0) - 1:
             self.broken(f"a push to {host.name} begins before its retry is due, for a commit")
 
-    def push_ended(self, host: Host, reason: str) -> None:
-        self._machine.counts[f"push to end as {reason or 'pushed'}"] += 1
+    def push_ended(self, child: Child, reason: str) -> None:
+        self._machine.counts[f"push ends as {reason or 'pushed'}"] += 1
         if reason:
-            self._met(host, reason)
+            self._met(child.host, reason)
+        elif child.ref == MAIN:
+            self._epoch_ends(child.host)
 
     def sent(self, message: Message) -> None:
         if message.task == "push" and message.retries:
@@ -205,16 +211,24 @@ class Invariants:
 
     def pages_came(self) -> None:
         """
-        Check that each remote that fails for a reason which pages at once has its page.
+        Check that each remote that fails for a reason which pages at once has its page, and each that has
+        failed for a while.
         """
-        for name, host in self.hosts.items():
+        for name in self.hosts:
             entry = self.entry(name)
-            if entry.last_failure is None or entry.is_paused(self._machine.now):
+            if (
+                entry.last_failure is None
+                or entry.failing_since is None
+                or entry.is_paused(self._machine.now)
+            ):
                 continue
-            reason = entry.last_failure.reason
-            came = {each["reason"] for each in self._sentry.accepted.values() if each["remote"] == name}
+            reason, since = entry.last_failure.reason, entry.failing_since
+            pages = [each for each in self._sentry.accepted.values() if each["remote"] == name]
+            came = {each["reason"] for each in pages if each["at"] >= since}
             if reason in _AT_ONCE and reason not in came:
-                self.broken(f"{name} fails with {reason}, and no page came ({host.reason})")
+                self.broken(f"{name} fails with {reason}, and no page came")
+            elif entry.failing_s > PAGE_AFTER_S and not came:
+                self.broken(f"{name} has failed for {entry.failing_s:.0f} s, and no page came")
 
     def all_arrived(self) -> None:
         """

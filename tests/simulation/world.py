@@ -22,7 +22,7 @@ from ferry.worker.ledger.operators import Operator
 from ferry.worker.settings import Settings
 from tests.simulation.broker import QUEUE, Broker
 from tests.simulation.hosts import MAIN, Child, Host, Network, answers
-from tests.simulation.invariants import Invariants
+from tests.simulation.invariants import PAGE_AFTER_S, Invariants
 from tests.simulation.machine import Disk, Machine, Process
 from tests.simulation.pipeline import Parts, Sentry, replaced
 from tests.simulation.repository import Commits, Store
@@ -34,8 +34,9 @@ _HANGS_S = (5.0, 40.0, 200.0)
 # How likely a step is the last of its process, hangs it, or is the last before a power cut. A world without
 # these shows whether Ferry needs its sweep where it should not.
 _TEMPERS = ((0.0, 0.0, 0.0), (1 / 900, 1 / 4000, 1 / 6000), (1 / 300, 1 / 1000, 0.0), (0.0, 0.0, 1 / 800))
-# Until all has arrived in a world without faults: the longest retry, a look of each task, and two sweeps.
-_SETTLES_S = 1500.0
+# Until all has arrived in a world without faults: what operators do takes 400 s, the longest wait that a host
+# has asked for two minutes, a retry one.
+_SETTLES_S = 600.0
 _REASONS = [reason for reason in answers() if reason not in ("pushed", "up-to-date", "non-fast-forward")]
 _OPERATOR = Operator.of("ana@simulation", "because of the seed")
 
@@ -92,7 +93,7 @@ class World:
             "CFP_PUSH_TIMEOUT": "20",
             "CFP_PUSH_BACKOFF_CAP": f"{_CAP_S:g}",
             "CFP_PUSH_SWEEP_INTERVAL": f"{_SWEEP_S:g}",
-            "CFP_PUSH_PAGE_AFTER": "300",
+            "CFP_PUSH_PAGE_AFTER": f"{PAGE_AFTER_S:g}",
             "CFP_PUSH_MIN_INTERVAL": pick(["0", "0", "0", "3"]),
             "CFP_PUSH_RESCUE": pick(["on", "off"]),
         }
@@ -145,7 +146,8 @@ class World:
                 machine.end()
 
     def _deployment(self) -> list[Role]:
-        pools = [Role(f"worker {number}", self._worker) for number in range(1, self.random.choice([2, 3, 4]))]
+        slots = len(self.hosts) + self.random.choice([1, 2])  # a hanging remote must not keep another waiting
+        pools = [Role(f"worker {number}", self._worker) for number in range(slots)]
         apis = [Role(f"api {number}", self._api) for number in (1, 2)]
         return [
             *pools,
@@ -427,7 +429,7 @@ class World:
         pipeline = self.parts.assemble()
         for _ in range(20):
             for remote, host in self.hosts.items():
-                with suppress(WorkerError):
+                with self._busy("operator"), suppress(WorkerError):
                     entry = pipeline.ledger.read(remote)
                     if entry.paused_at is not None:
                         self._resume(pipeline, remote)
