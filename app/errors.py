@@ -6,6 +6,7 @@ Errors of the store, each with a stable code and a hint.
     ├── RecordExistsError, PreconditionError      the state is not what the caller expects
     ├── InvalidPathError, InvalidRecordError      the record cannot be stored
     ├── InvalidJsonError                          the body is not a record
+    ├── ImportInvalidError                        lines of an import cannot be stored
     ├── InvalidKeyError, KeyReusedError, KeysExhaustedError   the Idempotency-Key cannot be used
     ├── SheetConfigError, UnreadableRecordError, AttachmentUnreadableError   the repository itself is wrong
     ├── FencedError                               another repository is the primary
@@ -17,6 +18,7 @@ Errors of the store, each with a stable code and a hint.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ferry.writes import Refused
 
@@ -112,6 +114,24 @@ class InvalidRecordError(StoreError):
 
     def __init__(self, detail: str, errors: Sequence[Mapping[str, str]] = ()) -> None:
         super().__init__(detail)
+        self.errors = list(errors)
+
+
+class ImportInvalidError(StoreError):
+    """
+    Lines of an import cannot be stored; nothing of their commit is.
+
+    Attributes:
+        errors: One ``{"line", "code", "message"}`` for each fault, and its ``field`` if it has one.
+    """
+
+    code = "import-invalid"
+    hint = "Correct the lines in `errors`, and send the file again."
+
+    def __init__(self, errors: Sequence[Mapping[str, Any]]) -> None:
+        first = errors[0]
+        more = f" There are {len(errors)} faults or more." if len(errors) > 1 else ""
+        super().__init__(f"Line {first['line']}: {first['message']}.{more}".replace("..", "."))
         self.errors = list(errors)
 
 

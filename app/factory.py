@@ -32,6 +32,7 @@ from ferry.app.api import (
     transactions,
 )
 from ferry.app.api.conditions import answer_conditionally
+from ferry.app.api.exchange import importing
 from ferry.app.api.json_provider import RecordJsonProvider
 from ferry.app.api.parameters import refuse_unacceptable, refuse_unknown
 from ferry.app.api.reading import await_commit, name_commit
@@ -62,7 +63,7 @@ from ferry.worker.repair.fence import HINT as HINT_FENCED
 from ferry.worker.repair.fence import fence_of, fence_replica
 from ferry.worker.settings import Settings
 
-_DATA = (sheets.bp, records.bp, attachments.bp, transactions.bp, commits.bp, events.bp)
+_DATA = (sheets.bp, records.bp, attachments.bp, importing.bp, transactions.bp, commits.bp, events.bp)
 _FOR_BROWSERS = (docs.bp, pages.bp)
 _READABLE = (*_DATA, *_FOR_BROWSERS)
 _GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp, pages.assets, signing_in.bp)

@@ -30,6 +30,7 @@ _STATUS_OF: Mapping[type[errors.StoreError], int] = {
     errors.InvalidPathError: 422,
     errors.InvalidRecordError: 422,
     errors.InvalidJsonError: 400,
+    errors.ImportInvalidError: 422,
     errors.InvalidKeyError: 400,
     errors.KeyReusedError: 422,
     errors.KeysExhaustedError: 429,
@@ -131,7 +132,8 @@ def store_problem(error: errors.StoreError, **more: Any) -> Problem:
     status = error.status if isinstance(error, errors.RefusedError) else _STATUS_OF[type(error)]
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
     headers |= error.headers if isinstance(error, errors.RefusedError) else {}
-    faults = error.errors if isinstance(error, errors.InvalidRecordError | errors.RefusedError) else []
+    detailed = errors.InvalidRecordError | errors.ImportInvalidError | errors.RefusedError
+    faults = error.errors if isinstance(error, detailed) else []
     has_errors = bool(faults) or isinstance(error, errors.InvalidRecordError)
     members: dict[str, Any] = {"errors": faults} if has_errors else {}
     return Problem(status, error.code, str(error), error.hint, headers=headers, **members, **more)

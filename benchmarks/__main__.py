@@ -18,7 +18,7 @@ from pathlib import Path
 import click
 import structlog
 
-from benchmarks import history_length, idle, many, pushes, reads, records, writes
+from benchmarks import history_length, idle, imports, many, pushes, reads, records, writes
 from benchmarks.ground import Ground, ground, place
 from benchmarks.table import Figure, rendered
 
@@ -38,6 +38,7 @@ MEASUREMENTS: dict[str, Callable[[Ground], list[Figure]]] = {
     "many": many.repositories,
     "idle": partial(idle.at_rest, pushes=_PUSHES),
     "growth": records.growth,
+    "import": imports.in_and_out,
     "history": history_length.answers,
     "bytes": pushes.sizes,
 }

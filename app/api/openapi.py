@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from ferry import __version__
 from ferry.app.api.cursors import DEFAULT_LIMIT, MAX_LIMIT
+from ferry.app.api.exchange.importing import MOST_EVERY
 from ferry.app.api.reading import MAX_DELAY_S
 from ferry.app.api.record_schema import component, for_requests, partial, plain_object
 from ferry.app.api.transactions import MAX_OPERATIONS
@@ -198,6 +199,7 @@ def _names(sheet: Sheet) -> Json:
         "quoted": quote(sheet.name),
         "record": _schema_name(sheet),
         "operations": list(CHANGES),
+        "most_every": MOST_EVERY,
     }
 
 

@@ -20,7 +20,7 @@ from ferry.app.api.asked import Asked
 from ferry.app.api.commits import commit_documents
 from ferry.app.api.conditions import preference, require
 from ferry.app.api.cursors import Shown, page_of
-from ferry.app.api.lines import form_asked_for, lines_of
+from ferry.app.api.exchange.lines import form_asked_for, lines_of
 from ferry.app.api.reading import snapshot_of, snapshot_of_page
 from ferry.app.api.writing import Change, evaluations, record_sent, write
 from ferry.app.errors import RecordNotFoundError, SheetConfigError

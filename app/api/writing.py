@@ -48,6 +48,7 @@ MAX_WAIT_S = 60.0
 DRY_RUN = "dry_run"
 _CURLS_OWN = "application/x-www-form-urlencoded"  # the default of `curl -d`, whatever the body is
 _ROUNDS = 5
+_MOST_FILES = 1000  # that a dry run names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,24 @@ class Change:
     body: dict[str, Any]
     headers: dict[str, str] = field(default_factory=dict)
     sheet: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """
+    What came of a write.
+
+    Attributes:
+        change: Its result.
+        commit: Its commit; None if it changed nothing.
+        stands_in: A commit that contains the result in any case.
+        is_replayed: Whether an earlier request with the same key made it.
+    """
+
+    change: Change
+    commit: str | None
+    stands_in: str
+    is_replayed: bool = False
 
 
 def record_sent(*also: str) -> Record:
@@ -113,12 +132,28 @@ def write(actor: Caller, about: Provenance, change: Callable[[Transaction], Chan
     with open_transaction():
         if is_dry_run():
             return _tried(actor, change)
-        for _ in range(_ROUNDS):
-            try:
-                return _write(actor, about, change)
-            except NotEvaluatedError:
-                _rehearse(actor, change)
-    raise BusyError("The record was changed each time while its path was evaluated.")
+        made = committed(actor, about, change)
+    return answer(made.change, made.commit, stands_in=made.stands_in, replayed=made.is_replayed)
+
+
+def committed(
+    actor: Caller, about: Provenance, change: Callable[[Transaction], Change], *, part: int = 0
+) -> Made:
+    """
+    Make *change* in one commit, or find the commit that a request with the same key has made.
+
+    Args:
+        part: Number of the commit in a request that makes several, each of which is made once.
+
+    Raises:
+        StoreError, Problem: As for ``write``.
+    """
+    for _ in range(_ROUNDS):
+        try:
+            return _write(actor, about, change, keyed_write(actor.name, part))
+        except NotEvaluatedError:
+            _rehearse(actor, change)
+    raise BusyError("What the write needs was changed each time while it was prepared.")
 
 
 def is_dry_run() -> bool:
@@ -176,8 +211,10 @@ def _tried(actor: Caller, change: Callable[[Transaction], Change]) -> Response:
     with services().store.trial(evaluations(), guard_of(actor)) as transaction:
         done = change(transaction)
     g.read_from = transaction.parent
-    files = [each.as_json() for each in transaction.changed_files()]
-    return jsonify({**done.body, "commit": None, "dry_run": True, "files": files})
+    files = list(transaction.changed_files())
+    body = {**done.body, "commit": None, "dry_run": True}
+    body["files"] = [each.as_json() for each in files[:_MOST_FILES]]
+    return jsonify({**body, "more_files": len(files) - _MOST_FILES} if len(files) > _MOST_FILES else body)
 
 
 def _rehearse(actor: Caller, change: Callable[[Transaction], Change]) -> None:
@@ -190,8 +227,10 @@ def _rehearse(actor: Caller, change: Callable[[Transaction], Change]) -> None:
         pass  # the branch may have moved: under the lock the change decides again whether to raise it
 
 
-def _write(actor: Caller, about: Provenance, change: Callable[[Transaction], Change]) -> Response:
-    store, keyed = services().idempotency, keyed_write(actor.name)
+def _write(
+    actor: Caller, about: Provenance, change: Callable[[Transaction], Change], keyed: KeyedWrite | None
+) -> Made:
+    store = services().idempotency
     trailers = [*about.trailers, *([(TRAILER, keyed.name)] if keyed else [])]
     kept, place = None, None
     with transact(
@@ -207,10 +246,10 @@ def _write(actor: Caller, about: Provenance, change: Callable[[Transaction], Cha
         else:
             done = repeated(kept, transaction.parent, partial(_done_by, kept.commit, actor, change))
     if kept:
-        return answer(done, kept.commit, stands_in=transaction.parent, replayed=True)
+        return Made(change=done, commit=kept.commit, stands_in=transaction.parent, is_replayed=True)
     if place:
         store.finish(place, transaction.commit)
-    return answer(done, transaction.commit, stands_in=transaction.parent)
+    return Made(change=done, commit=transaction.commit, stands_in=transaction.parent)
 
 
 def kept_of(done: Change) -> dict[str, Any]:
@@ -265,9 +304,12 @@ def _done_by(commit: str | None, actor: Caller, change: Callable[[Transaction], 
     raise KeyReusedError
 
 
-def keyed_write(actor: str) -> KeyedWrite | None:
+def keyed_write(actor: str, part: int = 0) -> KeyedWrite | None:
     """
     Return the current request's ``Idempotency-Key``, with what was sent under it; None without one.
+
+    Args:
+        part: Number of the commit, in a request that makes several.
 
     Raises:
         InvalidKeyError: It is not a key.
@@ -281,7 +323,8 @@ def keyed_write(actor: str) -> KeyedWrite | None:
         request.full_path,
         *(request.headers.get(n, "") for n in ("If-Match", "If-None-Match")),
     ]
-    return KeyedWrite.of(actor, key, "\0".join(parts).encode() + b"\0" + request.get_data())
+    whole = KeyedWrite.of(actor, key, "\0".join(parts).encode() + b"\0" + request.get_data())
+    return whole.part(part) if part else whole
 
 
 def answer(change: Change, commit: str | None, *, stands_in: str, replayed: bool = False) -> Response:

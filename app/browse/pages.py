@@ -18,7 +18,7 @@ from ferry.app import access
 from ferry.app.api import attachments
 from ferry.app.api.asked import Asked
 from ferry.app.api.commits import changes_of, commit_documents, commit_of
-from ferry.app.api.lines import lines_of
+from ferry.app.api.exchange.lines import lines_of
 from ferry.app.api.push import commit_states
 from ferry.app.api.reading import snapshot_of
 from ferry.app.api.records import find, versions

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,6 +23,9 @@ from ferry.worker.files.ownership import refused
 from ferry.worker.observe import logs
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.turns.turn import Occasion
+
+if TYPE_CHECKING:
+    from ferry.app.services import Services
 
 REASON = click.option("--reason", metavar="TEXT", help="Why, for the log and the history.")
 _ENQUEUE_BUDGET_S = 5.0  # no request waits for a command
@@ -39,6 +43,22 @@ def open_pipeline() -> Iterator[Pipeline]:
         if not os.environ.get("CFP_DATA_REPO_PATH"):
             os.environ.update(running.find())
         yield build(os.environ, publisher=True)
+
+
+@contextmanager
+def open_services() -> Iterator[Services]:
+    """
+    Build the parts of an API process from the environment, for a command that reads or writes records.
+
+    Errors and the environment are as for ``open_pipeline``.
+    """
+    from ferry.app.services import build_services  # with Flask, which no other command needs
+
+    configure_logs()
+    with one_line_errors():
+        if not os.environ.get("CFP_DATA_REPO_PATH"):
+            os.environ.update(running.find())
+        yield build_services(os.environ, open_access=False)
 
 
 def configure_logs() -> None:

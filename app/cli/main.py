@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ferry.app.cli import branches, checks, hooks, promote, pushes, reconcile, repository, tokens
+from ferry.app.cli import branches, checks, exchange, hooks, promote, pushes, reconcile, repository, tokens
 from ferry.app.version import this_build
 from ferry.worker.errors import WorkerError
 
@@ -94,6 +94,8 @@ for command in (
     checks.doctor,
     checks.send_page,
     checks.verify_remotes,
+    exchange.export,
+    exchange.import_,
     hooks.hooks,
     promote.promote,
     pushes.push,

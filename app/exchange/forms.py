@@ -62,9 +62,6 @@ class Form(ABC):
 
         Args:
             lines: The lines, with their ends as they are.
-
-        Raises:
-            LineError: No record can be read from any line.
         """
 
 
@@ -94,7 +91,11 @@ class Csv(Form):
     def read(self, lines: Iterable[str], columns: Columns) -> Iterator[tuple[int, Record | LineError]]:
         csv.field_size_limit(LONGEST_LINE)
         reader = csv.reader(lines, strict=True)
-        fields = _header(reader)
+        try:
+            fields = _header(reader)
+        except LineError as exc:
+            yield 1, exc
+            return
         kinds = [columns.kind(field) for field in fields]
         while True:
             number = reader.line_num + 1
@@ -103,6 +104,9 @@ class Csv(Form):
             except csv.Error as exc:
                 yield number, LineError(f"The line is not CSV: {exc}.")
                 return  # where the next record begins cannot be known
+            except LineError as exc:
+                yield number, exc
+                return
             if row is None:
                 return
             if row:  # an empty line, such as the last one, is no record
@@ -124,15 +128,39 @@ class Ndjson(Form):
             yield to_text(record) + "\n"
 
     def read(self, lines: Iterable[str], columns: Columns) -> Iterator[tuple[int, Record | LineError]]:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
+        rest, number = iter(lines), 0
+        while True:
+            number += 1
+            try:
+                line = next(rest, None)
+                if line is None:
+                    return
+                if line.strip():
                     yield number, unmarked(read_record(line.encode()))
-                except InvalidJsonError as exc:
-                    yield number, LineError(str(exc).replace("The body", "The line"))
+            except InvalidJsonError as exc:
+                yield number, LineError(str(exc).replace("The body", "The line"))
+            except LineError as exc:
+                yield number, exc
+                return
 
 
 FORMS = {form.name: form for form in (Csv(), Ndjson())}
+
+
+def decoded(file: Iterable[bytes]) -> Iterator[str]:
+    """
+    Yield the lines of *file* as text, without a byte order mark.
+
+    Raises:
+        LineError: A line is not UTF-8, or is too long.
+    """
+    for number, line in enumerate(file, 1):
+        if len(line) > LONGEST_LINE:
+            raise LineError(f"The line has more than {LONGEST_LINE >> 20} MiB.")
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as exc:
+            raise LineError(f"The line is not UTF-8: byte {exc.start + 1} cannot be read.") from exc
 
 
 def pieces(lines: Iterable[str]) -> Iterator[bytes]:

@@ -55,6 +55,22 @@ class Renderer:
         self._declarations = declarations
         self._root = root
         self._evaluations = evaluations
+        self._valid: frozenset[str] = frozenset()
+
+    def expect(self, sheet: Sheet, records: Sequence[Record]) -> None:
+        """
+        Validate *records* of a plain sheet at once, which takes a tenth of the time of one by one.
+
+        ``render`` then knows those that are valid, and validates the others again for their errors.
+        """
+        texts = list(map(repr, records))
+        if sheet.schema is None or not is_cheap_for(sheet.schema, max(texts, key=len, default="")):
+            return
+        try:
+            issues = gitsheets.validate_batch(sheet.schema, list(records))
+        except (gitsheets.GitsheetsError, OverflowError, ValueError, TypeError):
+            return  # one of them cannot be validated at all
+        self._valid = frozenset(text for text, found in zip(texts, issues, strict=True) if not found)
 
     def render(
         self, sheet: Sheet, record: Record, before: Record | None = None, stays: str | None = None
@@ -76,8 +92,11 @@ class Renderer:
             NotEvaluatedError: It must be rendered outside of the write lock.
             OverflowError, TypeError, ValueError: TOML cannot hold the record.
         """
-        if sheet.is_plain and is_cheap_for(sheet.schema, repr(record)) and in_order(record, sheet.sorts)[1]:
-            return _settled(_plain, sheet, record, before, stays)
+        written = repr(record)
+        is_valid = written in self._valid
+        is_cheap = is_valid or (sheet.is_plain and is_cheap_for(sheet.schema, written))
+        if is_cheap and in_order(record, sheet.sorts)[1]:
+            return _rendered(sheet, record) if is_valid else _settled(_plain, sheet, record, before, stays)
         path, text = self._apart(
             sheet, ("renders", record, before, stays),
             _render_apart, self._git_dir, self._commit, self._root, sheet, record, before, stays,
@@ -146,6 +165,13 @@ def _plain(sheet: Sheet, record: Record) -> Rendered:
             error = gitsheets.ValidationError("the record breaks the schema")
             error.issues = issues
             raise error
+    return _rendered(sheet, record)
+
+
+def _rendered(sheet: Sheet, record: Record) -> Rendered:
+    """
+    Return what a valid record of a plain sheet becomes.
+    """
     [text] = gitsheets.serialize_records([in_order(record, sheet.sorts)[0]])
     [stored] = gitsheets.parse_records([text])
     assert sheet.names  # noqa: S101 - narrows a type: a plain sheet has them, and so have its variants

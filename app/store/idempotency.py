@@ -17,7 +17,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,12 @@ class KeyedWrite:
         name = hashlib.sha256(f"{actor}\0{key}".encode()).hexdigest()[:32]
         caller = hashlib.sha256(actor.encode()).hexdigest()[:32]
         return cls(caller=caller, name=name, fingerprint=hashlib.sha256(request).hexdigest())
+
+    def part(self, number: int) -> KeyedWrite:
+        """
+        Return the write of one of the commits that this write makes.
+        """
+        return replace(self, name=hashlib.sha256(f"{self.name}\0{number}".encode()).hexdigest()[:32])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,13 @@ class Check:
         self._guard = guard
         self._limit = limit
 
+    @property
+    def has_rules(self) -> bool:
+        """
+        Whether there are any.
+        """
+        return self._guard is not None and bool(self._guard.rules)
+
     def gone(self, staged: Staged, sheet: Sheet, path: str) -> None:
         """
         Ask the rules about a record that is to be deleted, or to be moved away from *path*.

@@ -5,6 +5,7 @@ The repository as one commit has it, which never changes.
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from ferry.worker.git.repository import Repository
 
 DECLARATIONS = ".gitsheets"
 _CONTRACTS = f"{DECLARATIONS}/contracts"
+_MANY = 100  # entries of a directory, after which it is cheaper to read it once
 IS_LINK = "is a symbolic link, not a record"
 
 
@@ -88,6 +90,9 @@ class Snapshot:
         self._expressions = expressions
         self._territory: Territory | None = None
         self._entries: dict[str, Entry | None] = {}  # a write reads the same entry several times
+        self._sheets: dict[str, Sheet] = {}
+        self._asked: Counter[str] = Counter()  # entries, by directory
+        self._directories: dict[str, Mapping[str, Entry]] = {}  # those that are asked for many entries
 
     @classmethod
     def of(
@@ -137,6 +142,11 @@ class Snapshot:
             SheetNotFoundError: It is not declared.
             SheetConfigError: Its declaration cannot be used.
         """
+        if name not in self._sheets:
+            self._sheets[name] = self._checked_sheet(name)
+        return self._sheets[name]
+
+    def _checked_sheet(self, name: str) -> Sheet:
         found = self.entry(f"{DECLARATIONS}/{name}.toml") if name in self.sheet_names() else None
         if found is None:
             return self.territory.sheet(name)  # raises: it is not declared, or its name is not text
@@ -185,9 +195,20 @@ class Snapshot:
         Return the entry at *place* in the tree, or None.
         """
         if place not in self._entries:
+            directory, _, name = place.rpartition("/")
+            self._asked[directory] += 1
+            if place and self._asked[directory] > _MANY:
+                return self._entries_of(directory).get(name)
             found = find(self.objects, self.commit, self.from_top(place)) if self.commit else None
             self._entries[place] = found
         return self._entries[place]
+
+    def _entries_of(self, directory: str) -> Mapping[str, Entry]:
+        if directory not in self._directories:
+            found = self.entry(directory)
+            tree = self.objects.kept(found.name) if found and found.kind == "tree" else b""
+            self._directories[directory] = {line.text: line.entry for line in lines(tree) if line.is_text}
+        return self._directories[directory]
 
     def stands(self, place: str) -> bool:
         """

@@ -11,11 +11,12 @@ from ferry.app.errors import RecordNotFoundError, SheetNotFoundError, StoreError
 from ferry.app.records.codec import Record as Fields
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.listing import Listing
-from ferry.app.store.snapshot import Snapshot
+from ferry.app.store.snapshot import Snapshot, fields_at
 from ferry.app.store.staging import Staging
 from ferry.writes import Record, Refused
 
 _NOTHING = object()
+_KEPT = 1000  # records whose fields stay in memory; the others are read from their staged files
 
 
 class Staged:
@@ -54,7 +55,10 @@ class Staged:
         """
         Remember the fields of a staged record.
         """
+        self._fields.pop(sheet.file(path), None)
         self._fields[sheet.file(path)] = fields
+        if len(self._fields) > _KEPT:
+            del self._fields[next(iter(self._fields))]  # its file has the fields, too
 
     def find(self, sheet: Sheet, path: str) -> Fields | None:
         """
@@ -66,7 +70,12 @@ class Staged:
         if self._staging.version(sheet, path) is None or (sheet.name, path) == self._gone:
             return None
         staged = self._fields.get(sheet.file(path))
-        return self._before.record(sheet, path).record if staged is None else staged
+        if staged is not None:
+            return staged
+        entry = self._staging.entry(sheet.file(path))
+        if entry is None or entry == self._before.entry(sheet.file(path)):
+            return self._before.record(sheet, path).record
+        return fields_at(self._before.objects, entry, sheet)
 
     def readable(self, sheet: Sheet, path: str) -> Fields | None:
         """

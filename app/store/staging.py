@@ -4,14 +4,15 @@ A commit's tree with staged changes: the entry at each path once they are commit
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Iterator
 
 from ferry.app.errors import InvalidPathError
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.names import check_new
-from ferry.app.store.snapshot import Snapshot, owns
+from ferry.app.store.snapshot import DECLARATIONS, Snapshot, owns
 from ferry.app.store.territory import Owner
-from ferry.app.store.trees import Entry, PathTakenError, changed
+from ferry.app.store.trees import Entry, PathTakenError, changed, differing
 from ferry.worker.git.objects import name_of
 from ferry.worker.git.trees import tree_of
 
@@ -29,6 +30,7 @@ class Staging:
         self._before = before
         self._parent = parent
         self._changes: dict[str, Entry | None] = {}
+        self._below: dict[str, list[str]] = {}  # the places of the changes, by each directory above them
 
     def entry(self, place: str) -> Entry | None:
         """
@@ -58,14 +60,15 @@ class Staging:
         """
         blob, stands = name_of("blob", content), self.entry(place)
         if stands is None or stands.kind != "blob" or blob != stands.name:
-            self._changes[place] = Entry("blob", self._before.objects.write("blob", content))
+            self._note(place, Entry("blob", self._before.objects.write("blob", content)))
         return blob
 
     def remove(self, places: Iterable[str]) -> None:
         """
         Stage the removal of *places*.
         """
-        self._changes |= dict.fromkeys(places)
+        for place in places:
+            self._note(place, None)
 
     def move(self, sheet: Sheet, old: str, new: str) -> None:
         """
@@ -83,7 +86,7 @@ class Staging:
             self.require_owner(place, Owner(sheet, new, name))
             if self.entry(place) is not None:
                 raise InvalidPathError(f"The attachment {name!r} would replace {place!r}.")
-            self._changes[place] = entry
+            self._note(place, entry)
 
     def belongings(self, sheet: Sheet, path: str) -> dict[str, tuple[str, Entry]]:
         """
@@ -151,6 +154,24 @@ class Staging:
             f"{place!r} is {what}the record {found.path!r} of the sheet {found.sheet.name!r}."
         )
 
+    def take(self, other: Staging) -> bool:
+        """
+        Take over the changes of *other* if they mean the same here; returns whether.
+
+        They do if nothing that they touch has changed between the commits that the two were begun on: neither
+        the files nor what lies below a record of the same path, nor a declaration.
+        """
+        trees = [each._before.entry("") for each in (self, other)]
+        old, new = (each.name if each else None for each in trees)
+        touched = {part for place in other._changes for part in (place, posixpath.splitext(place)[0])}
+        for place in differing(self._before.objects, old, new):
+            parts = place.split("/")
+            on_the_way = {"/".join(parts[:end]) for end in range(1, len(parts) + 1)}
+            if DECLARATIONS in on_the_way or not touched.isdisjoint(on_the_way):
+                return False
+        self._changes, self._below = other._changes, other._below
+        return True
+
     def changed(self) -> Iterator[tuple[str, Entry | None, Entry | None]]:
         """
         Yield each place whose entry the changes replace, in order, with the entries before and after them.
@@ -176,4 +197,12 @@ class Staging:
 
     def _places_below(self, directory: str) -> set[str]:
         stood = {place for place, _ in self._before.leaves(directory)}
-        return stood | {place for place in self._changes if place.startswith(f"{directory}/")}
+        return stood.union(self._below.get(directory, ()))
+
+    def _note(self, place: str, entry: Entry | None) -> None:
+        if place not in self._changes:
+            above = place.rpartition("/")[0]
+            while above:
+                self._below.setdefault(above, []).append(place)
+                above = above.rpartition("/")[0]
+        self._changes[place] = entry

@@ -21,9 +21,9 @@ from ferry.app.store.rules import Check, Guard
 from ferry.app.store.snapshot import Snapshot
 from ferry.app.store.transaction import Transaction
 from ferry.app.store.translation import translated
+from ferry.app.store.unwritten import Unwritten
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.places import write_lock
-from ferry.worker.git.objects import Unwritten
 from ferry.worker.git.refs import RefMovedError, move_ref
 from ferry.worker.git.repository import Repository
 from ferry.worker.repair.fence import is_fenced
@@ -92,7 +92,7 @@ class Store:
             before = self._at(group.tip, evaluations)
             if before.commit is None:
                 raise self._nothing()
-            transaction = self._transaction(before, before.commit, group.base, guard, limit)
+            transaction = self._transaction(before, before.commit, group.base, guard, limit, holds_turn=True)
             with (
                 limit.running(f"{guard.extension}.transact")
                 if guard and guard.extension
@@ -134,17 +134,22 @@ class Store:
         """
         Open a transaction on the branch's tip without the write lock. Commits nothing.
 
-        Its records are evaluated in child processes, and *evaluations* then holds the results.
+        Its records are evaluated in child processes, and *evaluations* then holds the results. Its objects
+        are in memory alone, until ``keep`` stores them.
         """
-        head = self._repository.head()
-        if head is None:
-            raise self._nothing()
-        limit = Limit(_REHEARSAL_S)
-        try:
-            with evaluations.looked_for():
-                yield self._transaction(self._at(head, evaluations), head, head, guard, limit)
-        finally:
-            limit.settle()
+        with self._open(evaluations, guard, Limit(_REHEARSAL_S)) as transaction:
+            yield transaction
+
+    def keep(self, rehearsed: Transaction) -> None:
+        """
+        Store the objects of a rehearsal, so that a transaction can adopt its changes.
+
+        Raises:
+            DiskFullError, RepositoryError: They cannot be stored.
+        """
+        with translated():
+            if isinstance(rehearsed.objects, Unwritten):
+                rehearsed.objects.store()
 
     @contextlib.contextmanager
     def trial(self, evaluations: Evaluations, guard: Guard | None = None) -> Iterator[Transaction]:
@@ -157,24 +162,38 @@ class Store:
             ExtensionTooSlowError: Extensions' code has taken too long.
         """
         self._refuse_fenced()
-        objects = Unwritten(self._repository.objects)
+        with self._open(evaluations, guard, Limit()) as transaction:
+            yield transaction
+            with translated():
+                transaction.tree()
+
+    @contextlib.contextmanager
+    def _open(self, evaluations: Evaluations, guard: Guard | None, limit: Limit) -> Iterator[Transaction]:
+        """
+        Yield a transaction on the branch's tip whose objects are in memory alone.
+        """
+        objects = Unwritten(self._repository.objects, self._repository.git)
         before = Snapshot.of(self._repository, self._repository.head(), evaluations, objects=objects)
         if before.commit is None:
             raise self._nothing()
-        limit = Limit()
         try:
             with evaluations.looked_for():
-                transaction = self._transaction(before, before.commit, before.commit, guard, limit)
-                yield transaction
-            with translated():
-                transaction.tree()
+                yield self._transaction(before, before.commit, before.commit, guard, limit)
         finally:
             limit.settle()
 
     def _transaction(
-        self, before: Snapshot, parent: str, base: str | None, guard: Guard | None, limit: Limit
+        self,
+        before: Snapshot,
+        parent: str,
+        base: str | None,
+        guard: Guard | None,
+        limit: Limit,
+        *,
+        holds_turn: bool = False,
     ) -> Transaction:
-        return Transaction(before, parent, base, listing=self._listing, check=Check(guard, limit))
+        check = Check(guard, limit)
+        return Transaction(before, parent, base, listing=self._listing, check=check, holds_turn=holds_turn)
 
     def _nothing(self) -> SheetNotFoundError:
         return SheetNotFoundError(f"The branch {self._repository.branch!r} has no commits, and so no sheets.")

@@ -76,6 +76,7 @@ class Territory:
             self._at.setdefault(_folded(sheet.root), []).append(sheet)
         for sharing in self._at.values():
             sharing.sort(key=lambda sheet: (-sheet.template.literals, sheet.template.is_recursive))
+        self._last: tuple[tuple[str, ...], Domain | None] | None = None  # most look-ups are in one directory
         self._above = {root[:depth] for root in self._at for depth in range(len(root))}
 
     def names(self) -> list[str]:
@@ -128,7 +129,7 @@ class Territory:
             stands: Whether there is a file at a path; decides which record a file is attached to.
         """
         *above, name = place.split("/")
-        domain = self.domain(above) if is_plain(place) else None
+        domain = self._domain(tuple(above)) if is_plain(place) else None
         if domain is None or is_declarations(name):
             return None
         key = _key([*above, name])
@@ -136,6 +137,12 @@ class Territory:
             return None
         made = domain.made(name)
         return Owner(*made) if made else domain.holder(name, stands)
+
+    def _domain(self, directory: tuple[str, ...]) -> Domain | None:
+        last = self._last
+        if last is None or last[0] != directory:
+            self._last = last = directory, self.domain(directory)
+        return last[1]
 
     def domain(self, directory: Sequence[str]) -> Domain | None:
         """

@@ -27,6 +27,7 @@ from ferry.app.store.staging import Staging
 from ferry.app.store.territory import Owner
 from ferry.app.store.translation import translated
 from ferry.app.store.upserts import Upserts, Written
+from ferry.worker.git.objects import Objects
 from ferry.worker.git.trees import tree_of
 
 
@@ -39,6 +40,7 @@ class Transaction:
     Args:
         listing: Reads whole sheets, for extensions.
         check: The rules that apply to each change; None: there are none.
+        holds_turn: Whether other writers wait until the block ends.
 
     Attributes:
         parent: The commit that the changes are made on.
@@ -55,10 +57,12 @@ class Transaction:
         *,
         listing: Listing,
         check: Check | None = None,
+        holds_turn: bool = False,
     ) -> None:
         self._before = before
         self._staging = Staging(before, parent)
         self._check = check or Check(None, Limit())
+        self.holds_turn = holds_turn
         self.parent = parent
         self.base = base
         self.commit: str | None = None
@@ -94,6 +98,42 @@ class Transaction:
             InvalidRecordError, InvalidPathError, SheetNotFoundError, SheetConfigError: As named.
         """
         return self._upserts.stage(sheet_name, record)
+
+    def bring(self, sheet_name: str, record: Record, *, create_only: bool) -> Written:
+        """
+        Stage *record* as ``create`` or ``upsert`` does; one that has its fields already keeps its file.
+
+        Raises:
+            RecordExistsError, InvalidRecordError, InvalidPathError, SheetNotFoundError, SheetConfigError: As
+                named.
+        """
+        return self._upserts.stage(sheet_name, record, create_only=create_only, keeps_same=True)
+
+    def expect(self, sheet_name: str, records: Sequence[Record]) -> None:
+        """
+        Prepare to stage *records*, which come next; only for speed.
+
+        Raises:
+            SheetNotFoundError, SheetConfigError: As named.
+        """
+        self._upserts.expect(sheet_name, records)
+
+    def adopt(self, other: Transaction) -> bool:
+        """
+        Take over the changes of *other* if they mean the same on this transaction's parent; returns whether.
+
+        *other* may have read any record for a rule, so with rules the parent must be the same.
+        """
+        if self.parent != other.parent and self._check.has_rules:
+            return False
+        return self._staging.take(other._staging)
+
+    @property
+    def objects(self) -> Objects:
+        """
+        The objects with which the changes are staged.
+        """
+        return self._before.objects
 
     def patch(self, sheet_name: str, path: str, patch: Record) -> Written:
         """

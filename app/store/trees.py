@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import gitsheets
@@ -27,6 +28,7 @@ _FORMAT_BITS, _EXECUTABLE = 0o170000, 0o100
 # Keyed by the bits of a mode that git compares.
 _KINDS = {0o40000: "tree", 0o100000: "blob", 0o120000: "link", 0o160000: "module"}
 _WRITTEN = {"tree": b"40000", "blob": b"100644", "link": b"120000", "module": b"160000"}
+_FEW = 16  # edits of one tree, each of which may look at all of it
 _NAME_BYTES = 20  # bytes of an object's name in a tree
 
 
@@ -120,6 +122,36 @@ def leaves(objects: Objects, tree: str) -> Iterator[tuple[str, Entry]]:
                 yield f"{above}{line.text}", line.entry
 
 
+def differing(objects: Objects, old: str | None, new: str | None) -> Iterator[str]:
+    """
+    Yield the path of each entry, other than a directory, in which two trees differ.
+
+    Args:
+        old, new: Full object names; None for an empty tree.
+
+    Raises:
+        gitsheets.GitsheetsError: A tree is missing or damaged.
+    """
+    waiting = [("", old, new)]
+    while waiting:
+        above, one, other = waiting.pop()
+        if one == other:
+            continue
+        before, after = (
+            {line.text: line.entry for line in lines(objects.kept(tree))} if tree else {}
+            for tree in (one, other)
+        )
+        for name in before.keys() | after.keys():
+            entries = [side.get(name) for side in (before, after)]
+            if entries[0] == entries[1]:
+                continue
+            below = [each.name if each and each.kind == "tree" else None for each in entries]
+            if any(below):
+                waiting.append((f"{above}{name}/", below[0], below[1]))
+            if any(each and each.kind != "tree" for each in entries):
+                yield f"{above}{name}"
+
+
 def changed(objects: Objects, tree: str | None, changes: Mapping[str, Entry | None]) -> str | None:
     """
     Apply *changes* to *tree* and write the result; returns its name, or None if it is empty.
@@ -144,8 +176,9 @@ def changed(objects: Objects, tree: str | None, changes: Mapping[str, Entry | No
             files[name] = entry
     content = objects.kept(tree) if tree else b""
     edits: dict[bytes, tuple[Entry | None, Entry | None]] = {}
+    stood = _reader(content, len(files) + len(below))
     for name in files | below:
-        before = _entry(content, name.encode())
+        before = stood(name.encode())
         is_directory = before is not None and before.kind == "tree"
         file = files.get(name, None if is_directory else before)
         if file and before and before.kind == "module" and file.kind != "module":
@@ -174,6 +207,8 @@ def _edited(tree: bytes, edits: Mapping[bytes, tuple[Entry | None, Entry | None]
     edited = _LINES.findall(tree)
     if sum(map(len, edited)) != len(tree):
         raise gitsheets.GitsheetsError("a tree is damaged; look with: git fsck")
+    if len(edits) > _FEW:
+        return _edited_at_once(edited, edits)
     for name, (_, after) in edits.items():
         _put(edited, name, after)
     for name, (before, after) in edits.items():
@@ -182,13 +217,33 @@ def _edited(tree: bytes, edits: Mapping[bytes, tuple[Entry | None, Entry | None]
     return b"".join(edited)
 
 
+def _edited_at_once(tree: Sequence[bytes], edits: Mapping[bytes, tuple[Entry | None, Entry | None]]) -> bytes:
+    """
+    Apply many edits in one pass over *tree*, instead of one pass for each.
+
+    Raises:
+        PathTakenError: As ``_refuse_twin`` does.
+    """
+    edited: dict[bytes, bytes] = {_name(line): line for line in tree}
+    for name, (_, after) in edits.items():
+        edited.pop(name, None)
+        if after:
+            edited[name] = _line(name, after)
+    twins = Counter(folded(name.decode(errors="replace")) for name in edited)
+    for name, (before, after) in edits.items():
+        if after and not before and twins[folded(name.decode())] > 1:
+            _refuse_twin(list(edited.values()), name.decode())
+    ordered: list[bytes] = sorted(edited.values(), key=_place)
+    return b"".join(ordered)
+
+
 def _put(tree: list[bytes], name: bytes, entry: Entry | None) -> None:
     for place in (name, name + b"/"):
         at = bisect_left(tree, place, key=_place)
         if at < len(tree) and _place(tree[at]) == place:
             del tree[at]
     if entry:
-        line = b"%s %s\0%s" % (_written(entry), name, bytes.fromhex(entry.name))
+        line = _line(name, entry)
         tree.insert(bisect_left(tree, _place(line), key=_place), line)
 
 
@@ -201,10 +256,18 @@ def _refuse_twin(tree: Sequence[bytes], name: str) -> None:
     """
     wanted = folded(name)
     # Folding one long text is a hundred times as fast as folding ten thousand names.
-    names = b"//".join(line[: -_NAME_BYTES - 1].partition(b" ")[2] for line in tree).decode(errors="replace")
+    names = b"//".join(map(_name, tree)).decode(errors="replace")
     if f"/{folded(names)}/".count(f"/{wanted}/") > 1:
         twin = next(other for other in names.split("//") if other != name and folded(other) == wanted)
         raise PathTakenError(f"{name!r} differs only by case or Unicode form from {twin!r}, which exists")
+
+
+def _line(name: bytes, entry: Entry) -> bytes:
+    return b"%s %s\0%s" % (_written(entry), name, bytes.fromhex(entry.name))
+
+
+def _name(line: bytes) -> bytes:
+    return line[: -_NAME_BYTES - 1].partition(b" ")[2]
 
 
 def _place(line: bytes) -> bytes:
@@ -243,6 +306,16 @@ def _is_executable(mode: bytes) -> bool:
 
 def _written(entry: Entry) -> bytes:
     return b"100755" if entry.is_executable else _WRITTEN[entry.kind]
+
+
+def _reader(tree: bytes, names: int) -> Callable[[bytes], Entry | None]:
+    """
+    Return what returns the entry of a name in *tree*, for so many *names*.
+    """
+    if names <= _FEW:
+        return partial(_entry, tree)
+    entries = {name: _meant(mode, blob) for mode, name, blob in ENTRIES.findall(tree)}
+    return entries.get
 
 
 def _entry(tree: bytes, name: bytes) -> Entry | None:

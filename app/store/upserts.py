@@ -6,8 +6,9 @@ fields make.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import gitsheets
 
@@ -21,6 +22,7 @@ from ferry.app.store.staged import Staged
 from ferry.app.store.staging import Staging
 from ferry.app.store.territory import Owner
 from ferry.app.store.translation import translated
+from ferry.app.store.unwritten import Unwritten
 from ferry.worker.records import markdown
 from ferry.worker.records.date_literals import keep_dates
 
@@ -35,12 +37,14 @@ class Written:
         record: Its fields as they will be stored.
         version: Object name of its blob.
         created: Whether no record stood there before.
+        changed: Whether its file changes.
     """
 
     path: str
     record: Record
     version: str
     created: bool
+    changed: bool
 
 
 class Upserts:
@@ -61,6 +65,20 @@ class Upserts:
         self._check = check
         self._renderer = before.renderer()
 
+    def expect(self, sheet_name: str, records: Sequence[Record]) -> None:
+        """
+        Prepare to stage *records*, which come next; only for speed.
+        """
+        sheet, objects = self._before.sheet(sheet_name), self._before.objects
+        if not sheet.is_plain:
+            return
+        coerced = [coerce(record, sheet.schema) for record in records]
+        self._renderer.expect(sheet, coerced)
+        if isinstance(objects, Unwritten):
+            paths = (self.path(sheet, record) for record in coerced)
+            stand = (self._staging.version(sheet, path) for path in paths if path)
+            objects.read_ahead([version for version in stand if version])
+
     def stage(
         self,
         sheet_name: str,
@@ -68,6 +86,7 @@ class Upserts:
         *,
         replaces: str | None = None,
         create_only: bool = False,
+        keeps_same: bool = False,
         operation: str = "put",
     ) -> Written:
         """
@@ -76,6 +95,7 @@ class Upserts:
         Args:
             replaces: Path of the record that it replaces; it moves from there if its fields make another.
             create_only: Whether there may be no record at its path.
+            keeps_same: Whether a record with the same fields keeps its file, however that is written.
             operation: The operation's name for rules; for a new record it is ``create``.
 
         Raises:
@@ -86,12 +106,7 @@ class Upserts:
         if finds:
             replaced = self.path(sheet, coerce(record, sheet.schema))
         before = self._staged.readable(sheet, replaced) if replaced else None
-
-        def render(record: Record) -> tuple[str, str, Record]:
-            record = coerce(record, sheet.schema, before)
-            _check_storable(sheet, record)
-            with translated(sheet_name):
-                return self._renderer.render(sheet, record, before, stays=replaces)
+        render = partial(self._render, sheet, before, replaces)
 
         path, text, record = render(record)
         stands = before
@@ -104,12 +119,25 @@ class Upserts:
             sheet, (path, text, record), stands, render,
             operation="create" if created else operation, moves_from=replaces if moves else None,
         )  # fmt: skip
+        stood = self._staging.version(sheet, path)
+        if keeps_same and stood and stands is not None and _is_same(record, stands):
+            return Written(path=path, record=record, version=stood, created=False, changed=False)
         with translated(sheet_name):
             if stands is not None and replaced:
                 text = self._with_dates_of(sheet, replaced, text)
             version = self._stage(sheet, path, text.encode(), moves_from=replaces if moves else None)
         self._staged.keep(sheet, path, record)
-        return Written(path=path, record=record, version=version, created=created and not moves)
+        is_changed = moves or version != stood
+        is_new = created and not moves
+        return Written(path=path, record=record, version=version, created=is_new, changed=is_changed)
+
+    def _render(
+        self, sheet: Sheet, before: Record | None, stays: str | None, record: Record
+    ) -> tuple[str, str, Record]:
+        record = coerce(record, sheet.schema, before)
+        _check_storable(sheet, record)
+        with translated(sheet.name):
+            return self._renderer.render(sheet, record, before, stays=stays)
 
     def _stage(self, sheet: Sheet, path: str, content: bytes, *, moves_from: str | None) -> str:
         if len(content) > MOST_RECORD_BYTES:
@@ -193,6 +221,14 @@ class Upserts:
             return keep_dates(old, text)
         front, _ = markdown.split(text)
         return text.replace(front, keep_dates(markdown.split(old)[0], front), 1)
+
+
+def _is_same(record: Record, other: Record) -> bool:
+    """
+    Whether two records have the same fields with the same values, in the same types.
+    """
+    one, two = gitsheets.serialize_records([record, other])
+    return bool(one == two)
 
 
 def _check_storable(sheet: Sheet, record: Record) -> None:

@@ -200,33 +200,6 @@ class Objects:
         return bytes(content)
 
 
-class Unwritten(Objects):
-    """
-    The objects of a repository, and further ones that exist in memory alone: ``write`` writes nothing.
-
-    Args:
-        stored: Those of the repository.
-    """
-
-    def __init__(self, stored: Objects) -> None:
-        super().__init__(stored.git_dir, stored.committer)
-        self._stored = stored
-        self._made: dict[str, bytes] = {}
-
-    def read(self, name: str, *, most: int = MOST_BYTES) -> bytes:
-        made = self._made.get(name)
-        return self._stored.read(name, most=most) if made is None else made
-
-    def kept(self, name: str, *, most: int = MOST_BYTES) -> bytes:
-        made = self._made.get(name)
-        return self._stored.kept(name, most=most) if made is None else made
-
-    def write(self, kind: str, content: bytes) -> str:
-        name = name_of(kind, content)
-        self._made[name] = content
-        return name
-
-
 @lru_cache(maxsize=4096)
 def _parents(git_dir: str, commit: str, packed: bool) -> tuple[str, ...]:
     content = Objects(git_dir).read(commit) if packed else read_loose(git_dir, commit)

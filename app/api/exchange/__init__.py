@@ -1,0 +1,3 @@
+"""
+Whole sheets over HTTP: lists as lines, and the import of files. ``ferry.app.exchange`` has the forms.
+"""
