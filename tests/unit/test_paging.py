@@ -463,10 +463,13 @@ def test_a_full_disk_costs_no_page(sentry: SentrySink, outbox: Outbox, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     outbox.reserve()
+    flushed: list[Path] = []
     monkeypatch.setattr("ferry.worker.ledger.outbox.replace_file", refuse)
+    monkeypatch.setattr("ferry.worker.ledger.outbox.flush_directory", flushed.append)
     configure(_settings(SENTRY_DSN=sentry.dsn))
     sentry.answer = lambda: (429, {})
     assert page(_wanted(), outbox)
+    assert flushed, "a power cut would undo the renaming, and the ledger says that the page was sent"
     flush(5)
     outbox.release()
     assert _due(outbox) == [_wanted().event_id]

@@ -6,8 +6,10 @@ The clock stands still until a test moves it.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -191,3 +193,26 @@ def test_the_time_of_a_pause_is_no_stall(watched: Deployment, watchdog: Watchdog
     assert watchdog.check() == []
     clock.wind(60)
     assert watchdog.check() == ["origin"]
+
+
+def test_a_stall_on_a_full_disk_pages_once(
+    watched: Deployment, watchdog: Watchdog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    What cannot be written is kept in this process, until an attempt writes the entry.
+    """
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    watched.ledger.make("origin")
+    assert watchdog.check() == []
+    clock.wind(60)
+    with monkeypatch.context() as full:
+        full.setattr("ferry.worker.ledger.ledger.replace_file", refuse)
+        assert watchdog.check() == ["origin"]
+        assert watchdog.check() == []
+    with watched.ledger.claim("origin") as claim:
+        assert claim is not None
+        claim.write(last_failure=None)
+    assert watched.ledger.read("origin").last_failure is None

@@ -41,6 +41,8 @@ _LOOKS = 5
 _LOOK_EVERY_S = 0.002
 _STEP_BYTES = 256
 
+_Version = tuple[int, ...] | None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -194,8 +196,9 @@ class Ledger:
         self._directory = directory
         self.released = released
         self.nudged = nudged
-        # Entries that could not be written, each with the version of the file at that time.
-        self._unwritten: dict[str, tuple[Entry, tuple[int, ...] | None]] = {}
+        # Entries and stalls that could not be written, with the version of the entry's file at that time.
+        self._unwritten: dict[str, tuple[Entry, _Version]] = {}
+        self._unwritten_stalls: dict[str, tuple[Stall, _Version]] = {}
 
     def read(self, remote: str) -> Entry:
         """
@@ -377,6 +380,9 @@ class Ledger:
         return _load(Entry, path) or Entry()
 
     def _stall(self, remote: str) -> Stall | None:
+        kept = self._unwritten_stalls.get(remote)
+        if kept and kept[1] == _identity(self._path(remote)):
+            return kept[0]  # until a holder of the claim goes on
         return _load(Stall, self._stall_path(remote))
 
     def _write(self, remote: str, entry: Entry, *, durably: bool) -> bool:
@@ -397,10 +403,13 @@ class Ledger:
     def _write_stall(self, remote: str, stall: Stall) -> None:
         try:
             replace_file(self._stall_path(remote), as_json(stall), durably=True)
+            self._unwritten_stalls.pop(remote, None)
         except OSError as exc:
+            self._unwritten_stalls[remote] = stall, _identity(self._path(remote))
             log().warning("ledger.write_failed", remote=remote, error=str(exc))
 
     def _forget_stall(self, remote: str) -> None:
+        self._unwritten_stalls.pop(remote, None)
         with contextlib.suppress(OSError):
             self._stall_path(remote).unlink()
 
@@ -415,7 +424,7 @@ def _must_last(entry: Entry) -> bool:
     return entry.paused_at is not None or bool(entry.paged)
 
 
-def _identity(path: Path) -> tuple[int, ...] | None:
+def _identity(path: Path) -> _Version:
     try:
         found = path.stat()
     except OSError:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ferry.worker.files.atomic_json import read_json, replace_file
+from ferry.worker.files.flushing import flush_directory
 from ferry.worker.files.sharing import inherit
 from ferry.worker.observe.logs import log
 
@@ -68,6 +69,7 @@ class Outbox:
                 spare.flush()
                 os.fsync(spare.fileno())
             os.replace(self._spare, path)
+            flush_directory(self._directory)
         self.postpone(event["event_id"], busy_s)
 
     def due(self) -> Iterator[Event]:
