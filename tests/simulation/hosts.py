@@ -238,6 +238,8 @@ class Network:
         tip = host.refs.get(there)
         if tip is None:
             return 128, "", f"fatal: couldn't find remote ref {there}"
+        if self._store.disk.is_full:
+            return 128, "", "fatal: write error: No space left on device"
         self._store.take(tip)
         self._store.set(here, tip)
         return 0, "", ""

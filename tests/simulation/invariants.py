@@ -53,7 +53,7 @@ class Invariants:
         self.nudged: int | None = None
         self._epochs: dict[str, int] = dict.fromkeys(hosts, 0)
         self._said: dict[str, dict[str, int]] = {name: {} for name in hosts}
-        self._paged: dict[tuple[str, str, int], str] = {}
+        self._paged: dict[tuple[str, str, int, str], str] = {}
         self._waits_until: dict[str, float] = {}
         self._tried: dict[str, int] = {}
         self._troubled_at = 0.0
@@ -138,7 +138,8 @@ class Invariants:
         self._machine.counts[f"page {reason}"] += 1
         if remote not in self.hosts or reason == "paused":
             return
-        key = remote, reason, event["epoch"]
+        # On a full disk no process can tell another that it has paged.
+        key = remote, reason, event["epoch"], event["sender"]
         if self._paged.setdefault(key, event["event_id"]) != event["event_id"]:
             self.broken(f"a second page for {reason} at {remote} in one episode")
 
@@ -148,11 +149,11 @@ class Invariants:
         """
         if remote not in self.hosts or reason == "paused":
             return 0
-        epoch = self._epochs[remote]
+        epoch, is_full = self._epochs[remote], self._store.disk.is_full
         if reason == "stalled":
             if self._machine.now - self._troubled_at > _TROUBLE_LASTS_S:
                 self.broken(f"a page says that {remote} stalls, and nothing was wrong")
-        elif self._said[remote].get(reason, -9) < epoch - 1:
+        elif self._said[remote].get(reason, -9) < epoch - 1 and not (reason == "local" and is_full):
             self.broken(f"a page for {reason} at {remote}, which did not happen")
         return epoch
 

@@ -21,6 +21,7 @@ from random import Random
 from types import SimpleNamespace
 
 from ferry.worker.files.locks import LockTimeoutError
+from ferry.worker.files.room import Room
 
 EPOCH = 1_800_000_000.0
 _STEP_S = 0.0002
@@ -354,8 +355,7 @@ class Disk:
 
     def replace_file(self, path: Path, content: bytes, *, durably: bool, private: bool = False) -> None:
         self.machine.effect(f"writes {path.name}{' and flushes it' if durably else ''}")
-        if self.is_full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        self.require_room(str(path))
         file = self._put(str(path), content)
         if durably:
             file.flushed = content
@@ -369,6 +369,13 @@ class Disk:
                 raise
             old.content = old.flushed = content.rstrip().ljust(len(old.content))
             old.number = next(self._numbers)
+
+    def require_room(self, name: str) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+
+    def room(self) -> Room:
+        return Room(free_bytes=0 if self.is_full else 1 << 30, total_bytes=1 << 31)
 
     def sync(self) -> None:
         """
@@ -471,8 +478,8 @@ class Path:
 
     def touch(self) -> None:
         self.disk.machine.effect(f"makes {self.name}")
-        if self._text not in self.disk.files and self.disk.is_full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._text)
+        if self._text not in self.disk.files:
+            self.disk.require_room(self._text)
         self.disk.make(self._text)
 
     def unlink(self, *, missing_ok: bool = False) -> None:
@@ -491,12 +498,20 @@ class Path:
         """
         Open it to write its first bytes.
         """
-        file = self._file()
+        file, written = self._file(), 0
 
         def write(content: bytes) -> None:
-            file.content = content + file.content[len(content) :]
+            nonlocal written
+            written = len(content)
+            file.content = content + file.content[written:]
 
-        yield SimpleNamespace(write=write, truncate=lambda: None, flush=lambda: None, fileno=lambda: -1)
+        def truncate() -> None:
+            file.content = file.content[:written]
+
+        def flush() -> None:
+            file.flushed = file.content  # fsync follows
+
+        yield SimpleNamespace(write=write, truncate=truncate, flush=flush, fileno=lambda: -1)
 
 
 def os_of(disk: Disk) -> SimpleNamespace:

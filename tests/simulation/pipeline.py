@@ -53,8 +53,8 @@ class Sentry:
         accepted: The pages by event id, in the order in which they came.
     """
 
-    def __init__(self, machine: Machine) -> None:
-        self._machine = machine
+    def __init__(self, machine: Machine, disk: Disk) -> None:
+        self._machine, self._disk = machine, disk
         self.is_down = False
         self.accepted: dict[str, dict[str, Any]] = {}
         self.is_made: Callable[[str, str], int] = lambda remote, reason: 0
@@ -71,6 +71,7 @@ class Sentry:
             "reason": error.reason,
             "title": wanted.title,
             "epoch": episode,
+            "sender": self._machine.current.name if self._disk.is_full and self._machine.current else "",
         }
 
     def carry(self, event: dict[str, Any], answered: Callable[[str, Answer], None]) -> None:
@@ -111,7 +112,7 @@ def replaced(machine: Machine, disk: Disk, store: Store, network: Network, sentr
         (fence, {"time": machine.time}),
         (moments, vars(boot)),
         (sweep_module, {"write_json": lambda *_: machine.effect("notes the sweep")}),
-        (disk_module, {"room_at": lambda path: SimpleNamespace(state="ok", told="", free_bytes=1 << 30)}),
+        (disk_module, {"room_at": lambda path: disk.room()}),
         (attempt, {"end_group": network.end_group}),
         (entry_module, {"birth": network.birth, "is_running": network.is_running}),
         (
@@ -125,7 +126,15 @@ def replaced(machine: Machine, disk: Disk, store: Store, network: Network, sentr
             },
         ),
         (lines, {"append": _unlogged}),
-        (outbox, {"os": os_of(disk), "replace_file": disk.replace_file, "inherit": _unlogged}),
+        (
+            outbox,
+            {
+                "os": os_of(disk),
+                "replace_file": disk.replace_file,
+                "inherit": _unlogged,
+                "flush_directory": _unlogged,
+            },
+        ),
         (paging, {"_made": sentry.made, "_carrier": lambda: sentry}),
         (remote_module, {"run_git": network.run_git, "read_ref": store.read_ref, "_clear": _unlogged}),
         (reconcile, {"move_ref": store.move_ref, "is_fenced": lambda path: False}),

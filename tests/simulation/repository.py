@@ -236,7 +236,8 @@ class Store:
         found = self.refs.get(ref)
         if (None if found is None else self.commits.names[found]) != old:
             raise RefMovedError(f"{ref} is not at {old}")
-        self.disk.sync()  # the draft is flushed with all that was written before
+        self.disk.require_room(ref)  # for the draft
+        self.disk.sync()  # which is flushed with all that was written before
         self.set(ref, self.number(new))
 
     def set(self, ref: str, new: int | None) -> None:
@@ -264,8 +265,13 @@ class Tracking:
         return self._store.read(self.ref(remote))
 
     def write(self, remote: str, commit: str, *, url: str) -> None:
-        self._store.disk.machine.effect(f"is to track {remote} at {commit[:7]}")
-        self._store.disk.sync()
+        disk, ref = self._store.disk, self.ref(remote)
+        disk.machine.effect(f"is to track {remote} at {commit[:7]}")
+        try:
+            disk.require_room(ref)
+        except OSError as exc:
+            raise RepositoryError(f"cannot move {ref}: {exc}") from exc
+        disk.sync()
         self._store.set(self.ref(remote), self._store.number(commit))
 
     def clear(self, *remotes: str) -> None:

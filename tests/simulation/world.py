@@ -17,6 +17,7 @@ from typing import Any
 from ferry.worker.enqueue import send_follow, send_push
 from ferry.worker.errors import RepositoryError, WorkerError
 from ferry.worker.files.locks import LockTimeoutError
+from ferry.worker.git.refs import RefMovedError
 from ferry.worker.ledger import operators
 from ferry.worker.ledger.operators import Operator
 from ferry.worker.settings import Settings
@@ -68,7 +69,7 @@ class World:
         self.commits = Commits(seed)
         self.store = Store(self.commits, self.disk)
         self.broker = Broker(self.machine)
-        self.sentry = Sentry(self.machine)
+        self.sentry = Sentry(self.machine, self.disk)
         self.settings = self._settings()
         self.hosts = {name: Host(name, self.commits) for name in self.settings.remotes}
         self.network = Network(
@@ -220,8 +221,8 @@ class World:
                 store.objects |= 1 << new
                 store.move_ref(None, MAIN, new=self.commits.names[new], old=head)
                 self.invariants.acknowledged |= 1 << new
-        except LockTimeoutError:
-            return
+        except (LockTimeoutError, OSError, RefMovedError):
+            return  # the client is told that nothing was written
         self._queue(pipeline, self.commits.names[new])
 
     def _queue(self, pipeline: Any, commit: str, occasion: Any = "commit", *remotes: str) -> None:
@@ -336,7 +337,14 @@ class World:
             return
         host = self.random.choice(list(self.hosts.values()))
         lasts_s = self.random.choice([3, 30, 200, 600])
-        kinds = [self._fail] * 3 + [self._slow, self._others, self._rewrite, self._broker, self._sentry_down]
+        kinds = [self._fail] * 3 + [
+            self._slow,
+            self._others,
+            self._rewrite,
+            self._broker,
+            self._sentry_down,
+            self._fill_disk,
+        ]
         self.random.choice(kinds)(host, lasts_s)
         self._later(self.random.expovariate(1 / 40), self._trouble)
 
@@ -402,6 +410,15 @@ class World:
         self.machine.counts["Sentry down"] += 1
         self.sentry.is_down = True
         self._later(lasts_s, lambda: setattr(self.sentry, "is_down", False))
+
+    def _fill_disk(self, host: Host, lasts_s: float) -> None:
+        self.invariants.troubled("disk full")
+        self.disk.is_full = True
+
+        def end() -> None:
+            self.disk.is_full = False
+
+        self._later(min(lasts_s, 60), end)
 
     def _heal(self) -> None:
         """
