@@ -13,6 +13,7 @@ from flask import Response, render_template, request
 from ferry.app import access
 from ferry.app.problems import MEDIA_TYPE
 from ferry.app.status_page import words
+from ferry.worker.observe.printable import in_line
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -32,6 +33,7 @@ def page(name: str, **values: Any) -> str:
         f"browse/{name}.html",
         **values,
         words=words,
+        in_line=in_line,
         curl_needs_token=not access.reads_are_open(),
         is_signed_in=access.READER_COOKIE in request.cookies and not access.reads_are_open(),
     )
@@ -44,8 +46,8 @@ def finish(response: Response) -> Response:
     if response.mimetype == MEDIA_TYPE and "text/html" in request.headers.get("Accept", ""):
         response.set_data(_error_page(response.get_json()))
         response.content_type = "text/html; charset=utf-8"
-    if response.mimetype == "text/html":
-        response.headers.update(_HEADERS)
+    if response.mimetype == "text/html" and "Content-Security-Policy" not in response.headers:
+        response.headers.update(_HEADERS)  # an attachment has stricter ones of its own
     return response
 
 

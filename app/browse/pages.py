@@ -75,7 +75,7 @@ def home() -> ResponseReturnValue:
     )
 
 
-@bp.get("/browse")
+@bp.get("/browse", strict_slashes=False)
 def to_home() -> ResponseReturnValue:
     """
     Lead to the page with the sheets.
@@ -83,7 +83,7 @@ def to_home() -> ResponseReturnValue:
     return redirect(url_for("browse.home"))
 
 
-@bp.get("/browse/<sheet>")
+@bp.get("/browse/<sheet>", strict_slashes=False)
 def sheet(sheet: str) -> ResponseReturnValue:
     """
     Show the records of a sheet that pass every filter, as a table. The query is that of the API's list.
@@ -146,7 +146,7 @@ def record(sheet: str, path: str) -> ResponseReturnValue:
         shown = {
             "value": value_of(stored, fields.schemas),
             "attachments": attachments.documents(snapshot, found, path),
-            "change": curl.changing(address, stored, of_path, fields.schemas),
+            "change": "" if "at" in request.args else curl.changing(address, stored, of_path, fields.schemas),
             "lines": [curl.reading(address, _only("at"))],
         }
     shown["lines"].append(curl.reading(curl.address_of(sheet, path, "history"), asked))
@@ -164,7 +164,7 @@ def attachment(sheet: str, path: str, name: str) -> Response:
     return attachments.content_of(snapshot, snapshot.sheet(sheet), path, name)
 
 
-@bp.get("/browse/commits/<string(length=40):name>")
+@bp.get("/browse/commits/<name>")
 def commit(name: str) -> ResponseReturnValue:
     """
     Show a commit, what it changed, and which remotes have it.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -18,6 +19,7 @@ from ferry.app.finding.fields import Fields
 from ferry.app.finding.query import GROUPS, RESERVED
 
 MOST_COLUMNS = 7  # that are shown without being asked for
+_MOST_CONDITIONS = 50  # each has a link with the whole query
 _WORDS = {
     "eq": "is",
     "ne": "is not",
@@ -104,7 +106,7 @@ def table_of(found: Found, arguments: MultiDict[str, str]) -> Table:
             (each["path"], [line_of(_value(each["record"], name)) for name in shown])
             for each in found.shown.entries
         ],
-        conditions=[*_conditions(query, titles)],
+        conditions=[*islice(_conditions(query, titles), _MOST_CONDITIONS)],
         fields=[(name, titles[name]) for name in known],
         operators={name: _WORDS.get(name, name) for name in OPERATORS},
         query=query,
@@ -116,6 +118,7 @@ def with_filter(query: str, field: str, operator: str, value: str) -> str:
     Return *query* with one more filter; without a cursor, which belongs to another query.
     """
     name = field if operator in ("", "eq") else f"{field}[{operator}]"
+    value = value or ("true" if operator == "exists" else "")
     kept = [(key, each) for key, each in parse_qsl(query, keep_blank_values=True) if key != "cursor"]
     return urlencode([*kept, (name, value)])
 

@@ -88,15 +88,17 @@ class _Reader:
     def read(self, value: Any, schemas: Schemas, name: str = "") -> Value:
         about = Value(name=name, title=_said(schemas, "title") or name, about=_said(schemas, "description"))
         if isinstance(value, dict):
-            named = self._some([*_in_order(value, schemas)])
+            named = self._some([*fields_of(value, schemas)])
             inner = [self.read(value[each], of_field(schemas, each), each) for each in named]
             return replace(about, kind="table", inner=tuple(inner), left_out=len(value) - len(inner))
         if isinstance(value, list):
             items = [each["items"] for each in schemas if isinstance(each.get("items"), dict)]
             inner = [self.read(each, items) for each in self._some(value)]
             return replace(about, kind="list", inner=tuple(inner), left_out=len(value) - len(inner))
-        kind = "link" if isinstance(value, str) and _LINK.fullmatch(value) else "text"
         text = _words(value, MOST_CHARACTERS)[:MOST_CHARACTERS]
+        # A link leads where the record says, so none has a character that the page does not show.
+        is_link = isinstance(value, str) and _LINK.fullmatch(value) and printable(value) == value
+        kind = "link" if is_link else "text"
         left_out = len(value) - MOST_CHARACTERS if isinstance(value, str) else 0
         return replace(about, kind=kind, text=printable(text), left_out=max(0, left_out))
 
@@ -106,7 +108,10 @@ class _Reader:
         return some
 
 
-def _in_order(table: Mapping[str, Any], schemas: Schemas) -> dict[str, None]:
+def fields_of(table: Mapping[str, Any], schemas: Schemas) -> dict[str, None]:
+    """
+    Return the names of the fields of *table*: those that *schemas* declare, in their order, then the others.
+    """
     declared = [name for schema in schemas for name in _properties(schema) if name in table]
     return dict.fromkeys([*declared, *table])
 

@@ -11,6 +11,7 @@ from typing import Any
 from ferry.app.records.codec import Record
 
 _MOST_WORDS = 20
+_LONGEST = 1000  # characters
 # Letters with a stroke and ligatures, which Unicode does not decompose; casefold has made them small.
 _PLAIN = str.maketrans({
     "ł": "l", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "ı": "i", "æ": "ae", "œ": "oe", "þ": "th",
@@ -22,8 +23,10 @@ def words_of(searches: Sequence[str]) -> list[str]:
     Return the words to search for, folded.
 
     Raises:
-        ValueError: There are too many.
+        ValueError: There are too many, or they are too long.
     """
+    if sum(map(len, searches)) > _LONGEST:
+        raise ValueError(f"has more than {_LONGEST} characters")
     words = list(dict.fromkeys(fold(" ".join(searches)).split()))
     if len(words) > _MOST_WORDS:
         raise ValueError(f"has more than {_MOST_WORDS} words")

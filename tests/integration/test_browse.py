@@ -213,6 +213,27 @@ def test_a_field_that_no_schema_declares_is_a_column_and_can_be_filtered(browser
     assert "a.b" not in page.text  # a query cannot name it
 
 
+def test_a_filter_that_only_asks_whether_a_field_is_there_needs_no_value(browser):
+    page = browser.open("/browse/people")
+    page = browser.press(page, "Filter", field="email", operator="exists", value="")
+    assert "Records 1 to 20 of 20." in page.text
+
+
+def test_a_query_of_a_thousand_values_is_a_page_of_a_bounded_size(browser):
+    browser.open("/browse/people?" + "&".join(["name=x"] * 1000))
+    assert browser.answer.status_code == 200
+    assert len(browser.answer.data) < 1_000_000
+    browser.open(f"/browse/people?q={'x' * 1001}")
+    assert browser.answer.status_code == 400
+
+
+def test_an_address_with_a_slash_at_its_end_and_a_wrong_commit_are_pages(browser):
+    assert "Records 1 to 20 of 20." in browser.open("/browse/people/").text
+    assert browser.client.get("/browse/").headers["Location"] == "/"
+    answer = browser.client.get("/browse/commits/zzz", headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.mimetype) == (404, "text/html")
+
+
 def test_a_record_that_cannot_be_read_is_named(browser, data):
     data.edit({"people/broken.toml": "not = [toml"})
     page = browser.open("/browse/people")
@@ -257,6 +278,11 @@ def test_a_record_shows_its_attachments_and_what_it_was(browser):
     browser.follow(page, "a photo.png")
     assert browser.answer.data == b"png"
     assert browser.answer.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
+    browser.client.put(f"{PEOPLE}/jane/attachments/a.html", data=b"<p>x")
+    browser.open("/browse/people/attachments/jane/a.html")
+    assert browser.answer.headers["Content-Security-Policy"] == "sandbox; default-src 'none'", (
+        "no page of ours"
+    )
     page = browser.open("/browse/people/records/jane")
     assert "name was Jane is Jane Doe" in page.text
     page = browser.open(f"/browse/people/records/jane?at={first}")
