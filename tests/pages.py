@@ -118,8 +118,9 @@ class Browser:
         Press a button, and return the page that it leads to.
         """
         form = page.form(button, **(carrying or {}))
-        sent = "query_string" if form.method == "get" else "data"
-        self.answer = self.client.open(
-            form.action, method=form.method, follow_redirects=True, **{sent: {**form.fields, **typed}}
-        )
+        fields = {**form.fields, **typed}
+        if form.method == "get":
+            self.answer = self.client.get(form.action, query_string=fields, follow_redirects=True)
+        else:
+            self.answer = self.client.post(form.action, data=fields, follow_redirects=True)
         return Page(self.answer.text)

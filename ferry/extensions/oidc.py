@@ -109,8 +109,7 @@ def _claim(claims: Mapping[str, Any], name: str) -> Any:
 def _refused(reason: str) -> Refused:
     said, hint = f"The token {reason}.", "Get a new token from the issuer."
     challenge = f'Bearer realm="ferry", error="invalid_token", error_description="{said}"'
-    headers = {"WWW-Authenticate": challenge}
-    return Refused(said, code="unauthorized", status=401, hint=hint, headers=headers)
+    return Refused(said, code="unauthorized", status=401, hint=hint, headers={"WWW-Authenticate": challenge})
 
 
 @functools.cache
