@@ -67,6 +67,8 @@ _DATA = (sheets.bp, records.bp, attachments.bp, importing.bp, transactions.bp, c
 _FOR_BROWSERS = (docs.bp, pages.bp)
 _READABLE = (*_DATA, *_FOR_BROWSERS)
 _GUARDED_OTHERWISE = (health.bp, push.bp, reload.bp, metrics.bp, status.bp, pages.assets, signing_in.bp)
+_PAGES = frozenset(blueprint.name for blueprint in _FOR_BROWSERS)
+_READS = frozenset(blueprint.name for blueprint in _READABLE)
 _CHANGES = (*(blueprint.name for blueprint in _DATA), push.bp.name)  # by any method but GET
 _SHOW_EVERY_SHEET = (commits.bp.name, events.bp.name, pages.EVERY_SHEET)  # blueprints and endpoints
 _UNCOUNTED = (health.bp.name, metrics.bp.name)
@@ -205,13 +207,13 @@ def _refuse_other_sites() -> None:
 def _authorise_read() -> None:
     if request.method not in ("GET", "HEAD"):
         return
-    if request.blueprint in {blueprint.name for blueprint in _FOR_BROWSERS}:
+    if request.blueprint in _PAGES:
         admit_browser()
     if request.endpoint == events.STREAM:
         listener()
     elif request.blueprint in _SHOW_EVERY_SHEET or request.endpoint in _SHOW_EVERY_SHEET:
         reader()
-    elif request.blueprint in {blueprint.name for blueprint in _READABLE}:
+    elif request.blueprint in _READS:
         reader(ANY_SHEET if request.view_args is None else request.view_args.get("sheet", ANY_SHEET))
     elif _is_of_an_extension():
         reader(ANY_SHEET)
@@ -230,7 +232,7 @@ def _is_of_an_extension() -> bool:
 
 
 def _await_commit() -> None:
-    is_ours = request.blueprint in {blueprint.name for blueprint in _READABLE}
+    is_ours = request.blueprint in _READS
     if request.method in ("GET", "HEAD") and (is_ours or _is_of_an_extension()):
         await_commit()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import operator
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -21,10 +20,10 @@ from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.snapshot import Found, Snapshot, found_in
 from ferry.app.store.trees import Line, lines
 from ferry.worker.git.objects import Objects
+from ferry.worker.git.trees import ENTRIES
 
 KEPT_BYTES = 32 << 20  # of trees whose blocks are known
 _ENTRIES_IN_BLOCK = 256
-_ENTRY = re.compile(rb"([0-7]{5,6}) ([^\0]+)\0.{20}", re.DOTALL)
 _NAME_BYTES = 20
 
 Pair = tuple[Found | None, Found | None]
@@ -132,9 +131,9 @@ class Blocks(NamedTuple):
         Raises:
             IrregularTreeError: It is damaged, or not sorted.
         """
-        found = _ENTRY.findall(content)
-        keys = [_key(mode, name) for mode, name in found]
-        ends = list(accumulate(len(mode) + len(name) + _NAME_BYTES + 2 for mode, name in found))
+        found = ENTRIES.findall(content)
+        keys = [_key(mode, name) for mode, name, _ in found]
+        ends = list(accumulate(len(mode) + len(name) + _NAME_BYTES + 2 for mode, name, _ in found))
         if (ends[-1] if ends else 0) != len(content) or not all(map(operator.lt, keys, keys[1:])):
             raise IrregularTreeError
         starts = [0, *ends][: len(found) : _ENTRIES_IN_BLOCK]
@@ -195,7 +194,7 @@ def _entries(
     """
     before = previous[0] if previous else b""
     while at < len(content):
-        entry = _ENTRY.match(content, at)
+        entry = ENTRIES.match(content, at)
         if entry is None or (key := _key(entry[1], entry[2])) <= before:
             raise IrregularTreeError
         if last is not None and key > last:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -78,10 +78,7 @@ def changed(repository: History, tree: str, other: str) -> dict[str, tuple[str, 
     Raises:
         RepositoryError: git failed.
     """
-    options = ("-r", "-z", "--raw", "--no-abbrev", "--no-renames")
-    parts = repository.git.query("diff-tree", *options, tree, other, "--").split("\0")
-    heads = (head.split() for head in parts[::2])
-    return {path: (head[1], head[3]) for head, path in zip(heads, parts[1::2], strict=False)}
+    return {path: (head[2], head[4]) for head, path in _differing(repository, tree, other)}
 
 
 def blobs_changed(repository: History, *what: str) -> Blobs:
@@ -94,14 +91,18 @@ def blobs_changed(repository: History, *what: str) -> Blobs:
     Raises:
         RepositoryError: git failed.
     """
-    options = ("-r", "-z", "--raw", "--no-abbrev", "--no-renames", "--no-commit-id")
-    parts = repository.git.query("diff-tree", *options, *what, "--").split("\0")
-    heads = map(_CHANGED.fullmatch, parts[::2])
     return tuple(
         (path, (_blob(head[1], head[3]), _blob(head[2], head[4])))
-        for head, path in zip(heads, parts[1::2], strict=False)
-        if head
+        for head, path in _differing(repository, *what)
     )
+
+
+def _differing(repository: History, *what: str) -> Iterator[tuple[re.Match[str], str]]:
+    options = ("-r", "-z", "--raw", "--no-abbrev", "--no-renames", "--no-commit-id")
+    parts = repository.git.query("diff-tree", *options, *what, "--").split("\0")
+    for said, path in zip(parts[::2], parts[1::2], strict=False):
+        if head := _CHANGED.fullmatch(said):
+            yield head, path
 
 
 def _blob(mode: str, name: str) -> str | None:
