@@ -26,10 +26,10 @@ _JUMPING = Path(__file__).with_name("jumping_clock.c")
 _READ_EVERY_S = 0.5
 _STEPS_S = (-172_800, -3600, -60, 60, 3600, 172_800)
 _ADDRESSES = (
-    "/api/sheets/people/records/w0-1/history",
-    "/api/sheets/people/records/w1-2/history",
+    "/api/sheets/places/records/w0-0/1/history",
+    "/api/sheets/places/records/w1-0/2/history",
     "/api/commits?limit=50",
-    "/api/sheets/people/records?limit=20",
+    "/api/sheets/places/records?limit=20",
     "/api/_internal/push",
 )
 FOREIGN_COMMANDS = (

@@ -54,6 +54,9 @@ _WRITERS = 4
 # machine time for all that goes on beside them.
 _REST_S = 0.3
 _FLOOR_PUSHES = 5
+# In one directory, git would need a second to compare the trees of a hundred commits after some thousand
+# writes; a record more makes each tree longer.
+_IN_A_DIRECTORY = 100
 _BETWEEN_S = (0.5, 3.0)  # from one fault to the next
 _LASTING_S = (0.3, 1.5)  # for as long as a fault lasts
 _SETTLE_S = 90.0
@@ -336,6 +339,7 @@ class Storm:
 
     def _kill_a_pool_process(self) -> None:
         self._kill_child("worker")
+        self._end_stretch()
 
     def _terminate_worker(self) -> None:
         # To its main process, as supervisors do.
@@ -355,7 +359,14 @@ class Storm:
                         "GIT_DIR", ""
                     ):
                         process.kill()
+                        self._end_stretch()
                         return
+
+    def _end_stretch(self) -> None:
+        """
+        Note that the push that ran just now could not arrive: one that begins now could.
+        """
+        self._ways.append((time.monotonic(), False))
 
     def _kill_redis(self) -> None:
         self._is_connected = False
@@ -449,18 +460,17 @@ class Storm:
         number = 0
         while not self._stop_writing.is_set():
             number += 1
-            slug = f"w{writer}-{number}"
-            body = json.dumps({"slug": slug, "name": f"Visitor {number}"}).encode()
+            place = {"district": f"w{writer}-{number // _IN_A_DIRECTORY}", "slug": str(number)}
             # The same PUT until somebody answers: a write that was made but not
             # answered changes nothing the second time.
-            while not self._put(writer, slug, body) and not self._stop_writing.is_set():
+            while not self._put(writer, place) and not self._stop_writing.is_set():
                 self._stop_writing.wait(0.05)
             self._stop_writing.wait(_REST_S)
 
-    def _put(self, writer: int, slug: str, body: bytes) -> bool:
+    def _put(self, writer: int, place: dict[str, str]) -> bool:
         request = urllib.request.Request(
-            f"{self._url}/api/sheets/people/records/{slug}",
-            data=body,
+            f"{self._url}/api/sheets/places/records/{place['district']}/{place['slug']}",
+            data=json.dumps(place | {"name": f"Place {place['slug']}"}).encode(),
             method="PUT",
             headers={"Content-Type": "application/json"},
         )
