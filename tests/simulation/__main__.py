@@ -1,7 +1,8 @@
 """
 Run Ferry's decisions in simulated worlds, and print what happened in them.
 
-Each world has the next seed, so a failure comes again with the seed that it names.
+Each world has the next seed. One that fails is shortened: the command that is printed last runs what is left
+of it, and prints the same steps again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import time
 from random import SystemRandom
 
 from tests.simulation.plants import PLANTS
-from tests.simulation.run import Result, run
+from tests.simulation.run import Result, run, run_world
+from tests.simulation.shorten import Short, shortened
+from tests.simulation.world import KINDS
 
 _MILLION = 1_000_000
 
@@ -24,14 +27,24 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seed", type=int, default=SystemRandom().randrange(10**6))
     arguments.add_argument("--steps", type=int, default=_MILLION)
-    arguments.add_argument("--plant", metavar="NAME", choices=[*PLANTS, "all"], help="or: all")
+    arguments.add_argument(
+        "--world", type=int, metavar="STEPS", help="run one world, in which so many may fail"
+    )
+    arguments.add_argument("--without", default="", metavar="KIND,KIND", help=f"of {', '.join(KINDS)}")
+    arguments.add_argument("--plant", metavar="NAME", default="", choices=[*PLANTS, "all"], help="or: all")
     given = arguments.parse_args()
+    without = tuple(filter(None, given.without.split(",")))
+    if unknown := set(without) - set(KINDS):
+        arguments.error(f"--without {','.join(sorted(unknown))}: it takes {', '.join(KINDS)}")
+    if given.world:
+        result = run_world(given.seed, given.world, given.plant, without)
+        return _tell(Short(result, given.world, without, given.plant))
     if given.plant:
         return _find([*PLANTS] if given.plant == "all" else [given.plant], given.seed, given.steps)
     began = time.monotonic()
     result = run(given.seed, given.steps)
     _say(*_report(result, given.seed, time.monotonic() - began))
-    return 1 if result.fault else 0
+    return _tell(shortened(result)) if result.fault else 0
 
 
 def _find(names: list[str], seed: int, steps: int) -> int:
@@ -53,10 +66,20 @@ def _report(result: Result, seed: int, took_s: float) -> list[str]:
         "",
         *(f"a remote at rest is {name:<20} {count:>8}" for name, count in sorted(result.states.items())),
     ]
-    if result.fault:
-        again = f'make simulate SIMULATE_ARGS="--seed {result.seed} --steps 1"'
-        return [*lines, "", *result.trace, "", f"BROKEN: {result.fault}", f"Again: {again}"]
-    return [*lines, "", "every promise held"]
+    return lines if result.fault else [*lines, "", "every promise held"]
+
+
+def _tell(short: Short) -> int:
+    """
+    Print the last steps of a world that failed; return the exit status.
+    """
+    result = short.result
+    if not result.fault:
+        _say(f"{result.steps} steps: every promise held")
+        return 0
+    _say("", *result.trace, "", f"BROKEN: {result.fault}")
+    _say(f"Again: make simulate SIMULATE_ARGS='{short.arguments}'")
+    return 1
 
 
 def _say(*lines: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -51,15 +51,16 @@ class Result:
             self.seed, self.fault, self.trace = other.seed, other.fault, other.trace
 
 
-def run_world(seed: int, steps: int = STEPS, planted: str = "") -> Result:
+def run_world(seed: int, steps: int = STEPS, planted: str = "", without: Collection[str] = ()) -> Result:
     """
     Run one world.
 
     Args:
         steps: How many steps may go wrong.
         planted: A fault of ``PLANTS``, or "".
+        without: Which of ``KINDS`` do not happen.
     """
-    world, fault = World(seed), ""
+    world, fault = World(seed, without=without), ""
     with plant(planted):
         try:
             world.run(steps)

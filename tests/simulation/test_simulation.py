@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.run import run, run_world
+from tests.simulation.shorten import shortened
 from tests.simulation.world import World
 
 
@@ -35,3 +36,13 @@ def test_a_seed_does_the_same_again():
 )
 def test_a_planted_fault_is_found(name: str):
     assert run(1, 40_000, name).fault
+
+
+def test_a_world_that_fails_is_shortened_and_the_short_one_fails_again():
+    found = run(1, 40_000, name := "a claim is released before its block")
+    short = shortened(found, name)
+    again = run_world(short.result.seed, short.steps, name, short.without)
+    assert "kill" in short.without  # two pushes overlap whether or not a process dies
+    assert short.steps < 1000
+    assert (again.fault, again.trace) == (short.result.fault, short.result.trace)
+    assert f"--seed {short.result.seed} --world {short.steps} --without kill" in short.arguments

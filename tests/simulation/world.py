@@ -8,7 +8,7 @@ work and operators do what the pages ask for: everything must arrive.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -38,6 +38,11 @@ _TEMPERS = ((0.0, 0.0, 0.0), (1 / 900, 1 / 4000, 1 / 6000), (1 / 300, 1 / 1000, 
 # Until all has arrived in a world without faults: what operators do takes 400 s, the longest wait that a host
 # has asked for two minutes, a retry one.
 _SETTLES_S = 600.0
+# What may be left out of a world: the same seed then decides the same about the rest, for as long as it can.
+KINDS = (
+    "kill", "hang", "cut_power", "fail", "slow", "others", "rewrite", "broker", "sentry_down", "fill_disk",
+    "pause", "resume", "push_now", "reconcile", "webhook",
+)  # fmt: skip
 _REASONS = [reason for reason in answers() if reason not in ("pushed", "up-to-date", "non-fast-forward")]
 _OPERATOR = Operator.of("ana@simulation", "because of the seed")
 
@@ -59,10 +64,12 @@ class World:
     Args:
         seed: Decides everything.
         faults: Whether anything goes wrong in the first part.
+        without: Which of ``KINDS`` do not happen.
     """
 
-    def __init__(self, seed: int, *, faults: bool = True) -> None:
+    def __init__(self, seed: int, *, faults: bool = True, without: Collection[str] = ()) -> None:
         self.seed = seed
+        self._without = without
         self.random = Random(seed)  # noqa: S311 - a test's
         self.machine = Machine(self.random)
         self.disk = Disk(self.machine)
@@ -241,9 +248,12 @@ class World:
             act = self.random.choice(
                 [self._pause, self._resume, self._push_now, self._reconcile, self._webhook]
             )
-            with self._busy(act.__name__.strip("_")), suppress(WorkerError):
-                self.machine.counts[f"operator: {act.__name__.strip('_')}"] += 1
-                act(pipeline, self.random.choice(list(self.hosts)))
+            remote, kind = self.random.choice(list(self.hosts)), act.__name__.strip("_")
+            if kind in self._without:
+                continue
+            with self._busy(kind), suppress(WorkerError):
+                self.machine.counts[f"operator: {kind}"] += 1
+                act(pipeline, remote)
 
     def _pause(self, pipeline: Any, remote: str) -> None:
         until = self.random.choice([None, self.machine.now + 40])
@@ -298,12 +308,19 @@ class World:
             return
         chance, (kill, hang, cut) = self.random.random(), self._temper
         if chance < kill:
-            self._kill(process)
+            happens, kind = lambda: self._kill(process), "kill"
         elif chance < kill + hang:
-            self.invariants.troubled("process hangs")
-            process.wakes_at = self.machine.now + self.random.choice(_HANGS_S)
+            happens, kind = lambda: self._hang(process), "hang"
         elif chance < kill + hang + cut:
-            self._cut_power()
+            happens, kind = self._cut_power, "cut_power"
+        else:
+            return
+        if kind not in self._without:
+            happens()
+
+    def _hang(self, process: Process) -> None:
+        self.invariants.troubled("process hangs")
+        process.wakes_at = self.machine.now + self.random.choice(_HANGS_S)
 
     def _on_rest(self) -> None:
         if not self.broker.waiting and not any(each.task for each in self.machine.processes):
@@ -345,7 +362,9 @@ class World:
             self._sentry_down,
             self._fill_disk,
         ]
-        self.random.choice(kinds)(host, lasts_s)
+        kind = self.random.choice(kinds)
+        if kind.__name__.strip("_") not in self._without:
+            kind(host, lasts_s)
         self._later(self.random.expovariate(1 / 40), self._trouble)
 
     def _fail(self, host: Host, lasts_s: float) -> None:
@@ -373,7 +392,8 @@ class World:
         """
         self.invariants.push_begins(child, self.network.children, refspec)
         worker = self.machine.current
-        if worker is not None and self.has_faults and self.random.random() < 40 * self._temper[0]:
+        is_killed = worker is not None and self.has_faults and self.random.random() < 40 * self._temper[0]
+        if worker is not None and is_killed and "kill" not in self._without:
             self._later(self.random.expovariate(2), lambda: self._kill(worker))
 
     def _others(self, host: Host, lasts_s: float) -> None:
