@@ -4,7 +4,6 @@ The Helm chart, rendered by a real Helm in every combination that `helm/ferry/ci
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import re
@@ -55,24 +54,16 @@ CUSTOM = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
 pytestmark = pytest.mark.usefixtures("helm")
 
 
-@pytest.fixture(params=COMBINATIONS, ids=lambda path: path.name.removesuffix("-values.yaml"))
+# Of the module: what is asked of one combination follows each other, and its manifests are rendered once.
+@pytest.fixture(scope="module", params=COMBINATIONS, ids=lambda path: path.name.removesuffix("-values.yaml"))
 def combination(request) -> Path:
     return request.param
 
 
-@pytest.fixture(scope="session")
-def rendered() -> dict[Path, list[dict]]:
-    """
-    The manifests of each combination, made once.
-    """
-    return {}
-
-
-@pytest.fixture
-def manifests(helm, combination, rendered):
-    if combination not in rendered:
-        rendered[combination] = helm.render("--values", str(combination))
-    return copy.deepcopy(rendered[combination])
+@pytest.fixture(scope="module")
+def manifests(helm, combination):
+    # The linter holds the values against the schema, which takes longer than to render them.
+    return helm.render("--values", str(combination), "--skip-schema-validation")
 
 
 @pytest.fixture
@@ -378,6 +369,7 @@ def test_the_notes_say_what_is_missing(helm, tmp_path):
     manifest = '{kind: Notes, text: {{ tpl (.Files.Get "NOTES.txt") . | toJson }}}'
     (chart / "templates" / "notes.yaml").write_text(manifest)
 
+    @functools.cache
     def notes(name):
         done = helm("template", "town", str(chart), "--values", str(CHART / "ci" / f"{name}-values.yaml"))
         (found,) = of_kind([each for each in yaml.safe_load_all(done.stdout) if each], "Notes")
@@ -420,9 +412,10 @@ def test_changed_settings_make_another_pod(helm):
         workload = of_kind(helm.render(*values, *arguments), "StatefulSet")[0]
         return workload["spec"]["template"]
 
-    assert template() == template()
-    assert template() != template("--set", "settings.CFP_PUSH_MIN_INTERVAL=5")
-    assert template() != template("--set", "secrets.CFP_ADMIN_TOKEN=another")
+    unchanged = template()
+    assert template() == unchanged
+    assert template("--set", "settings.CFP_PUSH_MIN_INTERVAL=5") != unchanged
+    assert template("--set", "secrets.CFP_ADMIN_TOKEN=another") != unchanged
 
 
 USER = ("--set", "secrets.FLOWER_BASIC_AUTH=ops:x")

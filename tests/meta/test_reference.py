@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import click
@@ -25,9 +26,14 @@ REFERENCE = ROOT / "docs" / "reference"
 COMMANDS = (REFERENCE / "commands.md").read_text()
 
 
-def _trees() -> Iterator[ast.Module]:
+@cache
+def _calls() -> list[ast.Call]:
+    """
+    Return each call in the sources.
+    """
     sources = (path for package in ("app", "worker") for path in (ROOT / package).rglob("*.py"))
-    return (ast.parse(path.read_bytes()) for path in sources)
+    nodes = (node for path in sources for node in ast.walk(ast.parse(path.read_bytes())))
+    return [node for node in nodes if isinstance(node, ast.Call)]
 
 
 def _section(page: str, heading: str) -> str:
@@ -59,9 +65,8 @@ def _codes() -> set[str]:
     """
     raised = {
         node.args[1].value
-        for tree in _trees()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Problem"
+        for node in _calls()
+        if isinstance(node.func, ast.Name) and node.func.id == "Problem"
         if isinstance(node.args[1], ast.Constant)
     }
     refused = {each.code for each in StoreError.__subclasses__()}
@@ -110,10 +115,8 @@ def test_the_reasons_are_those_that_failures_have():
 def test_the_log_events_are_those_that_are_written():
     written = {
         node.args[0].value
-        for tree in _trees()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
+        for node in _calls()
+        if isinstance(node.func, ast.Attribute)
         and node.func.attr in ("debug", "info", "warning", "error", "critical", "exception")
         and node.args
         and isinstance(node.args[0], ast.Constant)

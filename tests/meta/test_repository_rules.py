@@ -48,12 +48,15 @@ def _mentions(needles: list[str]) -> list[str]:
     """
     Return a line for each place where a file contains one of *needles*, in any case.
     """
-    pattern = re.compile("|".join(map(re.escape, needles)).encode(), re.IGNORECASE)
+    sought = [needle.lower().encode() for needle in needles]
     return [
-        f"{path.relative_to(ROOT)}:{number}: {match[0].decode()}"
+        f"{path.relative_to(ROOT)}:{number}: {needle.decode()}"
         for path in _files()
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1)
-        for match in pattern.finditer(line)
+        for text in [path.read_bytes().lower()]
+        for needle in sought
+        if needle in text
+        for number, line in enumerate(text.splitlines(), start=1)
+        if needle in line
     ]
 
 
