@@ -232,19 +232,17 @@ def sizes(ground: Ground) -> list[Figure]:
     ground.worker(site)
     settle(site)
     ours, floor = [], []
-    for number in range(20):
+    for number in range(8):
         site.await_arrival(site.transact(number, name=f"Bytes {number}"))
         plain.write(number, name=f"Bytes {number}")
         command = ["git", "push", "--quiet", plain.env["CFP_DATA_REMOTE"], MAIN]
         subprocess.run(command, cwd=plain.data, env=plain.env, check=True, capture_output=True)
         ours.append(float(_sent(site).stat().st_size))
         floor.append(float(_sent(plain).stat().st_size))
-    kept = [
-        _on_disk(site.data, lambda number=number: site.write(number, name="Kept")) for number in range(20)
-    ]
+    kept = [_on_disk(site.data, lambda number=number: site.write(number, name="Kept")) for number in range(8)]
     bare = [
         _on_disk(plain.data, lambda number=number: bare_write(plain.data, number, name="Kept"))
-        for number in range(20)
+        for number in range(8)
     ]
     return [
         against(

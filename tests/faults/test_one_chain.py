@@ -112,7 +112,7 @@ class _Watch:
                 and datetime.fromisoformat(entry["eta"]) > datetime.now(UTC)
             ]
             self.most_scheduled = max(self.most_scheduled, len(held))
-            self._stop.wait(0.05)  # or worker and watch would have little time for anything else
+            self._stop.wait(0.25)  # or worker and watch would have little time for anything else
 
 
 def _write_many(api, count):

@@ -5,20 +5,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import nursery
 
 
 def test_a_measurement_for_machines():
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "bytes", "--json"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "benchmarks", "bytes", "--json"]
+    done = nursery.run(command, env=os.environ, timeout=240)
     assert done.returncode == 0, done.stderr
     sent, kept = json.loads(done.stdout)["figures"]
     assert sent["value"] > 200  # a commit, two trees and a record

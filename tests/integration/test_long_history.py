@@ -5,7 +5,6 @@ What an answer costs does not grow with the history behind it: counted in git's 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,17 +16,23 @@ from ferry.worker.git import commit_graph, repository
 from ferry.worker.git.objects import Objects
 from ferry.worker.git.packing import Maintenance
 from ferry.worker.git.packs import Packs
-from tests import level
+from tests import level, nursery
 from tests.parts import Bare, clean_environment
 
 COMMITS, FILES = 2500, 100
 PEOPLE = "/api/sheets/people/records"
 
 
+@pytest.fixture(scope="module")
+def _grown(_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bare = Bare.copy(_sample, tmp_path_factory.mktemp("grown") / "data.git")
+    bare.grow(COMMITS, files=FILES)
+    return bare.path
+
+
 @pytest.fixture
-def data(data: Bare) -> Bare:
-    data.grow(COMMITS, files=FILES)
-    return data
+def data(tmp_path: Path, _grown: Path) -> Bare:
+    return Bare.copy(_grown, tmp_path / "data.git")
 
 
 @pytest.fixture
@@ -149,14 +154,8 @@ def test_flower_remembers_as_many_tasks_as_its_memory_holds(env):
         "flower.command.apply_env_options()\n"
         "print(tornado.options.options.max_tasks)"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**clean_environment(), **env},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    command = [sys.executable, "-c", script]
+    ran = nursery.run(command, env={**clean_environment(), **env}, timeout=120)
     assert int(ran.stdout) == 10_000
 
 

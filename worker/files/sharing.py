@@ -88,7 +88,7 @@ class Sharing:
 @lru_cache(maxsize=64)
 def sharing(git_dir: str) -> Sharing:
     """
-    Return the configured value, from any scope; read once per process.
+    Return the configured value, from any scope; read once per process, at its start.
 
     Raises:
         RepositoryError: git does not know the value.
@@ -160,7 +160,6 @@ def share_all(git_dir: str, directory: Path) -> None:
     """
     Apply ``core.sharedRepository`` to *directory* and everything in it that this user owns, except keys.
     """
-    sharing.cache_clear()
     if sharing(git_dir).bits:
         for path in (directory, *directory.rglob("*")):
             with contextlib.suppress(FileNotFoundError, PermissionError):

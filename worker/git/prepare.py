@@ -21,7 +21,7 @@ from ferry.worker.files.locks import LockTimeoutError
 from ferry.worker.files.ownership import not_ours, owners_named
 from ferry.worker.files.places import prepare_lock, remotes_directory, state_directory
 from ferry.worker.files.room import NO_ROOM
-from ferry.worker.files.sharing import make_directories, share_all
+from ferry.worker.files.sharing import make_directories, share_all, sharing
 from ferry.worker.git.config import Key, partial_clone, pushes_elsewhere, read_all, replace_config
 from ferry.worker.git.tracking import Tracking
 from ferry.worker.observe.logs import log
@@ -58,6 +58,7 @@ def _prepare(settings: Settings) -> str:
     _check_configuration(path, settings)
     _report_locks(path)
     state = state_directory(path)
+    sharing.cache_clear()  # the configuration may have changed since this process read it last
     try:
         make_directories(str(path), remotes_directory(path))
         _check_file_system(state)
@@ -217,11 +218,11 @@ def _mount_of(path: Path) -> _Mount | None:
         lines = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         return None
-    found = None
+    found, resolved = None, path.resolve()
     for line in lines:
         before, _, after = line.partition(" - ")
         point, (kind, _, options) = before.split()[4], after.split(" ", 2)
-        covers = path.resolve().is_relative_to(point.replace("\\040", " "))
+        covers = resolved.is_relative_to(point.replace("\\040", " "))
         if covers and (found is None or len(point) >= len(found.point)):
             found = _Mount(point=point, kind=kind, options=frozenset(options.split(",")))
     return found
