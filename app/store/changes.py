@@ -7,6 +7,9 @@ thousand one by one would hold the interpreter for seconds.
 
 from __future__ import annotations
 
+import json
+import re
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +58,21 @@ class Difference:
             return {"patch": [{"op": "remove", "path": ""}]}
         if self.before is None:
             return {"patch": [{"op": "add", "path": "", "value": self.after}]}
-        return {"patch": list(gitsheets.create_patch(self.before, self.after))}
+        return {"patch": _patch(self.before, self.after)}
+
+
+def _patch(before: Any, after: Any) -> list[Any]:
+    """
+    Return the JSON patch between two records.
+
+    gitsheets compares some numbers by value: 0.0 and -0.0 are equal to it, and 1 and 1.0 in a list. In a file
+    they differ. So it compares the digits of fractions here, as texts of which the records hold none.
+    """
+    mark = uuid.uuid4().hex
+    marked = json.loads(json.dumps([before, after]), parse_float=lambda digits: mark + digits)
+    found = json.dumps(gitsheets.create_patch(*marked))
+    operations: list[Any] = json.loads(re.sub(f'"{mark}([^"]*)"', r"\1", found))
+    return operations
 
 
 def changes(

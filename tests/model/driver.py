@@ -585,7 +585,11 @@ class Driver:
         url = f"{_url(sheet, path)}/history?{urlencode(query)}"
         answer = self._ask("GET", _records(sheet) + "/{path}/history", f"{url}&limit={limit}")
         if not changes:
-            self._expect_refusal(answer, {"record-not-found"})
+            # The address may be that of an attachment, which takes no limit.
+            is_attachment = self.model.hides(sheet, f"{path}/history")
+            self._expect_refusal(
+                answer, {"record-not-found"} | ({"query-invalid"} if is_attachment else set())
+            )
             return
         asked = _Cursor(
             url, _records(sheet) + "/{path}/history", "", limit, [each[0] for each in changes], "history"

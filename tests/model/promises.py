@@ -238,7 +238,8 @@ class Promises:
             codes.add("validation-failed")
         target, codes = self._target(sheet, fields, codes)
         if codes:
-            raise Refused(*codes)
+            is_odd = not all(map(_is_fit, sheet.place(target).split("/")))
+            raise Refused(*codes, *(["path-invalid"] if is_odd else []))
         stands = state.get((sheet.name, target))
         moves = path is not None and path != target
         if moves and old is None:
