@@ -104,6 +104,9 @@ class Reader:
             "HOME": str(self.home / "home"),
             "TMPDIR": str(self.home / "tmp"),
             "GIT_CONFIG_NOSYSTEM": "1",
+            # A reader has neither what is installed for tests alone nor the plugins of their pytest.
+            "PYTHONPATH": str(DOCS.parent / "tests/lean"),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         }
         self.cwd = str(self.home / "home")
         self.environment_file = ""
