@@ -32,7 +32,7 @@ def refuse_unknown() -> None:
     operation = _operation()
     if not request.args or operation is None or "fields" in operation.parameters:
         return
-    known = operation.parameters
+    known = operation.parameters | _of_a_history()
     for name in request.args:
         if name not in known:
             takes = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
@@ -72,6 +72,16 @@ def _operation() -> Operation | None:
     if request.url_rule is None:
         return None
     return _listed(request.method, request.url_rule.rule)
+
+
+def _of_a_history() -> frozenset[str]:
+    """
+    Return what the history of a record takes, at the address of an attachment that may be such a history.
+    """
+    found = None
+    if request.path.endswith("/attachments/history"):  # or of the record that is named "attachments"
+        found = _listed(request.method, "/api/sheets/{sheet}/records/{path}/history")
+    return found.parameters if found else frozenset()
 
 
 @cache

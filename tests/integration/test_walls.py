@@ -261,6 +261,15 @@ def test_a_record_named_attachments_has_a_history_and_attachments(clients):
     assert len(docs.get(f"{url}/history").json["history"]) == 1
     assert [each["name"] for each in docs.get(f"{url}/attachments").json["attachments"]] == ["a.txt"]
     assert docs.get(f"{url}/attachments/a.txt").data == b"a"
+    assert docs.patch(url, json={"c": 1}).status_code == 200
+    first = docs.get(f"{url}/history?limit=1").json
+    assert (len(first["history"]), first["next_cursor"] is None) == (1, False)
+    (rest,) = docs.get(f"{url}/history", query_string={"limit": 1, "cursor": first["next_cursor"]}).json[
+        "history"
+    ]
+    assert rest["patch"][0]["op"] == "add"
+    assert docs.get(f"{url}/history?page=2").status_code == 400
+    assert docs.get(f"{url}/attachments/a.txt?limit=1").status_code == 400
 
 
 def test_a_directory_named_like_a_record_is_not_swept_away_with_it(clients, town):
