@@ -37,6 +37,7 @@ _ROOT = Path(__file__).parents[1]
 _IMPORTED = (
     *("celery.bin.celery", "celery.apps.worker", "celery.apps.beat", "celery.concurrency.prefork"),
     *("celery.worker.worker", "kombu.transport.redis"),
+    "cffi.cparser",  # billiard reads a C header in each process of a worker's pool
     *("gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "uvicorn_worker", "sentry_sdk.integrations.flask"),
     *(
         "ferry.worker.bootstrap",
@@ -230,6 +231,17 @@ def _run() -> None:
         runpy.run_path(first, run_name="__main__")
 
 
+def _exit(status: int) -> None:
+    """
+    End as the interpreter does, but for what it takes apart: a copy of all that this process shares.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
     for _name in _IMPORTED:
         importlib.import_module(_name)
@@ -237,4 +249,10 @@ if __name__ == "__main__":
     gc.collect()
     gc.freeze()  # or each fork's first collection would copy all that is shared
     _serve(socket.socket(fileno=int(sys.argv[1])))
-    _run()
+    try:
+        _run()
+    except SystemExit as exc:
+        if not isinstance(exc.code, int | None):
+            raise
+        _exit(exc.code or 0)
+    _exit(0)

@@ -36,7 +36,7 @@ _IDENTITY = {
 
 
 def wait_until(
-    happened: Callable[[], Any], *, timeout_s: float = 30.0, every_s: float = _POLL_S, what: str = ""
+    happened: Callable[[], Any], *, timeout_s: float = 60.0, every_s: float = _POLL_S, what: str = ""
 ) -> Any:
     """
     Poll until *happened* returns something true, and return that.
@@ -212,7 +212,7 @@ class Process:
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self._lines() if event.get("event") == name]
 
-    def await_event(self, name: str, *, count: int = 1, timeout_s: float = 30.0) -> dict[str, Any]:
+    def await_event(self, name: str, *, count: int = 1, timeout_s: float = 60.0) -> dict[str, Any]:
         """
         Wait for the *count*-th event *name*, and return it.
         """
@@ -237,7 +237,7 @@ class Process:
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
 
-    def wait(self, timeout_s: float = 30.0) -> int:
+    def wait(self, timeout_s: float = 60.0) -> int:
         assert self.process is not None
         return self.process.wait(timeout_s)
 
@@ -274,7 +274,7 @@ class Worker(Process):
         return worker
 
     def await_ready(self) -> None:
-        wait_until(lambda: self.logged("ready.") or self.ended(), timeout_s=30, what="the worker")
+        wait_until(lambda: self.logged("ready.") or self.ended(), what="the worker")
         assert not self.ended(), self.text()
 
 

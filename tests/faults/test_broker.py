@@ -106,7 +106,7 @@ def test_the_api_answers_and_the_worker_resumes_by_itself(deployment, own_valkey
     assert writer.slowest_s < 10, "a write waited for the broker"
     assert not running.ended()
     assert not sweeping.ended()
-    wait_until(lambda: not writer.status()["sweep"]["late"], timeout_s=30, what="sweeps that go on")
+    wait_until(lambda: not writer.status()["sweep"]["late"], what="sweeps that go on")
     list(happening)
 
 
@@ -123,10 +123,10 @@ def test_a_retry_lost_with_the_broker_is_found_by_the_sweep(deployment, own_valk
     own_valkey.client().flushall()
     running.spawn()
     attempts = len(running.events("push.failed"))
-    running.await_event("push.failed", count=attempts + 2, timeout_s=30)
+    running.await_event("push.failed", count=attempts + 2)
 
     away.rename(remote.path)
-    wait_until(lambda: remote.head() == writer.commits[-1], timeout_s=30, what="the commit on the remote")
+    wait_until(lambda: remote.head() == writer.commits[-1], what="the commit on the remote")
 
 
 def test_a_missing_beat_shows_in_status_and_metrics_and_two_do_no_harm(deployment, env, client, beat, remote):
@@ -134,12 +134,12 @@ def test_a_missing_beat_shows_in_status_and_metrics_and_two_do_no_harm(deploymen
     wait_until(lambda: not writer.status()["sweep"]["late"], what="a sweep")
     sweeping.kill()
 
-    wait_until(lambda: writer.status()["sweep"]["late"], timeout_s=20, what="a sweep that is late")
+    wait_until(lambda: writer.status()["sweep"]["late"], what="a sweep that is late")
     assert sample(client().get("/metrics").text, "ferry_sweep_late") == 1
     before = writer.status()["sweep"]["last_at"]
 
     beat(), beat()
-    wait_until(lambda: writer.status()["sweep"]["last_at"] > before, timeout_s=20, what="a sweep")
+    wait_until(lambda: writer.status()["sweep"]["last_at"] > before, what="a sweep")
     pushes = len(running.events("push.done"))
     writer.write()
     wait_until(lambda: remote.head() == writer.commits[-1], what="the commit on the remote")
@@ -212,9 +212,7 @@ def test_a_broker_that_refuses_for_now_is_waited_for(deployment, env, own_valkey
         undo()
         writer.write()
         assert len(writer.commits) == known + 2
-        wait_until(
-            lambda: remote.head() == writer.commits[-1], timeout_s=20, what="what was written meanwhile"
-        )
+        wait_until(lambda: remote.head() == writer.commits[-1], what="what was written meanwhile")
         for process in processes:
             assert not process.ended(), process.text()
         sweeping.log_path.write_text("")

@@ -41,12 +41,12 @@ def test_two_apis_and_two_workers_work_together(env, worker, data, remote, tmp_p
         url = apis[number % 2][1] + "/api/sheets/people/records"
         for count in range(40):
             body = json.dumps({"slug": f"w{number}-{count}", "name": "Visitor"}).encode()
-            with urllib.request.urlopen(_json(url, body), timeout=20) as response:
+            with urllib.request.urlopen(_json(url, body), timeout=60) as response:
                 told[number].append(json.load(response)["commit"]["hash"])
 
     try:
         for _, url in apis:
-            wait_until(lambda url=url: _answers(url), timeout_s=30, what="an API")
+            wait_until(lambda url=url: _answers(url), what="an API")
         before = data.head()
         writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
         for writer in writers:

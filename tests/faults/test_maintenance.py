@@ -319,7 +319,7 @@ def test_it_runs_by_itself_and_shows_in_the_status(client, worker, beat, data, r
         repository = api.get("/api/_internal/push").json["repository"]
         return repository if repository["last_maintenance_at"] else None
 
-    repository = wait_until(packed, timeout_s=40, what="maintenance")
+    repository = wait_until(packed, what="maintenance")
     assert repository["packed_objects"] > 1000
     assert "ferry_last_maintenance_timestamp_seconds" in api.get("/metrics").text
     wait_until(lambda: remote.head() == data.head(), what="everything on the remote")

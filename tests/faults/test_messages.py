@@ -104,7 +104,7 @@ def flower(env, tmp_path):
 
 def _tasks(url):
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             return json.load(response)
     except OSError:
         return {}
@@ -138,7 +138,7 @@ def test_what_is_broadcast_to_workers_and_to_flower_is_survived_too(
     wait_until(
         lambda: any(commit[:12] in (task["args"] or "") for task in _tasks(url).values()), what="it in Flower"
     )
-    assert build(env, publisher=True).celery.control.ping(timeout=5, limit=1)
+    assert build(env, publisher=True).celery.control.ping(timeout=60, limit=1)
     assert not dashboard.logged("Failed to capture events"), dashboard.text()
     assert not running.logged("Trying to re-establish the connection"), running.text()
     assert not running.ended()

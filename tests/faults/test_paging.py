@@ -35,7 +35,7 @@ def test_a_page_is_sent_until_it_is_taken_and_a_brokers_restart_wakes_nobody(
         running.spawn()
         running.await_ready()
         sentry.answer = lambda: (200, {})
-        wait_until(lambda: _pages(sentry.events), timeout_s=30, what="the page")
+        wait_until(lambda: _pages(sentry.events), what="the page")
         sweeps = running.text().count("Task sweep")
         wait_until(lambda: running.text().count("Task sweep") > sweeps + 1, what="more sweeps")
     [taken] = _pages(sentry.events)

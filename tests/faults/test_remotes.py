@@ -121,10 +121,10 @@ def test_a_hung_push_is_ended_with_every_child_and_the_next_attempt_works(
 
     commit = _write(api)
     wait_until(lambda: mirror.head() == commit, what="the commit on the other remote")
-    failed = running.await_event("push.failed", timeout_s=30)
+    failed = running.await_event("push.failed")
     assert failed["remote"] == "origin"
     assert failed["reason"] == "timeout"
-    wait_until(lambda: _status(api)["state"] == "retrying" or None, timeout_s=20, what="a retry")
+    wait_until(lambda: _status(api)["state"] == "retrying" or None, what="a retry")
     if kind == "ssh":
         return  # nothing answers at that address ever
 
@@ -132,7 +132,7 @@ def test_a_hung_push_is_ended_with_every_child_and_the_next_attempt_works(
         return
     http_remote.fault = None
     (remote.path / "hooks/pre-receive").unlink(missing_ok=True)
-    wait_until(lambda: arrived_at.head() == commit, timeout_s=30, what="the commit, when the remote behaves")
+    wait_until(lambda: arrived_at.head() == commit, what="the commit, when the remote behaves")
     for name in (marker, _nap(tmp_path)):
         wait_until(lambda name=name: not _leftovers(running, name), what="no process to be left")
 
@@ -146,7 +146,7 @@ def test_no_process_is_left_of_a_push_that_ignores_sigterm(env, client, worker, 
     client()
     running = worker()
 
-    running.await_event("push.retry_scheduled", timeout_s=30)
+    running.await_event("push.retry_scheduled")
 
     # The worker's start may still ask the remote; that ends in the same way.
     wait_until(
@@ -196,7 +196,7 @@ def test_our_own_timeout_is_doubted_too(env, client, worker, remote):
     remote.hook("post-receive", "sleep 1002")
 
     commit = _write(api)
-    done = running.await_event("push.done", count=2, timeout_s=30)
+    done = running.await_event("push.done", count=2)
 
     assert (done["commit"], done["outcome"]) == (commit, "landed_but_reported_failed")
     assert not _leftovers(running, "sleep 1002")

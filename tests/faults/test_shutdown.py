@@ -178,14 +178,14 @@ def test_requests_in_flight_finish_when_the_api_stops(env, data, tmp_path):
     api = Process([*command, "ferry.app:create_app(open_access=True)"], env, tmp_path / "api.log")
     api.spawn()
     url = f"http://127.0.0.1:{port}/api/sheets/people/records"
-    wait_until(lambda: _answers(url), timeout_s=30, what="the API")
+    wait_until(lambda: _answers(url), what="the API")
     told, cut_off = [], []
 
     def write(name):
         for number in range(1000):
             body = json.dumps({"slug": f"{name}-{number}", "name": name}).encode()
             try:
-                with urllib.request.urlopen(_json(url, body), timeout=10) as response:
+                with urllib.request.urlopen(_json(url, body), timeout=60) as response:
                     told.append(json.load(response)["commit"]["hash"])
             except urllib.error.URLError:
                 return  # refused: the listener is closed, as it should be

@@ -161,9 +161,7 @@ def test_children_end_with_their_parent(tmp_path):
     )
     try:
         assert parent.stdout.readline() == b"ready\n"
-        wait_until(
-            lambda: len(psutil.Process(parent.pid).children()) == 2, timeout_s=30, what="both children"
-        )
+        wait_until(lambda: len(psutil.Process(parent.pid).children()) == 2, what="both children")
         children = psutil.Process(parent.pid).children()
     finally:
         parent.kill()

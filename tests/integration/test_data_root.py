@@ -30,7 +30,7 @@ def rooted(data, env):
         with path.open() as stdin:
             made = subprocess.run(
                 ["git", "-C", str(data.path), "mktree"],
-                stdin=stdin, capture_output=True, text=True, check=True, timeout=20,
+                stdin=stdin, capture_output=True, text=True, check=True, timeout=60,
             )  # fmt: skip
         return made.stdout.strip()
 

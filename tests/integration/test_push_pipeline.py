@@ -183,7 +183,7 @@ def test_an_unreachable_remote_keeps_the_api_usable_and_is_retried_with_growing_
     """
     away = remote.path.rename(tmp_path / "away.git")
     api, running = client(), worker()
-    running.await_event("push.retry_scheduled", count=5, timeout_s=30)
+    running.await_event("push.retry_scheduled", count=5)
 
     commit = _write(api)
     status = _status(api)
@@ -339,7 +339,7 @@ def test_a_worker_that_was_stopped_in_the_middle_of_a_push_is_paged_for_once(
     for process in stopped:
         process.suspend()
     try:
-        wait_until(lambda: sentry.events, timeout_s=40, what="the page")
+        wait_until(lambda: sentry.events, what="the page")
         (page,) = sentry.events
         assert (page["level"], page["tags"]["reason"]) == ("fatal", "stalled")
         assert "process " in page["contexts"]["push"]["what_git_said"]
@@ -349,8 +349,8 @@ def test_a_worker_that_was_stopped_in_the_middle_of_a_push_is_paged_for_once(
         remote.hook("pre-receive", "exit 0")
         for process in reversed(stopped):
             process.resume()
-    wait_until(lambda: _status(api)["state"] == "idle", timeout_s=30, what="an idle remote")
-    wait_until(lambda: _status(api)["last_error"] is None, timeout_s=30, what="the episode's end")
+    wait_until(lambda: _status(api)["state"] == "idle", what="an idle remote")
+    wait_until(lambda: _status(api)["last_error"] is None, what="the episode's end")
     assert len(sentry.events) == 1
 
 

@@ -835,7 +835,7 @@ class _Stream:
     """
 
     def __init__(self, port, last_event_id=None):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request(
             "GET", "/api/events", headers={"Last-Event-ID": last_event_id} if last_event_id else {}
         )
@@ -908,7 +908,7 @@ def _put(port, slug, name="Ann", **headers):
         data=json.dumps({"slug": slug, "name": name}).encode(),
         headers={"Authorization": "Bearer t", "Content-Type": "application/json", **headers},
     )
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return json.load(response)["commit"]["hash"]
 
 
@@ -937,7 +937,7 @@ def test_a_waiting_client_that_goes_away_frees_its_thread(served, data):
     body = json.dumps({"slug": "ann", "name": "Ann"}).encode()
     gone = []
     for number in range(8):
-        connection = socket.create_connection(("127.0.0.1", served), timeout=10)
+        connection = socket.create_connection(("127.0.0.1", served), timeout=60)
         path = f"{PEOPLE}/ann{number}"
         content = body.replace(b'"ann"', b'"ann%d"' % number)
         head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\nPrefer: wait=60\r\n"
@@ -950,7 +950,7 @@ def test_a_waiting_client_that_goes_away_frees_its_thread(served, data):
         connection.close()
     begun = time.monotonic()
     _put(served, "bob")
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 40
 
 
 def test_an_event_id_that_is_none_of_ours_is_refused(api):

@@ -178,7 +178,7 @@ def test_slow_readers_are_cut_off(server):
     readers = [server.raw(get, buffer=4096) for _ in range(20)]
     assert server.is_well()
     main = server.process.pid
-    wait_until(lambda: _connections(main, server.port) == 0, timeout_s=30, what="the end of slow readers")
+    wait_until(lambda: _connections(main, server.port) == 0, what="the end of slow readers")
     for reader in readers:
         assert len(_read(reader)) < len(large)
     whole = _read(server.raw(_header("GET", f"{PEOPLE}/jane/attachments/large.bin", "Connection: close")))
