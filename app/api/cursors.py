@@ -64,7 +64,7 @@ class Page:
         shown: list[T] = []
         room = PAGE_BYTES
         for entry in islice(entries, self.limit):
-            room -= weight_of(entry)
+            room -= weight_of([entry])
             if shown and room < 0:
                 break
             shown.append(entry)

@@ -35,6 +35,7 @@ from ferry.app.services import services
 from ferry.app.sheets.sheet import Sheet
 from ferry.app.status_page import status
 from ferry.app.store.changes import ChangedFile
+from ferry.app.store.listing import NO_TEXT
 from ferry.app.store.snapshot import Snapshot
 from ferry.worker.git.history import Commit
 
@@ -97,6 +98,7 @@ def sheet(sheet: str) -> ResponseReturnValue:
         about=found.sheet.schema or {},
         search=" ".join(request.args.getlist("q")),
         table=tables.table_of(found, request.args),
+        no_page=NO_TEXT,
         at=request.args.get("at"),
         first=shown.page.offset + 1,
         last=shown.page.offset + len(shown.entries),

@@ -13,6 +13,7 @@ from flask import Blueprint, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from ferry.app import access
+from ferry.app.api import docs
 from ferry.app.browse.answers import finish, page
 from ferry.app.clients import cookies
 from ferry.app.clients.neighbours import is_own_site
@@ -21,7 +22,9 @@ from ferry.app.problems import Problem
 from ferry.app.services import services
 
 bp = Blueprint("browse_sign_in", __name__, url_prefix="/browse")
-bp.after_request(finish)
+_OTHERS = ("/", "/docs", "/openapi.json")
+for blueprint in (bp, docs.bp):
+    blueprint.after_request(finish)
 
 
 @bp.post("/sign-in")
@@ -54,11 +57,13 @@ def sign_out() -> ResponseReturnValue:
 
 def _own_page(address: str) -> str:
     """
-    Return *address* if it is one of these pages, else the first of them.
+    Return *address* if it is one of the pages that accept the cookie, else the first of these.
     """
     parts = urlsplit(address)
-    is_ours = not (parts.scheme or parts.netloc) and (parts.path == "/" or parts.path.startswith("/browse/"))
-    return request.script_root + address if is_ours else url_for("browse.home")
+    is_ours = parts.path in _OTHERS or parts.path.startswith("/browse/")
+    if parts.scheme or parts.netloc or not is_ours:
+        return url_for("browse.home")
+    return request.script_root + address
 
 
 def _refuse_other_sites() -> None:

@@ -99,6 +99,10 @@ maxLength = 60
 type = 'string'
 minLength = 1
 
+[gitsheet.schema.properties.starts_at]
+type = 'string'
+format = 'date-time'
+
 [gitsheet.schema.properties.place]
 type = 'string'
 

@@ -21,7 +21,12 @@ from ferry.app.records.json_form import to_json
 Test = Callable[[Any], bool]  # takes a field's value, or None if the record has none
 
 _NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?|inf)")
-_KINDS: Mapping[Kind, str] = {"number": "a number", "date": "a date, such as 2026-01-31"}
+_KINDS: Mapping[Kind, str] = {
+    "number": "a number",
+    "date": "a date, such as 2026-01-31",
+    "boolean": "true or false",
+    "text": "a text",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +37,16 @@ class Operator:
     Attributes:
         meaning: Which records pass, with ``{field}`` for the field's name.
         read: Makes the test from the parameter's values and the kinds of value that the field is declared
-            to have. It raises ``ValueError`` for a value that the operator cannot take.
+            to have; none: any. It raises ``ValueError`` for a value that the operator cannot take.
     """
 
     meaning: str
     read: Callable[[Sequence[str], frozenset[Kind]], Test]
 
 
-def _equals(values: Sequence[str], _: frozenset[Kind] = frozenset()) -> Test:
+def _equals(values: Sequence[str], kinds: frozenset[Kind]) -> Test:
+    for text in values:
+        _check(text, kinds)
     wanted = frozenset(values)
     numbers = frozenset(Decimal(text) for text in wanted if _NUMBER.fullmatch(text))
 
@@ -59,13 +66,13 @@ def _equals(values: Sequence[str], _: frozenset[Kind] = frozenset()) -> Test:
     return test
 
 
-def _differs(values: Sequence[str], _: frozenset[Kind]) -> Test:
-    equals = _equals(values)
+def _differs(values: Sequence[str], kinds: frozenset[Kind]) -> Test:
+    equals = _equals(values, kinds)
     return lambda value: not equals(value)
 
 
-def _is_in(values: Sequence[str], _: frozenset[Kind]) -> Test:
-    return _equals([item for value in values for item in value.split(",")])
+def _is_in(values: Sequence[str], kinds: frozenset[Kind]) -> Test:
+    return _equals([item for value in values for item in value.split(",")], kinds)
 
 
 def _contains(values: Sequence[str], _: frozenset[Kind]) -> Test:
@@ -169,21 +176,41 @@ def _text(value: Any) -> str | None:
     return str(to_json(value)) if isinstance(value, (str, date, time)) else None
 
 
+def _check(text: str, kinds: frozenset[Kind]) -> None:
+    """
+    Check that a value of one of *kinds* can be written as *text*.
+
+    Raises:
+        ValueError: It says what the field takes.
+    """
+    if kinds and not any(_is_of(kind, text) for kind in kinds):
+        raise ValueError(f"{text[:40]!r} is not {' or '.join(_KINDS[kind] for kind in sorted(kinds))}")
+
+
+def _is_of(kind: Kind, text: str) -> bool:
+    if kind == "number":
+        return text == "nan" or _NUMBER.fullmatch(text) is not None
+    if kind == "date":
+        return moment_of(text) is not None
+    return kind == "text" or text in ("true", "false")
+
+
 def _operand(text: str, kinds: frozenset[Kind]) -> Decimal | datetime | str:
     """
     Read the value of a comparison: as the field's kind, or by its form if the field is of several or none.
 
     Raises:
-        ValueError: The field has another kind of value.
+        ValueError: The field has another kind of value, or the value has no order.
     """
+    _check(text, kinds)
     if kinds == {"text"}:
         return moment_of(text) or text
     if kinds != {"number"} and (moment := moment_of(text)):
         return moment
     if kinds != {"date"} and _NUMBER.fullmatch(text):
         return Decimal(text)
-    if len(kinds) == 1:
-        raise ValueError(f"{text[:40]!r} is not {_KINDS[next(iter(kinds))]}")
+    if kinds and "text" not in kinds:  # nan, true or false
+        raise ValueError(f"{text!r} is neither more nor less than another value")
     return text
 
 

@@ -4,7 +4,7 @@ The fields that a sheet's records can have, as its schemas say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from ferry.app.sheets.schema_cost import is_cheap
 from ferry.app.sheets.sheet import Sheet
 
 Place = Literal["declared", "open", "nowhere"]
-Kind = Literal["number", "date", "text"]
+Kind = Literal["number", "date", "boolean", "text"]
 
 # Keywords that declare properties outside of "properties": any of them may declare a field.
 _ELSEWHERE = ("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas")
@@ -65,9 +65,10 @@ class Fields:
 
     def kinds(self, field: Sequence[str]) -> frozenset[Kind]:
         """
-        Return the kinds of value that *field* can be compared by, as far as the schemas say.
+        Return the kinds of value that *field* can have; none: any, as far as the schemas say.
         """
-        return frozenset(kind for schema in self.schemas_of(field) for kind in _kinds(schema))
+        found = (_kinds(schema) for schema in self.schemas_of(field))
+        return frozenset(kind for kinds in found if None not in kinds for kind in kinds if kind)
 
     def schemas_of(self, field: Sequence[str]) -> Sequence[Mapping[str, Any]]:
         """
@@ -85,18 +86,24 @@ class Fields:
         return place, schemas
 
 
-def _kinds(schema: Mapping[str, Any]) -> Iterator[Kind]:
+def _kinds(schema: Any) -> set[Kind | None]:
     """
-    Yield the kinds of value that *schema* names, of a list those of its items.
+    Return the kinds of value that *schema* names, of a list those of its items; None among them: any.
     """
-    types = schema.get("type")
+    types = schema.get("type") if isinstance(schema, dict) else None
+    found: set[Kind | None] = set()
     for word in types if isinstance(types, list) else [types]:
         if word in ("integer", "number"):
-            yield "number"
+            found.add("number")
         elif word == "string":
-            yield "date" if schema.get("format") in ("date", "date-time") else "text"
-        elif word == "array" and isinstance(schema.get("items"), dict):
-            yield from _kinds(schema["items"])
+            found.add("date" if schema.get("format") in ("date", "date-time") else "text")
+        elif word == "boolean":
+            found.add("boolean")
+        elif word == "array":
+            found |= _kinds(schema.get("items"))
+        elif word not in ("null", "object"):  # no filter names a value of these
+            found.add(None)
+    return found
 
 
 def _look(schemas: Sequence[Mapping[str, Any]], name: str) -> tuple[Place, list[Mapping[str, Any]]]:

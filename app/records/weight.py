@@ -1,25 +1,24 @@
 """
-How much memory a parsed record takes.
+How much memory parsed records take.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from sys import getsizeof
 from typing import Any
 
 
-def weight_of(value: Any) -> int:
+def weight_of(values: Iterable[Any]) -> int:
     """
-    Return about how many bytes *value* takes, with the dicts, lists and scalars in it.
+    Return about how many bytes *values* take together, with the dicts, lists and scalars in each of them.
     """
-    total, waiting = getsizeof(value), [value]
-    while waiting:
-        each = waiting.pop()
-        if type(each) is dict:
-            total += sum(map(getsizeof, each))
-            inner = list(each.values())
-        else:
-            inner = each if type(each) is list else []
-        total += sum(map(getsizeof, inner))
-        waiting += [item for item in inner if type(item) in (dict, list)]
+    total, level = 0, list(values)
+    while level:
+        kinds = set(map(type, level))  # of most levels, scalars alone
+        tables = [each for each in level if type(each) is dict] if dict in kinds else []
+        lists = [each for each in level if type(each) is list] if list in kinds else []
+        total += sum(map(getsizeof, level)) + sum(map(getsizeof, chain.from_iterable(tables)))
+        level = [*chain.from_iterable(map(dict.values, tables)), *chain.from_iterable(lists)]
     return total

@@ -103,13 +103,18 @@ class ChangedFile:
         file: Its path from the root of the tree.
         status: ``added``, ``changed`` or ``removed``.
         owner: The record that it is, or is attached to; None for a file of no sheet.
-        difference: What changed in the record; None for another file, or if it is not asked for.
+        difference: What changed in the record; None for another file, or if it is not asked for. Of a record
+            that moved here, it is the change to what it was before.
+        moved: Where a removed file is now, or an added one was before; None if it did not move.
+        moved_owner: The owner of that path.
     """
 
     file: str
     status: str
     owner: Owner | None
     difference: Difference | None
+    moved: str | None = None
+    moved_owner: Owner | None = None
 
     def as_json(self) -> dict[str, Any]:
         """
@@ -120,6 +125,8 @@ class ChangedFile:
             found |= {"sheet": self.owner.sheet.name, "path": self.owner.path}
         if self.owner and self.owner.attachment is not None:
             found["attachment"] = self.owner.attachment
+        if self.moved is not None:
+            found["moved_to" if self.status == "removed" else "moved_from"] = self.moved
         return found | (self.difference.as_json() if self.difference else {})
 
 
@@ -129,15 +136,25 @@ def changed_files(repository: Repository, commit: Commit, files: Iterable[str]) 
     """
     old = Snapshot.of(repository, commit.parents[0] if commit.parents else None)
     new = Snapshot.of(repository, commit.hash)
+    came_from = repository.moves_of(commit.hash)
+    went_to = {before: after for after, before in came_from.items()}
     for file in files:
-        before, after = (
-            find(each.objects, each.commit, file) if each.commit else None for each in (old, new)
-        )
-        owner = _owner(new, file) or _owner(old, file)
+        before, after = _entry(old, file), _entry(new, file)
+        # git's output has no name that is not UTF-8 as it is: neither side shows it, and no request names it.
+        owner = (_owner(new, file) or _owner(old, file)) if before or after else None
+        status = status_of(before, after)
+        moved, side = (came_from.get(file), old) if after else (went_to.get(file), new)
+        moved_owner = _owner(side, moved) if moved else None
+        if not _are_alike(owner, moved_owner):
+            moved = moved_owner = None
+        elif moved and after:
+            before = _entry(old, moved)
         difference = None
         if owner and owner.attachment is None:
             difference = _difference(*(_read(repository, owner.sheet, each, {}) for each in (before, after)))
-        yield ChangedFile(file=file, status=status_of(before, after), owner=owner, difference=difference)
+        yield ChangedFile(
+            file=file, status=status, owner=owner, difference=difference, moved=moved, moved_owner=moved_owner
+        )
 
 
 def status_of(before: Entry | None, after: Entry | None) -> str:
@@ -147,6 +164,18 @@ def status_of(before: Entry | None, after: Entry | None) -> str:
     if before is None:
         return "added" if after else "changed"  # git names a file that neither side can show
     return "changed" if after else "removed"
+
+
+def _entry(snapshot: Snapshot, file: str) -> Entry | None:
+    return find(snapshot.objects, snapshot.commit, file) if snapshot.commit else None
+
+
+def _are_alike(one: Owner | None, other: Owner | None) -> bool:
+    """
+    Whether both are records of one sheet, or files attached to them, or files of no sheet.
+    """
+    kinds = [each and (each.sheet.name, each.attachment is None) for each in (one, other)]
+    return kinds[0] == kinds[1]
 
 
 def _owner(snapshot: Snapshot, file: str) -> Owner | None:

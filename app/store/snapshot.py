@@ -18,7 +18,7 @@ from ferry.app.sheets.renderer import Renderer
 from ferry.app.sheets.sheet import MOST_DECLARATION_BYTES, Sheet
 from ferry.app.store.names import is_plain
 from ferry.app.store.territory import Domain, Owner, Territory, territory_of
-from ferry.app.store.trees import Entry, Line, find, leaves, lines
+from ferry.app.store.trees import Entry, Line, find, leaves, lines, plain_and_others
 from ferry.worker.git.loose import ObjectTooLargeError
 from ferry.worker.git.objects import Objects
 from ferry.worker.git.repository import Repository
@@ -51,12 +51,14 @@ class Found(NamedTuple):
 
     Attributes:
         path: The record's path within the sheet.
-        entry: Its entry in the tree.
+        name: Object name of its blob.
+        is_link: Whether it is a symbolic link.
         is_text: Whether the path is UTF-8, so that a request can name it.
     """
 
     path: str
-    entry: Entry
+    name: str
+    is_link: bool = False
     is_text: bool = True
 
 
@@ -285,7 +287,12 @@ class Snapshot:
             domain = self.domain(sheet, below)
             if domain is None:
                 continue
-            for line in lines(self.objects.kept(name)):
+            names, blobs, others = plain_and_others(self.objects.kept(name))
+            paths = domain.paths(sheet, names)
+            yield from [
+                Found(path, blob) for path, blob in zip(paths, blobs, strict=True) if path is not None
+            ]
+            for line in others:
                 if line.entry.kind == "tree":
                     if sheet.template.leads_below(inner := (*below, line.text)):
                         waiting.append((inner, line.entry.name))
@@ -312,7 +319,7 @@ def found_in(domain: Domain, sheet: Sheet, line: Line) -> Found | None:
     Return the record of *sheet* that *line* of the directory *domain* is; None if it is none.
     """
     if line.entry.is_file and (made := domain.made(line.text)) and made[0] is sheet:
-        return Found(made[1], line.entry, line.is_text)
+        return Found(made[1], line.entry.name, line.entry.kind == "link", line.is_text)
     return None
 
 

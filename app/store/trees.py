@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -97,7 +97,28 @@ def lines(tree: bytes) -> Iterator[Line]:
     """
     Parse the content of a tree; skips entries with unknown modes.
     """
-    for mode, name, blob in ENTRIES.findall(tree):
+    return _lines(ENTRIES.findall(tree))
+
+
+def plain_and_others(tree: bytes) -> tuple[list[str], list[str], Iterator[Line]]:
+    """
+    Parse the content of a tree: the names of its ordinary files, which nearly all of a large tree are; their
+    objects; and its other lines.
+    """
+    found = ENTRIES.findall(tree)
+    plain = [entry for entry in found if entry[0] == _WRITTEN["blob"]]
+    try:
+        names = b"\0".join([name for _, name, _ in plain]).decode("utf-8").split("\0") if plain else []
+    except UnicodeDecodeError:
+        return [], [], _lines(found)
+    blobs = b"".join([blob for _, _, blob in plain]).hex()
+    objects = [blobs[at : at + 2 * _NAME_BYTES] for at in range(0, len(blobs), 2 * _NAME_BYTES)]
+    others = _lines(entry for entry in found if entry[0] != _WRITTEN["blob"])
+    return names, objects, others
+
+
+def _lines(entries: Iterable[tuple[bytes, bytes, bytes]]) -> Iterator[Line]:
+    for mode, name, blob in entries:
         if entry := _meant(mode, blob):
             try:
                 yield Line(name.decode("utf-8"), True, entry)

@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 import shlex
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 
@@ -243,6 +243,18 @@ def test_a_record_that_cannot_be_read_is_named(browser, data):
     assert "cannot be read" in page.text
 
 
+def test_no_link_leads_to_a_file_whose_name_is_no_text(browser, data):
+    data.edit({'"people/caf\\351.toml"': 'slug = "caf"\nname = "Caf"\n'})
+    page = browser.open("/browse/people")
+    assert "Records that cannot be read: 1 caf\\xe9 : has a name that is not UTF-8" in page.text
+    links = page.links
+    page = browser.open(f"/browse/commits/{data.head()}")
+    assert "changed" in page.text
+    for _, address in [*links, *page.links]:
+        browser.open(urljoin("/browse/people", address))
+        assert browser.answer.status_code == 200, address
+
+
 def test_a_sheet_that_is_misconfigured_does_not_hide_the_others(browser, data):
     data.edit({".gitsheets/people.toml": "[gitsheet]\npath = 1\n"})
     page = browser.open("/")
@@ -354,6 +366,40 @@ def test_a_commit_shows_what_it_changed(browser, data):
     assert browser.answer.status_code == 404
 
 
+def test_a_commit_that_moved_a_record_says_from_where_to_where(browser):
+    _put(browser, "people/jane", slug="jane", name="Jane")
+    browser.client.put(f"{PEOPLE}/jane/attachments/a.png", data=b"png")
+    commit = _put(browser, "people/jane", slug="jane-doe", name="Jane")
+    page = browser.open(f"/browse/commits/{commit}")
+    assert "people / jane-doe moved Moved from people / jane. slug was jane is jane-doe" in page.text
+    assert "people / jane moved Moved to people / jane-doe." in page.text
+    assert "Moved from people / jane, attachment a.png." in page.text
+    assert "Removed the record." not in page.text
+    listed = {each["file"]: each for each in _run(browser, _lines(browser)[1]).json["changes"]}
+    assert listed["people/jane-doe.toml"]["moved_from"] == "people/jane.toml"
+    assert listed["people/jane-doe.toml"]["patch"] == [
+        {"op": "replace", "path": "/slug", "value": "jane-doe"}
+    ]
+    assert listed["people/jane.toml"]["moved_to"] == "people/jane-doe.toml"
+
+
+def test_records_of_two_sheets_that_are_alike_did_not_move(browser, data):
+    data.edit({".gitsheets/boats.toml": TITLED})
+    _put(browser, "people/same", slug="same", name="The name of it, which is long", key="same")
+    operations = [
+        {"op": "delete", "sheet": "people", "path": "same"},
+        {
+            "op": "create",
+            "sheet": "boats",
+            "record": {"key": "same", "name": "The name of it, which is long", "slug": "same"},
+        },
+    ]
+    commit = browser.client.post("/api/transactions", json={"operations": operations}).json["commit"]["hash"]
+    page = browser.open(f"/browse/commits/{commit}")
+    assert "people / same removed Removed the record." in page.text
+    assert "boats / same added Created the record:" in page.text
+
+
 # --- Hostile content ---
 
 
@@ -430,6 +476,18 @@ def test_where_reads_need_a_token_a_form_takes_it_and_a_cookie_stands_for_it(gua
     assert browser.client.put(f"{PEOPLE}/x", json={"slug": "x", "name": "X"}).status_code == 401
     page = browser.press(browser.open("/"), "Sign out")
     assert browser.open("/", headers=HTML).form("Sign in")
+
+
+@pytest.mark.parametrize("address", ["/docs", "/openapi.json"])
+def test_the_page_of_the_api_asks_for_the_token_too(guarded, address):
+    browser = guarded()
+    answer = browser.client.get(address)
+    assert (answer.status_code, answer.json["code"]) == (401, "unauthorized"), "a program gets a document"
+    page = browser.open(address, headers=HTML)
+    assert browser.answer.status_code == 401
+    assert "script" not in browser.answer.headers["Content-Security-Policy"]
+    browser.press(page, "Sign in", token="ana")
+    assert (browser.answer.status_code, browser.answer.request.path) == (200, address)
 
 
 def test_a_page_shows_what_the_token_may_read(guarded):

@@ -7,6 +7,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+from itertools import chain
 
 import pytest
 
@@ -106,6 +108,25 @@ def test_a_cursor_is_refused_for_the_list_has_no_pages(client):
     cursor = api.get(f"{PEOPLE}?limit=1").json["next_cursor"]
     answer = api.get(f"{PEOPLE}?cursor={cursor}", headers={"Accept": "text/csv"})
     assert (answer.status_code, answer.json["parameter"]) == (400, "cursor")
+
+
+@pytest.mark.parametrize("form", ["csv", "ndjson"])
+def test_a_list_with_a_limit_leads_to_the_next_page(client, crowded, form):
+    """
+    Also where the sheet is read from git while it is sent.
+    """
+    for api in (client(), crowded):
+        query, pages = f"format={form}&limit=8&joined_year[gte]=2016", []
+        address = f"?{query}"
+        while address:
+            answer = api.get(f"{PEOPLE}{address}")
+            pages.append(_rows(answer) if form == "csv" else _objects(answer))
+            links = dict(re.findall(r'<([^>]*)>; rel="(next)"', answer.headers["Link"]))
+            address = next(iter(links), None)
+        assert [len(page) for page in pages] == [8, 8, 2]
+        whole = api.get(f"{PEOPLE}?format={form}&joined_year[gte]=2016")
+        assert [*chain(*pages)] == (_rows(whole) if form == "csv" else _objects(whole))
+        assert "Link" not in whole.headers
 
 
 def test_a_file_that_is_no_record_is_counted(client, data):

@@ -22,6 +22,8 @@ SCHEMA = {
         "zip": {"type": "string"},
         "age": {"type": ["integer", "null"]},
         "born": {"type": "string", "format": "date"},
+        "open": {"type": "boolean"},
+        "any": {"type": ["integer", "array"]},
         "skills": {"type": "array", "items": {"type": "string"}},
         "scores": {"type": "array", "items": {"type": "number"}},
         "address": {"type": "object", "properties": {"city": {"type": "string"}}},
@@ -31,7 +33,7 @@ SCHEMA = {
 PEOPLE = {
     "ann": {"name": "Ann", "zip": "0100", "age": 30, "born": date(1990, 5, 1), "skills": ["git", "sql"]},
     "bob": {"name": "Bob", "zip": "9", "age": 17, "born": "2003-01-31", "address": {"city": "Bonn"}},
-    "cyd": {"name": "Cyd", "zip": "53111", "scores": [1, 9.5], "address": {"city": "Berlin"}},
+    "cyd": {"name": "Cyd", "zip": "53111", "scores": [1, 9.5], "address": {"city": "Berlin"}, "open": True},
     "dan": {"name": "anna", "age": 65, "skills": ["sqlite"], "x": datetime(2026, 1, 31, 10, tzinfo=UTC)},
     "eve": {"or": "else", "x": "loose", "name": "Łódź"},
 }
@@ -72,6 +74,11 @@ def _found(text):
         (".x[gt]=2026-01-01", "dan"),
         (".x[gt]=l", "eve"),
         ("skills[gte]=sqlite", "dan"),
+        ("open=true", "cyd"),
+        ("open[ne]=true", "ann bob dan eve"),
+        ("age[in]=17,65", "bob dan"),
+        ("age=nan", ""),
+        ("any=text", ""),  # the schema leaves open what its lists hold
     ],
 )  # fmt: skip
 def test_an_operator_asks_one_thing_of_one_field(query, found):
@@ -164,7 +171,14 @@ def test_a_kept_order_serves_every_filter():
         ("not=A", "not: write not[name]=A"),
         ("or[0][nmae]=A", "or[0][nmae]: it declares no field 'nmae'"),
         ("or[0][age][gt]=old", "or[0][age][gt]: 'old' is not a number"),
-        ("born[gt]=old", "born[gt]: 'old' is not a date"),
+        ("born[gt]=old", "born[gt]: 'old' is not a date, such as 2026-01-31"),
+        ("born=old", "born: 'old' is not a date"),
+        ("open=maybe", "open: 'maybe' is not true or false"),
+        ("open[gt]=false", "open[gt]: 'false' is neither more nor less"),
+        ("age[gt]=nan", "age[gt]: 'nan' is neither more nor less"),
+        ("age[ne]=old", "age[ne]: 'old' is not a number"),
+        ("age[in]=17,old", "age[in]: 'old' is not a number"),
+        ("scores=old", "scores: 'old' is not a number"),
         ("age[exists]=yes", "age[exists]: takes true or false"),
         ("name[startwith]=A", "did you mean startswith?; use one of eq, ne, in"),
         ("name[gt][lt]=A", "unknown operator 'gt][lt'"),

@@ -25,6 +25,8 @@ WALK_TIMEOUT_S = 300.0  # for commands that read a whole history
 _CHANGED = re.compile(r":([0-7]+) ([0-7]+) ([0-9a-f]{40}) ([0-9a-f]{40}) [A-Z][0-9]*")
 _A_FEW_COMMITS = 100  # commits read in this process; starting git takes 3 ms
 _NEIGHBOURS = 100  # a burst
+_LEAST_ALIKE = "40%"  # of the lines of a small record, one is its path
+_MOST_COMPARED = 200  # files that a commit adds, each with all that it removes
 # Separated by NUL, the one character that a commit cannot contain.
 _LOG_FORMAT = "%H%x00%P%x00%an%x00%ae%x00%aI%x00%B%x00%(trailers:only,unfold)"
 
@@ -271,6 +273,21 @@ class History:
             "-m", "--first-parent", commit, "--",
         )  # fmt: skip
         return sorted(filter(None, changed.split("\0")))
+
+    def moves_of(self, commit: str) -> dict[str, str]:
+        """
+        Return where files that *commit* adds were before, by their paths: git finds pairs of similar content.
+
+        Raises:
+            RepositoryError: git failed.
+        """
+        said = self.git.query(
+            "diff-tree", "-r", "-z", "--root", "--name-status", "--diff-filter=R",
+            f"--find-renames={_LEAST_ALIKE}", f"-l{_MOST_COMPARED}",
+            "--no-commit-id", "-m", "--first-parent", commit, "--",
+        )  # fmt: skip
+        parts = said.split("\0")
+        return dict(zip(parts[2::3], parts[1::3], strict=True))
 
     def changes_of(
         self, commits: Sequence[Commit], file: str

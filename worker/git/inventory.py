@@ -15,7 +15,6 @@ from ferry.worker.git.command import Git
 from ferry.worker.git.history import WALK_TIMEOUT_S
 
 _LISTED = re.compile(rb"100[0-7]{3} blob ([0-9a-f]+)\t([^\0]+)\0")
-_BATCHED = re.compile(rb"([0-9a-f]+) (?:missing|[a-z]+ ([0-9]+))\n")
 
 
 def named(git: Git, prefix: str) -> list[str]:
@@ -73,8 +72,8 @@ def sizes(git: Git, names: Sequence[str]) -> dict[str, int]:
     Raises:
         RepositoryError: git could not be started.
     """
-    answer = _batch(git, "--batch-check", names).splitlines()
-    return {parts[0].decode(): int(parts[2]) for line in answer if len(parts := line.split()) == 3}
+    answer = zip(names, _batch(git, "--batch-check=%(objectsize)", names).splitlines(), strict=False)
+    return {name: int(size) for name, size in answer if size.isdigit()}
 
 
 def contents(git: Git, names: Sequence[str]) -> dict[str, bytes]:
@@ -84,12 +83,16 @@ def contents(git: Git, names: Sequence[str]) -> dict[str, bytes]:
     Raises:
         RepositoryError: git could not be started.
     """
-    answer = _batch(git, "--batch", names)
+    answer = _batch(git, "--batch=%(objectsize)", names)
     found, at = {}, 0
-    while header := _BATCHED.match(answer, at):  # ends at the first damaged object
-        at = header.end() + int(header[2]) + 1 if header[2] else header.end()
-        if header[2] and at <= len(answer):
-            found[header[1].decode()] = answer[header.end() : at - 1]
+    for name in names:
+        begin = answer.find(b"\n", at) + 1
+        size = answer[at : begin - 1]  # or "NAME missing"
+        at = begin + int(size) + 1 if size.isdigit() else begin
+        if not begin or at > len(answer):
+            break  # git ends at the first damaged object
+        if size.isdigit():
+            found[name] = answer[begin : at - 1]
     return found
 
 
@@ -125,7 +128,7 @@ def _batch(git: Git, option: str, names: Sequence[str]) -> bytes:
         wanted.write("".join(f"{name}\n" for name in names).encode())
         wanted.seek(0)
         git.run(
-            "cat-file", option, timeout_s=WALK_TIMEOUT_S,
+            "cat-file", option, "--buffer", timeout_s=WALK_TIMEOUT_S,
             stdin=cast(BinaryIO, wanted), stdout=cast(BinaryIO, answered),
         )  # fmt: skip
         answered.seek(0)

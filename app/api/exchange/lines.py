@@ -2,7 +2,8 @@
 Lists of records as lines, in CSV or NDJSON: all that pass the filters, in one answer of any size.
 
 The answer is made while it is sent, from one commit. If the sheet is too large for the memory of lists, its
-records are read from git meanwhile, in parts; the lines then come in the order of their paths.
+records are read from git meanwhile, in parts; the lines then come in the order of their paths. With
+``limit``, the answer is one page, as in JSON, and its header ``Link`` leads to the next.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import islice
 from flask import Response, request
 
 from ferry.app.api.asked import Asked
+from ferry.app.api.cursors import Shown
 from ferry.app.errors import BusyError, SheetTooLargeError
 from ferry.app.exchange.columns import Columns
 from ferry.app.exchange.forms import FORMS, Form, pieces
@@ -49,20 +51,35 @@ def lines_of(asked: Asked, form: Form) -> Response:
     Answer with the records that pass the filters, as lines of *form*.
 
     Raises:
-        Problem: 400 for a cursor: the list has no pages.
+        Problem: 400 for a cursor without a limit: the list has no pages.
         SheetTooLargeError: The sheet is too large to be sorted.
     """
-    if asked.page.is_continued:
-        raise _refused("cursor", f"a list as {form.name} has no pages", ["no cursor"])
-    most = asked.page.limit if "limit" in request.args else None
+    has_pages = "limit" in request.args
+    if asked.page.is_continued and not has_pages:
+        raise _refused("cursor", f"a list as {form.name} without a limit has no pages", ["a limit"])
     read, unreadable = _records(asked)
-    lines = form.write(lambda: islice(read(), most), Columns(asked.sheet, asked.fields), asked.query.fields)
+    links = {}
+    if has_pages:
+        shown = _page(asked, read())
+        links, read = shown.link(), lambda: shown.entries
+    lines = form.write(read, Columns(asked.sheet, asked.fields), asked.query.fields)
     response = Response(pieces(lines), content_type=f"{form.media_type}; charset=utf-8")
     response.headers.set("Content-Disposition", "attachment", filename=f"{asked.sheet.name}.{form.name}")
     response.headers["Vary"] = "Accept, Prefer"
+    response.headers.update(links)
     if unreadable:
         response.headers[UNREADABLE] = str(unreadable)
     return response
+
+
+def _page(asked: Asked, records: Iterable[Record]) -> Shown[Record]:
+    """
+    Return the page of *records* that the request asks for.
+    """
+    page = asked.page
+    found = list(islice(records, page.offset, page.offset + page.limit + 1))
+    entries = page.fitting(found)
+    return Shown(page=page, commit=asked.snapshot.commit, entries=entries, has_more=len(found) > len(entries))
 
 
 def _records(asked: Asked) -> tuple[_Read, int]:
