@@ -29,6 +29,7 @@ _BEGIN, _END = "<!-- the last run -->", "<!-- end of the last run -->"
 MEASUREMENTS: dict[str, Callable[[Ground], list[Figure]]] = {
     "latency": pushes.latency,
     "ssh": pushes.over_ssh,
+    "afar": pushes.from_afar,
     "burst": pushes.burst,
     "transact": writes.by_transact,
     "http": writes.over_http,

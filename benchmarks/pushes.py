@@ -26,6 +26,7 @@ from benchmarks.ground import (
     settle,
     timed_s,
 )
+from benchmarks.relay import relay
 from benchmarks.table import Figure, against, p99
 from ferry.worker.enqueue import BUDGET_S
 from ferry.worker.git.refs import read_ref
@@ -34,6 +35,8 @@ from tests.ssh_server import IS_MISSING, ssh_server
 from tests.valkey_server import ValkeyServer
 
 _COMMITS = 100
+_FEW = 13
+_ROUND_TRIPS_MS = (0, 20, 50, 100)
 _WRITES = 500
 _BURST = 1000
 _BACKLOG = 10_000
@@ -146,6 +149,57 @@ def over_ssh(ground: Ground) -> list[Figure]:
     command = ["git", "push", "--quiet", server.url(Bare(plain.remote)), MAIN]
     ours, floor = _one_by_one(site, plain, command, env, floor_every=2)  # a quarter of a second each
     return [against("commit to remote over ssh", ours, floor, floor_is="git push over ssh", at_most=0.25)]
+
+
+def from_afar(ground: Ground) -> list[Figure]:
+    """
+    The same, to a host that is further away, beside pushes by git over a shared connection.
+    """
+    if IS_MISSING:
+        return []
+    server = ground.resources.enter_context(ssh_server(ground.directory))
+    host_key = (server.directory / "host-key.pub").read_text()
+    figures = []
+    for round_trip_ms in _ROUND_TRIPS_MS:
+        port = ground.resources.enter_context(relay(server.port, round_trip_ms))
+        with server.known_hosts.open("a") as known:
+            known.write(f"[127.0.0.1]:{port} {host_key}")
+        there = replace(server, port=port)
+        ours, floor = (
+            _arrivals(
+                ground,
+                f"ssh-{round_trip_ms}-{express}",
+                there.url,
+                pause_s=0.1 + 0.003 * round_trip_ms,
+                CFP_SSH_KEY_PATH=str(server.key),
+                CFP_SSH_KNOWN_HOSTS=str(server.known_hosts),
+                CFP_PUSH_EXPRESS=express,
+            )
+            for express in ("on", "off")
+        )
+        name = f"commit to remote over ssh, {round_trip_ms} ms away"
+        figures.append(against(name, ours, floor, floor_is="by git", at_most=0.67))
+    return figures
+
+
+def _arrivals(
+    ground: Ground, name: str, url: Callable[[Bare], str], *, pause_s: float, **env: str
+) -> list[float]:
+    """
+    Return how long commits take to arrive, in milliseconds, one at a time.
+    """
+    site = ground.site(name)
+    site = ground.over(site.data, site.remote, url=url(Bare(site.remote)), **env)
+    worker = ground.worker(site)
+    taken = []
+    for number in range(_FEW):
+        begun = time.perf_counter()
+        site.await_arrival(site.transact(number, name=f"Name {number}"))
+        taken.append(1000 * (time.perf_counter() - begun))
+        worker.await_event("push.done", count=number + 1)
+        time.sleep(pause_s)  # idle: what the worker does afterwards is over
+    worker.stop()
+    return taken[2:]  # the first has the connection to make
 
 
 def burst(ground: Ground) -> list[Figure]:

@@ -418,6 +418,7 @@ class Settings:
         push_timeout_s: Seconds one ``git push`` may take before it is ended.
         push_sweep_interval_s: Seconds between two sweeps.
         push_min_interval_s: Least seconds between the starts of two pushes to one remote.
+        push_express: Whether a push may take the express lane.
         push_rescue: Whether a divergence puts the local head on a new branch of the remote.
         push_page_after_s: Seconds of transient failure before a page.
         data_push_mode: ``async``, or ``sync``: a write answers when its commit is on every remote.
@@ -477,6 +478,7 @@ class Settings:
     push_timeout_s: float = _from_env("CFP_PUSH_TIMEOUT", _seconds, 120.0)
     push_sweep_interval_s: float = _from_env("CFP_PUSH_SWEEP_INTERVAL", _seconds, 15.0)
     push_min_interval_s: float = _from_env("CFP_PUSH_MIN_INTERVAL", _seconds_or_zero, 0.0)
+    push_express: bool = _from_env("CFP_PUSH_EXPRESS", _switch, True)
     push_rescue: bool = _from_env("CFP_PUSH_RESCUE", _switch, True)
     push_page_after_s: float = _from_env("CFP_PUSH_PAGE_AFTER", _seconds_or_zero, 3600.0)
     data_push_mode: str = _from_env("CFP_DATA_PUSH_MODE", _one_of("async", "sync"), "async")

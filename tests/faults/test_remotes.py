@@ -90,9 +90,11 @@ def _hanging_ssh(tmp_path):
     return str(ssh)
 
 
-@pytest.mark.parametrize("kind", ["silent-http", "silent-git", "ssh", "hook", "http-hang", "http-trickle"])
+@pytest.mark.parametrize(
+    "kind", ["silent-http", "silent-git", "ssh", "hook", "hook-of-git", "http-hang", "http-trickle"]
+)
 def test_a_hung_push_is_ended_with_every_child_and_the_next_attempt_works(
-    kind, env, client, worker, remote, http_remote, silent_port, tmp_path
+    kind, env, client, worker, data, remote, http_remote, silent_port, tmp_path
 ):
     """
     It is reported as a timeout and retried; no process is left, other remotes are
@@ -110,7 +112,10 @@ def test_a_hung_push_is_ended_with_every_child_and_the_next_attempt_works(
     elif kind == "ssh":
         bad, marker = "ssh://git@ferry.invalid/web.git", str(tmp_path / "hanging-ssh")
         env["GIT_SSH_COMMAND"] = _hanging_ssh(tmp_path)
-    elif kind == "hook":
+    elif kind.startswith("hook"):
+        env["CFP_PUSH_EXPRESS"] = "off" if kind == "hook-of-git" else "on"
+        data.git("push", "--quiet", str(remote.path), "main")
+        data.git("update-ref", "refs/remotes/origin/main", "main")
         remote.hook("pre-receive", _nap(tmp_path))
     else:
         bad, marker, arrived_at = http_remote.url("web.git"), http_remote.url("web.git"), web
@@ -187,10 +192,12 @@ def test_a_push_that_landed_though_git_says_it_failed_is_a_success(fault, env, c
     assert re.search(metric, api.get("/metrics").text)
 
 
-def test_our_own_timeout_is_doubted_too(env, client, worker, remote):
+@pytest.mark.parametrize("express", ["on", "off"])
+def test_our_own_timeout_is_doubted_too(env, client, worker, remote, express):
     """
     A hook that hangs after the ref was moved: the push is ended, and has landed.
     """
+    env["CFP_PUSH_EXPRESS"] = express
     api, running = client(), worker()
     wait_until(lambda: _status(api)["state"] == "idle")
     remote.hook("post-receive", "sleep 1002")

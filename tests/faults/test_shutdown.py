@@ -24,10 +24,11 @@ from tests.parts import Process, wait_until
 
 
 @pytest.fixture
-def held_push(client, worker, remote, tmp_path):
+def held_push(request, env, client, worker, remote, tmp_path):
     """
     A worker in the middle of a push, held by a hook; yields it, the commit, and what lets the push go on.
     """
+    env["CFP_PUSH_EXPRESS"] = getattr(request, "param", "on")
     started, go_on = tmp_path / "started", tmp_path / "go-on"
     api, running = client(), worker()
     wait_until(lambda: api.get("/api/_internal/push").json["remotes"]["origin"]["state"] == "idle")
@@ -125,6 +126,7 @@ def test_a_packing_that_runs_keeps_no_worker_from_stopping(env, client, worker, 
     assert pipeline.maintenance.run().startswith("packed in ")
 
 
+@pytest.mark.parametrize("held_push", ["on", "off"], ids=["express", "git"], indirect=True)
 def test_a_worker_killed_in_mid_push_is_succeeded_by_the_next_start(held_push, remote):
     """
     The push that lost its worker is ended before a new one starts: never two at a time.

@@ -1093,11 +1093,12 @@ def test_a_git_that_cannot_be_started_is_a_failure_of_ours_and_is_retried(
 
 
 def test_a_divergence_is_paged_also_where_git_cannot_be_started_any_more(
-    line: Line, data: Bare, remote: Bare, monkeypatch: pytest.MonkeyPatch
+    line_with, data: Bare, remote: Bare, monkeypatch: pytest.MonkeyPatch
 ):
     """
     The rescue branch is a kindness: that it cannot be pushed is no reason to end the task otherwise.
     """
+    line = line_with(CFP_PUSH_EXPRESS="off")
     line.push()
     remote.commit("theirs")
     data.commit("ours")

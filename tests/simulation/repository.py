@@ -106,7 +106,7 @@ class DataRepository(Repository):
     def __init__(self, disk: Disk, store: Store, urls: dict[str, str]) -> None:
         self.path: Any = disk.root
         self.branch, self.ref = BRANCH, f"refs/heads/{BRANCH}"
-        self.name, self.pushes = "town", True
+        self.name, self.pushes, self.express = "town", True, False
         self.store = store
         self.objects: Any = SimpleNamespace(is_commit=store.holds)
         self.git: Any = SimpleNamespace(given=dict, query=_query)

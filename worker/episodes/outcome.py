@@ -16,6 +16,7 @@ from ferry.worker.episodes.episodes import Episodes, Told
 from ferry.worker.errors import NonFastForward, PushError, PushFailed, PushRefused
 from ferry.worker.failures import POLICIES, REWRITTEN, Reason, Verdict
 from ferry.worker.git.parts import Part
+from ferry.worker.git.remote import EXPRESS
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Refusal
 from ferry.worker.ledger.landings import Landing
@@ -90,6 +91,7 @@ class Outcomes:
             commits=len(pushed),
             duration_ms=round(duration_s * 1000),
             outcome=outcome,
+            way=verdict.rule if verdict.rule == EXPRESS else "git",
             lag_ms=round(lag_s * 1000),
             attempt=self._number,
         )

@@ -46,14 +46,17 @@ class Configured:
     origin: str
 
 
-def read_all(git_dir: Path) -> list[Configured]:
+def read_all(git_dir: Path, given: Mapping[str, str] | None = None) -> list[Configured]:
     """
     Return every configured value for *git_dir*, of all scopes, in git's order: a key's last value wins.
+
+    Args:
+        given: Variables that were set from outside; default: this process's.
 
     Raises:
         RepositoryError: git cannot be started, or cannot read it.
     """
-    found = run_git(git_dir, "config", "-z", "--list", "--show-origin")
+    found = run_git(git_dir, "config", "-z", "--list", "--show-origin", given=given)
     if found.exit_status != 0:
         raise RepositoryError(f"git's configuration cannot be read: {found.stderr.strip()}")
     parts = found.stdout.split("\0")

@@ -134,10 +134,22 @@ class Credentials:
             else None
         )
 
+    def shares_connection(self, remote: str) -> bool:
+        """
+        Whether commands that talk to *remote* share an ssh connection.
+        """
+        return self._socket(remote) is not None
+
     def _ssh_command(self, remote: str) -> str:
-        given = self.environ.get("GIT_SSH_COMMAND")
-        if given:
-            return given
+        return self.environ.get("GIT_SSH_COMMAND") or shlex.join(self.ssh_words(remote))
+
+    def ssh_words(self, remote: str) -> list[str]:
+        """
+        Return the words of the ssh command that Ferry makes, without host and program.
+
+        Raises:
+            OSError: The key's permissions are open and it could not be copied to a private place.
+        """
         options = ["BatchMode=yes", "ConnectTimeout=20", "ServerAliveInterval=10", "ServerAliveCountMax=3"]
         if self.key:
             options += ["IdentitiesOnly=yes", f"IdentityFile={_ssh_value(_private(self.key))}"]
@@ -147,7 +159,7 @@ class Credentials:
             options += [
                 "ControlMaster=auto", f"ControlPersist={_SHARED_FOR_S}", f"ControlPath={_ssh_value(shared)}",
             ]  # fmt: skip
-        return shlex.join(["ssh", *(word for option in options for word in ("-o", option))])
+        return ["ssh", *(word for option in options for word in ("-o", option))]
 
     def _socket(self, remote: str) -> Path | None:
         """

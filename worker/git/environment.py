@@ -51,7 +51,7 @@ _TOLD = {
 }
 
 # git's last value of a key wins. If two keys set the same thing, both are here.
-_CONFIGURATION = (
+CONFIGURATION = (
     ("core.hooksPath", os.devnull),
     ("core.fsync", "all"),
     ("core.fsyncMethod", "fsync"),
@@ -118,8 +118,17 @@ def environment(git_dir: Path, given: Mapping[str, str], configuration: Pairs = 
         **_TOLD,
         # An explicit GIT_DIR also spares git the search for a repository and the check of its owner.
         "GIT_DIR": str(git_dir),
-        **_numbered([*_configured(given), *_CONFIGURATION, *configuration]),
+        **_numbered([*_configured(given), *CONFIGURATION, *configuration]),
     }
+
+
+def neighbours_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """
+    Return the environment in which ``git push`` starts ssh, or the remote's git on this machine: git's own,
+    without what names our repository and its configuration.
+    """
+    whole = {name: value for name, value in given.items() if _is_kept(name)} | _TOLD
+    return {name: value for name, value in whole.items() if name not in _ELSEWHERE}
 
 
 def stay_here(environ: MutableMapping[str, str]) -> list[str]:

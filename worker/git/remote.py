@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import gitsheets
@@ -21,6 +21,7 @@ import gitsheets
 from ferry.worker.errors import RepositoryError
 from ferry.worker.failures import Verdict, explain
 from ferry.worker.git.command import run_git
+from ferry.worker.git.express.lane import Ride, open_again, ride
 from ferry.worker.git.refs import OBJECT_NAME, RefError, read_ref
 from ferry.worker.git.repository import Repository
 from ferry.worker.process import running
@@ -28,6 +29,8 @@ from ferry.worker.process.running import Finished
 
 _HANG_UP_TIMEOUT_S = 5.0
 _ASK_TIMEOUT_S = 30.0  # for git ls-remote of one ref; a fetch may take longer
+# The rule of a verdict from the express lane.
+EXPRESS = "express"
 # git fetches to this ref, which no configuration and no person uses.
 _FETCHED = "refs/ferry/fetched"
 
@@ -50,6 +53,25 @@ class Pushed(Finished):
         """
         verdict = explain(found.exit_status, found.stdout, found.stderr, ref=ref)
         return cls(**asdict(found), verdict=verdict)
+
+    @classmethod
+    def of_ride(cls, found: Finished) -> Pushed:
+        """
+        Return the outcome of a push in the express lane.
+        """
+        verdict = Verdict("pushed", EXPRESS, "", ambiguous=False)
+        if found.exit_status is None:
+            verdict = explain(None, "", found.stderr)
+        return cls(**asdict(found), verdict=verdict)
+
+    def after(self, ride: Ride) -> Pushed:
+        """
+        Return the outcome of a ``git push`` that followed *ride*, which was in doubt.
+        """
+        verdict = self.verdict
+        if ride.is_doubtful and verdict.reason == "up-to-date":
+            verdict = replace(verdict, reason="pushed")  # by the ride
+        return replace(self, verdict=verdict, duration_s=self.duration_s + ride.took_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +137,23 @@ class Remote:
         repository = self._repository
         self._check_commit(commit)
         ref, url = self._ref(branch), repository.url_of(self.name)
-        options = ["--dry-run"] if dry_run else []
-        command = ("push", "--porcelain", *options)
-        found = self._visit(url, *command, refspecs=[f"{commit}:{ref}"], started=started, noted=noted)
-        pushed = Pushed.of(found, ref)
-        if ref == repository.ref and not dry_run and pushed.verdict.landed:
+        is_ours = ref == repository.ref and not dry_run
+        taken = self._ride(commit, url, noted) if is_ours and noted and repository.pushes else Ride()
+        if taken.finished is not None:
+            pushed = Pushed.of_ride(taken.finished)
+            if pushed.exit_status is None:
+                hang_up(repository, self.name)
+        else:
+            options = ["--dry-run"] if dry_run else []
+            command = ("push", "--porcelain", *options)
+            refspecs, timeout_s = [f"{commit}:{ref}"], self._timeout_s - taken.took_s
+            found = self._visit(
+                url, *command, refspecs=refspecs, timeout_s=timeout_s, started=started, noted=noted
+            )
+            pushed = Pushed.of(found, ref).after(taken)
+            if pushed.verdict.landed:
+                open_again(repository, url)
+        if is_ours and pushed.verdict.landed:
             repository.saw_on_remote(self.name, commit, url=url)
         return pushed
 
@@ -219,11 +253,15 @@ class Remote:
             raise RepositoryError(f"cannot read the commit {name} of {path}: {exc}") from exc
         raise RepositoryError(f"{name!r} is not a commit of {path}")
 
+    def _ride(self, commit: str, url: str, noted: Callable[[int], object]) -> Ride:
+        return ride(self._repository, self.name, commit, url=url, timeout_s=self._timeout_s, noted=noted)
+
     def _visit(
         self,
         url: str,
         *command: str,
         refspecs: Sequence[str],
+        timeout_s: float | None = None,
         started: Callable[[int], object] = lambda group: None,
         noted: Callable[[int], object] | None = None,
     ) -> Finished:
@@ -241,7 +279,7 @@ class Remote:
             *command,
             alias,
             *refspecs,
-            timeout_s=self._timeout_s,
+            timeout_s=self._timeout_s if timeout_s is None else timeout_s,
             given=repository.git.given(),
             configuration=[
                 *_address(alias, url),

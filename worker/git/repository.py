@@ -36,6 +36,7 @@ class Repository(History):
         expressions: Whether sheets may be used whose declarations hold code.
         committer: Committer and signer of new commits; default: each commit's author.
         pushes: Whether it may be pushed; False on a replica.
+        express: Whether pushes may take the express lane, see ``ferry.worker.git.express``.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class Repository(History):
         expressions: bool = True,
         committer: Committer | None = None,
         pushes: bool = True,
+        express: bool = False,
     ) -> None:
         self.pushes = pushes
+        self.express = express
         self.credentials = credentials or Credentials(remotes={}, environ=os.environ)
         super().__init__(Git(path, self.credentials.environ), committer)
         self.root = root
@@ -75,6 +78,7 @@ class Repository(History):
             expressions=settings.data_expressions,
             committer=Committer(settings.data_committer, settings.data_signing_key_path),
             pushes=not settings.is_replica,
+            express=settings.push_express,
         )
 
     @property

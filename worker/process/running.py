@@ -84,7 +84,7 @@ def run(
     """
     begun = time.monotonic()
     process = _start(command, stdin, stdout, is_gated=noted is not None, cwd=directory, env=env)
-    printed, complained = _Said(None if whole else KEPT_BYTES), _Said(KEPT_BYTES)
+    printed, complained = Said(None if whole else KEPT_BYTES), Said(KEPT_BYTES)
     pipes = (process.stdout, printed), (process.stderr, complained)
     said = {pipe: kept for pipe, kept in pipes if pipe is not None}
     try:
@@ -92,13 +92,13 @@ def run(
             noted(process.pid)
             _open_gate(process)
         started(process.pid)
-        exit_status = process.returncode if _listen(process, said, begun + timeout_s) else None
+        exit_status = process.returncode if listen(process, said, begun + timeout_s) else None
         if printed.is_too_long:
             raise OSError(f"{command[0]} printed more than {MOST_BYTES} bytes")
         if exit_status is None:
-            _end(process, said)
+            end(process, said)
     except BaseException:
-        _end(process, said)
+        end(process, said)
         raise
     finally:
         for pipe in said:
@@ -133,7 +133,7 @@ def _open_gate(process: subprocess.Popen[bytes]) -> None:
         gate.write(b"go\n")
 
 
-class _Said:
+class Said:
     """
     The output from a pipe: all of it, or its beginning and its end.
     """
@@ -194,7 +194,7 @@ def _after_a_key(tail: bytearray) -> bytes:
     return bytes(tail[begin:])
 
 
-def _listen(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said], deadline: float) -> bool:
+def listen(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], Said], deadline: float) -> bool:
     """
     Read until both pipes are closed and *process* has ended; returns whether that happened before *deadline*.
     """
@@ -219,14 +219,14 @@ def _listen(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said], d
     return True
 
 
-def _end(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], _Said]) -> None:
+def end(process: subprocess.Popen[bytes], said: Mapping[IO[bytes], Said]) -> None:
     """
     End *process* and every child in its session, and keep what they still print.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         groups.signal_group(process.pid, number)
         # A child that left the session may keep the pipes open for ever, so do not wait for it.
-        if _listen(process, said, time.monotonic() + groups.TERM_GRACE_S):
+        if listen(process, said, time.monotonic() + groups.TERM_GRACE_S):
             break
     groups.signal_group(process.pid, signal.SIGKILL)  # a child that outlived git and has closed its pipes
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,0 +1,138 @@
+"""
+Talks that stand ready: begun before there is anything to push, so that a push costs one round trip.
+
+A talk over ssh takes two round trips until the remote has listed its refs. So after each push Ferry begins
+the next talk, which waits at the remote. It ends with this process, after a minute without a push, and at the
+next push if that needs another program. The refs that the remote listed are as old as the talk. That does no
+harm: a request names the old tip, and a remote that has moved refuses it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ferry.worker.process.talking import Talk
+
+IDLE_S = 60.0  # as long as a shared ssh connection without a session
+_ENDING_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """
+    A program to talk to, with all that it depends on.
+
+    Attributes:
+        command: Its words.
+        env: Its complete environment.
+        directory: Its working directory.
+        stands: Whether a talk may begin before it is needed.
+    """
+
+    command: Sequence[str]
+    env: Mapping[str, str]
+    directory: Path
+    stands: bool = False
+
+    def start(self) -> Talk:
+        """
+        Begin a talk.
+
+        Raises:
+            OSError: The program cannot be started.
+        """
+        return Talk(self.command, env=self.env, directory=self.directory)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    program: Program
+    talk: Talk
+    timer: threading.Timer
+
+
+_waiting: dict[str, _Waiting] = {}
+_mutex = threading.Lock()
+
+
+def take(url: str, program: Program) -> Talk:
+    """
+    Return a talk with *program*: the one that stands ready, or a new one.
+
+    Raises:
+        OSError: The program cannot be started.
+    """
+    with _mutex:
+        found = _waiting.pop(url, None)
+    if found is None:
+        return program.start()
+    found.timer.cancel()
+    if found.program == program and found.talk.is_running():
+        return found.talk
+    _end(found.talk)
+    return program.start()
+
+
+def prepare(url: str, program: Program) -> None:
+    """
+    Begin the next talk, if this program may stand ready.
+    """
+    if not program.stands:
+        return
+    try:
+        talk = program.start()
+    except OSError:
+        return  # the next push finds out why
+    timer = threading.Timer(IDLE_S, _end_idle, (url, talk))
+    timer.daemon = True
+    with _mutex:
+        _waiting[url] = _Waiting(program, talk, timer)
+    timer.start()
+
+
+def close() -> None:
+    """
+    End all talks that stand ready.
+    """
+    with _mutex:
+        found = [*_waiting.values()]
+        _waiting.clear()
+    for each in found:
+        each.timer.cancel()
+        _end(each.talk)
+
+
+def _end_idle(url: str, talk: Talk) -> None:
+    with _mutex:
+        found = _waiting.get(url)
+        is_idle = found is not None and found.talk is talk
+        if is_idle:
+            del _waiting[url]
+    if is_idle:
+        _end(talk)
+
+
+def _end(talk: Talk) -> None:
+    talk.send(b"0000")  # no request
+    talk.finish(time.monotonic() + _ENDING_S)
+
+
+def _forget_parents() -> None:
+    """
+    Forget all talks after a fork: they are the parent's.
+    """
+    global _mutex
+    _mutex = threading.Lock()
+    for found in _waiting.values():
+        found.talk.let_go()
+    _waiting.clear()
+
+
+os.register_at_fork(after_in_child=_forget_parents)
+atexit.register(close)
