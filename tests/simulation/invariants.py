@@ -22,6 +22,7 @@ _AT_ONCE = frozenset({"non-fast-forward", "rejected", "auth", "host-key", "not-f
 PAGE_AFTER_S = 300.0
 # A process that hangs does so for some minutes at most, and a watchdog looks for two sweeps.
 _TROUBLE_LASTS_S = 600.0
+_BY_HAND = ("reconcile", "promote", "operator")
 
 
 class Broken(AssertionError):
@@ -61,6 +62,14 @@ class Invariants:
 
     # --- what happens ---
 
+    def written(self, commit: int) -> None:
+        """
+        Note that a client is told of *commit*.
+        """
+        self.acknowledged |= 1 << commit
+        if self._is_rivals(commit):
+            self.broken("a write was taken, and the branch says that another is the primary")
+
     def troubled(self, what: str) -> None:
         """
         Note a fault that may cost a wake-up.
@@ -75,6 +84,10 @@ class Invariants:
         commits = self._store.commits
         if ref == MAIN and self.acknowledged & ~commits.of(new):
             self.broken("an acknowledged commit is no longer in the branch")
+        if ref == MAIN and new is not None and self._is_rivals(new) and not self._is_rivals(old):
+            task = self._machine.current.task if self._machine.current else None
+            if task not in _BY_HAND and not self.hosts["origin"].had >> new & 1:
+                self.broken("a merge passed the promotion of another, and no operator asked for it")
         if ref.startswith("refs/remotes/") and new is not None:
             host = self.hosts[ref.split("/")[2]]
             if not host.had >> new & 1:
@@ -84,6 +97,18 @@ class Invariants:
                 self._epoch_ends(host)  # the remote has all that the last attempt sent
         for host in self.hosts.values():
             self._compare(host)
+
+    def _is_rivals(self, tip: int | None) -> bool:
+        """
+        Whether *tip* holds a promotion of another repository that none of ours follows.
+        """
+        commits = self._store.commits
+        held = [each for each in commits.promotions if commits.has(tip, each)] if tip is not None else []
+        ours = [each for each in held if commits.authors[each] == "us"]
+        return any(
+            commits.authors[each] == "rival" and not any(commits.has(own, each) for own in ours)
+            for each in held
+        )
 
     def host_moved(self, host: Host, by_us: bool) -> None:
         if by_us:
@@ -115,7 +140,7 @@ class Invariants:
         self._tried[host.name] = self._store.number(refspec.partition(":")[0])
         if any(each is not child and each.host is host and each.ref == MAIN for each in others.values()):
             self.broken(f"two pushes to {host.name} run at once")
-        if self.paused[host.name]:
+        if self.paused[host.name] and not (machine.current and machine.current.task in _BY_HAND):
             self.broken(f"a push to {host.name} begins, which an operator has paused")
         task = machine.current.task if machine.current else None
         is_for_commit = isinstance(task, Message) and task.kwargs.get("occasion") == "commit"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import heapq
 import itertools
+import json
 import os
 import threading
 from collections import Counter, deque
@@ -369,6 +370,9 @@ class Disk:
                 raise
             old.content = old.flushed = content.rstrip().ljust(len(old.content))
             old.number = next(self._numbers)
+
+    def write_json(self, path: Path, value: dict[str, object]) -> None:
+        self.replace_or_overwrite(path, json.dumps(value).encode().ljust(256), durably=False)
 
     def require_room(self, name: str) -> None:
         if self.is_full:

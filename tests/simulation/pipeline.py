@@ -33,7 +33,7 @@ from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.paging import Answer, Page
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.push import Pusher
-from ferry.worker.repair import fence, reconcile
+from ferry.worker.repair import fence, promote, reconcile
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.settings import Settings
 from ferry.worker.sweep import Sweeper
@@ -95,6 +95,15 @@ def _unlogged(*_: object, **__: object) -> None:
     """
 
 
+def _promoted(store: Store, _: object, tip: str, *, seconds: int) -> str:
+    """
+    Stand for ``make_fence``.
+    """
+    number = store.commits.promote(store.known(tip), author="us", at=seconds)
+    store.objects |= 1 << number
+    return store.commits.names[number]
+
+
 class _Silent:
     def __getattr__(self, name: str) -> Callable[..., None]:
         return _unlogged
@@ -109,7 +118,8 @@ def replaced(machine: Machine, disk: Disk, store: Store, network: Network, sentr
     boot = SimpleNamespace(_boot=lambda: "boot", _uptime_s=machine.time_now)
     table: list[tuple[Any, dict[str, Any]]] = [
         (push, {"time": machine.time}),
-        (fence, {"time": machine.time}),
+        (fence, {"time": machine.time, "write_json": disk.write_json}),
+        (promote, {"time": machine.time, "make_fence": partial(_promoted, store)}),
         (moments, vars(boot)),
         (sweep_module, {"write_json": lambda *_: machine.effect("notes the sweep")}),
         (disk_module, {"room_at": lambda path: disk.room()}),
@@ -137,7 +147,7 @@ def replaced(machine: Machine, disk: Disk, store: Store, network: Network, sentr
         ),
         (paging, {"_made": sentry.made, "_carrier": lambda: sentry}),
         (remote_module, {"run_git": network.run_git, "read_ref": store.read_ref, "_clear": _unlogged}),
-        (reconcile, {"move_ref": store.move_ref, "is_fenced": lambda path: False}),
+        (reconcile, {"move_ref": store.move_ref}),
     ]
     with ExitStack() as stack:
         for module, names in table:

@@ -18,6 +18,7 @@ from ferry.worker.ledger import ledger
 from ferry.worker.ledger.entry import Entry
 from ferry.worker.ledger.ledger import Claim, Ledger
 from ferry.worker.push import Pusher
+from ferry.worker.repair import look, reconcile
 from ferry.worker.repair.reconcile import Reconciler
 from ferry.worker.sweep import Sweeper
 from ferry.worker.tasks import PushTask
@@ -124,6 +125,8 @@ PLANTS: Mapping[str, Callable[[], AbstractContextManager[Any]]] = {
     "a pause is not flushed to the disk": lambda: _in_place_of(ledger, "_must_last", _constant(False)),
     "a pause is ignored": lambda: _in_place_of(Entry, "is_paused", _constant(False)),
     "the sweep finds nothing": lambda: _in_place_of(Sweeper, "wanting", _constant({})),
+    "a promotion of another is not looked for": lambda: _in_place_of(look, "look_for_fence", _constant(None)),
+    "a merge passes a promotion of another": lambda: _in_place_of(reconcile, "is_fenced", _constant(False)),
     "a divergence takes the remote's side": lambda: _in_place_of(Reconciler, "_join", _takes_theirs),
 }
 

@@ -31,6 +31,7 @@ class Commits:
     Attributes:
         ancestors: The set of each commit's ancestors, with itself.
         touched: The file that each changes; None: a merge.
+        promotions: Their names, by the number of the commit that makes a repository the primary.
     """
 
     seed: int = 0
@@ -41,6 +42,15 @@ class Commits:
     authors: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     touched: list[str | None] = field(default_factory=list)
+    promotions: dict[int, str] = field(default_factory=dict)
+
+    def promote(self, tip: int, *, author: str, at: float) -> int:
+        """
+        Add the commit on top of *tip* that makes a repository the primary.
+        """
+        number = self.add(tip, author=author, at=at, touches=None)
+        self.promotions[number] = f"{number:032x}"
+        return number
 
     def add(self, *parents: int, author: str, at: float, touches: str | None) -> int:
         number = len(self.names)
@@ -109,7 +119,7 @@ class DataRepository(Repository):
         self.name, self.pushes, self.express = "town", True, False
         self.store = store
         self.objects: Any = SimpleNamespace(is_commit=store.holds)
-        self.git: Any = SimpleNamespace(given=dict, query=_query)
+        self.git: Any = SimpleNamespace(given=dict, query=self._query)
         self.credentials: Any = SimpleNamespace(
             remotes=urls,
             configuration=lambda remote: (),
@@ -168,17 +178,27 @@ class DataRepository(Repository):
             author=(author, f"{author}@example.org"),
             authored_at="",
             message="a change",
-            trailers={},
+            trailers={"Ferry-Promotion": commits.promotions[number]} if number in commits.promotions else {},
         )
+
+    def _query(self, *arguments: str, **_: object) -> str:
+        """
+        List the promotions of some name among commits, which is all that Ferry asks where it decides.
+        """
+        wanted = next((each for each in arguments if each.startswith("--grep=")), None)
+        if wanted is None:
+            raise RepositoryError(f"git {arguments[0]} is not simulated")
+        name = wanted.partition(": ")[2]
+        commits, known = self.store.commits, self.store.known
+        tips = [each for each in arguments[1:] if each[0] not in "-"]
+        (tip,) = [known(each) for each in tips if each[0] != "^"]
+        without = next((known(each[1:]) for each in tips if each[0] == "^"), None)
+        found = [each for each in commits.between(without, tip) if each in commits.promotions]
+        names = [commits.names[each] for each in found if name in ("", commits.promotions[each])]
+        return "\n".join(names)
 
     def url_of(self, remote: str) -> str:
         return str(self.credentials.remotes[remote])
-
-
-def _query(*arguments: str, **_: object) -> str:
-    if arguments[0] == "rev-list" and any(each.startswith("--grep") for each in arguments):
-        return ""  # promotions, of which the simulation makes none
-    raise RepositoryError(f"git {arguments[0]} is not simulated")
 
 
 class Store:

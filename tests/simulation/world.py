@@ -20,6 +20,8 @@ from ferry.worker.files.locks import LockTimeoutError
 from ferry.worker.git.refs import RefMovedError
 from ferry.worker.ledger import operators
 from ferry.worker.ledger.operators import Operator
+from ferry.worker.repair.fence import is_fenced
+from ferry.worker.repair.promote import Promoter
 from ferry.worker.settings import Settings
 from tests.simulation.broker import QUEUE, Broker
 from tests.simulation.hosts import MAIN, Child, Host, Network, answers
@@ -41,7 +43,7 @@ _SETTLES_S = 600.0
 # What may be left out of a world: the same seed then decides the same about the rest, for as long as it can.
 KINDS = (
     "kill", "hang", "cut_power", "fail", "slow", "others", "rewrite", "broker", "sentry_down", "fill_disk",
-    "pause", "resume", "push_now", "reconcile", "webhook",
+    "another", "pause", "resume", "push_now", "reconcile", "promote", "webhook",
 )  # fmt: skip
 _REASONS = [reason for reason in answers() if reason not in ("pushed", "up-to-date", "non-fast-forward")]
 _OPERATOR = Operator.of("ana@simulation", "because of the seed")
@@ -88,6 +90,7 @@ class World:
         self.has_faults = faults
         self.writes = True
         self._temper = self.random.choice(_TEMPERS)
+        self._has_rival = self.random.random() < 0.2  # another repository, which is made the primary
         self._roles: dict[Process, Role] = {}
         self._connect()
 
@@ -221,13 +224,15 @@ class World:
         machine, store = self.machine, self.store
         try:
             with self.parts.write_lock.hold(30):
+                if is_fenced(pipeline.repository.path):
+                    return
                 head = pipeline.repository.head()
                 file = f"records/{self.random.randrange(_FILES)}.toml"
                 new = self.commits.add(store.number(head), author="client", at=machine.now, touches=file)
                 machine.effect(f"commits {self.commits.names[new][:7]}")
                 store.objects |= 1 << new
                 store.move_ref(None, MAIN, new=self.commits.names[new], old=head)
-                self.invariants.acknowledged |= 1 << new
+                self.invariants.written(new)
         except (LockTimeoutError, OSError, RefMovedError):
             return  # the client is told that nothing was written
         self._queue(pipeline, self.commits.names[new])
@@ -246,7 +251,7 @@ class World:
         while True:
             self.machine.sleep(self.random.expovariate(1 / 60))
             act = self.random.choice(
-                [self._pause, self._resume, self._push_now, self._reconcile, self._webhook]
+                [self._pause, self._resume, self._push_now, self._reconcile, self._promote, self._webhook]
             )
             remote, kind = self.random.choice(list(self.hosts)), act.__name__.strip("_")
             if kind in self._without:
@@ -273,6 +278,10 @@ class World:
         outcome = pipeline.reconciler.reconcile(remote, "merge", by=_OPERATOR)
         if outcome.is_joined:
             self._queue(pipeline, "", "operator", remote)
+
+    def _promote(self, pipeline: Any, remote: str) -> None:
+        parts = pipeline.settings, pipeline.repository, pipeline.ledger, pipeline.reconciler
+        Promoter(*parts).promote(force=self.random.random() < 0.5, by=_OPERATOR)
 
     def _webhook(self, pipeline: Any, remote: str) -> None:
         """
@@ -361,6 +370,7 @@ class World:
             self._broker,
             self._sentry_down,
             self._fill_disk,
+            *([self._another] if self._has_rival else []),
         ]
         kind = self.random.choice(kinds)
         if kind.__name__.strip("_") not in self._without:
@@ -404,6 +414,13 @@ class World:
         if host.tip is not None and self.commits.parents[host.tip]:
             self.machine.counts["history rewritten"] += 1
             self._push_as_others(host, parent=self.commits.parents[host.tip][0])
+
+    def _another(self, host: Host, lasts_s: float) -> None:
+        origin = self.hosts["origin"]
+        if origin.tip is not None:
+            self.machine.counts["another is made the primary"] += 1
+            rival = self.commits.promote(origin.tip, author="rival", at=self.machine.now)
+            origin.move(MAIN, rival, by_us=False)
 
     def _broker(self, host: Host, lasts_s: float) -> None:
         broker, invariants = self.broker, self.invariants
@@ -479,6 +496,8 @@ class World:
                             self._queue(pipeline, "", "operator", remote)
                         else:
                             self._take_ours(host)
+                    elif remote == "origin" and is_fenced(pipeline.repository.path):
+                        self._promote(pipeline, remote)
             self.machine.sleep(20)
 
     def _take_ours(self, host: Host) -> None:
