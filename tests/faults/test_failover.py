@@ -13,7 +13,7 @@ from ferry.worker.repair.fence import is_fenced
 from tests.integration.test_server import PEOPLE, _start
 from tests.parts import Bare, wait_until
 
-REPLICAS, WRITERS = 3, 3
+REPLICAS, WRITERS = 2, 3
 
 
 class _Writers:

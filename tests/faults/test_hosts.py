@@ -39,7 +39,7 @@ def test_two_apis_and_two_workers_work_together(env, worker, data, remote, tmp_p
 
     def write(number):
         url = apis[number % 2][1] + "/api/sheets/people/records"
-        for count in range(40):
+        for count in range(20):
             body = json.dumps({"slug": f"w{number}-{count}", "name": "Visitor"}).encode()
             with urllib.request.urlopen(_json(url, body), timeout=60) as response:
                 told[number].append(json.load(response)["commit"]["hash"])

@@ -68,14 +68,17 @@ _WRITER = """
     import sys
     import time
     from pathlib import Path
-    from tests.faults.test_maintenance import _commit
     from ferry.app.store.store import Store
     from ferry.worker.git.repository import Repository
 
     store = Store(Repository(Path(sys.argv[1]), branch="main"))
-    numbers = itertools.count()
-    while not Path(sys.argv[2]).exists():
-        print(_commit(store, next(numbers)), flush=True)
+    for number in itertools.count():
+        if Path(sys.argv[2]).exists():
+            break
+        with store.commit(f"visit {number}", author=("Tess", "tess@example.org")) as transaction:
+            slug = f"visitor-{number % 500}"
+            transaction.put("people", slug, {"slug": slug, "name": f"Visit {number}"})
+        print(transaction.commit, flush=True)
         time.sleep(0.005)
 """
 
@@ -104,7 +107,7 @@ def test_packing_takes_turns_with_a_writer(data, repository, tmp_path):
     maintenance = _maintenance(repository)
     with _writing(data, tmp_path) as (writer, log_path, stop):
         runs = 0
-        while runs < 8 or log_path.read_text().count("\n") < 200:
+        while runs < 6 or log_path.read_text().count("\n") < 100:
             maintenance.run()
             runs += 1
             assert writer.poll() is None, log_path.read_text()
@@ -311,8 +314,11 @@ def test_it_runs_by_itself_and_shows_in_the_status(client, worker, beat, data, r
     api = client()
     running, _ = worker(), beat()
     assert api.get("/api/_internal/push").json["repository"]["last_maintenance_at"] is None
-    store = Store(Repository(data.path, branch="main"))
-    for number in range(700):
+    repository = Repository(data.path, branch="main")
+    for number in range(2000):
+        repository.objects.write("blob", b"what a transaction left %d" % number)
+    store = Store(repository)
+    for number in range(20):
         _commit(store, number)
 
     def packed():

@@ -38,6 +38,7 @@ def test_an_outage_with_a_thousand_commits_is_one_chain(
     begun = time.monotonic()
     with watch:
         _write_many(api, 1000)
+        running.await_event("push.failed", count=3)
         failed, lasted_s = running.events("push.failed"), time.monotonic() - begun
         assert _status(api)["pending_commits"] == 1000
         away.rename(remote.path)
@@ -117,8 +118,19 @@ class _Watch:
 
 def _write_many(api, count):
     """
-    Make *count* commits by eight threads, which share the flushes of the disk.
+    Make *count* commits: a fifth over HTTP, by eight threads, and the others by git, with a message for each
+    as the API sends it.
     """
+    built = api.application.extensions["ferry"]
+    data = Bare(built.pipeline.settings.data_repo_path)
+    _write_by_http(api, count // 5)
+    before = data.head()
+    data.grow(count - count // 5)
+    for commit in data.git("rev-list", "--reverse", f"{before}..main").split():
+        built.push_queue.enqueue_push(commit)
+
+
+def _write_by_http(api, count):
     clients = [api.application.test_client() for _ in range(8)]
     for each in clients:
         each.environ_base.update(api.environ_base)
