@@ -21,30 +21,38 @@ def smaller(png: bytes) -> bytes:
         (size,) = struct.unpack(">I", png[at : at + 4])
         packed += png[at + 8 : at + 8 + size] if png[at + 4 : at + 8] == b"IDAT" else b""
         at += size + 12
-    lines = _unfiltered(zlib.decompress(packed), width, height, step=3 if kind == 2 else 4)
-    pixels = [list(zip(*line, strict=True)) for line in lines]
+    step = 3 if kind == 2 else 4
+    lines = list(_unfiltered(zlib.decompress(packed), width, height, step=step))
+    # Half of the lines of a page are like another.
+    pixels = {line: list(zip(line[0::step], line[1::step], line[2::step], strict=True)) for line in {*lines}}
     # The finest step that leaves few enough colours.
-    for step in (1, 3, 7, 15, 31, 63):
+    for coarse in (1, 3, 7, 15, 31, 63):
         numbers: dict[tuple[int, ...], int] = {}
         known = {
-            colour: numbers.setdefault(tuple(part | step for part in colour), len(numbers))
-            for colour in set().union(*pixels)
+            colour: numbers.setdefault(tuple(part | coarse for part in colour), len(numbers))
+            for colour in set().union(*pixels.values())
         }
         if len(numbers) <= 256:
             break
-    rows = b"".join(b"\0" + bytes(map(known.__getitem__, line)) for line in pixels)
+    numbered = {line: b"\0" + bytes(map(known.__getitem__, colours)) for line, colours in pixels.items()}
+    rows = b"".join(numbered[line] for line in lines)
     palette = b"".join(map(bytes, numbers))
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b"")]
+    chunks = [
+        (b"IHDR", header),
+        (b"PLTE", palette),
+        (b"IDAT", zlib.compress(rows, 9)),
+        (b"IEND", b""),
+    ]
     return png[:8] + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks
     )
 
 
-def _unfiltered(data: bytes, width: int, height: int, *, step: int) -> Iterator[tuple[bytes, bytes, bytes]]:
+def _unfiltered(data: bytes, width: int, height: int, *, step: int) -> Iterator[bytes]:
     """
-    Yield the red, green and blue of each line.
+    Yield each line, *step* bytes for each pixel.
     """
     size = width * step
     above = bytes(size)
@@ -54,10 +62,10 @@ def _unfiltered(data: bytes, width: int, height: int, *, step: int) -> Iterator[
             parts = [accumulate(line[part::step], _add) for part in range(step)]
             line = bytes(chain.from_iterable(zip(*parts, strict=True)))
         elif kind == 2:
-            line = bytes(map(_add, line, above))
+            line = bytes(map(_add, line, above)) if any(line) else above
         elif kind:
             line = _predicted(line, above, step=step, is_average=kind == 3)
-        yield line[0::step], line[1::step], line[2::step]
+        yield line
         above = line
 
 

@@ -83,11 +83,11 @@ class Screen:
             return str(json.load(response)["commit"]["hash"])
 
 
-def _wait_to_see(seen: Callable[[], bool], *, what: str) -> None:
+def _wait_to_see(seen: Callable[[], bool], *, what: str, every_s: float = 0.2) -> None:
     """
     Look at the page now and then: each look costs the browser a layout of all of it.
     """
-    wait_until(seen, every_s=0.2, what=what)
+    wait_until(seen, timeout_s=60, every_s=every_s, what=what)
 
 
 @pytest.fixture
@@ -201,8 +201,8 @@ def _sign_in_and_out(driver, url, data):
         with contextlib.suppress(WebDriverException):  # asked while one page gave way to the next
             return words in driver.find_element(By.TAG_NAME, "body").text
 
-    def says(words):
-        _wait_to_see(lambda: is_there(words), what=words)
+    def says(words, **often):
+        _wait_to_see(lambda: is_there(words), what=words, **often)
 
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     driver.get(url)
@@ -213,7 +213,7 @@ def _sign_in_and_out(driver, url, data):
     card, main = (driver.find_element(By.CSS_SELECTOR, name).rect["width"] for name in (".card", "main"))
     assert card > 0.95 * main, "a single remote does not use the width"
     data.commit("Seen after a while")
-    says("Seen after a while")
+    says("Seen after a while", every_s=1)  # it loads itself every 15 s
     driver.find_element(By.XPATH, "//button[.='Sign out']").click()
     says("Sign in")
 
