@@ -37,6 +37,7 @@ from ferry.worker.watchdog import Watchdog
 from tests import nursery
 from tests.git_http import GitHttpServer, git_http_server
 from tests.line import deploy, deployment, line, line_with
+from tests.longest import dealt
 from tests.parts import Bare, Process, Worker, clean_environment, start_beat
 from tests.valkey_server import ValkeyServer
 
@@ -81,23 +82,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# None can be divided, and the last to begin would keep the others' processors waiting at the end.
-_LONGEST = (
-    "test_openapi_fuzz",
-    "test_one_chain",
-    "test_storm",
-    "test_clients",
-    "test_status_in_browser",
-    "test_maintenance",
-    "test_docs",
-)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
-    Begin with the longest tests.
+    Begin with the longest tests: xdist gives each process a stretch of the list.
     """
-    items.sort(key=lambda item: item.path.stem not in _LONGEST)
+    items[:] = dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 def pytest_collection_finish() -> None:

@@ -21,6 +21,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from tests.longest import LONGEST
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -300,3 +302,9 @@ def test_nothing_tells_people_to_install_another_package_of_that_name():
     wrong = re.compile(r"(?:pip|pipx|uv) (?:tool )?install (?:-\S+ )*['\"]?ferry(?![\w/.-])")
     told = [path for path in _files() if wrong.search(path.read_text("utf-8", "ignore"))]
     assert told == []
+
+
+def test_the_longest_tests_are_known_by_their_names():
+    tests = [path.read_text() for path in _sources("tests")]
+    defined = {name for text in tests for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
+    assert set(LONGEST) - defined == set()
