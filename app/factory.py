@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import structlog
 from flask import Flask, Response, g, request
 from flask_cors import CORS
-from sentry_sdk.integrations.flask import FlaskIntegration
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import PathConverter
 
@@ -101,7 +100,7 @@ def build_app(env: Mapping[str, str], *, open_access: bool) -> Flask:
     this_build()  # read now, because the checkout may change later
     built = build_services(env, open_access=open_access)
     settings = built.pipeline.settings
-    paging.configure(settings, FlaskIntegration())
+    paging.configure(settings, "flask")
     app = Flask("app", static_folder=None)
     app.request_class = WholeRequest
     app.json = RecordJsonProvider(app)

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-import sentry_sdk
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from ferry.app import errors
+from ferry.worker import paging
 from ferry.worker.errors import RepositoryError
 from ferry.worker.observe.logs import log
 
@@ -165,7 +165,7 @@ def _unexpected(error: Exception) -> Response:
     # The process's edge: the client gets a problem document in any case. The cause goes to the log and to
     # Sentry, never into the response.
     log().exception("api.unexpected_error", method=request.method, path=request.path)
-    sentry_sdk.capture_exception(error)
+    paging.report(error)
     return Problem(
         500,
         "internal-error",

@@ -9,6 +9,9 @@ answers while other requests wait. ``gunicorn 'ferry.app:create_app()'`` alone g
 
 from __future__ import annotations
 
+import gc
+from typing import Any
+
 from ferry.app.server.gunicorn_logging import FerryLogger
 
 logger_class = FerryLogger
@@ -16,3 +19,14 @@ worker_class = "ferry.app.server.worker.Worker"
 threads = 8
 keepalive = 5  # seconds an idle connection is kept
 control_socket_disable = True  # all gunicorns of one user would share it, whatever their repository
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """
+    Let the API processes share the memory of gunicorn's main process: it imports the app once for all of
+    them, and their garbage collectors do not write to its objects.
+    """
+    import ferry.app.factory  # noqa: F401 - reading this configuration needs no more than the logger
+
+    gc.collect()
+    gc.freeze()

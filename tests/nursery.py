@@ -37,15 +37,12 @@ _ROOT = Path(__file__).parents[1]
 _IMPORTED = (
     *("celery.bin.celery", "celery.apps.worker", "celery.apps.beat", "celery.concurrency.prefork"),
     *("celery.worker.worker", "kombu.transport.redis"),
-    "cffi.cparser",  # billiard reads a C header in each process of a worker's pool
     *("gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "uvicorn_worker", "sentry_sdk.integrations.flask"),
-    *(
-        "ferry.worker.bootstrap",
-        "ferry.worker.tasks",
-        "ferry.app.factory",
-        "ferry.app.production",
-        "ferry.app.cli.main",
-    ),
+    *("sentry_sdk.integrations.celery", "ferry.worker.observe.sentry"),
+    *("ferry.worker.bootstrap", "ferry.worker.tasks", "ferry.app.factory", "ferry.app.production"),
+    *("ferry.app.cli.main", "ferry.app.cli.checks", "ferry.app.cli.exchange", "ferry.app.cli.pushes"),
+    *("ferry.app.cli.branches", "ferry.app.cli.hooks", "ferry.app.cli.processes", "ferry.app.cli.promote"),
+    *("ferry.app.cli.reconcile", "ferry.app.cli.repository", "ferry.app.cli.tokens"),
 )
 _DECIDED = ("PYTHON", "LD_", "PATH", "OTEL_", "PROMETHEUS_")
 _LONGEST_MESSAGE = 200_000

@@ -4,7 +4,6 @@ The composition root of a worker process: it builds the parts once, from the env
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
@@ -15,13 +14,11 @@ from functools import partial
 from celery import Celery
 from celery.signals import (
     setup_logging,
-    worker_before_create_process,
     worker_process_init,
     worker_ready,
     worker_shutdown,
     worker_shutting_down,
 )
-from sentry_sdk.integrations.celery import CeleryIntegration
 
 from ferry.extension import Extension
 from ferry.loading import ExtensionError, load
@@ -29,6 +26,7 @@ from ferry.worker import paging
 from ferry.worker.after.calling import registered_in
 from ferry.worker.after.turns import MOST_AT_ONCE
 from ferry.worker.broker.celery_app import build_celery, queue_of
+from ferry.worker.broker.children import share_memory
 from ferry.worker.broker.shutdown import end_beat_at_once, finish_tasks_first, interrupt
 from ferry.worker.episodes.episodes import outbox_of
 from ferry.worker.errors import RepositoryError, SettingsError
@@ -129,7 +127,7 @@ def build_beside(command: str, environments: Environments) -> Celery:
     """
     _ignore_git_variables()
     found = settings_of(environments)
-    paging.configure(next(iter(found.values())), CeleryIntegration())
+    paging.configure(next(iter(found.values())), "celery")
     if command == "flower":
         queues = {queue_of(name or "repository"): name for name in found}
     else:
@@ -199,10 +197,10 @@ def start_worker() -> Celery:
     if command in _BESIDE:
         return build_beside(command, environments(os.environ))
     pipelines = build_all(environments(os.environ), calls=True)
-    paging.configure(pipelines[0].settings, CeleryIntegration())
+    paging.configure(pipelines[0].settings, "celery")
     if tracing.is_wanted(os.environ):
         worker_process_init.connect(lambda **_: tracing.configure("ferry-worker"), weak=False)
-    worker_before_create_process.connect(_freeze, weak=False)
+    share_memory()
     worker_shutting_down.connect(_tell_of_the_end)
     finish_tasks_first()
     for pipeline in pipelines:
@@ -231,17 +229,6 @@ def push_backlog(pipeline: Pipeline, **_: object) -> None:
 def _tell_of_the_end(sig: str, how: str, **_: object) -> None:
     logs.log().info("worker.stopping", signal=sig, how=how.lower())
     interrupt(MaintainTask.name)
-
-
-def _freeze(**_: object) -> None:
-    """
-    Exclude the present objects from later garbage collections.
-
-    A pool process shares its parent's memory until it writes to it, and its garbage collector would write to
-    every object: 20 MiB for each process.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def _hang_up(pipeline: Pipeline, **_: object) -> None:

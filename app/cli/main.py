@@ -5,13 +5,56 @@ The command ``ferry``.
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 import click
 
-from ferry.app.cli import branches, checks, exchange, hooks, promote, pushes, reconcile, repository, tokens
 from ferry.app.version import this_build
 from ferry.worker.errors import WorkerError
+
+# The commands of other modules: what each is called there.
+_ELSEWHERE = {
+    "beat": "processes:beat",
+    "branches": "branches:branches",
+    "commits": "repository:commits",
+    "doctor": "checks:doctor",
+    "export": "exchange:export",
+    "hooks": "hooks:hooks",
+    "import": "exchange:import_",
+    "init": "repository:init",
+    "page": "checks:send_page",
+    "promote": "promote:promote",
+    "push": "pushes:push",
+    "reconcile": "reconcile:reconcile",
+    "token": "tokens:token",
+    "verify": "checks:verify_remotes",
+    "worker": "processes:worker",
+}
+
+
+class _Commands(click.Group):
+    """
+    The commands of this module, and those of ``_ELSEWHERE``.
+
+    Imports a module when one of its commands is used: Celery alone takes longer than most commands.
+    """
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """
+        Return the names of all commands.
+        """
+        return sorted([*self.commands, *_ELSEWHERE])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """
+        Return the command *name*, or None.
+        """
+        if name not in _ELSEWHERE:
+            return super().get_command(context, name)
+        module, _, attribute = _ELSEWHERE[name].partition(":")
+        return cast(click.Command, getattr(import_module(f"ferry.app.cli.{module}"), attribute))
 
 
 def _print_version(context: click.Context, *, wanted: bool) -> None:
@@ -20,7 +63,7 @@ def _print_version(context: click.Context, *, wanted: bool) -> None:
         context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,
@@ -89,19 +132,5 @@ def demo() -> None:
         sys.exit(130)
 
 
-for command in (
-    branches.branches,
-    checks.doctor,
-    checks.send_page,
-    checks.verify_remotes,
-    exchange.export,
-    exchange.import_,
-    hooks.hooks,
-    promote.promote,
-    pushes.push,
-    repository.commits,
-    repository.init,
-    reconcile.reconcile,
-    tokens.token,
-):
-    main.add_command(command)
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,6 @@ they need each other and stop in reverse order, so that a push that is running a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shlex
 import signal
@@ -21,6 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,13 +39,13 @@ from ferry.worker.observe import logs
 from ferry.worker.observe.logs import log
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.process.gitpython import git
+from ferry.worker.process.groups import end_with_parent
 
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.1
 _RESTART_PAUSE_S = 1.0
 _TOO_MANY_RESTARTS = 5  # in a row, each within ten seconds of its start
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class DevError(Exception):
@@ -132,15 +132,15 @@ class Stack:
             self._await(name, is_ready)
 
     def _own_parts(self) -> list[_Part]:
-        celery = [sys.executable, "-m", "celery", "--quiet", "-A", "ferry.worker"]
+        ferry = [sys.executable, "-m", "ferry.app.cli.main"]
         flower = [sys.executable, "-m", "ferry.app.dev.flower", "--quiet", "-A", "ferry.worker", "flower"]
         listen = [f"--address={LOOPBACK}", f"--port={self.flower_port}"]
         gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:ferry.app.production"]
         options = ["--bind", f"{LOOPBACK}:{self.port}", "--graceful-timeout", "5", "--log-level", "warning"]
         worker_stop_s = self.pipeline.settings.push_timeout_s + _STOP_TIMEOUT_S
         return [
-            _Part("worker", [*celery, "worker", "--loglevel=INFO"], worker_stop_s),
-            _Part("beat", [*celery, "beat"], _STOP_TIMEOUT_S),
+            _Part("worker", [*ferry, "worker", "--loglevel=INFO"], worker_stop_s),
+            _Part("beat", [*ferry, "beat"], _STOP_TIMEOUT_S),
             _Part("flower", [*flower, *listen], _STOP_TIMEOUT_S),
             _Part("api", [*gunicorn, *options, "ferry.app:create_app(open_access=True)"], _STOP_TIMEOUT_S),
         ]
@@ -155,7 +155,7 @@ class Stack:
 
     def _worker_answers(self) -> bool:
         try:
-            return bool(self.pipeline.celery.control.ping(timeout=0.5))
+            return bool(self.pipeline.celery.control.ping(timeout=0.5, limit=1))
         except (KombuError, RedisError, OSError):
             return False  # the broker that CFP_REDIS_URL names does not answer now
 
@@ -206,7 +206,7 @@ class Stack:
             stderr=self.output,
             # Ctrl-C in the terminal reaches this process alone, which ends the others in order.
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
         )
 
     def _end(self, part: _Part) -> None:
@@ -230,13 +230,6 @@ def _valkey(port: int) -> _Part:
     if note:
         click.echo(note)
     return _Part("valkey", valkey.server_command(executable, port), _STOP_TIMEOUT_S, valkey.ENVIRONMENT)
-
-
-def _die_with_parent() -> None:
-    """
-    Have the kernel end a part if this process is killed.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def accepts(port: int) -> bool:

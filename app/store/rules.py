@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from traceback import extract_tb
 from typing import Any
 
-import sentry_sdk
-
 from ferry.app.errors import (
     ExtensionFailedError,
     RefusedError,
@@ -26,6 +24,7 @@ from ferry.app.sheets.sheet import Sheet
 from ferry.app.store.limit import Limit
 from ferry.app.store.staged import Staged
 from ferry.extension import Extension, Rule
+from ferry.worker import paging
 from ferry.worker.observe.logs import log
 from ferry.writes import Caller, Record, Refused, Write
 
@@ -200,7 +199,7 @@ def failed(extension: str, function: Callable[..., Any], error: Exception) -> Ex
     log().error(
         "extension.failed", extension=extension, function=name_of(function), error=said, exc_info=error
     )
-    sentry_sdk.capture_exception(error)
+    paging.report(error)
     return ExtensionFailedError(f"The extension {extension!r} failed in {name_of(function)}.")
 
 

@@ -133,8 +133,9 @@ def test_the_log_events_are_those_that_are_written():
 
 def _commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
     if isinstance(command, click.Group):
-        for part, each in command.commands.items():
-            yield from _commands(each, f"{name} {part}")
+        context = click.Context(command)
+        for part in command.list_commands(context):
+            yield from _commands(command.get_command(context, part), f"{name} {part}")
     else:
         yield name, command
 

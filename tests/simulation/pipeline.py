@@ -30,7 +30,8 @@ from ferry.worker.ledger import entry as entry_module
 from ferry.worker.ledger import ledger as ledger_module
 from ferry.worker.ledger import lines, outbox
 from ferry.worker.ledger.ledger import Ledger
-from ferry.worker.paging import Answer, Page
+from ferry.worker.observe.sentry import Answer
+from ferry.worker.paging import Page
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.push import Pusher
 from ferry.worker.repair import fence, promote, reconcile

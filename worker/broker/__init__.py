@@ -2,6 +2,6 @@
 Configuring and correcting Celery, kombu and the Redis transport.
 
 Begin with ``celery_app``, which sets each option of Celery with its reason. ``connection`` and
-``redis_transport`` connect to the broker, ``consumer`` and ``messages`` receive its messages, and
-``shutdown`` ends the processes.
+``redis_transport`` connect to the broker, ``consumer`` and ``messages`` receive its messages, ``children``
+spares memory in pool processes, and ``shutdown`` ends the processes.
 """

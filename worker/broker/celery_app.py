@@ -12,8 +12,6 @@ from typing import Any
 
 from celery import Celery
 from kombu import Exchange, Queue
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from ferry.worker.settings import Settings
 
@@ -135,10 +133,8 @@ def _transport_options(served: Mapping[str, Settings], *, publisher: bool) -> di
         "socket_connect_timeout": PUBLISHER_SOCKET_TIMEOUT_S if publisher else _WORKER_CONNECT_TIMEOUT_S,
         "socket_keepalive": True,
     }
-    # Ask an unreachable Sentinel once, not three times with pauses: the next Sentinel may answer.
-    asked = {"sentinel_kwargs": {**sockets, "retry": Retry(NoBackoff(), 0)}}
     return {
-        **({"master_name": url.partition("#")[2], **asked} if url.startswith("sentinel:") else {}),
+        **(_sentinel_options(url, sockets) if url.startswith("sentinel:") else {}),
         **sockets,
         "retry_on_timeout": False,
         # By default kombu retries for seconds, which only a worker may do.
@@ -154,6 +150,16 @@ def _transport_options(served: Mapping[str, Settings], *, publisher: bool) -> di
         "unacked_index_key": f"{owner}.unacked_index",
         "unacked_mutex_key": f"{owner}.unacked_mutex",
     }
+
+
+def _sentinel_options(url: str, sockets: Mapping[str, Any]) -> dict[str, Any]:
+    # A command that sends nothing does without redis-py, which takes long to import.
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    # Ask an unreachable Sentinel once, not three times with pauses: the next Sentinel may answer.
+    asked = {**sockets, "retry": Retry(NoBackoff(), 0)}
+    return {"master_name": url.partition("#")[2], "sentinel_kwargs": asked}
 
 
 def _url(settings: Settings) -> str:

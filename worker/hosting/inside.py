@@ -7,7 +7,6 @@ to standard error. ``process`` starts it.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -20,9 +19,9 @@ from ferry.extension import Extension
 from ferry.loading import ExtensionError, load
 from ferry.worker.errors import WorkerError
 from ferry.worker.observe.redaction import redact
+from ferry.worker.process.groups import end_with_parent
 from ferry.worker.settings import Settings
 
-_PR_SET_PDEATHSIG = 1
 _SHOWN = 300
 
 
@@ -98,7 +97,7 @@ def _end_with_parent(parent: int) -> None:
     """
     Have the kernel end this process when its parent ends: another may then call the same functions.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 

@@ -2,8 +2,8 @@
 Removing private data from envelopes for Sentry, in every kind of item.
 
 Errors, pages, timings with their spans, breadcrumbs, check-ins and log lines all pass through here
-(``ferry.worker.paging``). Texts are redacted, and URLs lose their query. Of a request, only its method, its
-URL and the headers on an allow-list are sent.
+(``ferry.worker.observe.sentry``). Texts are redacted, and URLs lose their query. Of a request, only its
+method, its URL and the headers on an allow-list are sent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 Writing every line of a process as JSON, including those of libraries and of the interpreter.
 
-    python -m ferry.worker.observe.streams celery --quiet -A ferry.worker beat
+    python -m ferry.worker.observe.streams ferry beat
 
 runs a command of this environment, as the image and the systemd units do. Logged lines are JSON already
 (``logs``). Lines of a refused start, of a library's ``print`` and of an exception that ends the process are

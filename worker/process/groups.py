@@ -1,10 +1,11 @@
 """
-Lowering the priority of process groups that Ferry has started, ending them, and recognising them.
+Ending process groups that Ferry has started, or itself with its parent; their priority, and recognising them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
@@ -12,6 +13,14 @@ from pathlib import Path
 
 TERM_GRACE_S = 2.0  # git removes its lock files on SIGTERM; a hung ssh ignores it
 _GIVES_WAY = 10  # nice(1)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with_parent(number: int) -> None:
+    """
+    Have the kernel send the signal *number* to this process when its parent ends.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def give_way(group: int) -> None:
