@@ -102,14 +102,17 @@ def dev(repository: Path | None, remote: str | None, port: int, flower_port: int
     Starts its own Valkey, listens on loopback only, needs no token, and honours every
     other CFP_* variable. Ctrl-C stops everything.
     """
-    from ferry.app.dev.stack import DevError, run_dev
+    from ferry.app.dev.preloaded import nursery
 
-    try:
-        run_dev(repository, remote, port=port, flower_port=flower_port)
-    except (DevError, WorkerError) as exc:
-        sys.exit(f"ferry: {exc}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with nursery() as forks:
+        from ferry.app.dev.stack import DevError, run_dev
+
+        try:
+            run_dev(forks, repository, remote, port=port, flower_port=flower_port)
+        except (DevError, WorkerError) as exc:
+            sys.exit(f"ferry: {exc}")
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
 @main.command()
@@ -121,15 +124,18 @@ def demo() -> None:
     provokes a non-fast-forward and shows the page. Ends by itself. Exit status: 0 only if all
     of that happened.
     """
-    from ferry.app.dev.demo import DemoError, run_demo
-    from ferry.app.dev.stack import DevError
+    from ferry.app.dev.preloaded import nursery
 
-    try:
-        run_demo()
-    except (DemoError, DevError, WorkerError) as exc:
-        sys.exit(f"ferry demo failed: {exc}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with nursery() as forks:
+        from ferry.app.dev.demo import DemoError, run_demo
+        from ferry.app.dev.stack import DevError
+
+        try:
+            run_demo(forks)
+        except (DemoError, DevError, WorkerError) as exc:
+            sys.exit(f"ferry demo failed: {exc}")
+        except KeyboardInterrupt:
+            sys.exit(130)
 
 
 if __name__ == "__main__":

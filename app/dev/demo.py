@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from ferry.app.dev.console import end_of
+from ferry.app.dev.nursery import Nursery
 from ferry.app.dev.sample import AUTHOR
 from ferry.app.dev.sentry_sink import Event, SentrySink, sentry_sink
 from ferry.app.dev.stack import Stack, free_port, make_sample
@@ -35,9 +36,12 @@ class DemoError(Exception):
     """
 
 
-def run_demo() -> None:
+def run_demo(nursery: Nursery) -> None:
     """
     Show commits arriving, a divergence paging once, and pushing that resumes by itself.
+
+    Args:
+        nursery: Forks the processes.
 
     Raises:
         DemoError: A step did not happen; prints the end of the log first.
@@ -57,7 +61,8 @@ def run_demo() -> None:
                 "SENTRY_ENVIRONMENT": "demo",
                 "FLOWER_UNAUTHENTICATED_API": "true",
             }
-            stack = Stack(env, directory, port=free_port(), flower_port=free_port(), output=output)
+            ports = {"port": free_port(), "flower_port": free_port()}
+            stack = Stack(env, directory, nursery=nursery, output=output, **ports)
             _say("Starting Valkey, worker, beat, Flower and API over a sample repository ...")
             try:
                 stack.start()

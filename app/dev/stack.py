@@ -1,8 +1,9 @@
 """
 All of Ferry on one machine: what ``ferry dev`` and ``ferry demo`` run.
 
-A Valkey server, a worker, beat, Flower and the API run as one process each. They start in the order in which
-they need each other and stop in reverse order, so that a push that is running at Ctrl-C still completes.
+A Valkey server, a worker, beat, Flower and the API run as one process each, all but the first forked from a
+nursery. They start at once and stop in the reverse order in which they need each other, so that a push that
+is running at Ctrl-C still completes.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from redis.exceptions import RedisError
 
 from ferry.app.dev import running, valkey
 from ferry.app.dev.console import Console, end_of
+from ferry.app.dev.nursery import Child, Nursery
+from ferry.app.dev.preloaded import with_extensions
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.valkey import LOOPBACK
 from ferry.worker.after.calling import registered_in
@@ -44,6 +47,8 @@ from ferry.worker.process.groups import end_with_parent
 _READY_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.1
+_LOOK_S = 0.02  # while it starts
+_PING_S = 0.2
 _RESTART_PAUSE_S = 1.0
 _TOO_MANY_RESTARTS = 5  # in a row, each within ten seconds of its start
 
@@ -64,7 +69,7 @@ class _Part:
     command: list[str]
     stop_timeout_s: float
     env: Mapping[str, str] = field(default_factory=dict)
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Child | None = None
     started_at: float = 0.0
     quick_ends: int = 0
 
@@ -79,6 +84,7 @@ class Stack:
         directory: Working directory of every process.
         port: The API's port.
         flower_port: Flower's port.
+        nursery: Forks the processes.
         output: Where the processes write; None: where this process does.
     """
 
@@ -86,6 +92,7 @@ class Stack:
     directory: Path
     port: int
     flower_port: int
+    nursery: Nursery
     output: IO[bytes] | None = None
     pipeline: Pipeline = field(init=False)
     _parts: list[_Part] = field(init=False, default_factory=list)
@@ -151,11 +158,11 @@ class Stack:
             self.check()
             if time.monotonic() > deadline:
                 raise DevError(f"the {name} did not come up within {_READY_TIMEOUT_S:.0f} s")
-            time.sleep(_POLL_S)
+            time.sleep(_LOOK_S)
 
     def _worker_answers(self) -> bool:
         try:
-            return bool(self.pipeline.celery.control.ping(timeout=0.5, limit=1))
+            return bool(self.pipeline.celery.control.ping(timeout=_PING_S, limit=1))
         except (KombuError, RedisError, OSError):
             return False  # the broker that CFP_REDIS_URL names does not answer now
 
@@ -196,15 +203,26 @@ class Stack:
 
     def _spawn(self, part: _Part) -> None:
         part.started_at = time.monotonic()
+        env, output = {**self.env, **part.env}, self.output or sys.stderr.buffer
+        # Standard output is for this command's own messages. Ctrl-C in the terminal reaches this process
+        # alone, which ends the others in order: each is in a session of its own.
+        if part.command[0] == sys.executable:
+            part.process = self.nursery.fork(
+                part.command,
+                env=env,
+                directory=self.directory,
+                output=output,
+                errors=output,
+                name=f"ferry {part.name}",
+            )
+            return
         part.process = subprocess.Popen(
             part.command,
             cwd=self.directory,
-            env={**self.env, **part.env},
+            env=env,
             stdin=subprocess.DEVNULL,
-            # Standard output is for this command's own messages.
-            stdout=self.output or sys.stderr,
-            stderr=self.output,
-            # Ctrl-C in the terminal reaches this process alone, which ends the others in order.
+            stdout=output,
+            stderr=output,
             start_new_session=True,
             preexec_fn=partial(end_with_parent, signal.SIGTERM),
         )
@@ -292,11 +310,14 @@ def claim_port(port: int, option: str) -> int:
     return port
 
 
-def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_port: int) -> None:
+def run_dev(
+    nursery: Nursery, repository: Path | None, remote: str | None, *, port: int, flower_port: int
+) -> None:
     """
     Run Ferry until SIGINT or SIGTERM.
 
     Args:
+        nursery: Forks the processes.
         repository: A bare data repository; None makes a sample with a remote of its own.
         remote: git URL of ``origin``; None: ``CFP_DATA_REMOTE``, or no remote.
         port: The API's port; 0 for a free one.
@@ -319,7 +340,12 @@ def run_dev(repository: Path | None, remote: str | None, *, port: int, flower_po
         with log_path.open("ab") as output, log_path.open("a") as own_output:
             logs.configure(output=own_output)
             stack = Stack(
-                _environment(repository, remote), work, port=port, flower_port=flower_port, output=output
+                _environment(repository, remote),
+                work,
+                port=port,
+                flower_port=flower_port,
+                nursery=nursery,
+                output=output,
             )
             _run(stack, log_path, stop)
     except DevError:
@@ -388,12 +414,9 @@ def _environment(repository: Path, remote: str | None) -> dict[str, str]:
         env["CFP_DATA_REMOTE"] = remote
     env.setdefault("CFP_DATA_BRANCH", _current_branch(repository))
     env.setdefault("FLOWER_DB", str(flower_history(repository.resolve())))
-    if env.get("CFP_API_EXTENSIONS"):
-        # Their modules may be where the command was started, and the processes run elsewhere.
-        env["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), env.get("PYTHONPATH", "")]))
     # Flower's API shows the tasks; it listens on loopback, as the whole stack does.
     env.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
-    return env
+    return with_extensions(env)
 
 
 def _stop_requests() -> list[int]:
