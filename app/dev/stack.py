@@ -213,7 +213,7 @@ class Stack:
                 directory=self.directory,
                 output=output,
                 errors=output,
-                name=f"ferry {part.name}",
+                name=f"ferry-{part.name}",
             )
             return
         part.process = subprocess.Popen(

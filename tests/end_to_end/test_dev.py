@@ -212,7 +212,7 @@ def test_stopping_and_starting_loses_nothing_and_a_divergence_is_a_failed_task_i
     ).groups()
     remote = Bare(Path(where))
     _status_is(url, "idle")
-    workers = [each for each in _tree(process.pid) if each.name() == "ferry worker"]
+    workers = [each for each in _tree(process.pid) if each.name() == "ferry-worker"]
     assert workers
     for each in workers:
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended with another
