@@ -403,9 +403,17 @@ class Driver:
 
         def plan(state: State) -> tuple[State, Callable[[Any], State]]:
             before, after, staged = state, state, []
+            codes: set[str] = set()
             for operation in operations:
-                after, path = self._applied(after, self.model.sheets[operation["sheet"]], operation)
-                staged.append((self.model.sheets[operation["sheet"]], path, after))
+                sheet = self.model.sheets[operation["sheet"]]
+                try:
+                    after, path = self._applied(after, sheet, operation)
+                except Refused as exc:
+                    codes |= exc.codes  # which operation is refused first is not promised
+                else:
+                    staged.append((sheet, path, after))
+            if codes:
+                raise Refused(*codes)
             return after, lambda answer: self._read_results(answer.json, operations, before, staged)
 
         sheets = [each["sheet"] for each in operations]

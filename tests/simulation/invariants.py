@@ -39,6 +39,7 @@ class Invariants:
         acknowledged: The set of the commits that clients were told of.
         is_clean: Whether no wake-up can be missing: no message was lost and no process died since everything
             had arrived.
+        full_until: When the disk was full for the last time.
         states: How often the world was seen in each state, for the report.
     """
 
@@ -49,6 +50,7 @@ class Invariants:
         self.hosts = hosts
         self.acknowledged = 0
         self.is_clean = False  # until the first worker has started
+        self.full_until = 0.0
         self.states: dict[str, int] = defaultdict(int)
         self.paused: dict[str, bool] = dict.fromkeys(hosts, False)
         self.nudged: int | None = None
@@ -174,11 +176,12 @@ class Invariants:
         """
         if remote not in self.hosts or reason == "paused":
             return 0
-        epoch, is_full = self._epochs[remote], self._store.disk.is_full
+        epoch, now = self._epochs[remote], self._machine.now
+        was_full = self._store.disk.is_full or now - self.full_until < _TROUBLE_LASTS_S
         if reason == "stalled":
-            if self._machine.now - self._troubled_at > _TROUBLE_LASTS_S:
+            if now - self._troubled_at > _TROUBLE_LASTS_S:
                 self.broken(f"a page says that {remote} stalls, and nothing was wrong")
-        elif self._said[remote].get(reason, -9) < epoch - 1 and not (reason == "local" and is_full):
+        elif self._said[remote].get(reason, -9) < epoch - 1 and not (reason == "local" and was_full):
             self.broken(f"a page for {reason} at {remote}, which did not happen")
         return epoch
 

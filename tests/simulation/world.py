@@ -453,7 +453,7 @@ class World:
         self.disk.is_full = True
 
         def end() -> None:
-            self.disk.is_full = False
+            self.disk.is_full, self.invariants.full_until = False, self.machine.now
 
         self._later(min(lasts_s, 60), end)
 
@@ -465,6 +465,7 @@ class World:
         self.writes = self.random.random() < 0.5
         self._mend_broker()
         self.sentry.is_down = self.disk.is_full = False
+        self.invariants.full_until = self.machine.now
         for process in list(self.machine.processes):
             if self._roles.get(process, Role("", print)).name == "people":
                 self._roles.pop(process)
