@@ -72,8 +72,17 @@ const transacted = await api.POST("/api/transactions", {
 const results: components["schemas"]["Transacted"]["results"] | undefined = transacted.data?.results;
 assert.deepEqual(results?.map((each) => each.path), ["alan", "grace"]);
 
+const imported = await api.POST("/api/sheets/people/import", {
+  params: { query: { format: "csv", mode: "upsert" } },
+  body: "slug,name\nalan,Alan T.\nedith,Edith\n",
+  bodySerializer: (text) => text,
+  headers: { "Content-Type": "application/octet-stream" },
+});
+assert.equal(imported.data?.created, 1);
+assert.equal(imported.data?.updated, 1);
+
 const commits = await api.GET("/api/commits", { params: { query: { limit: 2 } } });
-const hash = commits.data!.commits[0]!.hash;
+const hash = commits.data!.commits[1]!.hash;
 const commit = await api.GET("/api/commits/{hash}", { params: { path: { hash } } });
 assert.ok(commit.data?.message.includes("Two at once"));
 const push: "pushed" | "pending" | undefined = commit.data?.push["origin"];

@@ -28,6 +28,9 @@ const transacted = await ferry.transact({
   body: { operations: [{ op: "upsert", sheet: "places", record: { district: "hill", slug: "barn", name: "Barn" } }] },
 });
 assert.equal(transacted.data?.results[0]?.path, "hill/barn");
+const lines = new Blob(['{"slug": "ida", "name": "Ida"}\n']);
+const imported = await ferry.importPeople({ query: { format: "ndjson", dry_run: true }, body: lines });
+assert.equal(imported.data?.created, 1);
 const commits = await ferry.indexCommits({ query: { limit: 1 } });
 const commit = await ferry.showCommit({ path: { hash: commits.data!.commits[0]!.hash } });
 assert.equal(commit.data?.author.name.length! > 0, true);

@@ -17,6 +17,7 @@ from people.api.people import (
     get_attachment_people,
     get_people,
     history_people,
+    import_people,
     list_people,
     patch_people,
     put_attachment_people,
@@ -26,6 +27,8 @@ from people.api.service import alive, ready
 from people.api.sheets import index_sheets, show_sheet, transact
 from people.models import (
     CommitMade,
+    ImportPeopleFormat,
+    ImportPeopleMode,
     ListPeopleCombined,
     Problem,
     ProblemCode,
@@ -113,9 +116,19 @@ transacted = good(
 )
 assert [each.path for each in transacted.results] == ["mary", "ada"]
 
+imported = good(
+    import_people.sync(
+        client=client,
+        body=File(payload=io.BytesIO(b"slug,name\nmary,Mary S.\nedith,Edith\n")),
+        format_=ImportPeopleFormat.CSV,
+        mode=ImportPeopleMode.UPSERT,
+    )
+)
+assert (imported.created, imported.updated) == (1, 1)
+
 commits = good(index_commits.sync(client=client, limit=1))
 commit = good(show_commit.sync(commits.commits[0].hash_, client=client))
-assert "Two at once" in commit.message
+assert "records.import" in commit.message
 
 sheets = good(index_sheets.sync(client=client))
 assert "people" in [each.name for each in sheets.sheets]

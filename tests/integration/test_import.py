@@ -91,6 +91,16 @@ def test_create_refuses_what_exists_and_upsert_replaces_it(api):
     assert api.get(f"{PEOPLE}/ada-quill").json["record"] == {"slug": "ada-quill", "name": "Ada"}
 
 
+@pytest.mark.parametrize(
+    ("form", "body"), [("csv", "slug,name\nann,Ann\n"), ("ndjson", '{"slug":"ann","name":"Ann"}')]
+)
+def test_a_generated_client_names_the_form_in_the_query(api, form, body):
+    answer = api.post(
+        f"{IMPORT}?format={form}", data=body, headers={"Content-Type": "application/octet-stream"}
+    )
+    assert answer.json["created"] == 1
+
+
 def test_two_lines_of_one_record_are_a_fault(api):
     sent = _ndjson({"slug": "ann", "name": "A"}, {"slug": "bob", "name": "B"}, {"slug": "ann", "name": "C"})
     answer = api.post(f"{IMPORT}?mode=upsert", data=sent, headers=NDJSON)
@@ -206,6 +216,9 @@ def test_dry_run_counts_and_names_files_and_writes_nothing(api, data):
     [
         ("", {"Content-Type": "application/json"}, 415, "media-type-unsupported"),
         ("", {}, 415, "media-type-unsupported"),
+        ("", {"Content-Type": "application/octet-stream"}, 415, "media-type-unsupported"),
+        ("?format=csv", {"Content-Type": "text/plain"}, 415, "media-type-unsupported"),
+        ("?format=xml", {"Content-Type": "application/octet-stream"}, 400, "query-invalid"),
         ("?mode=replace", CSV, 400, "query-invalid"),
         ("?commit_every=0", CSV, 400, "query-invalid"),
         ("?moed=create", CSV, 400, "query-invalid"),

@@ -29,6 +29,7 @@ bp = Blueprint("importing", __name__, url_prefix="/api/sheets/<sheet>/import")
 
 MOST_EVERY = 10_000
 _TYPES = {form.media_type: form for form in FORMS.values()}
+_BYTES = "application/octet-stream"
 
 
 @bp.post("")
@@ -93,12 +94,21 @@ def _columns(sheet: str) -> Columns:
 
 
 def _form() -> Form:
+    """
+    Return the form of the body: that of its type or, if its type says nothing, that which ``format`` names.
+    """
+    name = request.args.get("format")
+    if name is not None and name not in FORMS:
+        raise _invalid("format", f"is {name[:40]!r}", f"Send {' or '.join(FORMS)}.")
+    # With no other type: a page of another site can make a browser send text.
+    if name and request.mimetype == _BYTES:
+        return FORMS[name]
     if request.mimetype not in _TYPES:
         raise Problem(
             415,
             "media-type-unsupported",
             f"The body is {request.mimetype[:80] or 'of no type'}.",
-            f"Send it with the header Content-Type: {' or '.join(_TYPES)}.",
+            f"Send it as Content-Type: {' or '.join(_TYPES)}; or {_BYTES}, with format=csv or ndjson.",
             headers={"Accept-Post": ", ".join(_TYPES)},
         )
     return _TYPES[request.mimetype]
