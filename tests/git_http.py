@@ -9,11 +9,18 @@ import contextlib
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 _TRICKLE_S = 0.2
 
@@ -28,25 +35,39 @@ class GitHttpServer(ThreadingHTTPServer):
         drop-reply: let git receive the pack, then close without a word.
         truncate-reply: the same, but for the last bytes of the answer.
         502-after: let git receive the pack, then answer 502.
+        redirect, say-more, another-type: answer so.
         a number: answer every request with that status.
     """
 
     daemon_threads = True
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root = root
+        self.scheme = "http"
+        if certificate:
+            self.scheme = "https"
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self.fault: str | int | None = None
         self.password: str | None = None
         self.pushes = 0
+        self.requests: list[str] = []
+        self.connections = 0
         self.closing = threading.Event()
 
     def url(self, repository: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/{repository}"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}/{repository}"
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: GitHttpServer
+    protocol_version = "HTTP/1.1"  # connections are kept, as hosts do
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
 
     def do_GET(self) -> None:
         self._serve(b"")
@@ -66,6 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self, body: bytes) -> None:
         fault = self.server.fault
+        self.server.requests.append(f"{self.command} {self.path}")
         if isinstance(fault, int):
             return self._answer(fault, [], b"")
         if self.server.password and not self._knows_password():
@@ -79,10 +101,14 @@ class _Handler(BaseHTTPRequestHandler):
         if is_push and fault == "trickle":
             return self._trickle()
         status, headers, answer = self._backend(body)
-        if not is_push or fault is None:
-            return self._answer(status, headers, answer)
-        if fault == "502-after":
-            return self._answer(502, [], b"Bad Gateway")
+        wrong = {
+            "502-after": (502, [], b"Bad Gateway"),
+            "redirect": (302, [("Location", self.path)], b""),
+            "say-more": (status, headers, answer + b"0000"),
+            "another-type": (status, [("Content-Type", "text/plain")], answer),
+        }
+        if not is_push or fault is None or fault in wrong:
+            return self._answer(*(wrong.get(str(fault)) if is_push else None) or (status, headers, answer))
         if fault == "truncate-reply":
             self._head(status, headers, len(answer))
             self.wfile.write(answer[: len(answer) // 2])
@@ -145,13 +171,32 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+def make_certificate(path: Path) -> Path:
+    """
+    Write a certificate of 127.0.0.1, signed by itself, with its key.
+    """
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    path.write_bytes(private + made.public_bytes(pem))
+    return path
+
+
 @contextlib.contextmanager
-def git_http_server(root: Path) -> Iterator[GitHttpServer]:
+def git_http_server(root: Path, certificate: Path | None = None) -> Iterator[GitHttpServer]:
     """
     Serve *root* for the block.
     """
     assert shutil.which("git")
-    with GitHttpServer(root) as server:
+    with GitHttpServer(root, certificate) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()
         try:

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from ferry.worker.dossier import in_one_line
 from ferry.worker.episodes.episodes import Episodes
-from ferry.worker.episodes.outcome import ASKED, Outcomes
+from ferry.worker.episodes.outcome import Outcomes
 from ferry.worker.errors import RepositoryError, WorkerError
 from ferry.worker.failures import Verdict
 from ferry.worker.git.parts import Part, Parts
-from ferry.worker.git.remote import Remote, ended_within_s
+from ferry.worker.git.remote import ASKED, Remote, ended_within_s
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Running
 from ferry.worker.ledger.ledger import Claim

@@ -16,7 +16,7 @@ from ferry.worker.episodes.episodes import Episodes, Told
 from ferry.worker.errors import NonFastForward, PushError, PushFailed, PushRefused
 from ferry.worker.failures import POLICIES, REWRITTEN, Reason, Verdict
 from ferry.worker.git.parts import Part
-from ferry.worker.git.remote import EXPRESS
+from ferry.worker.git.remote import ASKED, EXPRESS
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Refusal
 from ferry.worker.ledger.landings import Landing
@@ -26,9 +26,6 @@ from ferry.worker.observe.printable import many
 from ferry.worker.process.running import Finished
 from ferry.worker.repair.rescue import rescue
 from ferry.worker.settings import Settings
-
-# The rule of a verdict from asking the remote, after a push whose result git did not know.
-ASKED = "asked-the-remote"
 
 
 class Outcomes:

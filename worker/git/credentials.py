@@ -118,10 +118,26 @@ class Credentials:
         url = urlsplit(self.remotes.get(ORIGIN, ""))
         if self.token_file is None or url.scheme not in ("http", "https"):
             return []
-        host = url.netloc.rpartition("@")[2]
-        helper = f"credential.{url.scheme}://{host}.helper"
+        helper = f"credential.{url.scheme}://{_host(url.netloc)}.helper"
         # The empty value drops all other helpers, so that none of them stores the token.
         return [(helper, ""), (helper, _ANSWER)]
+
+    def login(self, url: str) -> str | None:
+        """
+        Return ``user:password`` for the HTTP host of *url*, from the file with the token; None: git asks its
+        credential helpers.
+        """
+        ours, other = urlsplit(self.remotes.get(ORIGIN, "")), urlsplit(url)
+        is_same = (ours.scheme, _host(ours.netloc)) == (other.scheme, _host(other.netloc))
+        if self.token_file is None or not is_same:
+            return None
+        try:
+            token = self.token_file.read_text().rstrip("\n")
+        except (OSError, UnicodeDecodeError):
+            return None
+        if not token or "\n" in token or "\0" in token:
+            return None
+        return token if ":" in token else f"x-access-token:{token}"
 
     def hang_up_command(self, remote: str) -> list[str] | None:
         """
@@ -178,6 +194,10 @@ class Credentials:
             path = _private_directory() / name
             return path if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH else None
         return None
+
+
+def _host(netloc: str) -> str:
+    return netloc.rpartition("@")[2]
 
 
 def _private_directory() -> Path:

@@ -31,6 +31,8 @@ _HANG_UP_TIMEOUT_S = 5.0
 _ASK_TIMEOUT_S = 30.0  # for git ls-remote of one ref; a fetch may take longer
 # The rule of a verdict from the express lane.
 EXPRESS = "express"
+# That of a verdict from asking the remote, after a push of unknown result.
+ASKED = "asked-the-remote"
 # git fetches to this ref, which no configuration and no person uses.
 _FETCHED = "refs/ferry/fetched"
 
@@ -70,7 +72,7 @@ class Pushed(Finished):
         """
         verdict = self.verdict
         if ride.is_doubtful and verdict.reason == "up-to-date":
-            verdict = replace(verdict, reason="pushed")  # by the ride
+            verdict = replace(verdict, reason="pushed", rule=ASKED)  # by the ride
         return replace(self, verdict=verdict, duration_s=self.duration_s + ride.took_s)
 
 

@@ -8,6 +8,7 @@ one of those below: keys that do not concern a push, and keys that Ferry overrid
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from ferry.worker.git.repository import Repository
 
 # Files that are included and do not exist yet are not among those that are looked at for changes.
 _KNOWN_FOR_S = 60.0
+_ABOUT_HTTP = re.compile(r"http\.|remote\..*\.proxy")
 _NAMES = ("GIT_CONFIG", "HOME", "XDG_CONFIG_HOME")  # variables that say where the configuration is
 
 _SECTIONS = frozenset({
@@ -53,14 +55,18 @@ class _Answer:
     state: object
     at: float
     is_plain: bool
+    is_plain_over_http: bool
 
 
 _answers: dict[Path, _Answer] = {}
 
 
-def is_plain(repository: Repository) -> bool:
+def is_plain(repository: Repository, *, over_http: bool = False) -> bool:
     """
     Whether the configuration, of all scopes, has nothing that the express lane does not honour.
+
+    Args:
+        over_http: Whether the remote is reached over HTTP or HTTPS.
 
     The answer is remembered until a file of the configuration changes, at most for a minute: to ask git takes
     as long as a part of the push.
@@ -70,15 +76,16 @@ def is_plain(repository: Repository) -> bool:
         return False
     known = _answers.get(path)
     if known and now - known.at < _KNOWN_FOR_S and known.state == _state(known.files, given):
-        return known.is_plain
+        return known.is_plain_over_http if over_http else known.is_plain
     try:
         configured = read_all(path, given)
     except RepositoryError:
         return False
     files = frozenset({*_usual_files(path, given), *(each.origin for each in configured)})
     plain = all(each.key.partition(".")[0] in _SECTIONS or each.key in _KEYS for each in configured)
-    _answers[path] = _Answer(files, _state(files, given), now, plain)
-    return plain
+    plain_over_http = plain and not any(_ABOUT_HTTP.match(each.key) for each in configured)
+    _answers[path] = _Answer(files, _state(files, given), now, plain, plain_over_http)
+    return plain_over_http if over_http else plain
 
 
 def _usual_files(git_dir: Path, given: Mapping[str, str]) -> set[str]:

@@ -15,14 +15,14 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from ferry.worker.git.environment import neighbours_environment
-from ferry.worker.git.express import standing
+from ferry.worker.git.express import standing, web
 from ferry.worker.git.express.allowed import is_plain
 from ferry.worker.git.express.pack import chain_of, pack_of
 from ferry.worker.git.express.standing import Program
+from ferry.worker.git.express.web import Place
 from ferry.worker.git.express.wire import DoubtError, read_advert, read_report, update
 from ferry.worker.git.repository import Repository
 from ferry.worker.observe.logs import log
@@ -80,26 +80,25 @@ def ride(
     Raises:
         RepositoryError: The remote-tracking ref cannot be read at the moment, or the ssh key not be prepared.
     """
-    old, program = repository.remote_head(remote), _program(repository, remote, url)
-    if not repository.express or old is None or program is None or (repository.path, url) in _closed:
+    old, way = repository.remote_head(remote), _way(repository, remote, url)
+    if not repository.express or old is None or way is None or (repository.path, url) in _closed:
         return Ride()
     begun, objects = time.monotonic(), repository.objects
     try:
         chain = chain_of(objects, old, commit)
-        if not is_plain(repository):
+        if not is_plain(repository, over_http=isinstance(way, Place)):
             return Ride()
-        push = _Push(standing.take(url, program), repository.ref, begun + timeout_s)
+        push = _pushing(way, url, repository.ref, begun + timeout_s, noted)
     except (DoubtError, OSError):
         return Ride()
-    noted = partial(noted, push.talk.group)
-    finished, doubt = push.make(lambda: pack_of(objects, old, chain), old=old, new=commit, noted=noted)
+    finished, doubt = push.make(lambda: pack_of(objects, old, chain), old=old, new=commit)
     took_s = time.monotonic() - begun
     if doubt:
         log().info("push.left_to_git", remote=remote, commit=commit, error=redact(doubt))
         _closed.add((repository.path, url))
         return Ride(is_doubtful=push.is_sent, took_s=took_s)
-    if finished and finished.exit_status == 0:
-        standing.prepare(url, program)
+    if finished and finished.exit_status == 0 and isinstance(way, Program):
+        standing.prepare(url, way)
     return Ride(finished=finished, took_s=took_s)
 
 
@@ -110,11 +109,14 @@ def open_again(repository: Repository, url: str) -> None:
     _closed.discard((repository.path, url))
 
 
-def _program(repository: Repository, remote: str, url: str) -> Program | None:
+def _way(repository: Repository, remote: str, url: str) -> Program | Place | None:
     """
-    Return what git would run to reach *url*; None: this is left to git.
+    Return how *url* is reached; None: this is left to git.
     """
-    given, credentials, stands = repository.git.given(), repository.credentials, False
+    given, credentials = repository.git.given(), repository.credentials
+    if url.startswith(("http://", "https://")):
+        return Place.of(url, given, credentials.login(url))
+    stands = False
     env = neighbours_environment(given) | credentials.environment(remote)
     path = url.removeprefix("file://")
     if path.startswith("/") and (path == url or "%" not in path):
@@ -130,6 +132,47 @@ def _program(repository: Repository, remote: str, url: str) -> Program | None:
     return Program(command=command, env=env, directory=repository.path, stands=stands)
 
 
+def _pushing(
+    way: Program | Place, url: str, ref: str, deadline: float, noted: Callable[[int], object]
+) -> _Push | _WebPush:
+    if isinstance(way, Place):
+        return _WebPush(way, ref, deadline)
+    return _Push(standing.take(url, way), ref, deadline, noted)
+
+
+class _WebPush:
+    """
+    One push over HTTP. No process is started, so there is none to note: what this process sends ends with it.
+
+    Attributes:
+        is_sent: Whether the remote has got a request.
+    """
+
+    def __init__(self, place: Place, ref: str, deadline: float) -> None:
+        self._place, self._ref, self._deadline = place, ref, deadline
+        self.is_sent = False
+        self._begun = time.monotonic()
+
+    def make(self, pack: Callable[[], bytes], *, old: str, new: str) -> tuple[Finished | None, str]:
+        """
+        Push; returns the outcome, or why it is in doubt.
+        """
+        said = Said(KEPT_BYTES)
+        status: int | None = 0
+        try:
+            content = pack()
+            self.is_sent = True
+            web.push(
+                self._place, self._ref, old=old, new=new, pack=content, said=said.add, deadline=self._deadline
+            )
+        except DoubtError as exc:
+            return None, str(exc)
+        except TimeoutError:
+            status = None
+        duration_s = time.monotonic() - self._begun
+        return Finished(exit_status=status, stdout="", stderr=said.text(), duration_s=duration_s), ""
+
+
 class _Push:
     """
     One push, through a talk with ``git receive-pack``.
@@ -138,20 +181,18 @@ class _Push:
         is_sent: Whether the remote has got a request.
     """
 
-    def __init__(self, talk: Talk, ref: str, deadline: float) -> None:
-        self.talk, self.ref, self.deadline = talk, ref, deadline
+    def __init__(self, talk: Talk, ref: str, deadline: float, noted: Callable[[int], object]) -> None:
+        self.talk, self.ref, self.deadline, self._noted = talk, ref, deadline, noted
         self.is_sent = False
         self._begun = time.monotonic()
 
-    def make(
-        self, pack: Callable[[], bytes], *, old: str, new: str, noted: Callable[[], object]
-    ) -> tuple[Finished | None, str]:
+    def make(self, pack: Callable[[], bytes], *, old: str, new: str) -> tuple[Finished | None, str]:
         """
         Push; returns the outcome, or why it is in doubt.
         """
         said, doubt, deadline = Said(KEPT_BYTES), "", self.deadline
         try:
-            noted()
+            self._noted(self.talk.group)
             content = pack()  # while the other side starts
             self._send(content, old, new)
             read_report(self._read, self.ref, said.add)
