@@ -16,7 +16,6 @@ from ferry.worker.failures import Verdict
 from ferry.worker.git.parts import Part, Parts
 from ferry.worker.git.remote import ASKED, Remote, ended_within_s
 from ferry.worker.git.repository import Repository
-from ferry.worker.ledger.entry import Running
 from ferry.worker.ledger.ledger import Claim
 from ferry.worker.observe.logs import log
 from ferry.worker.observe.tracing import span
@@ -194,14 +193,11 @@ class Attempt:
         return outcome is not None and outcome.is_joined
 
     def _send(self, part: Part) -> tuple[Finished, Verdict]:
-        try:
-            self._begin(part.timeout_s)
-            with span("git push", **{"ferry.remote": self._remote, "ferry.commit": part.commit}):
-                finished = Remote(self._repository, self._remote, timeout_s=part.timeout_s).push(
-                    part.commit, noted=lambda group: self._claim.write(running=Running.here(group))
-                )
-        finally:
-            self._claim.note(running=None)
+        self._begin(part.timeout_s)
+        told = {"ferry.remote": self._remote, "ferry.commit": part.commit}
+        with span("git push", **told), self._claim.pushing() as noted:
+            there = Remote(self._repository, self._remote, timeout_s=part.timeout_s)
+            finished = there.push(part.commit, noted=noted)
         verdict = finished.verdict
         if verdict.ambiguous and not verdict.landed:
             verdict = self._settle(part.commit, verdict)

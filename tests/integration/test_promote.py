@@ -4,6 +4,7 @@ A replica becomes the primary, nothing that origin had is lost, and the old prim
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ferry.worker.after.hooks import Hook
 from ferry.worker.bootstrap import build
 from ferry.worker.errors import PushRefused, ReconcileError
 from ferry.worker.failures import Verdict
-from ferry.worker.files.places import fence_record
+from ferry.worker.files.places import fence_record, remotes_directory
 from ferry.worker.git.remote import Remote
 from ferry.worker.ledger.operators import FERRY
 from ferry.worker.repair.fence import fence_of, is_fenced, lift
@@ -416,3 +417,14 @@ def test_functions_after_commits_go_on_where_those_of_the_old_primary_were(
     new.serve([hook])
     new.call(hook)
     assert Path("told").read_text().split() == [*commits, there.head()]
+
+
+def test_the_push_of_a_promotion_is_noted_so_that_another_process_can_end_it(
+    replica_env, there, copy, tmp_path
+):
+    entry, seen = remotes_directory(copy.path) / "origin.json", tmp_path / "seen.json"
+    there.hook("pre-receive", f"cp '{entry}' '{seen}'")
+    promoter = _promoter(replica_env)
+    promoter.promote(force=False, by=FERRY)
+    assert json.loads(seen.read_text())["running"]["group"] > 1
+    assert json.loads(entry.read_text())["running"] is None

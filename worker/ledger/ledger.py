@@ -27,7 +27,7 @@ from ferry.worker.errors import LedgerError, RemoteBusyError
 from ferry.worker.files.atomic_json import replace_file, replace_or_overwrite
 from ferry.worker.files.locks import FileLock, LockTimeoutError
 from ferry.worker.ledger import events, landings, nudges
-from ferry.worker.ledger.entry import Entry, Stall, T, as_json, counted, from_json
+from ferry.worker.ledger.entry import Entry, Running, Stall, T, as_json, counted, from_json
 from ferry.worker.ledger.events import Event
 from ferry.worker.ledger.landings import Landing
 from ferry.worker.observe.logs import log
@@ -116,6 +116,17 @@ class Claim:
         self.note(**changes)
         self._store(durably=_must_last(before) or _must_last(self.entry))
         return self.entry
+
+    @contextmanager
+    def pushing(self) -> Iterator[Callable[[int], object]]:
+        """
+        Yield what notes the process group of a push before it begins, so that the next holder of the claim
+        can end the push if this process dies. The next ``write`` records that it has ended.
+        """
+        try:
+            yield lambda group: self.write(running=Running.here(group))
+        finally:
+            self.note(running=None)
 
     def take_nudge(self) -> bool:
         """

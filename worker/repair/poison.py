@@ -157,7 +157,8 @@ class _Scratch:
         """
         self.asked += 1
         self._claim.begin(2 * ended_within_s(self._timeout_s))
-        verdict = self._there.push(commit, branch=self.branch).verdict
+        with self._claim.pushing() as noted:
+            verdict = self._there.push(commit, branch=self.branch, noted=noted).verdict
         if verdict.landed:
             self._at = commit
         elif verdict.reason != "rejected":

@@ -79,7 +79,9 @@ class Promoter:
         except OSError as exc:
             raise RepositoryError(f"cannot promote: {exc}") from exc
         claim.begin(ended_within_s(timeout_s) + JOIN_S)
-        verdict = Remote(repository, ORIGIN, timeout_s=timeout_s).push(fence).verdict
+        with claim.pushing() as noted:
+            verdict = Remote(repository, ORIGIN, timeout_s=timeout_s).push(fence, noted=noted).verdict
+        claim.write()
         if verdict.reason == "non-fast-forward":
             return None
         if not (verdict.landed or (verdict.ambiguous and self._has_come(claim, fence))):

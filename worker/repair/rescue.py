@@ -30,7 +30,9 @@ def rescue(claim: Claim, settings: Settings, repository: Repository, head: str, 
     claim.begin(ended_within_s(settings.push_timeout_s))
     name = entry.rescue or f"rescue/{repository.branch}-{compact_utc(now)}"
     try:
-        finished = Remote(repository, remote, timeout_s=settings.push_timeout_s).push(head, branch=name)
+        there = Remote(repository, remote, timeout_s=settings.push_timeout_s)
+        with claim.pushing() as noted:
+            finished = there.push(head, branch=name, noted=noted)
         verdict = finished.verdict
         landed, detail = verdict.landed, in_one_line(finished, verdict)
     except RepositoryError as exc:
