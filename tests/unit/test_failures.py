@@ -99,6 +99,15 @@ def test_every_rule_decides_a_case():
     assert {rule.name for rule in (*REFUSED, *UNANSWERED)} - deciding == set()
 
 
+def test_every_rule_is_in_lower_case():
+    """
+    As the lines are in which it is looked for; a capital letter would match nothing.
+    """
+    patterns = {rule.name: re.sub(r"\\.", "", rule.pattern.pattern) for rule in (*REFUSED, *UNANSWERED)}
+
+    assert [name for name, pattern in patterns.items() if pattern != pattern.lower()] == []
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
