@@ -7,14 +7,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
-from ferry.worker.git.express import allowed, lane, standing
+from ferry.worker.git.express import allowed, lane, pushes, standing
 from ferry.worker.git.express.pack import chain_of, pack_of
 from ferry.worker.git.remote import EXPRESS, Pushed, Remote
 from ferry.worker.git.repository import Repository
@@ -232,6 +234,30 @@ def test_a_refusal_is_named_by_git_and_the_lane_stays_closed(push, data: Bare, r
     assert push().verdict.rule == EXPRESS
 
 
+def test_a_remote_of_a_kind_that_the_lane_does_not_know_is_tried_less_and_less(
+    push, data: Bare, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+):
+    key = deployment.settings.data_repo_path, deployment.repository.url_of("origin")
+    monkeypatch.setattr("ferry.worker.git.express.wire._NEEDED", frozenset({"what no server has"}))
+    waits = []
+    for _ in range(4):
+        with capture_logs() as logged:
+            data.commit("next")
+            assert push().verdict.rule == GIT
+        assert [event["event"] for event in logged] == ["push.left_to_git"]
+        waits.append(round(max(0.0, lane._doubts[key].closed_until - time.monotonic())))
+        data.commit("at once")
+        if waits[-1]:
+            assert push().verdict.rule == GIT
+        lane._doubts[key].closed_until = 0.0
+    assert waits == [0, 60, 120, 240]
+
+    monkeypatch.undo()
+    data.commit("known again")
+    assert push().verdict.rule == EXPRESS
+    assert key not in lane._doubts
+
+
 def test_a_remote_that_has_moved_is_named_by_git(push, data: Bare, remote: Bare):
     theirs = remote.commit("theirs")
     data.commit("ours")
@@ -243,14 +269,14 @@ def test_a_remote_that_moves_after_it_has_listed_its_refs_is_not_overwritten(
     push, data: Bare, remote: Bare, monkeypatch: pytest.MonkeyPatch
 ):
     theirs = remote.git("commit-tree", "-p", "main", "-m", "theirs", "main^{tree}")
-    read_advert = lane.read_advert
+    read_advert = pushes.read_advert
 
     def moved(*arguments):
         found = read_advert(*arguments)
         remote.git("update-ref", "refs/heads/main", theirs)
         return found
 
-    monkeypatch.setattr(lane, "read_advert", moved)
+    monkeypatch.setattr(pushes, "read_advert", moved)
     data.commit("ours")
     assert push().verdict.reason == "non-fast-forward"
     assert remote.head() == theirs

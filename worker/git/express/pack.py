@@ -32,6 +32,13 @@ _DELTA = 7  # against an object that is named
 _TREE, _MODULE = b"40000", b"160000"
 _WHOLE_ENTRIES = re.compile(rb"(?:[0-7]{5,6} [^\0]+\0.{20})*", re.DOTALL)
 
+
+class UnfitError(DoubtError):
+    """
+    What is to be pushed is not for the express lane: it is too much, or it cannot be read.
+    """
+
+
 _Entries = dict[bytes, tuple[bytes, str]]  # mode and object, by name
 
 
@@ -40,11 +47,11 @@ def chain_of(objects: Objects, old: str, new: str) -> list[str]:
     Return the commits that *new* has and *old* lacks, oldest first.
 
     Raises:
-        DoubtError: *new* does not stand on *old*, each commit with one parent; or there are too many.
+        UnfitError: *new* does not stand on *old*, each commit with one parent; or there are too many.
     """
     chain = objects.lineage(old, new, longest=_MOST_COMMITS)
     if not chain:
-        raise DoubtError("it is not a few commits in a row")
+        raise UnfitError("it is not a few commits in a row")
     return chain[::-1]
 
 
@@ -53,7 +60,7 @@ def pack_of(objects: Objects, old: str, chain: Sequence[str]) -> bytes:
     Return a pack of everything that the commits of *chain* have and *old* lacks.
 
     Raises:
-        DoubtError: An object cannot be read, or there is too much of it.
+        UnfitError: An object cannot be read, or there is too much of it.
     """
     pack = _Pack(objects)
     try:
@@ -64,7 +71,7 @@ def pack_of(objects: Objects, old: str, chain: Sequence[str]) -> bytes:
             pack.walk(before, tree)
             before = tree
     except (gitsheets.GitsheetsError, OSError) as exc:
-        raise DoubtError(str(exc)) from exc
+        raise UnfitError(str(exc)) from exc
     return pack.content()
 
 
@@ -110,7 +117,7 @@ class _Pack:
         self._entries.append(entry)
         self._size += len(entry)
         if len(self._entries) > _MOST_OBJECTS or self._size > _MOST_BYTES:
-            raise DoubtError("it is too much for the express lane")
+            raise UnfitError("it is too much for the express lane")
         return content
 
     def content(self) -> bytes:
@@ -201,6 +208,6 @@ def _take(tree: bytes, at: int, entries: _Entries) -> int:
     """
     entry = ENTRIES.match(tree, at)
     if entry is None:
-        raise DoubtError("a tree cannot be read")
+        raise UnfitError("a tree cannot be read")
     entries[entry[2]] = entry[1], entry[3].hex()
     return entry.end()
