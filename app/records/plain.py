@@ -2,8 +2,8 @@
 Reading records as gitsheets writes most of them: many at once, in a fifth of its time.
 
 The text of a *plain* record is a line ``name = value`` for each field, sorted by name, whose value is a
-string, a number, a boolean or a list of these, written as JSON writes it too. So it turns into JSON by
-replacing the separators, and Python's JSON parser is fast. gitsheets reads every other text.
+string, a number, a boolean or a list of these, written as JSON writes it too, or a date-time. So it turns
+into JSON by replacing the separators, and Python's JSON parser is fast. gitsheets reads every other text.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import compress
 
 from ferry.app.records.codec import Record
@@ -21,8 +22,13 @@ _CHARACTERS = r'[^"\\\x00-\x1f\x7f\ud800-\udfff]*+'
 _STRING = rf'"{_CHARACTERS}(?:\\["\\bfnrt]{_CHARACTERS})*+"'
 _NUMBER = r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,17})?"
 _SCALAR = f"(?:{_STRING}|{_NUMBER}|true|false)"
-_RECORD = rf"(?:[A-Za-z0-9_-]++ = (?:{_SCALAR}|\[(?:{_SCALAR}(?:, {_SCALAR})*+)?\])\n)++"
+_DATE_TIME = "[1-9][0-9]{3}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}Z"
+_RECORD = rf"(?:[A-Za-z0-9_-]++ = (?:{_SCALAR}|{_DATE_TIME}|\[(?:{_SCALAR}(?:, {_SCALAR})*+)?\])\n)++"
 _RECORDS = re.compile(rf"{_RECORD}(?:\0{_RECORD})*+")
+_DATE_TIMES = re.compile(rf" = ({_DATE_TIME})\n")
+# A date-time becomes a number with an exponent, which no other number of a plain record has.
+_EXPONENT = "e0"
+_DIGITS = str.maketrans({"-": None, "T": None, ":": None, "Z": _EXPONENT})
 
 
 def read_plain(contents: Sequence[bytes]) -> list[Record | None]:
@@ -45,12 +51,22 @@ def _read(contents: Sequence[bytes]) -> list[Record] | None:
     text = _text(contents)
     if not _is_plain(text):
         return None
-    fields = text[:-1].replace("\n\0", '},{"').replace("\n", ',"').replace(" = ", '":')
-    records: list[Record] = json.loads(f'[{{"{fields}}}]')
+    numbered = _DATE_TIMES.sub(lambda found: f" = {found[1].translate(_DIGITS)}\n", text)
+    fields = numbered[:-1].replace("\n\0", '},{"').replace("\n", ',"').replace(" = ", '":')
+    try:
+        records: list[Record] = json.loads(f'[{{"{fields}}}]', parse_float=_number)
+    except ValueError:  # there is no such day
+        return None
     # A field that occurs twice is a fault, which gitsheets names. A file with NUL in it would be two.
     is_whole = sum(map(len, records)) == text.count("\n") and len(records) == len(contents)
     are_sorted = all(list(names) == sorted(names) for names in set(map(tuple, records)))
     return records if is_whole and are_sorted else None
+
+
+def _number(text: str) -> float | datetime:
+    if text.endswith(_EXPONENT):
+        return datetime.fromisoformat(f"{text[:8]}T{text[8:14]}Z")
+    return float(text)
 
 
 def _text(contents: Sequence[bytes]) -> str:

@@ -82,7 +82,8 @@ def _warm(built: Services) -> None:
     """
     Read the sheets, so that the first list of a large one is as fast as the next.
     """
-    with contextlib.suppress(RepositoryError, gitsheets.GitsheetsError):  # requests report it
+    # Requests report what is wrong with the repository. RuntimeError: the process ends, and starts no thread.
+    with contextlib.suppress(RepositoryError, gitsheets.GitsheetsError, RuntimeError):
         built.listing.warm(built.store.snapshot())
 
 

@@ -5,6 +5,7 @@ That records which are read by way of JSON are those that gitsheets reads.
 from __future__ import annotations
 
 import tomllib
+from datetime import UTC, datetime
 
 import gitsheets
 import pytest
@@ -26,12 +27,16 @@ SCALARS = st.one_of(
     st.booleans(),
     st.floats(allow_nan=False, allow_infinity=False),
     st.decimals(-(10**6), 10**6, places=3).map(float),
+    st.datetimes(timezones=st.just(UTC)).map(
+        lambda at: at.replace(microsecond=at.microsecond // 500000 * 500000)
+    ),
 )
 RECORDS = st.dictionaries(NAMES, st.one_of(SCALARS, st.lists(SCALARS, max_size=3)), max_size=5)
 # What somebody may write by hand.
 PIECES = st.sampled_from([
     "a", "b", " = ", "=", "\n", "1", "-", "0", ".", "e5", "_", '"', "'", "\\", "\\u00e9", "\\n", "true", "[",
-    "]", ", ", "#", "2026-01-31", "\r\n", " ", "{", "}", "\ufeff", "\0", "é",
+    "]", ", ", "#", "2026-01-31", "2026-02-30T10:00:00Z", "2024-02-29T23:59:60Z", "2024-02-29T24:00:00Z",
+    "\r\n", " ", "{", "}", "\ufeff", "\0", "é",
 ])  # fmt: skip
 
 
@@ -58,6 +63,7 @@ def test_what_is_written_by_hand_is_read_as_gitsheets_reads_it_or_left_to_it(tex
     "record",
     [
         {"age": 42, "name": "Person 42", "open": True, "price": -2.5, "slug": "p42"},
+        {"at": datetime(2026, 2, 28, 23, 59, 59, tzinfo=UTC), "price": 1.5},
         {"name": "Łódź, a=b? \t", "nothing": [], "skills": ["a", "b"], "years": [1, 2]},
     ],
 )
@@ -78,6 +84,7 @@ def test_a_record_of_texts_numbers_and_lists_is_plain(record):
         b'a = "x = y"\n',
         b'a = "\\ud83d"\n',
         b"a = 1979-05-27\n",
+        b"a = 2026-02-30T10:00:00Z\n",
         b"[a]\nb = 1\n",
         b"a = 1\n\0",
         b"a = 1\n\0b = 2\n",
