@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from ferry.app.dev.sentry_sink import SentrySink, sentry_sink
 from ferry.app.sheets import evaluation
 from ferry.worker.git import command, history
 from ferry.worker.git import remote as remote_module
-from ferry.worker.process import apart
+from ferry.worker.process import apart, running
 from ferry.worker.process.running import Finished
 from ferry.worker.watchdog import Watchdog
 from tests import nursery
@@ -143,6 +143,24 @@ def _apps_share_what_they_compile() -> Iterator[None]:
         patch.setattr(Rule, "compile", rule_once)
         patch.setattr(Environment, "compile", template_once)
         patch.setattr("celery._state._on_app_finalizers", set())
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _extensions_are_called_in_forks() -> Iterator[None]:
+    """
+    Fork the processes that call extensions' code from the nursery, where this process asks for one.
+    """
+    start = running._start
+
+    def start_or_fork(command: Sequence[str], stdin: Any, stdout: Any, **options: Any) -> Any:
+        is_child = command[1:3] == ["-P", "-m"] and command[3].startswith("ferry.")
+        if not is_child or not nursery.is_decided_alike(options["env"]):
+            return start(command, stdin, stdout, **options)
+        return nursery.start_child(command, stdout, env=options["env"], cwd=options["cwd"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "_start", start_or_fork)
         yield
 
 

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ferry.app.dev.nursery import Child, Nursery
 
@@ -28,6 +28,7 @@ _IMPORTED = (
     *("gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "uvicorn_worker", "sentry_sdk.integrations.flask"),
     *("sentry_sdk.integrations.celery", "ferry.worker.observe.sentry"),
     *("ferry.worker.bootstrap", "ferry.worker.tasks", "ferry.app.factory", "ferry.app.production"),
+    *("ferry.worker.hosting.inside", "ferry.worker.hosting.merge_writes", "ferry.worker.after.work"),
     *("ferry.app.cli.main", "ferry.app.cli.checks", "ferry.app.cli.exchange", "ferry.app.cli.pushes"),
     *("ferry.app.cli.branches", "ferry.app.cli.hooks", "ferry.app.cli.processes", "ferry.app.cli.promote"),
     *("ferry.app.cli.reconcile", "ferry.app.cli.repository", "ferry.app.cli.tokens"),
@@ -48,7 +49,7 @@ def spawn(
     Any other command is started in the ordinary way.
     """
     is_ours = Path(command[0]).parent == Path(sys.executable).parent
-    if not is_ours or _decided(env) != _decided(os.environ):
+    if not is_ours or not is_decided_alike(env):
         return subprocess.Popen(
             command,
             env=env,
@@ -79,6 +80,37 @@ def run(
             file.seek(0)
             said.append(file.read().decode())
     return subprocess.CompletedProcess(command, status, *said)
+
+
+_AS_A_CHILD = """
+import runpy, sys
+del sys.path[0], sys.modules[{module!r}]
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
+
+
+def start_child(command: Sequence[str], stdout: IO[bytes], *, env: Mapping[str, str], cwd: Path) -> Any:
+    """
+    Start a process that calls extensions' code, ``python -P -m MODULE PARENT …``, as a fork.
+
+    It has standard error as a pipe, as a ``subprocess.Popen`` has, and ends with the nursery.
+    """
+    _, _, _, module, _, *arguments = command
+    script = _AS_A_CHILD.format(module=module)
+    nursery = _nursery()
+    ours, theirs = os.pipe()
+    with os.fdopen(theirs, "wb") as errors:
+        command = [sys.executable, "-c", script, str(nursery.pid), *arguments]
+        child: Any = nursery.fork(command, env=env, directory=cwd, output=stdout, errors=errors)
+    child.stdin, child.stdout, child.stderr = None, None, os.fdopen(ours, "rb", 0)
+    return child
+
+
+def is_decided_alike(env: Mapping[str, str]) -> bool:
+    """
+    Whether a fork of the nursery differs in nothing from a process with *env*.
+    """
+    return _decided(env) == _decided(os.environ)
 
 
 @cache

@@ -109,6 +109,7 @@ class Nursery:
                 pass_fds=[theirs.fileno()], env=env, cwd=directory, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             )  # fmt: skip
+        self.pid = self._process.pid
         atexit.register(self.close)
 
     def fork(
