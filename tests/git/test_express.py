@@ -205,11 +205,11 @@ def test_a_configuration_that_is_not_there_yet_is_found_after_a_minute(deploymen
     path, repository = deployment.settings.data_repo_path, deployment.repository
     with (path / "config").open("a") as config:
         config.write(f"[include]\n path = {path}/later\n")
-    assert allowed.is_plain(repository)
+    assert allowed.is_plain(path, repository.git.given())
     (path / "later").write_text("[core]\n gitProxy = x\n")
     known = allowed._answers[path]
     monkeypatch.setitem(allowed._answers, path, replace(known, at=known.at - 60))
-    assert not allowed.is_plain(repository)
+    assert not allowed.is_plain(path, repository.git.given())
 
 
 # --- What is wrong there ---

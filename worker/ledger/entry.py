@@ -305,7 +305,14 @@ def as_json(thing: Any) -> bytes:
 def from_json(kind: type[T], content: bytes) -> T | None:
     """
     Parse the result of ``as_json``; None if it is damaged, or an incompatible version of Ferry wrote it.
+
+    The last results are kept: a push reads the same entry several times, and an entry never changes.
     """
+    return cast("T | None", _parsed(cast(Any, kind), content))
+
+
+@lru_cache(maxsize=32)
+def _parsed(kind: type[Any], content: bytes) -> Any:
     try:
         value = _read(kind, json.loads(content))
     except (TypeError, ValueError, RecursionError):

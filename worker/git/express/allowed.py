@@ -17,7 +17,6 @@ from pathlib import Path
 from ferry.worker.errors import RepositoryError
 from ferry.worker.git.config import read_all
 from ferry.worker.git.environment import CONFIGURATION
-from ferry.worker.git.repository import Repository
 
 # Files that are included and do not exist yet are not among those that are looked at for changes.
 _KNOWN_FOR_S = 60.0
@@ -61,17 +60,19 @@ class _Answer:
 _answers: dict[Path, _Answer] = {}
 
 
-def is_plain(repository: Repository, *, over_http: bool = False) -> bool:
+def is_plain(path: Path, given: Mapping[str, str], *, over_http: bool = False) -> bool:
     """
     Whether the configuration, of all scopes, has nothing that the express lane does not honour.
 
     Args:
+        path: The data repository.
+        given: Variables that were set from outside.
         over_http: Whether the remote is reached over HTTP or HTTPS.
 
     The answer is remembered until a file of the configuration changes, at most for a minute: to ask git takes
     as long as a part of the push.
     """
-    path, given, now = repository.path, repository.git.given(), time.monotonic()
+    now = time.monotonic()
     if any(name.startswith("GIT_TRACE") or name == "GIT_CURL_VERBOSE" for name in given):
         return False
     known = _answers.get(path)

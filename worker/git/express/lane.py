@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,13 +110,14 @@ def ride(
     doubts = _doubts.get((repository.path, url))
     if not repository.express or (doubts and time.monotonic() < doubts.closed_until):
         return Ride()
-    old, way = repository.remote_head(remote), _way(repository, remote, url)
+    given = repository.git.given()
+    old, way = repository.remote_head(remote), _way(repository, remote, url, given)
     if old is None or way is None:
         return Ride()
     begun, objects = time.monotonic(), repository.objects
     try:
         chain = chain_of(objects, old, commit)
-        if not is_plain(repository, over_http=isinstance(way, Place)):
+        if not is_plain(repository.path, given, over_http=isinstance(way, Place)):
             return Ride()
         wanted = Wanted(ref=repository.ref, old=old, new=commit, pack=partial(pack_of, objects, old, chain))
         deadline = begun + timeout_s
@@ -146,11 +147,11 @@ def open_again(repository: Repository, url: str) -> None:
         doubts.git_has_pushed()
 
 
-def _way(repository: Repository, remote: str, url: str) -> Program | Place | None:
+def _way(repository: Repository, remote: str, url: str, given: Mapping[str, str]) -> Program | Place | None:
     """
     Return how *url* is reached; None: this is left to git.
     """
-    given, credentials = repository.git.given(), repository.credentials
+    credentials = repository.credentials
     if url.startswith(("http://", "https://")):
         return Place.of(url, given, credentials.login(url))
     stands = False
