@@ -98,6 +98,28 @@ def test_a_path_belongs_to_whom_the_rules_say(place, owner):
     assert (found and (found.sheet.name, found.path, found.attachment)) == owner
 
 
+@pytest.mark.parametrize("directory", ["", "people", "docs", "docs/a", "docs/days/2026/01"])
+def test_many_names_belong_to_a_sheet_as_each_by_itself(directory):
+    names = [
+        "jane.toml",
+        "user-1.toml",
+        "jane.md",
+        "steps.toml",
+        ".toml",
+        "..toml",
+        ".git.toml",
+        ".a.toml",
+        "toml",
+        "a",
+    ]
+    above = directory.split("/") if directory else []
+    domain = TOWN.domain(above)
+    for sheet in domain.sheets:
+        owners = [TOWN.owner("/".join([*above, name]), FILES.__contains__) for name in names]
+        mine = [each.path if each and each == Owner(sheet, each.path) else None for each in owners]
+        assert domain.paths(sheet, names) == mine
+
+
 def test_a_declaration_that_cannot_be_used_keeps_its_wall():
     notes = _sheet("notes", None, "${{ p/** }}")
     territory = Territory({"notes": notes, "people": SheetConfigError("broken")}, ["people"])
