@@ -166,9 +166,8 @@ def test_many_commits_a_merge_and_a_large_file_are_left_to_git(push, data: Bare,
     assert push().verdict.rule == EXPRESS
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
+def test_a_configuration_that_the_lane_does_not_know_closes_it_at_once(push, data: Bare):
+    for key, value in (
         ("url.elsewhere.insteadOf", "somewhere:"),
         ("core.sshCommand", "ssh -v"),
         ("core.gitProxy", "proxy"),
@@ -176,19 +175,13 @@ def test_many_commits_a_merge_and_a_large_file_are_left_to_git(push, data: Bare,
         ("a.new.section", "of a later git"),
         ("core.somethingNew", "true"),
         ("transfer.advertiseSID", "true"),
-    ],
-)
-def test_a_configuration_that_the_lane_does_not_know_leaves_it_at_once(
-    push, data: Bare, key: str, value: str
-):
-    data.commit("one")
-    assert push().verdict.rule == EXPRESS
-    data.git("config", key, value)
-    data.commit("two")
-    assert push().verdict.rule == GIT
-    data.git("config", "--unset", key)
-    data.commit("three")
-    assert push().verdict.rule == EXPRESS
+    ):
+        data.git("config", key, value)
+        data.commit("by git")
+        assert push().verdict.rule == GIT, key
+        data.git("config", "--unset", key)
+        data.commit("by the lane")
+        assert push().verdict.rule == EXPRESS, key
 
 
 def test_traces_are_git_s(push, data: Bare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -20,7 +20,7 @@ from ferry.worker.git.remote import ASKED, EXPRESS, Pushed, Remote
 from ferry.worker.git.repository import Repository
 from tests.git_http import GitHttpServer, git_http_server, make_certificate
 from tests.line import Deployment
-from tests.parts import Bare
+from tests.parts import Bare, wait_until
 
 GIT = "exit-status"
 
@@ -100,13 +100,14 @@ def test_a_push_is_one_request_on_a_kept_connection(way: Way):
 
 
 @pytest.mark.parametrize("how", ["the server", "its age"])
-def test_a_connection_that_has_ended_is_opened_again(way: Way, how: str):
+def test_a_connection_that_has_ended_is_opened_again(way: Way, how: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(web, "KEPT_FOR_S", 60.0 if how == "the server" else 0.01)
     way.push()
-    [(place, known)] = web._known.items()
+    [known] = web._known.values()
     if how == "the server":
         known.connection.sock.shutdown(socket.SHUT_RD)
     else:
-        web._known[place] = web._Known(known.connection, known.capabilities, known.used_at - 61)
+        wait_until(lambda: known.connection.sock is None, what="the end of the connection")
     connections = way.server.connections
     assert way.push().verdict.rule == EXPRESS
     assert way.server.requests == ["POST /web.git/git-receive-pack"]

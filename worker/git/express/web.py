@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from ferry.worker.git.express.wire import DoubtError, Read, read_advert, read_report, update
 
-_KEPT_FOR_S = 60.0
+KEPT_FOR_S = 60.0
 _SERVICE = "git-receive-pack"
 _AGENT = "git/2 (ferry)"
 _PREAMBLE = f"001f# service={_SERVICE}\n0000".encode()
@@ -122,10 +122,11 @@ def _encoded(login: str) -> str:
 class _Known:
     connection: http.client.HTTPConnection
     capabilities: frozenset[str]
-    used_at: float
+    timer: threading.Timer
 
 
 _known: dict[Place, _Known] = {}
+_mutex = threading.Lock()
 
 
 def push(
@@ -150,7 +151,10 @@ def push(
         DoubtError: The server answered anything but a plain success.
         TimeoutError: It did not answer in time.
     """
-    known = _known.pop(place, None)
+    with _mutex:
+        known = _known.pop(place, None)
+    if known is not None:
+        known.timer.cancel()
     try:
         connection = known.connection if known else place.connection()
     except OSError as exc:
@@ -167,21 +171,33 @@ def push(
                 read_report(read, ref, said)
     except BaseException as exc:
         connection.close()
-        if not isinstance(exc, (OSError, EOFError, http.client.HTTPException)):
+        if not isinstance(exc, (OSError, EOFError, ValueError, http.client.HTTPException)):
             raise
         if time.monotonic() >= deadline:
             raise TimeoutError from exc
         raise DoubtError(f"{type(exc).__name__}: {exc}") from exc
-    _known[place] = _Known(connection, capabilities, time.monotonic())
+    timer = threading.Timer(KEPT_FOR_S, _hang_up_if_idle, (place, connection))
+    timer.daemon = True
+    with _mutex:
+        _known[place] = _Known(connection, capabilities, timer)
+    timer.start()
+
+
+def _hang_up_if_idle(place: Place, connection: http.client.HTTPConnection) -> None:
+    """
+    Close a connection that no push has used for a minute. What the server can do is remembered.
+    """
+    with _mutex:
+        if (known := _known.get(place)) and known.connection is connection:
+            connection.close()
 
 
 def _hang_up_if_stale(known: _Known) -> None:
     """
-    Close a connection that the server has closed, or that is too old; the next request opens it again.
+    Close a connection that the server has closed; the next request opens it again.
     """
     line = known.connection.sock
-    is_old = time.monotonic() - known.used_at > _KEPT_FOR_S
-    if line is not None and (is_old or select.select([line], [], [], 0)[0]):
+    if line is not None and select.select([line], [], [], 0)[0]:
         known.connection.close()
 
 
@@ -253,6 +269,8 @@ def _forget_parents() -> None:
     """
     Close this process's copies of the connections after a fork, without a word to the server.
     """
+    global _mutex
+    _mutex = threading.Lock()
     for known in _known.values():
         if known.connection.sock is not None:
             os.close(known.connection.sock.detach())
