@@ -21,7 +21,7 @@ from ferry.worker.git.loose import ObjectTooLargeError
 from ferry.worker.git.repository import Repository
 
 _FEW = 30  # git reads larger numbers than this: it takes 3 ms to start, and 0.004 ms for each blob
-_BATCH_BYTES = 8 << 20  # of blobs that git reads at once, while those before them are parsed
+_BATCH_BYTES = 2 << 20  # of blobs that git reads at once, while those before them are parsed
 _BATCH = 10_000  # blobs, likewise
 _PARSED_AT_ONCE = 1000  # records, which share the names of their fields in memory
 _BY_GITSHEETS_AT_ONCE = 256  # records; a fault in one has all of them parsed one by one
