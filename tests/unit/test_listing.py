@@ -162,9 +162,9 @@ def test_a_list_that_was_followed_is_the_one_that_is_read_afresh(bare, small_blo
                 assert snapshot.version(sheet, path) is not None
 
 
-def test_a_sheet_is_read_whole_where_one_of_its_objects_is_damaged(bare):
+def test_a_sheet_is_read_whole_where_one_of_its_objects_is_damaged_and_one_is_missing(bare):
     """
-    More records than are read one by one; git itself ends at the damaged one.
+    More records than are read one by one; git itself names the missing one, and ends at the damaged one.
     """
     branch = History(bare)
     places = [f"flat/n{number:03}.toml" for number in range(100)]
@@ -175,12 +175,13 @@ def test_a_sheet_is_read_whole_where_one_of_its_objects_is_damaged(bare):
     loose = bare.path / "objects" / blobs[50][:2] / blobs[50][2:]
     loose.chmod(0o644)
     loose.write_bytes(b"nothing of the kind")
+    (bare.path / "objects" / blobs[40][:2] / blobs[40][2:]).unlink()
 
     listed = Listing(Repository(bare.path, branch="main")).read(snapshot, snapshot.sheet("flat"))
 
-    assert [path for path, _ in listed.unreadable] == ["n050"]
-    assert "git fsck" in listed.unreadable[0][1]
-    assert [fields["damaged"] for _, fields in listed.records] == [n for n in range(100) if n != 50]
+    assert [path for path, _ in listed.unreadable] == ["n040", "n050"]
+    assert all("git fsck" in fault for _, fault in listed.unreadable)
+    assert [fields["damaged"] for _, fields in listed.records] == [n for n in range(100) if n not in (40, 50)]
     loose.unlink()
 
 
