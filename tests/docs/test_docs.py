@@ -12,7 +12,6 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.docs import extensions, licences
 from tests.docs.check import DOCS, Lacking, Reader, Wrong, pages
 
 PLACED = re.compile(
@@ -114,10 +113,14 @@ def test_every_picture_and_file_that_a_page_names_is_in_the_site(site):
 
 
 def test_the_licences_are_those_of_the_pins():
+    from tests.docs import licences  # here, because both take half a second, in every process that collects
+
     assert licences.PAGE.read_text() == licences.page(), "write it anew with: make licences"
 
 
 def test_the_reference_of_extensions_is_what_the_docstrings_say():
+    from tests.docs import extensions
+
     assert extensions.PAGE.read_text() == extensions.page(), "write it anew with: make extensions"
 
 

@@ -10,7 +10,6 @@ import threading
 
 import pytest
 from flask import Blueprint, Flask
-from openapi_spec_validator import validate
 
 from ferry import Extension
 from ferry.app.access import may_send
@@ -500,6 +499,8 @@ def test_a_nested_blueprint_is_of_the_extension_too(town, monkeypatch):
 
 
 def test_routes_are_in_the_openapi_document(town):
+    from openapi_spec_validator import validate  # here, because it takes a second
+
     document = town(ROUTES).get("/openapi.json").json
     validate(document)
     paths = document["paths"]
