@@ -5,6 +5,7 @@ The real parts that tests run against: repositories, a Valkey server, workers, a
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import math
 import os
@@ -80,6 +81,18 @@ hypothesis.settings.load_profile("repeatable")
 # A shell starts what it runs in the background with SIGINT ignored; what tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """
+    Let one process of a run compile a module of tests, and the others read what it has compiled.
+    """
+    if not isinstance(collector, pytest.Module):
+        return (yield)
+    with collector.path.open() as module:
+        fcntl.flock(module, fcntl.LOCK_EX)
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
