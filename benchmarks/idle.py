@@ -1,12 +1,16 @@
 """
-What a worker and an API process take when nothing happens, and what they have taken after many pushes.
+What a worker, beat and an API process take when nothing happens, and what they have taken after many pushes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -16,7 +20,9 @@ from ferry.app.dev.stack import LOOPBACK, accepts, free_port
 from tests.parts import wait_until
 
 _IDLE_S = 20.0
+_STOP_TIMEOUT_S = 30.0
 _MIB = 2**20
+_FERRY = str(Path(sys.executable).with_name("ferry"))
 
 
 def at_rest(ground: Ground, *, pushes: int) -> list[Figure]:
@@ -24,48 +30,39 @@ def at_rest(ground: Ground, *, pushes: int) -> list[Figure]:
     Processor time at rest, and memory before and after that many pushes.
     """
     site = ground.site("rest")
-    worker = ground.worker(site)
     port = free_port()
-    with (ground.directory / "rest-api.log").open("wb") as output:
-        api = subprocess.Popen(
-            [
-                sys.executable, "-m", "gunicorn", "--config", "python:ferry.app.production", "--bind",
-                f"{LOOPBACK}:{port}", "--threads", "8", "ferry.app:create_app(open_access=True)",
-            ],
-            cwd=ground.directory, env=site.env, stdout=output, stderr=output,
-        )  # fmt: skip
-    try:
-        wait_until(lambda: accepts(port), timeout_s=30, what="the API")
+    commands = {
+        "worker": [_FERRY, "worker", "--loglevel=INFO"],
+        "beat": [_FERRY, "beat"],
+        "API": [
+            sys.executable, "-m", "gunicorn", "--config", "python:ferry.app.production", "--bind",
+            f"{LOOPBACK}:{port}", "ferry.app:create_app(open_access=True)",
+        ],
+    }  # fmt: skip
+    with _started(commands, ground.directory, site.env) as pids:
+        wait_until(lambda: accepts(port), timeout_s=60, what="the API")
         # Every process of the pool has pushed once: what it loads then is no leak.
         _push(site, 60)
-        families = {"worker": _family(worker.pid), "API": _family(api.pid)}
+        families = {name: _family(pid) for name, pid in pids.items()}
         before = {name: cpu_s(family) for name, family in families.items()}
         time.sleep(_IDLE_S)
         busy = {name: 100 * (cpu_s(family) - before[name]) / _IDLE_S for name, family in families.items()}
         memory = {name: _resident(family) for name, family in families.items()}
         _push(site, pushes)
         grown = _resident(families["worker"]) / memory["worker"]
-    finally:
-        api.terminate()
-        api.wait(30)
-    figures = [
-        Figure(
-            name=f"idle {name}: processor", unit="% of a core", value=share, target="< 1 %", met=share < 1.0
-        )
-        for name, share in busy.items()
-    ]
-    figures += [
-        Figure(
-            name=f"idle {name}: resident, {len(families[name])} processes",
-            unit="MiB",
-            value=resident / _MIB,
-            target="stated",
-            met=None,
-        )
-        for name, resident in memory.items()
-    ]
+    together = sum(memory.values()) / _MIB
     return [
-        *figures,
+        *(
+            _idle(f"{name}: processor", "% of a core", share, "< 1 %", share < 1)
+            for name, share in busy.items()
+        ),
+        *(
+            _idle(
+                f"{name}: resident, {len(families[name])} processes", "MiB", resident / _MIB, "stated", None
+            )
+            for name, resident in memory.items()
+        ),
+        _idle("worker, beat and API: resident", "MiB", together, "< 200 MiB", together < 200),
         Figure(
             name=f"worker's memory after {pushes:,} pushes, by what it was",
             unit="×",
@@ -74,6 +71,29 @@ def at_rest(ground: Ground, *, pushes: int) -> list[Figure]:
             met=grown <= 1.05,
         ),
     ]
+
+
+def _idle(name: str, unit: str, value: float, target: str, met: bool | None) -> Figure:
+    return Figure(name=f"idle {name}", unit=unit, value=value, target=target, met=met)
+
+
+@contextmanager
+def _started(
+    commands: dict[str, list[str]], directory: Path, env: dict[str, str]
+) -> Iterator[dict[str, int]]:
+    """
+    Run each command for the block, none forked from a process that others share memory with; yields the
+    process ids.
+    """
+    with contextlib.ExitStack() as stack:
+        pids = {}
+        for name, command in commands.items():
+            output = stack.enter_context((directory / f"rest-{name}.log").open("wb"))
+            process = subprocess.Popen(command, cwd=directory, env=env, stdout=output, stderr=output)
+            stack.callback(process.wait, _STOP_TIMEOUT_S)
+            stack.callback(process.terminate)
+            pids[name] = process.pid
+        yield pids
 
 
 def _push(site: Site, count: int) -> None:

@@ -27,7 +27,7 @@ _IMPORTED = (
     *("celery.worker.worker", "kombu.transport.redis"),
     *("gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "uvicorn_worker", "sentry_sdk.integrations.flask"),
     *("sentry_sdk.integrations.celery", "ferry.worker.observe.sentry"),
-    *("ferry.worker.bootstrap", "ferry.worker.tasks", "ferry.app.factory", "ferry.app.production"),
+    *("ferry.worker.roles.worker", "ferry.worker.roles.beside", "ferry.app.factory", "ferry.app.production"),
     *("ferry.worker.hosting.inside", "ferry.worker.hosting.merge_writes", "ferry.worker.after.work"),
     *("ferry.app.cli.main", "ferry.app.cli.checks", "ferry.app.cli.exchange", "ferry.app.cli.pushes"),
     *("ferry.app.cli.branches", "ferry.app.cli.hooks", "ferry.app.cli.processes", "ferry.app.cli.promote"),

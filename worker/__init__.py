@@ -7,7 +7,7 @@ whether to push now, ``attempt`` makes one attempt, ``git.remote`` runs the one
 command that leaves the machine, and ``failures`` names what went wrong. ``episodes``
 records it in the ``ledger``, and ``paging`` wakes a person.
 ``sweep`` and ``watchdog`` find what was missed. ``bootstrap`` puts all parts
-together, once for each process.
+together, once for each process, and ``roles`` are the processes beside the API's.
 
 Each subpackage has one subject: ``git`` the data repository, ``files`` Ferry's own files in it, ``ledger``
 the record of each remote, ``turns`` who acts next, ``episodes`` what follows a failure, ``broker`` Celery and
@@ -34,11 +34,11 @@ def __getattr__(name: str) -> Any:
     """
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ferry.worker.bootstrap import start_worker
+    from ferry.worker import roles
     from ferry.worker.errors import WorkerError
 
     try:
-        built = start_worker()
+        built = roles.start()
     except WorkerError as exc:
         # A traceback would bury the one line that names the wrong variable.
         sys.exit(f"ferry: {exc}")

@@ -7,12 +7,12 @@ variables as the environment of that repository's API. The processes of the work
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from dotenv.parser import parse_stream
 
-from ferry.worker.errors import SettingsError
+from ferry.worker.errors import RepositoryError, SettingsError
 from ferry.worker.settings import PREFIX, Settings, absolute_path
 
 VARIABLE = "CFP_DATA_REPOSITORIES"
@@ -74,6 +74,47 @@ def settings_of(environments: Environments) -> dict[str, Settings]:
     if problems:
         raise SettingsError("; ".join(problems))
     return found
+
+
+def queue_of(identity: str) -> str:
+    """
+    Return the name of a repository's queue: several repositories share one broker and one Flower.
+    """
+    return f"push.{identity}"
+
+
+def queues_of(found: Mapping[str, Settings], identify: Callable[[Settings], str]) -> dict[str, str]:
+    """
+    Return the name of the repository of each queue.
+
+    Args:
+        identify: Returns a repository's identity.
+
+    Raises:
+        RepositoryError: A repository cannot be identified, or two names are of the same.
+    """
+    names: dict[str, str] = {}
+    problems = []
+    for name, settings in found.items():
+        try:
+            queue = queue_of(identify(settings))
+            if queue in names:
+                raise RepositoryError(_same(found[names[queue]], settings, names[queue]))
+            names[queue] = name
+        except RepositoryError as exc:
+            problems.append(told_of(name, exc))
+    if problems:
+        raise RepositoryError("; ".join(problems))
+    return names
+
+
+def _same(one: Settings, other: Settings, name: str) -> str:
+    if one.data_repo_path.samefile(other.data_repo_path):
+        return f"is the repository of {name}.env; remove one of the two files"
+    return (
+        f"{other.data_repo_path} has the ferry.id of {one.data_repo_path}, so one is a copy of the other; "
+        "run in the copy, before you start its API again: git config --unset ferry.id"
+    )
 
 
 def told_of(name: str, problem: Exception) -> str:

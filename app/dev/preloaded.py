@@ -15,10 +15,10 @@ from ferry.app.dev.nursery import Nursery
 
 _IMPORTED = (
     *("celery.bin.celery", "celery.apps.worker", "celery.apps.beat", "celery.concurrency.prefork"),
-    *("celery.worker.worker", "ferry.app.cli.processes", "ferry.worker.bootstrap"),
+    *("celery.worker.worker", "ferry.app.cli.processes", "ferry.worker.roles.worker"),
     *("ferry.worker.broker.connection", "ferry.worker.broker.consumer"),
     *("gunicorn.app.wsgiapp", "ferry.app.server.worker", "ferry.app.factory"),
-    *("ferry.app.clients.neighbours", "ferry.worker.observe.flower"),
+    *("ferry.app.clients.neighbours", "ferry.worker.observe.flower", "ferry.worker.roles.beside"),
 )
 
 

@@ -144,6 +144,8 @@ class Stack:
         listen = [f"--address={LOOPBACK}", f"--port={self.flower_port}"]
         gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:ferry.app.production"]
         options = ["--bind", f"{LOOPBACK}:{self.port}", "--graceful-timeout", "5", "--log-level", "warning"]
+        # By default gunicorn works where the process was that imported it.
+        options += ["--chdir", str(self.directory)]
         worker_stop_s = self.pipeline.settings.push_timeout_s + _STOP_TIMEOUT_S
         return [
             _Part("worker", [*ferry, "worker", "--loglevel=INFO"], worker_stop_s),

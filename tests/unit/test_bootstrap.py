@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ferry.worker.bootstrap import build, build_beside, subcommand
+from ferry.worker.bootstrap import build
 from ferry.worker.errors import RepositoryError
+from ferry.worker.roles import beside, subcommand
 
 REDIS = {"CFP_REDIS_URL": "redis://127.0.0.1:1/0"}
 
@@ -28,7 +29,7 @@ def test_beat_reads_the_queues_name_and_writes_nothing(data, monkeypatch):
     before = looks(data.path)
     monkeypatch.setattr(os, "access", lambda *_: False)
 
-    beat = build_beside("beat", {"": env})
+    beat = beside.build("beat", {"": env})
 
     assert [each["options"]["queue"] for each in beat.conf.beat_schedule.values()] == [queue]
     assert looks(data.path) == before
@@ -37,18 +38,18 @@ def test_beat_reads_the_queues_name_and_writes_nothing(data, monkeypatch):
 def test_beat_may_be_the_first_to_start(data):
     env = {**REDIS, "CFP_DATA_REPO_PATH": str(data.path)}
 
-    beat = build_beside("beat", {"": env})
+    beat = beside.build("beat", {"": env})
 
     assert beat.conf.task_default_queue == build(env).queue
 
 
 def test_beat_says_what_is_wrong_with_the_repository(tmp_path):
     with pytest.raises(RepositoryError, match="make it with: ferry init"):
-        build_beside("beat", {"": {**REDIS, "CFP_DATA_REPO_PATH": str(tmp_path / "none.git")}})
+        beside.build("beat", {"": {**REDIS, "CFP_DATA_REPO_PATH": str(tmp_path / "none.git")}})
 
 
 def test_flower_needs_no_repository(tmp_path):
-    app = build_beside("flower", {"": {**REDIS, "CFP_DATA_REPO_PATH": str(tmp_path / "none.git")}})
+    app = beside.build("flower", {"": {**REDIS, "CFP_DATA_REPO_PATH": str(tmp_path / "none.git")}})
 
     assert app.conf.broker_url == REDIS["CFP_REDIS_URL"]
 

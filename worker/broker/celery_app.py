@@ -25,13 +25,6 @@ _AMQP_LONGEST_COUNTDOWN_S = 600.0
 _MOST_SLOTS = 16  # slots for several repositories; each is a process
 
 
-def queue_of(identity: str) -> str:
-    """
-    Return the name of a repository's queue: several repositories share one broker and one Flower.
-    """
-    return f"push.{identity}"
-
-
 def build_celery(served: Mapping[str, Settings], *, publisher: bool, places: int = 0) -> Celery:
     """
     Build the Celery app of a process, without tasks.

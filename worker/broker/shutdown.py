@@ -1,14 +1,9 @@
 """
-Orderly ends: a pool process finishes its push first, and beat ends at once.
+Orderly ends: a pool process finishes its push first.
 
 A supervisor, or a terminal that closes, may signal the whole process group. Celery's main process then waits
 for its tasks, but SIGTERM would end the pool process that runs one. So SIGTERM is deferred while a task runs.
 A long task that can stop half-way without loss is interrupted instead.
-
-Celery ends beat by an exception in the signal handler
-(https://github.com/celery/celery/blob/main/celery/apps/beat.py). Where that interrupts a message on its way
-to Redis, the clean-up may raise another, which beat logs before it goes on for ever. Beat holds no state
-that could be lost, so the process exits in the handler.
 """
 
 from __future__ import annotations
@@ -17,12 +12,12 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import billiard.pool
-from celery.signals import beat_init, task_postrun, task_prerun, worker_process_init
+from celery.signals import task_postrun, task_prerun, worker_process_init
 from celery.worker import state
 
 _LOOKS_FOR_A_READER = 20  # a tenth of a second apart
@@ -113,32 +108,6 @@ def interrupt(task: str) -> None:
         if request.name == task and request.worker_pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(request.worker_pid, signal.SIGUSR1)
-
-
-def end_beat_at_once(arguments: Sequence[str]) -> None:
-    """
-    From now on, SIGTERM and SIGINT end beat at once, with status 0.
-
-    Args:
-        arguments: The command line, which says whether this process is beat.
-    """
-    if "beat" in arguments:
-        from celery.apps.beat import Beat  # not imported in a worker
-
-        # Celery's handler, set before the scheduler is made, ends beat with status 1 while that is made.
-        Beat.install_sync_handler = _listen
-        _listen()
-    beat_init.connect(_listen)  # for a beat that was started in another way
-
-
-def _listen(*_: Any, **__: Any) -> None:
-    if threading.current_thread() is threading.main_thread():  # otherwise it is embedded in a worker
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _end_now)
-
-
-def _end_now(number: int, frame: Any) -> None:
-    os._exit(0)
 
 
 def finish_tasks_first() -> None:

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from ferry.worker.errors import RepositoryError
-from ferry.worker.process.gitpython import git
 
 _GROUP, _EVERYBODY = 0o660, 0o664
 _NAMED = {"umask": 0, "group": _GROUP, "all": _EVERYBODY, "world": _EVERYBODY, "everybody": _EVERYBODY}
@@ -93,6 +92,8 @@ def sharing(git_dir: str) -> Sharing:
     Raises:
         RepositoryError: git does not know the value.
     """
+    from ferry.worker.process.gitpython import git  # a process that makes no file does without
+
     value = "umask"
     with git.Repo(git_dir) as repo, repo.config_reader() as config:
         # GitPython's names are case-sensitive, and git's are not.

@@ -14,6 +14,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 
+from ferry.worker.observe.logs import log
+
 Pairs = Iterable[tuple[str, str]]
 
 # Variables of Ferry and its libraries. They are kept from git, ssh, credential helpers, and hooks of a remote
@@ -145,6 +147,8 @@ def stay_here(environ: MutableMapping[str, str]) -> list[str]:
     if environ.get("GIT_CONFIG_COUNT", whole) != whole:  # with these gitsheets cannot open a repository
         environ["GIT_CONFIG_COUNT"] = whole
         found.append("GIT_CONFIG_COUNT")
+    if found:
+        log().warning("environment.ignored", variables=found)
     return found
 
 

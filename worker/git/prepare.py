@@ -72,24 +72,6 @@ def _prepare(settings: Settings) -> str:
         raise RepositoryError(f"cannot prepare {path}: {exc}") from exc
 
 
-def known_or_prepared(settings: Settings) -> str:
-    """
-    Return the identity of the data repository, for a process that does not write to it.
-
-    If an API or a worker has prepared the repository before, this writes nothing.
-
-    Raises:
-        RepositoryError: It has no identity yet, and cannot be prepared.
-    """
-    with (
-        contextlib.suppress(OSError, git.GitError, configparser.Error),
-        git.Repo(settings.data_repo_path) as repo,
-    ):
-        if identity := repo.config_reader("repository").get("ferry", "id", fallback=""):
-            return str(identity)
-    return prepare(settings)
-
-
 def _check(path: Path) -> None:
     # In Python 3.14 Path.exists() is False if access is denied.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):

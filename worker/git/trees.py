@@ -37,7 +37,14 @@ def tree_of(objects: Objects, commit: str) -> str:
     Raises:
         gitsheets.GitsheetsError: The commit is missing or damaged.
     """
-    return objects.kept(commit).partition(b"\n")[0].removeprefix(b"tree ").decode("ascii")
+    return tree_in(objects.kept(commit))
+
+
+def tree_in(commit: bytes) -> str:
+    """
+    Return the full object name of the tree that a commit's content names.
+    """
+    return commit.partition(b"\n")[0].removeprefix(b"tree ").decode("ascii")
 
 
 def with_files_of(

@@ -18,7 +18,7 @@ import gitsheets
 
 from ferry.worker.git.express.wire import DoubtError
 from ferry.worker.git.objects import Objects
-from ferry.worker.git.trees import ENTRIES, tree_of
+from ferry.worker.git.trees import ENTRIES, tree_in
 
 _MOST_COMMITS = 16
 _MOST_OBJECTS = 256
@@ -64,10 +64,10 @@ def pack_of(objects: Objects, old: str, chain: Sequence[str]) -> bytes:
     """
     pack = _Pack(objects)
     try:
-        before = tree_of(objects, old)
+        # Not from the cache of objects: each push has other commits, and a worker would keep them all.
+        before = tree_in(objects.read(old))
         for commit in chain:
-            pack.add("commit", commit, None)
-            tree = tree_of(objects, commit)
+            tree = tree_in(pack.add("commit", commit, None))
             pack.walk(before, tree)
             before = tree
     except (gitsheets.GitsheetsError, OSError) as exc:
