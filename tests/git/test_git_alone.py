@@ -15,6 +15,7 @@ import pytest
 from ferry.worker.errors import RepositoryError
 from ferry.worker.git.credentials import Credentials
 from ferry.worker.git.environment import environment, stay_here
+from ferry.worker.git.objects import Objects
 from ferry.worker.git.packs import Packs
 from ferry.worker.git.prepare import prepare
 from ferry.worker.git.remote import Remote
@@ -22,6 +23,8 @@ from ferry.worker.git.repository import Repository
 from tests.git_http import GitHttpServer
 from tests.line import Deployment
 from tests.parts import Bare, wait_until
+
+ANA = ("Ana", "ana@town.example")
 
 # What somebody may have configured, for good reasons elsewhere. {elsewhere} is another bare repository.
 HOSTILE = [
@@ -95,17 +98,27 @@ def _git(path: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def _point(git_dir: Path, ref: str, name: str) -> None:
+    (git_dir / ref).parent.mkdir(parents=True, exist_ok=True)
+    (git_dir / ref).write_text(f"{name}\n")
+
+
 def _prove(repository: Repository, data: Path, remote: Path, elsewhere: Path, ran: Path) -> None:
     """
     Push, ask and fetch while the branch is ahead already, and see that each did that and nothing more.
     """
-    tree, tip = _git(data, "rev-parse", "main^{tree}"), _git(data, "rev-parse", "main")
-    identity = ("-c", "user.name=Ana", "-c", "user.email=ana@town.example")
-    message = "é\n\nSheet: people"
-    ours = _git(data, *identity, "commit-tree", "-p", tip, "-m", message, tree)
-    ahead = _git(data, *identity, "commit-tree", "-p", ours, "-m", "ahead", tree)
-    _git(data, "update-ref", "refs/heads/main", ahead)
-    _git(data, *identity, "tag", "-m", "annotated, as followTags wants it", "v1", ours)
+    objects, message = repository.objects, "é\n\nSheet: people"
+    tip, tree = repository.head() or "", _git(data, "rev-parse", "main^{tree}")
+
+    def write(where: Objects, parent: str, message: str) -> str:
+        return where.write_commit(tree, (parent,), message, author=ANA, seconds=1_790_000_000)
+
+    ours = write(objects, tip, message)
+    ahead = write(objects, ours, "ahead")
+    _point(data, "refs/heads/main", ahead)
+    tag = f"object {ours}\ntype commit\ntag v1\ntagger Ana <ana@town.example> 1790000000 +0000\n\n"
+    annotated = objects.write("tag", f"{tag}annotated, as followTags wants it\n".encode())
+    _point(data, "refs/tags/v1", annotated)
 
     pushed = Remote(repository, "origin", timeout_s=20).push(ours)
 
@@ -117,15 +130,15 @@ def _prove(repository: Repository, data: Path, remote: Path, elsewhere: Path, ra
     [commit] = repository.log(ours, limit=1)
     assert (commit.hash, commit.message, commit.trailers) == (ours, message, {"Sheet": "people"})
 
-    theirs = _git(remote, *identity, "commit-tree", "-p", ours, "-m", "theirs", tree)
-    _git(remote, "update-ref", "refs/heads/main", theirs)
+    theirs = write(Objects(remote), ours, "theirs")
+    _point(remote, "refs/heads/main", theirs)
     stay_here(os.environ)  # as each process does at its start: a fetch leaves a pack, which gitsheets reads
     assert Remote(repository, "origin", timeout_s=20).fetch() == theirs == repository.remote_head("origin")
-    assert _git(data, "rev-parse", "refs/heads/main", "refs/remotes/origin/main") == f"{ahead}\n{theirs}"
-    assert _git(elsewhere, "for-each-ref") == ""
+    known = {"refs/heads/main": ahead, "refs/remotes/origin/main": theirs, "refs/tags/v1": annotated}
+    listed = _git(data, "for-each-ref", "--format=%(refname) %(objectname)").split()
+    assert dict(zip(listed[::2], listed[1::2], strict=True)) == known
+    assert not [path for path in (*elsewhere.glob("refs/**/*"), elsewhere / "packed-refs") if path.is_file()]
     assert not ran.exists()
-    known = {"refs/heads/main", "refs/remotes/origin/main", "refs/tags/v1"}
-    assert set(_git(data, "for-each-ref", "--format=%(refname)").split()) == known
     assert not (data / "FETCH_HEAD").exists()
 
 
