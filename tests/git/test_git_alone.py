@@ -439,7 +439,8 @@ def test_every_variable_that_names_a_repository_is_known_here():
 def test_a_hook_that_prints_without_end_costs_no_memory_and_holds_nobody(
     deployment: Deployment, data: Bare, remote: Bare
 ):
-    remote.hook("pre-receive", "echo first; yes 'a line' | head -c 12000000; echo; echo last; exit 1")
+    line = 10 * "a line of many "  # git takes its time for each
+    remote.hook("pre-receive", f"echo first; yes '{line}' | head -c 12000000; echo; echo last; exit 1")
     tracemalloc.start()
     try:
         pushed = Remote(deployment.repository, "origin", timeout_s=60).push(data.head() or "")
