@@ -216,3 +216,31 @@ def test_a_stall_on_a_full_disk_pages_once(
         assert claim is not None
         claim.write(last_failure=None)
     assert watched.ledger.read("origin").last_failure is None
+
+
+def test_a_page_that_no_full_disk_can_keep_is_the_same_each_time(
+    watched: Deployment, watchdog: Watchdog, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    The page is sent again until one is stored. Its name is made of when the episode began.
+    """
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    sent: list[float] = []
+
+    def not_kept(page: paging.Page, outbox: object) -> bool:
+        sent.append(page.since)
+        return False
+
+    monkeypatch.setattr("ferry.worker.ledger.ledger.replace_file", refuse)
+    monkeypatch.setattr("ferry.worker.episodes.episodes.page", not_kept)
+    monkeypatch.setattr("ferry.worker.episodes.episodes.is_configured", lambda: True)
+    watched.ledger.make("origin")
+    watchdog.check()
+    for _ in range(3):
+        clock.wind(60)
+        assert watchdog.check() == ["origin"]
+    assert len(sent) == 3
+    assert len(set(sent)) == 1

@@ -80,11 +80,13 @@ class Stall:
     A failure that a watchdog cannot write into the entry, because a hung process holds the claim.
 
     Attributes:
-        failure: The failure ``stalled``.
+        failure: The failure ``stalled``, when it was last noticed.
+        since: When its episode began, in seconds since the epoch; None: at that failure.
         paged: Whether its page was sent.
     """
 
     failure: Failure
+    since: float | None = None
     paged: bool = False
 
 
@@ -240,12 +242,13 @@ class Entry:
         Return the entry as if *stall* had been recorded in it.
         """
         reason, begins = stall.failure.reason, self.failing_since is None
+        since = stall.failure.at if stall.since is None else stall.since
         paged = (*self.paged, reason) if stall.paged and reason not in self.paged else self.paged
         return replace(
             self,
             last_failure=stall.failure,
-            failing_since=stall.failure.at if begins else self.failing_since,
-            needed_since=self.needed_since or stall.failure.at,
+            failing_since=since if begins else self.failing_since,
+            needed_since=self.needed_since or since,
             paged=paged,
             episodes=counted(self.episodes, reason) if begins else self.episodes,
             outcomes=counted(self.outcomes, reason),

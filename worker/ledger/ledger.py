@@ -177,9 +177,10 @@ class Sighting(Claim):
         """
 
     def _store(self, *, durably: bool) -> None:
-        failure = self.entry.last_failure
-        if failure is not None:
-            stall = Stall(failure=failure, paged=failure.reason in self.entry.paged)
+        entry = self.entry
+        if (failure := entry.last_failure) is not None:
+            paged = failure.reason in entry.paged
+            stall = Stall(failure=failure, since=entry.failing_since, paged=paged)
             self.ledger._write_stall(self.remote, stall)
 
 
