@@ -29,6 +29,7 @@ import click
 import psutil
 from selenium import webdriver
 
+from ferry.app.dev.preloaded import nursery
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.stack import Stack, free_port
 from tests.browser import chromium, picture, prefer, resize
@@ -73,8 +74,9 @@ class Stage:
             "CFP_PUSH_BACKOFF_BASE": "20",
             **env,
         }
-        with (self.place / "log").open("wb") as output:
-            self.stack = Stack(self.env, self.place, port=free_port(), flower_port=free_port(), output=output)
+        ports = {"port": free_port(), "flower_port": free_port()}
+        with (self.place / "log").open("wb") as output, nursery() as forks:
+            self.stack = Stack(self.env, self.place, nursery=forks, output=output, **ports)
             try:
                 self.stack.start()
                 self.env, self.url = dict(self.stack.env), self.stack.url

@@ -26,6 +26,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from ferry.app import create_app
+from ferry.app.dev.nursery import Nursery
+from ferry.app.dev.preloaded import nursery
 from ferry.app.dev.sample import make_sample_repository
 from ferry.app.dev.stack import Stack, free_port
 from ferry.worker.files.places import remotes_directory
@@ -95,9 +97,10 @@ def screen(driver):
     """
     The page of a deployment whose remotes are well (``mirror``), away (``archive``), and ``origin``.
     """
-    with tempfile.TemporaryDirectory(prefix="ferry-") as name:  # a short one, for the pictures
+    # A short name, for the pictures.
+    with tempfile.TemporaryDirectory(prefix="ferry-") as name, nursery() as forks:
         place = Path(name)
-        stack, output = _deployment(place), (place / "ferry.log").open("wb")
+        stack, output = _deployment(place, forks), (place / "ferry.log").open("wb")
         stack.output = output
         try:
             stack.start()
@@ -108,7 +111,7 @@ def screen(driver):
             output.close()
 
 
-def _deployment(place: Path) -> Stack:
+def _deployment(place: Path, forks: Nursery) -> Stack:
     data = place / "data.git"
     make_sample_repository(data)
     origin, mirror = (Bare.init(place / name) for name in ("origin.git", "mirror.git"))
@@ -128,7 +131,7 @@ def _deployment(place: Path) -> Stack:
         "CFP_PUSH_BACKOFF_BASE": "300",
         "CFP_PUSH_SWEEP_INTERVAL": "4",
     }
-    return Stack(env, place, port=free_port(), flower_port=free_port())
+    return Stack(env, place, nursery=forks, port=free_port(), flower_port=free_port())
 
 
 def _hours_of_work(path: Path) -> None:
