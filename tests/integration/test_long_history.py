@@ -41,6 +41,7 @@ def api(env, client):
     An API with a mirror that was never reached.
     """
     env["CFP_DATA_MIRRORS"] = "mirror=/nowhere/mirror.git"
+    env["CFP_PUSH_SWEEP_INTERVAL"] = "600"  # or its watchdog would ask git in the midst of a test
     return client()
 
 
