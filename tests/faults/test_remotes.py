@@ -186,9 +186,9 @@ def test_a_push_that_landed_though_git_says_it_failed_is_a_success(fault, env, c
     assert web.head() == commit
     assert http_remote.pushes == pushes + 1
     assert not running.events("push.failed")
-    # The event comes before the ledger's entry.
+    # The event comes before the ledger's entry. A worker that starts late on a busy machine has stalled, too.
     both = {"landed_but_reported_failed": 1, "pushed": 1}
-    wait_until(lambda: _status(api)["outcomes"] == both, what="both outcomes")
+    wait_until(lambda: both.items() <= _status(api)["outcomes"].items(), what="both outcomes")
     assert _status(api)["state"] == "idle"
     metric = r'ferry_push_attempts_total\{outcome="landed_but_reported_failed",remote="origin",[^}]*\} 1\.0'
     assert re.search(metric, api.get("/metrics").text)
