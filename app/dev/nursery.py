@@ -103,6 +103,7 @@ class Nursery:
     def __init__(self, imported: Iterable[str], *, env: Mapping[str, str], directory: Path) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._turn = threading.Lock()
+        self._has_forked = False
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(theirs.fileno()), *imported],
@@ -134,6 +135,7 @@ class Nursery:
         status, theirs = os.pipe()
         message = json.dumps([[*command], dict(env), str(directory), name]).encode()
         with self._turn:
+            self._has_forked = True
             socket.send_fds(self._socket, [message], [output.fileno(), errors.fileno(), theirs])
             os.close(theirs)
             answer = self._socket.recv(16)
@@ -147,6 +149,8 @@ class Nursery:
         """
         atexit.unregister(self.close)
         self._socket.close()
+        if not self._has_forked:
+            self._process.kill()  # it may have a second of imports before it
         self._process.wait(_END_TIMEOUT_S)
 
 
