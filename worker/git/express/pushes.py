@@ -10,13 +10,11 @@ from dataclasses import dataclass
 
 from ferry.worker.git.express import web
 from ferry.worker.git.express.pack import UnfitError
+from ferry.worker.git.express.standing import ENDING_S
 from ferry.worker.git.express.web import Place
-from ferry.worker.git.express.wire import DoubtError, read_advert, read_report, update
+from ferry.worker.git.express.wire import NOTHING, DoubtError, read_advert, read_report, update
 from ferry.worker.process.running import KEPT_BYTES, Finished, Said
 from ferry.worker.process.talking import Talk
-
-_NOTHING = b"0000"  # ends the talk without a request
-_ENDING_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +71,7 @@ def push_by_talk(
         noted(talk.group)
         pack = wanted.pack()  # while the other side starts
         advert = read_advert(read, wanted.ref)
-        if advert.tip != wanted.old:
-            raise DoubtError(f"the remote is at {advert.tip}, and was at {wanted.old}")
+        advert.require(wanted.old)
         is_sent = True
         request = update(wanted.ref, old=wanted.old, new=wanted.new, capabilities=advert.capabilities)
         talk.send(request + pack)
@@ -83,8 +80,8 @@ def push_by_talk(
         return _ended(talk, said, begun, 0.0)
     except (DoubtError, EOFError, OSError) as exc:
         if not is_sent:
-            talk.send(_NOTHING)
-        _, complained = talk.finish(min(deadline, time.monotonic() + _ENDING_S))
+            talk.send(NOTHING)
+        _, complained = talk.finish(min(deadline, time.monotonic() + ENDING_S))
         if isinstance(exc, UnfitError):
             raise
         why = str(exc) or "the remote ended before it reported"

@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ferry.worker.git.express.wire import NOTHING
 from ferry.worker.process.talking import Talk
 
 IDLE_S = 60.0  # as long as a shared ssh connection without a session
-_ENDING_S = 2.0
+ENDING_S = 2.0  # for a program that gets no request, or is in doubt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +120,8 @@ def _end_idle(url: str, talk: Talk) -> None:
 
 
 def _end(talk: Talk) -> None:
-    talk.send(b"0000")  # no request
-    talk.finish(time.monotonic() + _ENDING_S)
+    talk.send(NOTHING)
+    talk.finish(time.monotonic() + ENDING_S)
 
 
 def _forget_parents() -> None:

@@ -209,8 +209,7 @@ def _capabilities(connection: http.client.HTTPConnection, place: Place, ref: str
         if read(len(_PREAMBLE)) != _PREAMBLE:
             raise DoubtError("the server does not speak git's protocol")
         advert = read_advert(read, ref)
-    if advert.tip != old:
-        raise DoubtError(f"the remote is at {advert.tip}, and was at {old}")
+    advert.require(old)
     return advert.capabilities
 
 

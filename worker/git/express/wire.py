@@ -19,6 +19,7 @@ _LEAST_BYTES = 4  # of a pkt-line: its length
 _MOST_BYTES = 16 << 20  # of the refs that a remote lists
 _REPORT_BYTES = 1 << 20
 _FLUSH = b"0000"
+NOTHING = _FLUSH  # ends a talk without a request
 _REPORT, _PROGRESS = 1, 2  # the bands of an answer
 
 
@@ -40,6 +41,13 @@ class Advert:
 
     tip: str | None
     capabilities: frozenset[str]
+
+    def require(self, tip: str) -> None:
+        """
+        Raise DoubtError unless the ref is at *tip*.
+        """
+        if self.tip != tip:
+            raise DoubtError(f"the remote is at {self.tip}, and was at {tip}")
 
 
 def read_advert(read: Read, ref: str) -> Advert:
