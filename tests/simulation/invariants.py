@@ -60,7 +60,6 @@ class Invariants:
         self._waits_until: dict[str, float] = {}
         self._tried: dict[str, int] = {}
         self._troubled_at = 0.0
-        self._entries: dict[bytes, Entry] = {}
 
     # --- what happens ---
 
@@ -275,10 +274,7 @@ class Invariants:
 
     def entry(self, remote: str) -> Entry:
         file = self._store.disk.files.get(f"/data/ferry/remotes/{remote}.json")
-        content = file.content if file else b""
-        if (entry := self._entries.get(content)) is None:
-            entry = self._entries[content] = from_json(Entry, content) or Entry()
-        return entry
+        return from_json(Entry, file.content if file else b"") or Entry()
 
     def broken(self, what: str) -> None:
         self._machine.fail(Broken(what))

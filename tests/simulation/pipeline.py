@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -115,7 +115,6 @@ def replaced(machine: Machine, disk: Disk, store: Store, network: Network, sentr
     """
     Let Ferry's modules reach the simulated machine instead of the real one.
     """
-    parsed = lru_cache(maxsize=4096)(entry_module.from_json)  # an entry never changes
     boot = SimpleNamespace(_boot=lambda: "boot", _uptime_s=machine.time_now)
     table: list[tuple[Any, dict[str, Any]]] = [
         (push, {"time": machine.time}),
@@ -133,7 +132,6 @@ def replaced(machine: Machine, disk: Disk, store: Store, network: Network, sentr
                 "FileLock": partial(Lock, machine),
                 "replace_file": disk.replace_file,
                 "replace_or_overwrite": disk.replace_or_overwrite,
-                "from_json": parsed,
             },
         ),
         (lines, {"append": _unlogged}),
