@@ -4,10 +4,12 @@ How much memory parsed records take.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import chain
-from sys import getsizeof
 from typing import Any
+
+_COLLECTED_BYTES = 16  # before each object that the collector of garbage knows, such as a dict or list
 
 
 def weight_of(values: Iterable[Any]) -> int:
@@ -19,6 +21,9 @@ def weight_of(values: Iterable[Any]) -> int:
         kinds = set(map(type, level))  # of most levels, scalars alone
         tables = [each for each in level if type(each) is dict] if dict in kinds else []
         lists = [each for each in level if type(each) is list] if list in kinds else []
-        total += sum(map(getsizeof, level)) + sum(map(getsizeof, chain.from_iterable(tables)))
+        names = Counter(map(tuple, tables)).items()
+        # As sys.getsizeof, which takes five times as long.
+        total += sum([each.__sizeof__() for each in level]) + _COLLECTED_BYTES * (len(tables) + len(lists))
+        total += sum(count * sum([name.__sizeof__() for name in some]) for some, count in names)
         level = [*chain.from_iterable(map(dict.values, tables)), *chain.from_iterable(lists)]
     return total

@@ -236,12 +236,12 @@ class Listing:
         reserved.take(_PLACE_BYTES * len(files))
         blobs = [file for file in files if file.is_text and not file.is_link]
         uses = Counter(map(attrgetter("name"), blobs))
+        shared = {name: count - 1 for name, count in uses.items() if count > 1}
         parsed: dict[str, Record | str] = dict.fromkeys(uses, _GONE)
         for some in parsing.parsed(self._repository, list(uses), sheet):
             parsed |= some
-            reserved.take(
-                weight_of(chain.from_iterable(map(repeat, some.values(), map(uses.__getitem__, some))))
-            )
+            again = (repeat(some[name], shared[name]) for name in shared.keys() & some.keys())
+            reserved.take(weight_of(chain(some.values(), *again)))
         records = [(path, each) for path, name, _, _ in blobs if isinstance(each := parsed[name], dict)]
         if len(records) == len(files):
             return records, []

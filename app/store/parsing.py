@@ -4,11 +4,8 @@ Reading and parsing many records' files at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterator, Sequence
 from sys import intern
-from typing import TypeVar
 
 import gitsheets
 
@@ -21,13 +18,8 @@ from ferry.worker.git.loose import ObjectTooLargeError
 from ferry.worker.git.repository import Repository
 
 _FEW = 30  # git reads larger numbers than this: it takes 3 ms to start, and 0.004 ms for each blob
-_BATCH_BYTES = 2 << 20  # of blobs that git reads at once, while those before them are parsed
-_BATCH = 10_000  # blobs, likewise
-_PARSED_AT_ONCE = 1000  # records, which share the names of their fields in memory
 _BY_GITSHEETS_AT_ONCE = 256  # records; a fault in one has all of them parsed one by one
 _DETAIL_LENGTH = 300
-T = TypeVar("T")
-M = TypeVar("M")
 
 
 def parsed(repository: Repository, blobs: Sequence[str], sheet: Sheet) -> Iterator[dict[str, Record | str]]:
@@ -35,13 +27,10 @@ def parsed(repository: Repository, blobs: Sequence[str], sheet: Sheet) -> Iterat
     Yield the fields, or the fault, of each blob of *sheet*, some at a time; damaged blobs are left out.
     """
     left = set(blobs)
-    sizes = inventory.sizes(repository.git, blobs) if len(blobs) > _FEW else {}
-    for contents in _ahead(partial(inventory.contents, repository.git), _batches(sizes)):
-        left -= contents.keys()
-        names = list(contents)
-        for start in range(0, len(names), _PARSED_AT_ONCE):
-            some = names[start : start + _PARSED_AT_ONCE]
-            yield dict(zip(some, _parsed([contents[name] for name in some], sheet), strict=True))
+    many = blobs if len(blobs) > _FEW else ()
+    for contents in inventory.read(repository.git, many, most=MOST_RECORD_BYTES):
+        left.difference_update(contents)
+        yield dict(zip(contents, _parsed([*contents.values()], sheet), strict=True))
     for blob in left:
         try:
             yield {blob: _parse(repository.objects.read(blob, most=MOST_RECORD_BYTES), sheet)}
@@ -49,38 +38,6 @@ def parsed(repository: Repository, blobs: Sequence[str], sheet: Sheet) -> Iterat
             yield {blob: str(exc)}
         except gitsheets.GitsheetsError:
             continue  # the others can be read all the same
-
-
-def _batches(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """
-    Yield the blobs that are not too large for a record, as many at a time as may be in memory.
-    """
-    batch: list[str] = []
-    room = _BATCH_BYTES
-    for blob, size in sizes.items():
-        if size > MOST_RECORD_BYTES:
-            continue
-        if batch and (size > room or len(batch) == _BATCH):
-            yield batch
-            batch, room = [], _BATCH_BYTES
-        batch.append(blob)
-        room -= size
-    if batch:
-        yield batch
-
-
-def _ahead(make: Callable[[T], M], items: Iterable[T]) -> Iterator[M]:
-    """
-    Yield what *make* makes of each item; a thread makes the next meanwhile.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        following: Future[M] | None = None
-        for item in items:
-            made, following = following, thread.submit(make, item)
-            if made:
-                yield made.result()
-        if following:
-            yield following.result()
 
 
 def _parsed(contents: Sequence[bytes], sheet: Sheet) -> list[Record | str]:

@@ -111,8 +111,7 @@ def plain_and_others(tree: bytes) -> tuple[list[str], list[str], Iterator[Line]]
         names = b"\0".join([name for _, name, _ in plain]).decode("utf-8").split("\0") if plain else []
     except UnicodeDecodeError:
         return [], [], _lines(found)
-    blobs = b"".join([blob for _, _, blob in plain]).hex()
-    objects = [blobs[at : at + 2 * _NAME_BYTES] for at in range(0, len(blobs), 2 * _NAME_BYTES)]
+    objects = b"".join([blob for _, _, blob in plain]).hex("\n", _NAME_BYTES).split("\n") if plain else []
     others = _lines(entry for entry in found if entry[0] != _WRITTEN["blob"])
     return names, objects, others
 

@@ -7,8 +7,9 @@ derived files that make git fail. ``Git`` is the runner of one repository.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +19,9 @@ from ferry.worker.git.caches import mend
 from ferry.worker.git.environment import Pairs, environment
 from ferry.worker.process import groups, running
 from ferry.worker.process.running import Finished
+from ferry.worker.process.talking import Talk
 
+_AHEAD_BYTES = 1 << 20  # the most that Linux permits to each user
 QUERY_TIMEOUT_S = 30.0  # for git commands that talk to no remote
 
 
@@ -68,8 +71,14 @@ def run_git(
 
 
 def _run(command: list[str], **options: Any) -> Finished:
-    try:
+    with _starting():
         return running.run(command, **options)
+
+
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    try:
+        yield
     except OSError as exc:  # not installed, no memory, no more processes or files
         raise RepositoryError(f"git cannot be started: {exc}") from exc
 
@@ -143,6 +152,17 @@ class Git:
             *arguments, timeout_s=timeout_s, stdin=stdin, environment=environment, gives_way=gives_way
         )
         return self.answer(found, *arguments)
+
+    def talk(self, *arguments: str) -> Talk:
+        """
+        Start a command that answers what it reads from its input, and talks to no remote.
+
+        Raises:
+            RepositoryError: git could not be started.
+        """
+        env = environment(self.path, self.given())
+        with _starting():
+            return Talk(["git", *arguments], env=env, directory=self.path, ahead_bytes=_AHEAD_BYTES)
 
     def answer(self, found: Finished, *arguments: str) -> str:
         """

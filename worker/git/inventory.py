@@ -6,14 +6,21 @@ Checking that objects are complete, and reading many of them at once, with git.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import BinaryIO, cast
 
+from ferry.worker.git.caches import mend
 from ferry.worker.git.command import Git
 from ferry.worker.git.history import WALK_TIMEOUT_S
+from ferry.worker.process.talking import Talk
 
+_ENDING_S = 2.0  # for git after its last answer
 _LISTED = re.compile(rb"100[0-7]{3} blob ([0-9a-f]+)\t([^\0]+)\0")
 
 
@@ -83,17 +90,60 @@ def contents(git: Git, names: Sequence[str]) -> dict[str, bytes]:
     Raises:
         RepositoryError: git could not be started.
     """
-    answer = _batch(git, "--batch=%(objectsize)", names)
-    found, at = {}, 0
-    for name in names:
-        begin = answer.find(b"\n", at) + 1
-        size = answer[at : begin - 1]  # or "NAME missing"
-        at = begin + int(size) + 1 if size.isdigit() else begin
-        if not begin or at > len(answer):
-            break  # git ends at the first damaged object
-        if size.isdigit():
-            found[name] = answer[begin : at - 1]
-    return found
+    return dict(chain.from_iterable(map(dict.items, read(git, names))))
+
+
+def read(git: Git, names: Sequence[str], *, most: float = math.inf) -> Iterator[dict[str, bytes]]:
+    """
+    Yield the contents of the objects in *names*, full names, some at a time, while git reads the next; leave
+    out those of more than *most* bytes, or that git cannot read.
+
+    Raises:
+        RepositoryError: git could not be started.
+    """
+    deadline = time.monotonic() + WALK_TIMEOUT_S
+    done = 0
+    with contextlib.suppress(TimeoutError):
+        while done < len(names):
+            talk = git.talk("cat-file", "--batch=%(objectsize)", "--buffer")
+            talk.send("".join(f"{name}\n" for name in names[done:]).encode(), last=True)
+            try:
+                for found, answered in _answers(talk, names, done, most, deadline):
+                    done = answered
+                    yield found
+            except EOFError:  # git ends at the first damaged object
+                done += not mend(git.path)
+            finally:
+                talk.finish(time.monotonic() + _ENDING_S)
+
+
+def _answers(
+    talk: Talk, names: Sequence[str], first: int, most: float, deadline: float
+) -> Iterator[tuple[dict[str, bytes], int]]:
+    """
+    Yield the contents that git gives of *names* from the *first* on, and the number of the next name.
+    """
+    found: dict[str, bytes] = {}
+    answer, at = b"", 0
+    for number in range(first, len(names)):
+        while not (begin := answer.find(b"\n", at) + 1):
+            yield found, number
+            found = {}
+            answer, at = answer[at:] + talk.piece(deadline), 0
+        try:
+            size = int(answer[at:begin])
+        except ValueError:  # "NAME missing"
+            at = begin
+            continue
+        at = begin + size + 1
+        missing = max(0, at - len(answer))
+        if size <= most:
+            answer += talk.read(missing, deadline)
+            found[names[number]] = answer[begin : at - 1]
+        elif missing:
+            talk.skip(missing, deadline)
+            answer, at = b"", 0
+    yield found, len(names)
 
 
 def files(git: Git, tree: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ Talking to another program through its standard input and output, with a deadlin
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import selectors
 import subprocess  # noqa: TID251 - as in ``running``
@@ -28,9 +29,15 @@ class Talk:
         group: Its process group.
     """
 
-    def __init__(self, command: Sequence[str], *, env: Mapping[str, str], directory: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], *, env: Mapping[str, str], directory: Path, ahead_bytes: int = 0
+    ) -> None:
         """
         Start the program.
+
+        Args:
+            ahead_bytes: How much it may print before that is read, if the system permits it; default: as much
+                as a pipe holds.
 
         Raises:
             OSError: It cannot be started.
@@ -44,7 +51,11 @@ class Talk:
             self._pipe(each) for each in (self._process.stdin, self._process.stdout, self._process.stderr)
         )
         self._complained = Said(KEPT_BYTES)
+        if ahead_bytes:
+            with contextlib.suppress(OSError):  # this user has too much in pipes
+                fcntl.fcntl(self._from, fcntl.F_SETPIPE_SZ, ahead_bytes)
         self._unsent, self._received = bytearray(), bytearray()
+        self._is_last = False
 
     @staticmethod
     def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
@@ -52,11 +63,12 @@ class Talk:
         os.set_blocking(pipe.fileno(), False)
         return pipe
 
-    def send(self, content: bytes) -> None:
+    def send(self, content: bytes, *, last: bool = False) -> None:
         """
-        Send *content* to the program, during the next calls of ``read``.
+        Send *content* to the program during the next calls that read; after the *last*, close its input.
         """
         self._unsent += content
+        self._is_last = last
 
     def read(self, size: int, deadline: float) -> bytes:
         """
@@ -74,6 +86,23 @@ class Talk:
         found = bytes(self._received[:size])
         del self._received[:size]
         return found
+
+    def piece(self, deadline: float) -> bytes:
+        """
+        Return what the program has printed, at least a byte; raises as ``read`` does.
+        """
+        while not self._received:
+            self._exchange(deadline)
+        found = bytes(self._received)
+        self._received.clear()
+        return found
+
+    def skip(self, size: int, deadline: float) -> None:
+        """
+        Leave out the next *size* bytes that the program prints; raises as ``read`` does.
+        """
+        while size > 0:
+            size -= len(self.read(min(size, _PIECE_BYTES), deadline))
 
     def _exchange(self, deadline: float) -> None:
         left_s = deadline - time.monotonic()
@@ -108,6 +137,12 @@ class Talk:
             return
         except BrokenPipeError:
             self._unsent.clear()  # it has ended, as its output shows
+        if self._is_last and not self._unsent:
+            self._close_input()
+
+    def _close_input(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._to.close()
 
     def is_running(self) -> bool:
         """
@@ -124,8 +159,7 @@ class Talk:
         """
         if self._unsent:
             self._write()
-        with contextlib.suppress(BrokenPipeError):
-            self._to.close()
+        self._close_input()
         printed = Said(KEPT_BYTES)
         said = {self._from: printed}
         if not self._errors.closed:
