@@ -24,7 +24,8 @@ from ferry.worker.errors import PushFailed, RepositoryError
 from ferry.worker.failures import POLICIES, Reason
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
-from ferry.worker.ledger.ledger import Ledger, Step
+from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.ledger.steps import Step
 from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings
 from ferry.worker.turns.need import is_pause_forgotten

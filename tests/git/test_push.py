@@ -852,8 +852,10 @@ def orphan(line: Line, remote: Bare, tmp_path: Path) -> Iterator[psutil.Process]
     with subprocess.Popen([sys.executable, "-c", _PUSH, *_environment(line, remote)], cwd=ROOT) as worker:
         wait_until(started.exists, what="a push in the middle")
         worker.kill()
-    running = line.entry.running
-    assert running
+    step = line.ledger.step("origin")
+    assert step
+    assert step.running
+    running = step.running
     yield psutil.Process(running.group)
     try:
         os.killpg(running.group, signal.SIGKILL)

@@ -14,17 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from ferry.worker.ledger.entry import Running
+from ferry.worker.ledger.entry import Failure, Running
 from ferry.worker.ledger.ledger import Ledger
 from tests.parts import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
+
+FAILURE = Failure(reason="network", message="", hint="", at=1.0, attempt=1)
 
 _CLAIM = """
 import sys
 from pathlib import Path
 from ferry.worker.ledger.ledger import Ledger
 with Ledger(Path(sys.argv[1])).claim("origin") as claim:
+    if group := int(sys.argv[2]):
+        claim.pushing().__enter__()(group)
     print("claimed" if claim else "handed over", flush=True)
     sys.stdin.read()
 """
@@ -43,14 +47,15 @@ def ledger(directory: Path) -> Ledger:
 
 
 @pytest.fixture
-def claimant(directory: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[str], str]]]:
+def claimant(directory: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
     """
-    Start another process that claims origin; returns it and what it says of that.
+    Start another process that claims origin, and notes a push if it is told one; returns it and what it says
+    of the claim.
     """
     started: list[subprocess.Popen[str]] = []
 
-    def start() -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-c", _CLAIM, str(directory)]
+    def start(group: int = 0) -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-c", _CLAIM, str(directory), str(group)]
         process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -100,6 +105,57 @@ def sleeper(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     yield process
     process.kill()
     process.wait()
+
+
+def test_a_push_is_named_to_whoever_claims_the_remote_after_its_worker_died(
+    ledger: Ledger, claimant, sleeper: subprocess.Popen[bytes]
+):
+    """
+    The next holder may only look, and the one after it ends the push.
+    """
+    process, _ = claimant(sleeper.pid)
+    process.kill()
+    wait_until(lambda: not ledger.is_claimed("origin"), what="a free claim")
+
+    for _ in range(2):
+        with ledger.claim("origin") as claim:
+            assert claim
+            assert claim.entry.running == Running.here(sleeper.pid)
+            claim.begin(1.0)
+
+
+def test_a_push_that_has_ended_is_not_named(ledger: Ledger, sleeper: subprocess.Popen[bytes]):
+    with ledger.claim("origin") as claim:
+        assert claim
+        with claim.pushing() as noted:
+            noted(sleeper.pid)
+            step = ledger.step("origin")
+            assert step
+            assert step.running == Running.here(sleeper.pid)
+    with ledger.claim("origin") as claim:
+        assert claim
+        assert claim.entry.running is None
+
+
+@pytest.mark.parametrize("waits", [{"last_failure": FAILURE}, {"next_attempt_at": 1.0}])
+def test_a_push_after_a_failure_is_shown_as_one(ledger: Ledger, sleeper, waits: dict[str, object]):
+    with ledger.claim("origin") as claim:
+        assert claim
+        claim.write(**waits)
+        with claim.pushing() as noted:
+            noted(sleeper.pid)
+            assert ledger.read("origin").running == Running.here(sleeper.pid)
+
+
+def test_a_push_whose_step_cannot_be_written_is_named_in_the_entry(
+    ledger: Ledger, sleeper, monkeypatch: pytest.MonkeyPatch
+):
+    with ledger.claim("origin") as claim:
+        assert claim
+        monkeypatch.setattr("ferry.worker.ledger.steps.note", lambda *_: False)
+        with claim.pushing() as noted:
+            noted(sleeper.pid)
+            assert ledger.read("origin").running == Running.here(sleeper.pid)
 
 
 def test_a_push_that_runs_is_known_to_run(ledger: Ledger, sleeper: subprocess.Popen[bytes]):

@@ -12,10 +12,7 @@ backoff; see ``docs/decisions/0002-ledger-in-the-repository.md``.
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,10 +23,11 @@ from typing import Any
 from ferry.worker.errors import LedgerError, RemoteBusyError
 from ferry.worker.files.atomic_json import replace_file, replace_or_overwrite
 from ferry.worker.files.locks import FileLock, LockTimeoutError
-from ferry.worker.ledger import events, landings, nudges
+from ferry.worker.ledger import events, landings, nudges, steps
 from ferry.worker.ledger.entry import Entry, Running, Stall, T, as_json, counted, from_json
 from ferry.worker.ledger.events import Event
 from ferry.worker.ledger.landings import Landing
+from ferry.worker.ledger.steps import Step
 from ferry.worker.observe.logs import log
 
 _POLL_S = 0.01
@@ -39,25 +37,8 @@ _BLOCK_BYTES = 4096
 # While a file is overwritten, a reader may see a mix of old and new content.
 _LOOKS = 5
 _LOOK_EVERY_S = 0.002
-_STEP_BYTES = 256
 
 _Version = tuple[int, ...] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """
-    The step that the holder of a claim recorded last.
-
-    Attributes:
-        name: Unique for each step.
-        takes_s: Seconds that the step may take.
-        holder: The process, in words.
-    """
-
-    name: str
-    takes_s: float
-    holder: str
 
 
 @dataclass(slots=True)
@@ -75,17 +56,18 @@ class Claim:
     looks_again: bool = field(default=False, init=False)
     entry: Entry = field(init=False)
     _stall: Stall | None = field(init=False)
+    _takes_s: float = field(default=_BOOKKEEPING_S, init=False)
 
     def __post_init__(self) -> None:
         recorded, self._stall = self.ledger._read(self.remote), self.ledger._stall(self.remote)
         self.entry = recorded.with_stall(self._stall) if self._stall else recorded
-        self.begin(_BOOKKEEPING_S)
 
     def begin(self, takes_s: float) -> None:
         """
         Record the begin of a step that may take *takes_s* seconds. A watchdog pages if it takes longer.
         """
-        self.ledger._note_step(self.remote, takes_s)
+        self._takes_s = takes_s
+        self._note_step()  # if it cannot be stored, only the watchdog's page for a hanging holder is lost
 
     def count(self, outcome: str) -> dict[str, int]:
         """
@@ -121,12 +103,23 @@ class Claim:
     def pushing(self) -> Iterator[Callable[[int], object]]:
         """
         Yield what notes the process group of a push before it begins, so that the next holder of the claim
-        can end the push if this process dies. The next ``write`` records that it has ended.
+        can end the push if this process dies.
+
+        The step names the group, because a write of the entry would delay the push. The entry names it, too,
+        where people would otherwise read that the remote waits.
         """
+
+        def note(group: int) -> None:
+            self.note(running=Running.here(group))
+            is_stored, entry = self._note_step(), self.entry
+            if not is_stored or entry.last_failure is not None or entry.next_attempt_at is not None:
+                self.write()
+
         try:
-            yield lambda group: self.write(running=Running.here(group))
+            yield note
         finally:
             self.note(running=None)
+            self._note_step()
 
     def take_nudge(self) -> bool:
         """
@@ -154,6 +147,9 @@ class Claim:
         """
         landings.remember(self.ledger._history(self.remote), landing)
 
+    def _note_step(self) -> bool:
+        return steps.note(self.ledger._lock(self.remote).path, self._takes_s, self.entry.running)
+
     def _store(self, *, durably: bool) -> None:
         if self.ledger._write(self.remote, self.entry, durably=durably) and self._stall:
             # The stall is part of the entry now.
@@ -170,11 +166,6 @@ class Sighting(Claim):
     """
 
     __slots__ = ()
-
-    def begin(self, takes_s: float) -> None:
-        """
-        Do nothing: another process holds the claim.
-        """
 
     def _store(self, *, durably: bool) -> None:
         entry = self.entry
@@ -259,7 +250,7 @@ class Ledger:
         held, looks_again, claim = False, False, None
         try:
             with self._lock(remote).try_hold() as held:
-                claim = Claim(self, remote) if held else None
+                claim = self._begun(remote) if held else None
                 yield claim
             looks_again = claim is not None and claim.looks_again
         finally:
@@ -344,11 +335,7 @@ class Ledger:
         """
         Return the last step that a holder of the claim on *remote* recorded; None if it cannot be read.
         """
-        try:
-            name, takes_s, holder = self._lock(remote).path.read_text("ascii").split(maxsplit=2)
-            return Step(name=name, takes_s=float(takes_s), holder=holder.strip())
-        except (OSError, ValueError):
-            return None
+        return steps.last(self._lock(remote).path)
 
     def make(self, remote: str) -> None:
         """
@@ -362,6 +349,16 @@ class Ledger:
             if claim is not None:
                 claim.looks_again = True  # the worker's start finds the commits that are pending
                 claim.write()
+
+    def _begun(self, remote: str) -> Claim:
+        """
+        Return a new claim, whose entry names the push that its last holder left if that process died.
+        """
+        claim, last = Claim(self, remote), self.step(remote)
+        if last is not None and last.running is not None:
+            claim.write(running=last.running)
+        claim.begin(_BOOKKEEPING_S)
+        return claim
 
     def _lock(self, remote: str) -> FileLock:
         return FileLock(self._directory / f"{remote}.lock")
@@ -424,12 +421,6 @@ class Ledger:
         self._unwritten_stalls.pop(remote, None)
         with contextlib.suppress(OSError):
             self._stall_path(remote).unlink()
-
-    def _note_step(self, remote: str, takes_s: float) -> None:
-        text = f"{uuid.uuid4().hex} {takes_s:.1f} process {os.getpid()} on {socket.gethostname()}\n"
-        # Without it, only the watchdog's page for a hanging holder is lost.
-        with contextlib.suppress(OSError), self._lock(remote).path.open("r+b", buffering=0) as file:
-            file.write(text.encode("ascii", "replace").ljust(_STEP_BYTES))
 
 
 def _must_last(entry: Entry) -> bool:
