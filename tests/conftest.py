@@ -32,6 +32,7 @@ from ferry.app.dev.sentry_sink import SentrySink, sentry_sink
 from ferry.app.sheets import evaluation
 from ferry.worker.git import command, history
 from ferry.worker.git import remote as remote_module
+from ferry.worker.git.express import standing
 from ferry.worker.process import apart, running
 from ferry.worker.process.running import Finished
 from ferry.worker.watchdog import Watchdog
@@ -122,6 +123,15 @@ def _connections_of_past_apps() -> Iterator[None]:
         kombu.pools.reset()
     if len(os.listdir("/proc/self/fd")) > 100:
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _talks_that_stand_ready() -> Iterator[None]:
+    """
+    End them with the test: each is a process, and waits for a minute.
+    """
+    yield
+    standing.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

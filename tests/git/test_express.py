@@ -5,6 +5,7 @@ The express lane against real remotes: what goes through it, and what is left to
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -138,6 +139,71 @@ def test_a_hook_sees_the_environment_that_git_push_gives_it(push, data: Bare, re
         others = ("GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_", "_=", "SHLVL=")
         seen.append({line for line in lines if not line.startswith(others)})
     assert seen[0] == seen[1]
+
+
+# --- The talk that stands ready ---
+
+
+def _ready() -> list[int]:
+    return [waiting.talk.group for waiting in standing._waiting.values()]
+
+
+def test_each_push_leaves_a_talk_for_the_next_one(push, data: Bare, remote: Bare):
+    assert _ready() == []
+    for _ in range(3):
+        before = _ready()
+        head = data.commit("next")
+        assert push().verdict.rule == EXPRESS
+        assert remote.head() == head
+        [now] = _ready()
+        assert now not in before
+        assert not any(map(psutil.pid_exists, before))
+
+
+def test_a_talk_whose_refs_are_old_is_used(push, data: Bare, remote: Bare):
+    """
+    Another process of the worker has pushed since it began, or git has.
+    """
+    data.commit("by the lane")
+    push()
+    ready = _ready()
+    data.git("config", "url.x.insteadOf", "y:")
+    data.commit("by git")
+    assert push().verdict.rule == GIT
+    data.git("config", "--unset", "url.x.insteadOf")
+    assert _ready() == ready
+    data.commit("by the lane again")
+    assert push().verdict.rule == EXPRESS
+    assert not psutil.pid_exists(ready[0])
+    assert remote.head() == data.head()
+
+
+def test_another_repository_at_the_place_is_pushed_to_at_once(push, data: Bare, remote: Bare):
+    data.commit("next")
+    push()
+    former = remote.path.rename(remote.path.with_suffix(".former"))
+    shutil.copytree(former, remote.path)
+    before = remote.head()
+    data.commit("to the new one")
+    assert push().verdict.rule == EXPRESS
+    assert (remote.head(), Bare(former).head()) == (data.head(), before)
+
+
+def test_a_configuration_of_the_remote_holds_at_once(push, data: Bare, remote: Bare, tmp_path: Path):
+    data.commit("next")
+    push()
+    remote.git("config", "core.hooksPath", str(tmp_path))
+    (tmp_path / "pre-receive").write_text("#!/bin/sh\necho not now >&2\nexit 1\n")
+    (tmp_path / "pre-receive").chmod(0o755)
+    data.commit("refused")
+    assert push().verdict.evidence == "remote: not now"
+
+
+def test_a_worker_of_many_repositories_keeps_no_talk_ready(push, data: Bare, deployment: Deployment):
+    deployment.repository.name = "town"
+    data.commit("next")
+    assert push().verdict.rule == EXPRESS
+    assert _ready() == []
 
 
 # --- What is left to git ---

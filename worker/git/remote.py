@@ -157,6 +157,7 @@ class Remote:
                 open_again(repository, url)
         if is_ours and pushed.verdict.landed:
             repository.saw_on_remote(self.name, commit, url=url)
+            taken.prepare()
         return pushed
 
     def remove_branch(self, branch: str, *, expected: str) -> Pushed:

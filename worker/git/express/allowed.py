@@ -89,6 +89,19 @@ def is_plain(path: Path, given: Mapping[str, str], *, over_http: bool = False) -
     return plain_over_http if over_http else plain
 
 
+def read_at_start(path: str, given: Mapping[str, str]) -> object:
+    """
+    Return what changes when another repository is put at *path*, or the configuration in which git opens it
+    changes, other than in an included file; None: there is no bare repository.
+    """
+    try:
+        found = os.stat(path)
+        os.stat(f"{path}/config")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, _state(frozenset(_usual_files(Path(path), given)), given)
+
+
 def _usual_files(git_dir: Path, given: Mapping[str, str]) -> set[str]:
     """
     Return the files that git reads if they exist.

@@ -15,13 +15,13 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from ferry.worker.git.environment import neighbours_environment
 from ferry.worker.git.express import standing
-from ferry.worker.git.express.allowed import is_plain
+from ferry.worker.git.express.allowed import is_plain, read_at_start
 from ferry.worker.git.express.pack import UnfitError, chain_of, pack_of
 from ferry.worker.git.express.pushes import Doubt, Wanted, push_by_talk, push_over_web
 from ferry.worker.git.express.standing import Program
@@ -82,11 +82,13 @@ class Ride:
             is no outcome, git is to push.
         is_doubtful: Whether the push may have landed, although no clean report says so.
         took_s: Seconds that it took.
+        prepare: Call this when the push is recorded: it makes the next one faster.
     """
 
     finished: Finished | None = None
     is_doubtful: bool = False
     took_s: float = 0.0
+    prepare: Callable[[], object] = lambda: None
 
 
 def ride(
@@ -120,11 +122,7 @@ def ride(
         if not is_plain(repository.path, given, over_http=isinstance(way, Place)):
             return Ride()
         wanted = Wanted(ref=repository.ref, old=old, new=commit, pack=partial(pack_of, objects, old, chain))
-        deadline = begun + timeout_s
-        if isinstance(way, Place):
-            outcome = push_over_web(way, wanted, deadline)
-        else:
-            outcome = push_by_talk(standing.take(url, way), wanted, deadline, noted)
+        outcome = _push(url, way, wanted, begun + timeout_s, noted)
     except (UnfitError, OSError):
         return Ride(took_s=time.monotonic() - begun)
     took_s = time.monotonic() - begun
@@ -132,11 +130,25 @@ def ride(
         log().info("push.left_to_git", remote=remote, commit=commit, error=redact(outcome.why))
         _doubts.setdefault((repository.path, url), _Doubts()).add()
         return Ride(is_doubtful=outcome.is_sent, took_s=took_s)
+    ridden = Ride(finished=outcome, took_s=took_s)
     if outcome.exit_status == 0:
         _doubts.pop((repository.path, url), None)
         if isinstance(way, Program):
-            standing.prepare(url, way)
-    return Ride(finished=outcome, took_s=took_s)
+            return replace(ridden, prepare=partial(standing.prepare, url, way))
+    return ridden
+
+
+def _push(
+    url: str,
+    way: Program | Place,
+    wanted: Wanted,
+    deadline: float,
+    noted: Callable[[int], object],
+) -> Finished | Doubt:
+    if isinstance(way, Place):
+        return push_over_web(way, wanted, deadline)
+    talk, is_new = standing.take(url, way)
+    return push_by_talk(talk, wanted, deadline, noted, is_new=is_new)
 
 
 def open_again(repository: Repository, url: str) -> None:
@@ -154,17 +166,17 @@ def _way(repository: Repository, remote: str, url: str, given: Mapping[str, str]
     credentials = repository.credentials
     if url.startswith(("http://", "https://")):
         return Place.of(url, given, credentials.login(url))
-    stands = False
     env = neighbours_environment(given) | credentials.environment(remote)
-    path = url.removeprefix("file://")
+    path, reads = url.removeprefix("file://"), None
     if path.startswith("/") and (path == url or "%" not in path):
-        command = ["git", "receive-pack", path]
+        command, reads = ["git", "receive-pack", path], read_at_start(path, given)
+        stands = reads is not None
     elif (there := _SSH_URL.fullmatch(url)) and not _OTHER_SSH.intersection(given):
         port = ["-p", there["port"]] if there["port"] else []
         place = there["host"] or there["name"], f"git-receive-pack '{there['path'] or there['short']}'"
         command = [*credentials.ssh_words(remote), *port, *place]
-        # A worker of many repositories would leave a process waiting for each.
-        stands = credentials.shares_connection(remote) and not repository.name
+        stands = credentials.shares_connection(remote)
     else:
         return None
-    return Program(command=command, env=env, directory=repository.path, stands=stands)
+    stands = stands and not repository.name  # a worker of many would leave a process waiting for each
+    return Program(command=command, env=env, directory=repository.path, reads=reads, stands=stands)

@@ -50,7 +50,7 @@ class Doubt:
 
 
 def push_by_talk(
-    talk: Talk, wanted: Wanted, deadline: float, noted: Callable[[int], object]
+    talk: Talk, wanted: Wanted, deadline: float, noted: Callable[[int], object], *, is_new: bool
 ) -> Finished | Doubt:
     """
     Push through *talk*, which ends with the push.
@@ -58,6 +58,7 @@ def push_by_talk(
     Args:
         deadline: By ``time.monotonic()``.
         noted: Called with the talk's process group before the remote gets a request.
+        is_new: Whether the refs that the remote lists are those of now.
 
     Raises:
         UnfitError: There is no such pack; nothing was sent.
@@ -71,7 +72,8 @@ def push_by_talk(
         noted(talk.group)
         pack = wanted.pack()  # while the other side starts
         advert = read_advert(read, wanted.ref)
-        advert.require(wanted.old)
+        if is_new:
+            advert.require(wanted.old)
         is_sent = True
         request = update(wanted.ref, old=wanted.old, new=wanted.new, capabilities=advert.capabilities)
         talk.send(request + pack)

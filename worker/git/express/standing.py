@@ -1,10 +1,11 @@
 """
 Talks that stand ready: begun before there is anything to push, so that a push costs one round trip.
 
-A talk over ssh takes two round trips until the remote has listed its refs. So after each push Ferry begins
-the next talk, which waits at the remote. It ends with this process, after a minute without a push, and at the
-next push if that needs another program. The refs that the remote listed are as old as the talk. That does no
-harm: a request names the old tip, and a remote that has moved refuses it.
+A talk over ssh takes two round trips until the remote has listed its refs, and one with a repository on this
+machine the start of a process, a tenth of a push. So after each push Ferry begins the next talk, which waits
+at the remote. It ends with this process, after a minute without a push, and at the next push if that needs
+another program. The refs that the remote listed are as old as the talk, so they are not compared with the old
+tip. That does no harm: a request names the old tip, and a remote that is not there refuses it.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ class Program:
         command: Its words.
         env: Its complete environment.
         directory: Its working directory.
+        reads: What changes with the files that it reads when it starts.
         stands: Whether a talk may begin before it is needed.
     """
 
     command: Sequence[str]
     env: Mapping[str, str]
     directory: Path
+    reads: object = None
     stands: bool = False
 
     def start(self) -> Talk:
@@ -62,9 +65,9 @@ _waiting: dict[str, _Waiting] = {}
 _mutex = threading.Lock()
 
 
-def take(url: str, program: Program) -> Talk:
+def take(url: str, program: Program) -> tuple[Talk, bool]:
     """
-    Return a talk with *program*: the one that stands ready, or a new one.
+    Return a talk with *program*, and whether it is new; else it stood ready.
 
     Raises:
         OSError: The program cannot be started.
@@ -72,12 +75,12 @@ def take(url: str, program: Program) -> Talk:
     with _mutex:
         found = _waiting.pop(url, None)
     if found is None:
-        return program.start()
+        return program.start(), True
     found.timer.cancel()
     if found.program == program and found.talk.is_running():
-        return found.talk
+        return found.talk, False
     _end(found.talk)
-    return program.start()
+    return program.start(), True
 
 
 def prepare(url: str, program: Program) -> None:
