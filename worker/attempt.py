@@ -93,12 +93,15 @@ class Attempt:
         head = None
         try:
             head = self._repository.head()
-            if head is None or self._repository.is_pushed(self._remote, head):
+            seen = self._repository.remote_head(self._remote)
+            if head is None or self._repository.contains(head, seen):
                 self._episodes.end(self._claim, waits_from=self._claim.entry.last_attempt_at)
                 return NOTHING_LEFT
-            if self._looks_first and self._is_known_divergence() and (outcome := self._look(head)):
-                return outcome
-            return self._push(head)
+            if self._looks_first and self._is_known_divergence():
+                if outcome := self._look(head):
+                    return outcome
+                seen = self._repository.remote_head(self._remote)
+            return self._push(head, seen)
         except RepositoryError as exc:
             verdict = Verdict(reason="local", rule="our-repository", evidence=str(exc), ambiguous=False)
             raise self._outcomes.failed(head, verdict, str(exc)) from exc
@@ -123,11 +126,13 @@ class Attempt:
         self._claim.write()
         return STILL_DIVERGED
 
-    def _push(self, head: str) -> str:
+    def _push(self, head: str, seen: str | None) -> str:
         """
         Push the branch, or a part that fits into the timeout; returns the result.
+
+        Args:
+            seen: The last seen tip of the branch on the remote.
         """
-        seen = self._repository.remote_head(self._remote)
         part = self._parts.first(seen, head, self._claim.entry.part)
         finished, verdict = self._send(part)
         if verdict.landed:

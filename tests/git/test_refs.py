@@ -363,6 +363,19 @@ def test_a_move_that_no_flush_has_followed_is_flushed_by_who_reads_it(data, comm
     assert flushed == [], "a move that was completed costs its readers nothing"
 
 
+def test_a_move_that_a_power_cut_may_undo_waits_for_the_disk_once(data, commits, flushed):
+    """
+    For its content: a ref that is empty after a power cut would be damaged, and not undone.
+    """
+    ref = "refs/remotes/origin/main"
+    for new, old in ((commits[0], None), (commits[1], commits[0])):
+        flushed.clear()
+        move_ref(data.path, ref, new=new, old=old, lasts=False)
+        assert flushed == [draft_of(data.path, ref)]
+        assert read_ref(data.path, ref) == new
+        assert len(flushed) == 1
+
+
 def test_who_takes_over_flushes_before_the_draft_goes(data, commits, monkeypatch, flushed):
     """
     Without the draft a reader takes the ref for flushed.

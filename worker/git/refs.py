@@ -96,7 +96,7 @@ def _flush_packed(git_dir: Path, fd: int) -> None:
         _flushed_packed[git_dir] = version
 
 
-def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
+def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None, lasts: bool = True) -> None:
     """
     Move *ref* from *old* to *new*, durably, or not at all.
 
@@ -109,6 +109,8 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
 
     Args:
         old: The expected object name of the ref; None if it must not exist.
+        lasts: Whether a power cut must not undo the move. If it may, the commit is on the disk already, and
+            nothing is flushed but the ref's new content: two waits for the disk less.
 
     Raises:
         RefMovedError: The ref has another value.
@@ -121,7 +123,7 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
     draft = draft_of(git_dir, ref)
     content = f"{new}\n".encode("ascii")
     lock_files.clear_left_over(draft, lock)
-    written = _write_after_all_else(git_dir, draft, content)
+    written = _write(git_dir, draft, content, after_all_else=lasts)
     _take_lock(git_dir, lock, draft)
     try:
         found = read_ref(git_dir, ref)
@@ -135,7 +137,8 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None) -> None:
             lock.unlink()
         raise
     try:
-        flush_directory(path.parent)
+        if lasts:
+            flush_directory(path.parent)
     except FileNotFoundError:  # git has packed the ref meanwhile and removed the empty directory
         flush(git_dir)
     with contextlib.suppress(OSError):  # the ref is moved; the next move removes the draft
@@ -149,9 +152,10 @@ def draft_of(git_dir: Path, ref: str) -> Path:
     return drafts_directory(git_dir) / f"{ref}~"  # a ref's name cannot contain a tilde
 
 
-def _write_after_all_else(git_dir: Path, path: Path, content: bytes) -> os.stat_result:
+def _write(git_dir: Path, path: Path, content: bytes, *, after_all_else: bool) -> os.stat_result:
     """
-    Write a new file, and flush it together with everything written to its file system before.
+    Write a new file and flush it, together with everything written to its file system before if that is
+    wanted.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
@@ -163,7 +167,10 @@ def _write_after_all_else(git_dir: Path, path: Path, content: bytes) -> os.stat_
         share(str(git_dir), fd)  # it becomes the ref
         if os.write(fd, content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        flush_file_system(fd, path)
+        if after_all_else:
+            flush_file_system(fd, path)
+        else:
+            os.fsync(fd)
         return os.fstat(fd)
     finally:
         os.close(fd)

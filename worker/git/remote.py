@@ -137,7 +137,6 @@ class Remote:
                 landed and the remote-tracking ref cannot be moved.
         """
         repository = self._repository
-        self._check_commit(commit)
         ref, url = self._ref(branch), repository.url_of(self.name)
         is_ours = ref == repository.ref and not dry_run
         taken = self._ride(commit, url, noted) if is_ours and noted and repository.pushes else Ride()
@@ -146,6 +145,7 @@ class Remote:
             if pushed.exit_status is None:
                 hang_up(repository, self.name)
         else:
+            self._check_commit(commit)
             options = ["--dry-run"] if dry_run else []
             command = ("push", "--porcelain", *options)
             refspecs, timeout_s = [f"{commit}:{ref}"], self._timeout_s - taken.took_s

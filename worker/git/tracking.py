@@ -152,7 +152,12 @@ class Tracking:
             write_json(path, {"address": now})
 
     def _address(self, remote: str) -> str | None:
-        return read_json(self._address_file(remote)).get("address")
+        path = self._address_file(remote)
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return _address_in(path, (found.st_ino, found.st_mtime_ns, found.st_size))
 
     def _address_file(self, remote: str) -> Path:
         return addresses_directory(self._path) / f"{remote}.json"
@@ -165,7 +170,8 @@ class Tracking:
                 self._make_way(remote)
             try:
                 if seen != commit:
-                    move_ref(self._path, ref, new=commit, old=seen)
+                    # If a power cut undoes it, the next push asks the remote.
+                    move_ref(self._path, ref, new=commit, old=seen, lasts=False)
             except RefLockedError as exc:
                 self._report(remote, str(exc))
                 (self._path / f"{ref}.lock").unlink(missing_ok=True)
@@ -243,6 +249,12 @@ def _check_commit(git_dir: str, name: str) -> None:
         raise LookupError(f"{name} is not a commit of this repository")
 
 
+@lru_cache(maxsize=256)
+def _address_in(path: Path, version: tuple[int, ...]) -> str | None:
+    return read_json(path).get("address")
+
+
+@lru_cache(maxsize=256)
 def _fingerprint(url: str) -> str:
     """
     Return a digest of a URL without its user and password, which may change.

@@ -66,7 +66,7 @@ def is_running(group: int) -> bool:
     """
     if not signal_group(group, 0):
         return False
-    stats = (_stat(process) for process in Path("/proc").glob("[0-9]*"))
+    stats = (_stat(str(process)) for process in Path("/proc").glob("[0-9]*"))
     states = [stat[0] for stat in stats if stat[2:3] == [str(group)]]
     return any(state not in "ZX" for state in states) if states else signal_group(group, 0)
 
@@ -76,18 +76,19 @@ def birth(process: int) -> str | None:
     Return when a process started, in clock ticks since the boot; None if it has ended.
     """
     try:
-        return _stat(Path(f"/proc/{process}"))[19]
+        return _stat(f"/proc/{process}")[19]
     except IndexError:
         return None
 
 
-def _stat(process: Path) -> list[str]:
+def _stat(process: str) -> list[str]:
     """
     Return the fields of a process's ``stat`` from the third, its state, on; an empty list if it has ended.
     """
     # The fields follow the command's name, which may contain blanks and parentheses:
     # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
     try:
-        return (process / "stat").read_text().rpartition(")")[2].split()
+        with open(f"{process}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].decode("ascii").split()
     except OSError:
         return []

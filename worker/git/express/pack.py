@@ -88,8 +88,9 @@ class _Pack:
         """
         if old == new or new in self._names:
             return
-        content = self.add("tree", new, old)
-        before, after = _changed(self._read(old) if old else b"", content)
+        known = self._read(old) if old else b""
+        content = self.add("tree", new, old, known=known)
+        before, after = _changed(known, content)
         for name, (mode, entry) in after.items():
             was_mode, was = before.get(name, (b"", None))
             if was == entry or mode == _MODULE:
@@ -100,9 +101,12 @@ class _Pack:
             else:
                 self.add("blob", entry, was if is_same_kind else None)
 
-    def add(self, kind: str, name: str, base: str | None) -> bytes:
+    def add(self, kind: str, name: str, base: str | None, *, known: bytes | None = None) -> bytes:
         """
         Add an object, as a delta against *base* if that is shorter; returns its content.
+
+        Args:
+            known: The content of *base*, if it was read.
         """
         content = self._read(name)
         if name in self._names:
@@ -110,7 +114,7 @@ class _Pack:
         self._names.add(name)
         entry = None
         if base is not None and len(content) >= _WORTH_A_DELTA_BYTES:
-            delta = _delta(self._read(base), content)
+            delta = _delta(self._read(base) if known is None else known, content)
             if len(delta) < len(content) // 2:
                 entry = _head(_DELTA, len(delta)) + bytes.fromhex(base) + zlib.compress(delta)
         entry = entry or _head(_KINDS[kind], len(content)) + zlib.compress(content)

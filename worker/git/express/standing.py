@@ -58,11 +58,13 @@ class Program:
 class _Waiting:
     program: Program
     talk: Talk
-    timer: threading.Timer
+    until: float
 
 
 _waiting: dict[str, _Waiting] = {}
 _mutex = threading.Lock()
+# One thread for all talks: to start and to stop one for each would delay every push.
+_ending: threading.Thread | None = None
 
 
 def take(url: str, program: Program) -> tuple[Talk, bool]:
@@ -76,7 +78,6 @@ def take(url: str, program: Program) -> tuple[Talk, bool]:
         found = _waiting.pop(url, None)
     if found is None:
         return program.start(), True
-    found.timer.cancel()
     if found.program == program and found.talk.is_running():
         return found.talk, False
     _end(found.talk)
@@ -93,11 +94,12 @@ def prepare(url: str, program: Program) -> None:
         talk = program.start()
     except OSError:
         return  # the next push finds out why
-    timer = threading.Timer(IDLE_S, _end_idle, (url, talk))
-    timer.daemon = True
+    global _ending
     with _mutex:
-        _waiting[url] = _Waiting(program, talk, timer)
-    timer.start()
+        _waiting[url] = _Waiting(program, talk, time.monotonic() + IDLE_S)
+        if _ending is None:
+            _ending = threading.Thread(target=_end_idle, daemon=True)
+            _ending.start()
 
 
 def close() -> None:
@@ -108,18 +110,26 @@ def close() -> None:
         found = [*_waiting.values()]
         _waiting.clear()
     for each in found:
-        each.timer.cancel()
         _end(each.talk)
 
 
-def _end_idle(url: str, talk: Talk) -> None:
-    with _mutex:
-        found = _waiting.get(url)
-        is_idle = found is not None and found.talk is talk
-        if is_idle:
-            del _waiting[url]
-    if is_idle:
-        _end(talk)
+def _end_idle() -> None:
+    """
+    End each talk when it was not needed for a minute; returns when none is left.
+    """
+    global _ending
+    while True:
+        with _mutex:
+            now = time.monotonic()
+            idle = [_waiting.pop(url) for url, each in [*_waiting.items()] if each.until <= now]
+            next_at = min((each.until for each in _waiting.values()), default=None)
+            if next_at is None:
+                _ending = None
+        for each in idle:
+            _end(each.talk)
+        if next_at is None:
+            return
+        time.sleep(next_at - now)
 
 
 def _end(talk: Talk) -> None:
@@ -131,8 +141,8 @@ def _forget_parents() -> None:
     """
     Forget all talks after a fork: they are the parent's.
     """
-    global _mutex
-    _mutex = threading.Lock()
+    global _mutex, _ending
+    _mutex, _ending = threading.Lock(), None
     for found in _waiting.values():
         found.talk.let_go()
     _waiting.clear()
