@@ -7,11 +7,13 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from celery import Celery
 from kombu import Connection, Consumer, Exchange, Queue
+from kombu.asynchronous import Hub, set_event_loop
 from kombu.transport import pyamqp
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -23,6 +25,7 @@ from ferry.worker.broker.celery_app import build_celery
 from ferry.worker.broker.redis_transport import RefusedForNow, SentinelTransport, Transport
 from ferry.worker.enqueue import send_push
 from ferry.worker.settings import Settings
+from tests.parts import wait_until
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -146,6 +149,46 @@ def consume(connection: Connection) -> Callable[..., None]:
                     connection.drain_events(timeout=0.1)
 
     return consume
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """
+    The event loop of a worker; nothing runs it but the test.
+    """
+    made = Hub()
+    set_event_loop(made)
+    yield made
+    made.close()
+    set_event_loop(None)
+
+
+@pytest.mark.parametrize("ending", ["ack", "reject", "requeue", "restore"])
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_task_begins_before_its_message_is_stored_and_then_nothing_is_left_of_it(
+    connection, broker, hub: Hub, ending: str, is_early: bool
+):
+    """
+    Whether it ends before or after that, and whether the worker does.
+    """
+    channel, taken = connection.default_channel, []
+    connection.Producer().publish("x", routing_key="jobs", declare=[Queue("jobs")])
+    with broker.client() as client:
+        stored = partial(client.hlen, channel.unacked_key)
+        with Consumer(channel, [Queue("jobs")], callbacks=[lambda body, message: taken.append(message)]):
+            while not taken:
+                with contextlib.suppress(TimeoutError):
+                    connection.drain_events(timeout=0.1)
+            assert (stored(), len(channel.qos._delivered)) == (0, 1)
+            if not is_early:
+                wait_until(lambda: hub.fire_timers() and stored(), what="the message in Redis")
+        if ending == "restore":
+            channel.qos.restore_unacked()
+        else:
+            getattr(taken[0], ending)()
+        hub.fire_timers()
+        assert (stored(), client.zcard(channel.unacked_index_key)) == (0, 0)
+        assert client.llen("jobs") == (ending in ("requeue", "restore"))
 
 
 @pytest.mark.parametrize("junk", [b"not JSON", b"\xff\xfe\x00", b"[1]", b'{"body": 7}', b"[" * 5000])

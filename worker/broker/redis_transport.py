@@ -16,6 +16,11 @@ Redis as unacknowledged, and a push that runs twice finds nothing to do.
 channel, and an error there ends the process (https://github.com/celery/celery/issues/4308). ``messages``
 checks those of Ferry's tasks.
 
+**A task begins before its message is stored.** kombu stores each message that it has taken as
+unacknowledged, waits for the answer, and then hands it on. Here that follows some milliseconds later, while
+the task runs, and before anything else is done with the message. As with kombu, a process that dies in
+between loses the message, and the sweep finds its commit.
+
 **One client per pool.** kombu makes a client object for each command, and redis-py fills a table of all
 commands for each (https://github.com/redis/redis-py/issues/3624): a fifth of the time that sending a
 message takes.
@@ -28,6 +33,7 @@ from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
+from kombu.asynchronous import get_event_loop
 from kombu.exceptions import OperationalError
 from kombu.transport import redis, virtual
 from redis import Redis
@@ -48,6 +54,7 @@ from ferry.worker.observe.logs import log
 _NOT_NOW = ("NOREPLICAS", "MISCONF", "UNBLOCKED")
 _NOT_NOW_KINDS = (ReadOnlyError, OutOfMemoryError, ClusterDownError)
 _SHOWN = 500  # characters
+_STORED_AFTER_S = 0.003  # the event loop gives a task to a pool process in its next round
 # kombu's own list has KeyError, but a message may cause one.
 _BROKER_ERRORS = (RedisError, OSError, OperationalError)
 
@@ -79,8 +86,57 @@ class Message(virtual.Message):
             raise MessageError(f"its body cannot be read: {type(exc).__name__}") from exc
 
 
+class QoS(redis.QoS):
+    """
+    The messages that were delivered and not acknowledged. Redis has a copy of each.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+        self._unstored: dict[str, Any] = {}
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """
+        Add *message*. In a worker it is stored in Redis a moment later, when its task has begun.
+        """
+        self._unstored[delivery_tag] = message
+        hub = get_event_loop()
+        if hub is None:
+            self._store()
+        else:
+            virtual.QoS.append(self, message, delivery_tag)
+            hub.call_later(_STORED_AFTER_S, self._store)
+
+    def _store(self) -> None:
+        unstored, self._unstored = self._unstored, {}
+        for tag, message in unstored.items():
+            super().append(message, tag)  # type: ignore[no-untyped-call]
+
+    def ack(self, delivery_tag: str) -> None:
+        """
+        Remove a message.
+        """
+        self._store()
+        super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """
+        Remove a message, or return it to its queue.
+        """
+        self._store()
+        super().reject(delivery_tag, requeue=requeue)  # type: ignore[no-untyped-call]
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """
+        Return all messages to their queues.
+        """
+        self._store()
+        super().restore_unacked(client)  # type: ignore[no-untyped-call]
+
+
 class _Channel(redis.Channel):
     Message = Message
+    QoS = QoS
 
     def _connparams(self, *args: Any, **options: Any) -> Any:
         if getattr(self.connection, "client", None) is None:
