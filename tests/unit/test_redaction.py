@@ -4,6 +4,7 @@ That no secret outlives a text that git, ssh or curl printed, and that everythin
 
 from __future__ import annotations
 
+import re
 import string
 import time
 import timeit
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ferry.worker.observe import redaction
 from ferry.worker.observe.redaction import HIDDEN, redact, redact_all, redact_typed
 
 SECRET = "s3cr3t-w0rd"
@@ -223,6 +225,18 @@ def test_what_is_no_text_is_looked_through():
 )  # fmt: skip
 def test_harmless_text_is_left_as_it_is(text: str):
     assert redact(text) == text
+
+
+@given(
+    st.lists(st.sampled_from([*"abz09 .", "xox", "glpat", "password", "bearer ", "token ", "ghp"])).map(
+        "".join
+    )
+)
+def test_what_is_passed_on_without_a_search_holds_nothing_that_a_search_finds(text: str):
+    assert redaction._HARMLESS.fullmatch(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redaction, "_HARMLESS", re.compile(r"(?!)"))
+        assert redact(text) == text
 
 
 @given(

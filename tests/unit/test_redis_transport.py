@@ -189,6 +189,7 @@ def test_a_task_begins_before_its_message_is_stored_and_then_nothing_is_left_of_
         hub.fire_timers()
         assert (stored(), client.zcard(channel.unacked_index_key)) == (0, 0)
         assert client.llen("jobs") == (ending in ("requeue", "restore"))
+    assert ("ZADD" in broker.commands) == (not is_early or ending != "ack"), "it was needed"
 
 
 @pytest.mark.parametrize("junk", [b"not JSON", b"\xff\xfe\x00", b"[1]", b'{"body": 7}', b"[" * 5000])

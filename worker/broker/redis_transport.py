@@ -114,10 +114,24 @@ class QoS(redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """
-        Remove a message.
+        Remove a message. Redis has nothing to do with one whose task has ended at once, as in a burst.
         """
-        self._store()
-        super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        if self._unstored.pop(delivery_tag, None) is None:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        else:
+            virtual.QoS.ack(self, delivery_tag)
+
+    @contextmanager
+    def pipe_or_acquire(self, pipe: Any = None, client: Any = None) -> Iterator[Any]:
+        """
+        Yield *pipe*, or a new one. The two commands that kombu then sends need no transaction: if the second
+        is lost, the message counts as acknowledged.
+        """
+        if pipe is not None:
+            yield pipe
+            return
+        with self.channel.conn_or_acquire(client) as acquired:
+            yield acquired.pipeline(transaction=False)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """
