@@ -18,6 +18,7 @@ from pathlib import Path
 import gitsheets
 import psutil
 from flask.testing import FlaskClient
+from inotify_simple import INotify, flags
 
 from ferry.app import create_app
 from ferry.app.dev.stack import LOOPBACK
@@ -147,6 +148,20 @@ class Site:
         while read_ref(self.remote, MAIN) != commit:
             assert time.monotonic() < deadline, f"{commit} did not arrive"
             time.sleep(_LOOK_EVERY_S)
+
+    @contextmanager
+    def arrivals(self) -> Iterator[Callable[[str], None]]:
+        """
+        Yield what waits until the remote's branch stands at a commit, and takes no processor time meanwhile.
+        """
+        with INotify() as inotify:
+            inotify.add_watch(self.remote / "refs" / "heads", flags.MOVED_TO)
+
+            def wait(commit: str) -> None:
+                while read_ref(self.remote, MAIN) != commit:
+                    assert inotify.read(timeout=60_000), f"{commit} did not arrive"
+
+            yield wait
 
     def pushes(self) -> int:
         """

@@ -30,6 +30,9 @@ from benchmarks.ground import (
 from benchmarks.relay import relay
 from benchmarks.table import Figure, against, p99
 from ferry.worker.enqueue import BUDGET_S
+from ferry.worker.git.environment import neighbours_environment
+from ferry.worker.git.express.pack import pack_of
+from ferry.worker.git.express.wire import update
 from ferry.worker.git.refs import read_ref
 from ferry.worker.push import Request
 from tests.git_http import git_http_server, make_certificate
@@ -45,53 +48,94 @@ _WRITES = 500
 _BURST = 1000
 _BACKLOG = 10_000
 _BURST_LAG_S, _BURST_PUSHES = 0.2, 40
+_CAPABILITIES = frozenset({"report-status-v2"})
 
 
 def latency(ground: Ground) -> list[Figure]:
     """
     One commit at a time, to a bare repository on the same disk.
     """
-    site, plain = ground.site("idle"), ground.site("idle-plain")
+    site, plain, alone = (ground.site(f"idle-{name}") for name in ("ours", "plain", "alone"))
     ground.worker(site)
-    ours, floor = _one_by_one(site, plain, ["git", "push", "--quiet", str(plain.remote), MAIN])
+    command = ["git", "push", "--quiet", str(plain.remote), MAIN]
+    least: list[float] = []
+    with alone.arrivals() as await_arrival:
+        ours, floor = _one_by_one(
+            site, plain, command, beside=lambda: least.append(_received(alone, await_arrival)[0])
+        )
     floor_is = "git push"
     return [
         against("commit to remote, idle", ours, floor, floor_is=floor_is, at_most=0.6, p99_at_most=2.0),
-        _processor_time(ground),
+        against("of it, git receive-pack with a request made before", least[5:], floor, floor_is=floor_is),
+        *_processor_time(ground),
         _enqueue(ground),
         _hung_redis(ground),
     ]
 
 
-def _one_by_one(
-    site: Site, plain: Site, command: list[str], env: dict[str, str] | None = None, *, floor_every: int = 1
-) -> tuple[list[float], list[float]]:
-    site.await_arrival(site.transact(0, name="First"))
-    subprocess.run(command, cwd=plain.data, env=env, check=True, capture_output=True)
-    ours, floor = [], []
-    for number in range(_COMMITS):
-        commit = site.write(number % 200, name=f"Name {number}")
-        begun = time.perf_counter()
-        site.queue.enqueue_push(commit)
-        site.await_arrival(commit)
-        ours.append(1000 * (time.perf_counter() - begun))
-        time.sleep(0.03)  # idle: what the worker does afterwards is over
-        if number % floor_every:
-            continue
-        plain.write(number % 200, name=f"Name {number}")
-        floor.append(
-            1000
-            * timed_s(
-                lambda: subprocess.run(command, cwd=plain.data, env=env, check=True, capture_output=True)
-            )
-        )
-        time.sleep(0.01)
-    return ours, floor
-
-
-def _processor_time(ground: Ground) -> Figure:
+def _received(site: Site, await_arrival: Callable[[str], None]) -> tuple[float, float]:
     """
-    What a push takes of the processor, on both sides, by the express lane and by git.
+    Commit, and let ``git receive-pack`` take that, with nothing else on this side: no client can change what
+    that takes of a push.
+
+    Returns:
+        The milliseconds from its start to the remote's moved branch, and its processor time.
+    """
+    old = read_ref(site.data, MAIN)
+    assert old
+    if read_ref(site.remote, MAIN) != old:
+        git(site.data, "push", "--quiet", "origin", MAIN)
+    new = site.write(0, name=f"At {time.time()}")
+    pack = pack_of(site.pipeline.repository.objects, old, [new])
+    request = update(MAIN, old=old, new=new, capabilities=_CAPABILITIES) + pack
+    command, env = ["git", "receive-pack", str(site.remote)], neighbours_environment(os.environ)
+    used, begun = _processor_ms(resource.RUSAGE_CHILDREN), time.perf_counter()
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as receiver:
+        assert receiver.stdin
+        receiver.stdin.write(request)
+        receiver.stdin.close()
+        await_arrival(new)
+        took_ms = 1000 * (time.perf_counter() - begun)
+    return took_ms, _processor_ms(resource.RUSAGE_CHILDREN) - used
+
+
+def _one_by_one(
+    site: Site,
+    plain: Site,
+    command: list[str],
+    env: dict[str, str] | None = None,
+    *,
+    floor_every: int = 1,
+    beside: Callable[[], object] = lambda: None,
+) -> tuple[list[float], list[float]]:
+    with site.arrivals() as await_arrival:
+        await_arrival(site.transact(0, name="First"))
+        subprocess.run(command, cwd=plain.data, env=env, check=True, capture_output=True)
+        ours, floor = [], []
+        for number in range(_COMMITS):
+            commit = site.write(number % 200, name=f"Name {number}")
+            begun = time.perf_counter()
+            site.queue.enqueue_push(commit)
+            await_arrival(commit)
+            ours.append(1000 * (time.perf_counter() - begun))
+            time.sleep(0.03)  # idle: what the worker does afterwards is over
+            beside()
+            if number % floor_every:
+                continue
+            plain.write(number % 200, name=f"Name {number}")
+            floor.append(
+                1000
+                * timed_s(
+                    lambda: subprocess.run(command, cwd=plain.data, env=env, check=True, capture_output=True)
+                )
+            )
+            time.sleep(0.01)
+        return ours, floor
+
+
+def _processor_time(ground: Ground) -> list[Figure]:
+    """
+    What a push takes of the processor, on both sides: by the express lane, by git, and the remote's alone.
     """
     taken: dict[str, list[float]] = {"on": [], "off": []}
     for express, column in taken.items():
@@ -103,13 +147,18 @@ def _processor_time(ground: Ground) -> Figure:
             site.pipeline.pusher.push(Request(remote="origin", chain=str(number)))
             column.append(_processor_ms() - before)
         del column[:5]
-    return against(
-        "processor time of a push, both sides", taken["on"], taken["off"], floor_is="by git", at_most=0.5
-    )
+    alone = ground.site("processor-alone")
+    with alone.arrivals() as await_arrival:
+        least = [_received(alone, await_arrival)[1] for _ in range(_PUSHED)][5:]
+    floor, floor_is = taken["off"], "by git"
+    return [
+        against("processor time of a push, both sides", taken["on"], floor, floor_is=floor_is, at_most=0.5),
+        against("of it, git receive-pack and what it starts", least, floor, floor_is=floor_is),
+    ]
 
 
-def _processor_ms() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+def _processor_ms(*whose: int) -> float:
+    used = [resource.getrusage(who) for who in whose or (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return 1000 * sum(each.ru_utime + each.ru_stime for each in used)
 
 

@@ -84,12 +84,18 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(entry=_values(Entry))
-def test_every_field_is_read_as_it_was_written(ledger: Ledger, entry: Entry):
+def test_every_field_is_read_as_it_was_written(ledger: Ledger, directory: Path, entry: Entry):
     """
     By another process too, which is what a new ``Ledger`` is.
     """
     _write(ledger, entry)
-    assert ledger.read("origin") == entry
+    assert Ledger(directory).read("origin") == ledger.read("origin") == entry
+
+
+def test_what_another_process_has_written_since_is_read(ledger: Ledger, directory: Path):
+    _write(ledger, FULL)
+    _write(Ledger(directory), Entry(attempt=7))
+    assert ledger.read("origin") == Entry(attempt=7)
 
 
 def test_nothing_is_known_of_a_remote_that_nothing_was_written_of(ledger: Ledger, stored: Path):

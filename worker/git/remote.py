@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import gitsheets
@@ -53,8 +53,7 @@ class Pushed(Finished):
         """
         Return the outcome of a push to *ref*.
         """
-        verdict = explain(found.exit_status, found.stdout, found.stderr, ref=ref)
-        return cls(**asdict(found), verdict=verdict)
+        return cls._with(found, explain(found.exit_status, found.stdout, found.stderr, ref=ref))
 
     @classmethod
     def of_ride(cls, found: Finished) -> Pushed:
@@ -64,7 +63,11 @@ class Pushed(Finished):
         verdict = Verdict("pushed", EXPRESS, "", ambiguous=False)
         if found.exit_status is None:
             verdict = explain(None, "", found.stderr)
-        return cls(**asdict(found), verdict=verdict)
+        return cls._with(found, verdict)
+
+    @classmethod
+    def _with(cls, found: Finished, verdict: Verdict) -> Pushed:
+        return cls(**{each.name: getattr(found, each.name) for each in fields(Finished)}, verdict=verdict)
 
     def after(self, ride: Ride) -> Pushed:
         """
