@@ -148,6 +148,13 @@ class PushTask(_FerryTask):
             raise exc
         return scheduled
 
+    def on_retry(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """
+        Drop the copy of the traceback, which is sent to the main process. That reads only the text, and the
+        copy has a tuple for each instruction of each function, some seven thousand.
+        """
+        einfo.tb = None
+
 
 class SweepTask(_FerryTask):
     """

@@ -16,6 +16,8 @@ from celery.signals import worker_before_create_process
 
 from ferry.worker.process.groups import end_with_parent
 
+_OFTEN = 700, 10, 1  # Python's thresholds, but for the last: how many smaller collections make a full one due
+
 
 def share_memory() -> None:
     """
@@ -29,6 +31,11 @@ def share_memory() -> None:
 def _freeze(**_: Any) -> None:
     """
     Exclude the present objects from later garbage collections, which write to every object.
+
+    The few others are collected often. By default Python waits until there are a quarter more objects than at
+    the last full collection. That is thousands here, and each failed attempt leaves a cycle of frames.
     """
     gc.collect()
     gc.freeze()
+    gc.collect()  # counts no frozen object
+    gc.set_threshold(*_OFTEN)

@@ -73,7 +73,7 @@ def create_file(path: Path, content: bytes) -> bool:
     try:
         with _fresh(path, content, durably=True) as fresh:
             os.link(fresh, path)
-            fresh.unlink()
+            os.unlink(fresh)
     except FileExistsError:
         return False
     flush_directory(path.parent)
@@ -81,11 +81,11 @@ def create_file(path: Path, content: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _fresh(path: Path, content: bytes, *, durably: bool, private: bool = False) -> Iterator[Path]:
+def _fresh(path: Path, content: bytes, *, durably: bool, private: bool = False) -> Iterator[str]:
     """
     Yield a new file with *content* beside *path*, which the block gives that name; else it is removed.
     """
-    fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    fresh = f"{path}.{uuid.uuid4().hex}"  # no Path, see ``places.file_in``
     try:
         with open(os.open(fresh, _NEW, 0o600 if private else 0o666), "wb") as file:
             file.write(content)
@@ -97,7 +97,7 @@ def _fresh(path: Path, content: bytes, *, durably: bool, private: bool = False) 
         yield fresh
     except OSError:
         with contextlib.suppress(OSError):
-            fresh.unlink()
+            os.unlink(fresh)
         raise
 
 

@@ -27,6 +27,7 @@ The path of each of Ferry's own files, in the directory ``ferry`` of the bare re
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from ferry.worker.files.locks import FileLock
@@ -39,6 +40,17 @@ def state_directory(repository: Path) -> Path:
     Return the directory of Ferry's own files, which is on the repository's volume.
     """
     return repository / _DIRECTORY
+
+
+@lru_cache(maxsize=512)
+def file_in(directory: Path, name: str) -> Path:
+    """
+    Return the path of a file that is used again and again. The last paths are kept.
+
+    pathlib interns the parts of each new path. Parts that come and go fill the interpreter's table of
+    interned strings until it is made anew, which is two MiB that a fork no longer shares.
+    """
+    return directory / name
 
 
 def write_lock(repository: Path) -> FileLock:

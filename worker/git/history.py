@@ -133,7 +133,7 @@ class History:
         to the millisecond.
         """
         try:
-            return (self.path / "objects" / commit[:2] / commit[2:]).stat().st_mtime
+            return os.stat(f"{self.path}/objects/{commit[:2]}/{commit[2:]}").st_mtime
         except FileNotFoundError:
             return float(self.git.query("show", "--no-patch", "--format=%ct", commit, "--"))
 

@@ -200,7 +200,7 @@ class Objects:
         return bytes(content)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)  # some bursts; a push reads them several times
 def _parents(git_dir: str, commit: str, packed: bool) -> tuple[str, ...]:
     content = Objects(git_dir).read(commit) if packed else read_loose(git_dir, commit)
     return tuple(name.decode("ascii") for name in _PARENT.findall(content.partition(b"\n\n")[0]))

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 
 from ferry.worker.files.flushing import flush, flush_directory, flush_file_system
-from ferry.worker.files.places import drafts_directory
+from ferry.worker.files.places import drafts_directory, file_in
 from ferry.worker.files.sharing import make_directories, share
 from ferry.worker.git import lock_files
 
@@ -118,8 +118,7 @@ def move_ref(git_dir: Path, ref: str, *, new: str, old: str | None, lasts: bool 
         OSError: The file cannot be written. The ref is unchanged; or only the last flush failed, and the ref
             is at *new*, which readers return only after a successful flush.
     """
-    path = git_dir / ref
-    lock = path.with_name(path.name + ".lock")
+    path, lock = file_in(git_dir, ref), file_in(git_dir, f"{ref}.lock")
     draft = draft_of(git_dir, ref)
     content = f"{new}\n".encode("ascii")
     lock_files.clear_left_over(draft, lock)
@@ -149,7 +148,7 @@ def draft_of(git_dir: Path, ref: str) -> Path:
     """
     Return the path of *ref*'s draft. Each ref has its own.
     """
-    return drafts_directory(git_dir) / f"{ref}~"  # a ref's name cannot contain a tilde
+    return file_in(drafts_directory(git_dir), f"{ref}~")  # a ref's name cannot contain a tilde
 
 
 def _write(git_dir: Path, path: Path, content: bytes, *, after_all_else: bool) -> os.stat_result:

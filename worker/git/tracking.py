@@ -21,7 +21,7 @@ import gitsheets
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.atomic_json import read_json, write_json
 from ferry.worker.files.locks import LockTimeoutError
-from ferry.worker.files.places import addresses_directory, prepare_lock
+from ferry.worker.files.places import addresses_directory, file_in, prepare_lock
 from ferry.worker.files.sharing import make_directories
 from ferry.worker.git.command import run_git
 from ferry.worker.git.objects import Objects
@@ -160,7 +160,7 @@ class Tracking:
         return _address_in(path, (found.st_ino, found.st_mtime_ns, found.st_size))
 
     def _address_file(self, remote: str) -> Path:
-        return addresses_directory(self._path) / f"{remote}.json"
+        return file_in(addresses_directory(self._path), f"{remote}.json")
 
     def _move(self, remote: str, commit: str) -> None:
         ref = self.ref(remote)

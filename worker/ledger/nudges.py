@@ -7,19 +7,21 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from ferry.worker.files.places import file_in
+
 
 def noted(directory: Path, remote: str) -> Path:
     """
     Return the file of a nudge that no holder of the claim has taken.
     """
-    return directory / f"{remote}.nudge"
+    return file_in(directory, f"{remote}.nudge")
 
 
 def taken(directory: Path, remote: str) -> Path:
     """
     Return the file of one that is looked at, or whose look has failed or was killed.
     """
-    return directory / f"{remote}.nudged"
+    return file_in(directory, f"{remote}.nudged")
 
 
 def take(directory: Path, remote: str) -> bool:

@@ -82,7 +82,7 @@ def is_plain(path: Path, given: Mapping[str, str], *, over_http: bool = False) -
         configured = read_all(path, given)
     except RepositoryError:
         return False
-    files = frozenset({*_usual_files(path, given), *(each.origin for each in configured)})
+    files = frozenset({*_usual_files(str(path), given), *(each.origin for each in configured)})
     plain = all(each.key.partition(".")[0] in _SECTIONS or each.key in _KEYS for each in configured)
     plain_over_http = plain and not any(_ABOUT_HTTP.match(each.key) for each in configured)
     _answers[path] = _Answer(files, _state(files, given), now, plain, plain_over_http)
@@ -99,17 +99,17 @@ def read_at_start(path: str, given: Mapping[str, str]) -> object:
         os.stat(f"{path}/config")
     except OSError:
         return None
-    return found.st_dev, found.st_ino, _state(frozenset(_usual_files(Path(path), given)), given)
+    return found.st_dev, found.st_ino, _state(frozenset(_usual_files(path, given)), given)
 
 
-def _usual_files(git_dir: Path, given: Mapping[str, str]) -> set[str]:
+def _usual_files(git_dir: str, given: Mapping[str, str]) -> set[str]:
     """
     Return the files that git reads if they exist.
     """
     home = given.get("HOME", "")
     return {
-        str(git_dir / "config"),
-        str(git_dir / "config.worktree"),
+        f"{git_dir}/config",
+        f"{git_dir}/config.worktree",
         given.get("GIT_CONFIG_SYSTEM") or "/etc/gitconfig",
         given.get("GIT_CONFIG_GLOBAL") or f"{home}/.gitconfig",
         f"{given.get('XDG_CONFIG_HOME') or f'{home}/.config'}/git/config",
