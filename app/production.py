@@ -23,10 +23,16 @@ control_socket_disable = True  # all gunicorns of one user would share it, whate
 
 def pre_fork(server: Any, worker: Any) -> None:
     """
-    Let the API processes share the memory of gunicorn's main process: it imports the app once for all of
+    Let several API processes share the memory of gunicorn's main process: it imports the app once for all of
     them, and their garbage collectors do not write to its objects.
+
+    A single API process imports the app itself: the main process does not need it.
     """
-    import ferry.app.factory  # noqa: F401 - reading this configuration needs no more than the logger
+    if server.cfg.workers > 1:
+        # Reading this configuration needs no more than the logger. The first enqueueing needs the connection.
+        import ferry.app.factory
+        import ferry.app.server.serving
+        import ferry.worker.broker.connection  # noqa: F401
 
     gc.collect()
     gc.freeze()

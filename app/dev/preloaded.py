@@ -17,7 +17,7 @@ _IMPORTED = (
     *("celery.bin.celery", "celery.apps.worker", "celery.apps.beat", "celery.concurrency.prefork"),
     *("celery.worker.worker", "ferry.app.cli.processes", "ferry.worker.roles.worker"),
     *("ferry.worker.broker.connection", "ferry.worker.broker.consumer"),
-    *("gunicorn.app.wsgiapp", "ferry.app.server.worker", "ferry.app.factory"),
+    *("gunicorn.app.wsgiapp", "ferry.app.server.worker", "ferry.app.server.serving", "ferry.app.factory"),
     *("ferry.app.clients.neighbours", "ferry.worker.observe.flower", "ferry.worker.roles.beside"),
 )
 

@@ -34,7 +34,12 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool, places: int
         publisher: Whether this process only sends tasks.
         places: How many tasks may call functions of extensions at once.
     """
-    app = Celery("ferry", set_as_current=not publisher, amqp="ferry.worker.broker.connection:FerryAMQP")
+    app = Celery(
+        "ferry",
+        set_as_current=not publisher,
+        amqp="ferry.worker.broker.connection:FerryAMQP",
+        fixups=[],  # the one that there is is for Django, and imports Celery's worker
+    )
     first, settings = next(iter(served.items()))
     app.conf.update(
         broker_url=_url(settings).partition("#")[0],

@@ -14,8 +14,8 @@ from typing import Any
 from celery.app.amqp import AMQP
 from kombu import Connection
 from kombu.connection import ConnectionPool, PooledConnection
-from kombu.transport import redis
 
+from ferry.worker.broker.redis_library import redis
 from ferry.worker.broker.redis_transport import SentinelTransport, Transport
 
 _LONGEST_WAIT_S = 5.0

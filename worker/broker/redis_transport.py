@@ -35,7 +35,7 @@ from typing import Any
 
 from kombu.asynchronous import get_event_loop
 from kombu.exceptions import OperationalError
-from kombu.transport import redis, virtual
+from kombu.transport import virtual
 from redis import Redis
 from redis.exceptions import (
     ClusterDownError,
@@ -47,6 +47,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from ferry.worker.broker.messages import MessageError
+from ferry.worker.broker.redis_library import redis
 from ferry.worker.observe.logs import log
 
 # Error codes by which a server reports its own state (createSharedObjectsWithCompat in Valkey's
