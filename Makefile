@@ -23,6 +23,8 @@ BIN := $(VENV)/bin
 PINS := $(VENV)/.pins-installed
 READY := $(VENV)/.ferry-installed
 PIP_INSTALL := -m pip --disable-pip-version-check install --quiet
+PIP_INSTALL_PINS := $(BIN)/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes --requirement
+HARDLY_IMPORTED := /(mypyc?|pip|pygments/lexers|selenium/webdriver/common/devtools)/
 
 .DEFAULT_GOAL := help
 # What the image's labels say; its time is the commit's, so that a build of the same commit says the same.
@@ -147,9 +149,14 @@ $(PINS): requirements/dev.txt
 	@$(PYTHON) -c "$$NEEDS"
 	@echo "Installing the pinned packages into $(VENV); a minute or so, once."
 	$(PYTHON) -m venv --clear $(VENV)
-	@# All are pinned, with what they need. pip compiles one file after the other; this uses all processors.
-	$(BIN)/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes --requirement requirements/dev.txt
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true # some packages carry files for other Pythons
+	@# All are pinned, with what they need. A pip uses one processor: once the pinned pip is there, two of it install
+	@# half of the packages each.
+	@awk '/^[a-z]/ { half = 1 - half; part = /^pip==/ ? "pip" : half } part != "" { print > ("$(VENV)/pins-" part) }' $<
+	$(PIP_INSTALL_PINS) $(VENV)/pins-pip
+	@$(PIP_INSTALL_PINS) $(VENV)/pins-0 & first=$$!; $(PIP_INSTALL_PINS) $(VENV)/pins-1; second=$$?; \
+	    wait $$first && exit $$second
+	@# pip compiles one file after the other; this uses all processors. It leaves out what is hardly imported.
+	@$(BIN)/python -m compileall -qq -j 0 -x '$(HARDLY_IMPORTED)' $(VENV)/lib || true # some files are for other Pythons
 	@touch $@
 
 $(READY): $(PINS) pyproject.toml
