@@ -4,6 +4,7 @@ The express lane against real remotes: what goes through it, and what is left to
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -267,8 +268,20 @@ def test_a_configuration_that_is_not_there_yet_is_found_after_a_minute(deploymen
     assert allowed.is_plain(path, repository.git.given())
     (path / "later").write_text("[core]\n gitProxy = x\n")
     known = allowed._answers[path]
-    monkeypatch.setitem(allowed._answers, path, replace(known, at=known.at - 60))
+    assert 0 < known.until - time.monotonic() <= 60
+    monkeypatch.setitem(allowed._answers, path, replace(known, until=0.0))
     assert not allowed.is_plain(path, repository.git.given())
+
+
+def test_what_git_said_at_the_start_is_not_asked_again(deployment: Deployment, monkeypatch):
+    """
+    A pool process is a fork. A worker of many repositories has many, and each repository's pushes meet all.
+    """
+    path, repository = deployment.settings.data_repo_path, deployment.repository
+    lane.get_ready(repository)
+    assert allowed._answers[path].until == math.inf
+    monkeypatch.delattr(allowed, "read_all")
+    assert allowed.is_plain(path, repository.git.given())
 
 
 # --- What is wrong there ---

@@ -65,10 +65,12 @@ class Talk:
 
     def send(self, content: bytes, *, last: bool = False) -> None:
         """
-        Send *content* to the program during the next calls that read; after the *last*, close its input.
+        Send *content* to the program; what it does not take at once, during the next calls that read. After
+        the *last*, close its input.
         """
         self._unsent += content
         self._is_last = last
+        self._write()
 
     def read(self, size: int, deadline: float) -> bytes:
         """

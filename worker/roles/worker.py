@@ -18,6 +18,7 @@ from ferry.worker.broker.shutdown import finish_tasks_first, interrupt
 from ferry.worker.episodes.episodes import outbox_of
 from ferry.worker.fleet import environments
 from ferry.worker.git import remote
+from ferry.worker.git.express import lane
 from ferry.worker.observe import logs, tracing
 from ferry.worker.pipeline import Pipeline
 from ferry.worker.tasks import MaintainTask
@@ -35,6 +36,7 @@ def start() -> Celery:
     worker_shutting_down.connect(_tell_of_the_end)
     finish_tasks_first()
     for pipeline in pipelines:
+        lane.get_ready(pipeline.repository)
         worker_shutdown.connect(partial(_hang_up, pipeline), weak=False)
         worker_ready.connect(partial(push_backlog, pipeline), weak=False)
     return pipelines[0].celery

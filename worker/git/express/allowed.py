@@ -7,6 +7,7 @@ one of those below: keys that do not concern a push, and keys that Ferry overrid
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -18,8 +19,9 @@ from ferry.worker.errors import RepositoryError
 from ferry.worker.git.config import read_all
 from ferry.worker.git.environment import CONFIGURATION
 
-# Files that are included and do not exist yet are not among those that are looked at for changes.
+# If files are included, one that does not exist yet is not among those that are looked at for changes.
 _KNOWN_FOR_S = 60.0
+_INCLUDES = ("include.", "includeif.")
 _ABOUT_HTTP = re.compile(r"http\.|remote\..*\.proxy")
 _NAMES = ("GIT_CONFIG", "HOME", "XDG_CONFIG_HOME")  # variables that say where the configuration is
 
@@ -52,7 +54,7 @@ _KEYS = frozenset({key.lower() for key, _ in CONFIGURATION}) | {
 class _Answer:
     files: frozenset[str]
     state: object
-    at: float
+    until: float
     is_plain: bool
     is_plain_over_http: bool
 
@@ -69,14 +71,14 @@ def is_plain(path: Path, given: Mapping[str, str], *, over_http: bool = False) -
         given: Variables that were set from outside.
         over_http: Whether the remote is reached over HTTP or HTTPS.
 
-    The answer is remembered until a file of the configuration changes, at most for a minute: to ask git takes
-    as long as a part of the push.
+    The answer is remembered until a file of the configuration changes, and at most for a minute if it
+    includes files: to ask git takes as long as a part of the push.
     """
     now = time.monotonic()
     if any(name.startswith("GIT_TRACE") or name == "GIT_CURL_VERBOSE" for name in given):
         return False
     known = _answers.get(path)
-    if known and now - known.at < _KNOWN_FOR_S and known.state == _state(known.files, given):
+    if known and now < known.until and known.state == _state(known.files, given):
         return known.is_plain_over_http if over_http else known.is_plain
     try:
         configured = read_all(path, given)
@@ -85,7 +87,9 @@ def is_plain(path: Path, given: Mapping[str, str], *, over_http: bool = False) -
     files = frozenset({*_usual_files(str(path), given), *(each.origin for each in configured)})
     plain = all(each.key.partition(".")[0] in _SECTIONS or each.key in _KEYS for each in configured)
     plain_over_http = plain and not any(_ABOUT_HTTP.match(each.key) for each in configured)
-    _answers[path] = _Answer(files, _state(files, given), now, plain, plain_over_http)
+    includes = any(each.key.startswith(_INCLUDES) for each in configured)
+    until = now + _KNOWN_FOR_S if includes else math.inf
+    _answers[path] = _Answer(files, _state(files, given), until, plain, plain_over_http)
     return plain_over_http if over_http else plain
 
 

@@ -151,6 +151,14 @@ def _push(
     return push_by_talk(talk, wanted, deadline, noted, is_new=is_new)
 
 
+def get_ready(repository: Repository) -> None:
+    """
+    Read git's configuration, before pool processes are forked: each would ask git for it at its first push.
+    """
+    if repository.express and repository.pushes:
+        is_plain(repository.path, repository.git.given())
+
+
 def open_again(repository: Repository, url: str) -> None:
     """
     Let a next push to *url* take the lane: git has pushed there.
