@@ -16,13 +16,14 @@ from kombu import Connection, Consumer, Exchange, Queue
 from kombu.asynchronous import Hub, set_event_loop
 from kombu.transport import pyamqp
 from kombu.transport import redis as kombu_redis
+from redis import Connection as RedisConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from ferry.worker.bootstrap import build
 from ferry.worker.broker.celery_app import build_celery
-from ferry.worker.broker.redis_transport import RefusedForNow, SentinelTransport, Transport
+from ferry.worker.broker.redis_transport import RefusedForNow, SentinelTransport, Transport, _packed
 from ferry.worker.enqueue import send_push
 from ferry.worker.settings import Settings
 from tests.parts import wait_until
@@ -133,6 +134,20 @@ def test_each_look_at_a_queue_is_one_question(connection, broker):
     broker.commands.clear()
     assert connection.default_channel._size("push.x") == 0
     assert broker.commands.count("LLEN") == 1
+
+
+def test_a_look_at_the_queues_is_packed_as_redis_packs_it(connection):
+    words = ("BRPOP", *(f"push.\u00e9{number}" for number in range(100)), 1, 1.5)
+    theirs = RedisConnection().pack_command(*words)
+    assert _packed(words) == b"".join(theirs)
+
+
+def test_a_queue_is_looked_at_from_its_first_consumer_to_its_last(connection):
+    channel = connection.default_channel
+    assert list(channel.active_queues) == []
+    with Consumer(channel, [Queue("jobs"), Queue("others")]):
+        assert list(channel.active_queues) == ["jobs", "others"]
+    assert list(channel.active_queues) == []
 
 
 @pytest.fixture
