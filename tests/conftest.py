@@ -59,6 +59,9 @@ if _pip.exists():
 os.environ |= {"HOME": _home.name, "XDG_CONFIG_HOME": _home.name}
 os.environ["LC_ALL"] = "C.UTF-8"  # Valkey does not start where it names a locale that is not installed
 
+# Until all tests are collected: what is imported and collected stays, and there are a million objects of it.
+gc.disable()
+
 # What is installed for tests alone takes a quarter of a process' start: redis, structlog and httpcore use it
 # where they find it. The processes that tests start do without, as where Ferry is deployed.
 os.environ["PYTHONPATH"] = str(Path(__file__).parent / "lean")
@@ -105,10 +108,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """
-    Leave modules and tests out of every later search for garbage: there are a million objects of them.
+    Leave modules and tests out of every search for garbage, of which the first may now begin.
     """
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)
