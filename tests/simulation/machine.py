@@ -429,7 +429,8 @@ class Path:
         return hash(self._text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Path) and other._text == self._text
+        # Caches of paths and files outlive a world, whose disk has the same names as the next one's.
+        return isinstance(other, Path) and other.disk is self.disk and other._text == self._text
 
     @property
     def parent(self) -> Path:
