@@ -29,7 +29,12 @@ def test_a_page_is_sent_until_it_is_taken_and_a_brokers_restart_wakes_nobody(
     os.kill(own_valkey.pid, signal.SIGKILL)
     wait_until(lambda: running.logged("Connection to broker lost"), what="a worker without a broker")
     with ValkeyServer(port=own_valkey.port):
-        wait_until(lambda: running.text().count("Connected to redis") == 2, what="a worker with a broker")
+        # Celery tries again ever later, the longer a busy machine takes for the server's start.
+        wait_until(
+            lambda: running.text().count("Connected to redis") > 1,
+            timeout_s=120,
+            what="a worker with a broker",
+        )
         running.kill()
         running.log_path.write_text("")
         running.spawn()
