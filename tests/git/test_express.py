@@ -200,6 +200,18 @@ def test_a_configuration_of_the_remote_holds_at_once(push, data: Bare, remote: B
     assert push().verdict.evidence == "remote: not now"
 
 
+def test_a_talk_ends_in_time_although_another_may_wait_longer(push, data: Bare, monkeypatch):
+    data.commit("next")
+    push()
+    [first] = _ready()
+    monkeypatch.setattr(standing, "IDLE_S", 0.01)
+    standing.prepare("elsewhere", next(iter(standing._waiting.values())).program)
+    wait_until(lambda: _ready() == [first], what="the end of the second")
+    assert psutil.pid_exists(first)
+    standing.close()
+    wait_until(lambda: standing._ending is None, what="the end of the thread that ends them")
+
+
 def test_a_worker_of_many_repositories_keeps_no_talk_ready(push, data: Bare, deployment: Deployment):
     deployment.repository.name = "town"
     data.commit("next")

@@ -62,9 +62,10 @@ class _Waiting:
 
 
 _waiting: dict[str, _Waiting] = {}
-_mutex = threading.Lock()
-# One thread for all talks: to start and to stop one for each would delay every push.
+_changed = threading.Condition(threading.Lock())
+# One thread for all talks: to start and to stop one for each would delay every push. It sleeps until then.
 _ending: threading.Thread | None = None
+_wakes_at = 0.0
 
 
 def take(url: str, program: Program) -> tuple[Talk, bool]:
@@ -74,7 +75,7 @@ def take(url: str, program: Program) -> tuple[Talk, bool]:
     Raises:
         OSError: The program cannot be started.
     """
-    with _mutex:
+    with _changed:
         found = _waiting.pop(url, None)
     if found is None:
         return program.start(), True
@@ -95,20 +96,24 @@ def prepare(url: str, program: Program) -> None:
     except OSError:
         return  # the next push finds out why
     global _ending
-    with _mutex:
-        _waiting[url] = _Waiting(program, talk, time.monotonic() + IDLE_S)
+    waiting = _Waiting(program, talk, time.monotonic() + IDLE_S)
+    with _changed:
+        _waiting[url] = waiting
         if _ending is None:
             _ending = threading.Thread(target=_end_idle, daemon=True)
             _ending.start()
+        elif waiting.until < _wakes_at:
+            _changed.notify_all()
 
 
 def close() -> None:
     """
     End all talks that stand ready.
     """
-    with _mutex:
+    with _changed:
         found = [*_waiting.values()]
         _waiting.clear()
+        _changed.notify_all()
     for each in found:
         _end(each.talk)
 
@@ -117,19 +122,19 @@ def _end_idle() -> None:
     """
     End each talk when it was not needed for a minute; returns when none is left.
     """
-    global _ending
+    global _ending, _wakes_at
     while True:
-        with _mutex:
+        with _changed:
             now = time.monotonic()
             idle = [_waiting.pop(url) for url, each in [*_waiting.items()] if each.until <= now]
-            next_at = min((each.until for each in _waiting.values()), default=None)
-            if next_at is None:
+            if not idle and not _waiting:
                 _ending = None
+                return
+            if not idle:
+                _wakes_at = min(each.until for each in _waiting.values())
+                _changed.wait(_wakes_at - now)
         for each in idle:
             _end(each.talk)
-        if next_at is None:
-            return
-        time.sleep(next_at - now)
 
 
 def _end(talk: Talk) -> None:
@@ -141,8 +146,8 @@ def _forget_parents() -> None:
     """
     Forget all talks after a fork: they are the parent's.
     """
-    global _mutex, _ending
-    _mutex, _ending = threading.Lock(), None
+    global _changed, _ending
+    _changed, _ending = threading.Condition(threading.Lock()), None
     for found in _waiting.values():
         found.talk.let_go()
     _waiting.clear()
