@@ -118,7 +118,7 @@ def test_a_packing_that_runs_keeps_no_worker_from_stopping(env, client, worker, 
     pipeline = build(env, publisher=True)
     pipeline.celery.send_task("maintain", queue=pipeline.queue)
     wait_until(started.exists, what="a packing in the middle")
-    [packing] = [each for each in running.children() if each.name() == "sleep"]
+    [packing] = wait_until(lambda: [each for each in running.children() if each.name() == "sleep"])
 
     assert running.stop() == 0
     wait_until(lambda: not packing.is_running(), what="the end of the packing")

@@ -4,7 +4,6 @@ A replica becomes the primary, nothing that origin had is lost, and the old prim
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from ferry.worker.errors import PushRefused, ReconcileError
 from ferry.worker.failures import Verdict
 from ferry.worker.files.places import fence_record, remotes_directory
 from ferry.worker.git.remote import Remote
+from ferry.worker.ledger import steps
 from ferry.worker.ledger.operators import FERRY
 from ferry.worker.repair.fence import fence_of, is_fenced, lift
 from ferry.worker.repair.promote import Promoter
@@ -422,9 +422,13 @@ def test_functions_after_commits_go_on_where_those_of_the_old_primary_were(
 def test_the_push_of_a_promotion_is_noted_so_that_another_process_can_end_it(
     replica_env, there, copy, tmp_path
 ):
-    entry, seen = remotes_directory(copy.path) / "origin.json", tmp_path / "seen.json"
-    there.hook("pre-receive", f"cp '{entry}' '{seen}'")
+    step, seen = remotes_directory(copy.path) / "origin.lock", tmp_path / "seen.lock"
+    there.hook("pre-receive", f"cp '{step}' '{seen}'")
     promoter = _promoter(replica_env)
     promoter.promote(force=False, by=FERRY)
-    assert json.loads(seen.read_text())["running"]["group"] > 1
-    assert json.loads(entry.read_text())["running"] is None
+    during, after = steps.last(seen), steps.last(step)
+    assert during
+    assert during.running
+    assert during.running.group > 1
+    assert after
+    assert after.running is None
