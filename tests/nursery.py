@@ -4,8 +4,8 @@ Ferry's processes for tests, forked from one that has imported what they need (`
 A process of Ferry's spends most of its start on imports: half a second of processor time and more, some
 hundred times in a run of all tests. Here one process per run imports them once. What the interpreter, the
 linker or an import takes from the environment is decided before the fork: a command whose environment says
-otherwise there is started in the ordinary way. So are the storm's, whose clock jumps, and all that the tests
-of ``ferry dev``, of pages and of ends at a wrong environment start.
+otherwise there is started in the ordinary way. So are the storm's, whose clock jumps, and nearly all that the
+tests of ``ferry dev``, of pages and of ends at a wrong environment start.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import nursery
 from tests.parts import Bare, least, wait_until
 
 FERRY = str(Path(sys.executable).with_name("ferry"))
@@ -245,14 +246,8 @@ def test_wrong_settings_end_the_start_with_one_clear_line(tmp_path):
         ({}, ["--remote", "nowhere.git"], "/nowhere.git does not exist; make it with: git init --bare /"),
         ({"CFP_API_EXTENSIONS": "nowhere"}, [], "CFP_API_EXTENSIONS: nowhere: cannot be imported: "),
     ):
-        done = subprocess.run(
-            [FERRY, "dev", "--port", "0", "--flower-port", "0", *arguments],
-            env={**os.environ, "TMPDIR": str(tmp_path), **env},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        command = [FERRY, "dev", "--port", "0", "--flower-port", "0", *arguments]
+        done = nursery.run(command, env={**os.environ, "TMPDIR": str(tmp_path), **env}, timeout=60)
         assert done.returncode == 1
         assert words in done.stderr
         assert "Traceback" not in done.stderr
