@@ -28,7 +28,8 @@ from pathlib import Path
 from ferry.worker.ledger.ledger import Ledger
 with Ledger(Path(sys.argv[1])).claim("origin") as claim:
     if group := int(sys.argv[2]):
-        claim.pushing().__enter__()(group)
+        push = claim.pushing()
+        push.__enter__()(group)
     print("claimed" if claim else "handed over", flush=True)
     sys.stdin.read()
 """
