@@ -47,8 +47,8 @@ def at_rest(ground: Ground, *, pushes: int) -> list[Figure]:
     env = {**site.env, "PYTHONPATH": str(_LEAN)}
     with _started(commands, ground.directory, env) as pids:
         wait_until(lambda: accepts(port), timeout_s=60, what="the API")
-        families = {name: _family(pid) for name, pid in pids.items()}
         _push(site, 60)
+        families = {name: _family(pid) for name, pid in pids.items()}
         before = {name: cpu_s(family) for name, family in families.items()}
         time.sleep(_IDLE_S)
         busy = {name: 100 * (cpu_s(family) - before[name]) / _IDLE_S for name, family in families.items()}
@@ -129,8 +129,11 @@ def _warm_up(site: Site, pool: list[psutil.Process]) -> None:
 
 
 def _family(pid: int) -> list[psutil.Process]:
+    """
+    Return a process and those that it has forked, without the programs that these have started.
+    """
     parent = psutil.Process(pid)
-    return [parent, *parent.children(recursive=True)]
+    return [parent, *parent.children()]
 
 
 def _anonymous(family: list[psutil.Process]) -> float:
