@@ -62,6 +62,7 @@ def finding(ground: Ground) -> list[Figure]:
     slowest = _slowest(ground.client(small))
     client = ground.client(large)
     first = timed_s(lambda: _list(client))
+    by_gitsheets = timed_s(lambda: _query(large, "${{ slug }}", {}))
     listing = client.application.extensions[EXTENSION].listing
     plain = listing.held_bytes
     warm = _slowest(client)
@@ -74,7 +75,7 @@ def finding(ground: Ground) -> list[Figure]:
     return [
         _within(f"the slowest of {len(_QUERIES)} queries of {_RECORDS:,}", slowest, 10),
         _within(f"the slowest of {len(_QUERIES)} queries of {_MANY_RECORDS:,}", warm, 100),
-        _within(f"the first list of {_MANY_RECORDS:,}", [1000 * first], 1000),
+        _within(f"the first list of {_MANY_RECORDS:,}", [1000 * first], 1000, floor_ms=1000 * by_gitsheets),
         _within(f"the list of {_MANY_RECORDS:,} after a write", after, 20),
         _memory(f"memory of {_MANY_RECORDS:,} records", plain, memory),
         _memory("the same, with what those queries and 20 writes have left", listing.held_bytes, memory),
@@ -86,6 +87,11 @@ def _list(client: FlaskClient, query: str = "") -> None:
     assert answer.status_code == 200, answer.text
 
 
+def _query(site: Site, template: str, where: dict[str, int]) -> None:
+    head = site.pipeline.repository.head()
+    gitsheets.record_query(str(site.data), head, "people", template, where, ".toml")
+
+
 def _slowest(client: FlaskClient) -> list[float]:
     """
     Return the samples of the query with the largest median, in milliseconds.
@@ -94,9 +100,17 @@ def _slowest(client: FlaskClient) -> list[float]:
     return max(taken, key=statistics.median)
 
 
-def _within(name: str, taken: list[float], limit_ms: float) -> Figure:
+def _within(name: str, taken: list[float], limit_ms: float, *, floor_ms: float | None = None) -> Figure:
     value = statistics.median(taken)
-    return Figure(name=name, unit="ms", value=value, target=f"≤ {limit_ms:g} ms", met=value <= limit_ms)
+    return Figure(
+        name=name,
+        unit="ms",
+        value=value,
+        floor=floor_ms,
+        floor_is="gitsheets",
+        target=f"≤ {limit_ms:g} ms",
+        met=value <= limit_ms,
+    )
 
 
 def _memory(name: str, size: int, target: str) -> Figure:
@@ -106,10 +120,7 @@ def _memory(name: str, size: int, target: str) -> Figure:
 def _figure(
     site: Site, name: str, taken: list[float], template: str, where: dict[str, int], limit_ms: float
 ) -> Figure:
-    head = site.pipeline.repository.head()
-    floor = samples_ms(
-        lambda: gitsheets.record_query(str(site.data), head, "people", template, where, ".toml"), 10
-    )
+    floor = samples_ms(lambda: _query(site, template, where), 10)
     return Figure(
         name=name,
         unit="ms",
