@@ -107,7 +107,8 @@ def test_a_shared_connection_that_freezes_hangs_one_push_and_no_other(client, wo
     assert running.await_event("push.failed")["reason"] == "timeout"
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
     assert len(running.events("push.failed")) == 1
-    assert server.logins() == 2
+    # The talk for the next push may have begun in the frozen connection, and goes on in one of its own.
+    assert server.logins() in (2, 3)
     for process in serving:
         process.kill()
 
