@@ -100,7 +100,7 @@ def prepare(url: str, program: Program) -> None:
     with _changed:
         _waiting[url] = waiting
         if _ending is None:
-            _ending = threading.Thread(target=_end_idle, daemon=True)
+            _ending = threading.Thread(target=_end_idle, args=(_changed,), daemon=True)
             _ending.start()
         elif waiting.until < _wakes_at:
             _changed.notify_all()
@@ -118,13 +118,13 @@ def close() -> None:
         _end(each.talk)
 
 
-def _end_idle() -> None:
+def _end_idle(changed: threading.Condition) -> None:
     """
     End each talk when it was not needed for a minute; returns when none is left.
     """
     global _ending, _wakes_at
     while True:
-        with _changed:
+        with changed:
             now = time.monotonic()
             idle = [_waiting.pop(url) for url, each in [*_waiting.items()] if each.until <= now]
             if not idle and not _waiting:
@@ -132,7 +132,7 @@ def _end_idle() -> None:
                 return
             if not idle:
                 _wakes_at = min(each.until for each in _waiting.values())
-                _changed.wait(_wakes_at - now)
+                changed.wait(_wakes_at - now)
         for each in idle:
             _end(each.talk)
 
