@@ -87,15 +87,14 @@ class _Watch:
     """
     Asks the worker again and again how many retries of a push it holds for later.
 
-    A message that the broker delivers twice is one retry. A retry whose time has come may still be there, and
-    is none for later.
+    One whose time has come may still be there, and is none for later.
     """
 
     def __init__(self, running):
         self._running = running
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look)
-        self.most_scheduled: dict[str, str] = {}
+        self.most_scheduled: list[tuple[str, str]] = []
 
     def __enter__(self):
         self._thread.start()
@@ -110,13 +109,13 @@ class _Watch:
         celery = build({**self._running.env}, publisher=True).celery
         while not self._stop.is_set():
             answer = celery.control.inspect(timeout=10, limit=1).scheduled() or {}
-            held = {
-                entry["eta"]: entry["request"]["id"]
+            held = [
+                (entry["eta"], entry["request"]["id"])
                 for entries in answer.values()
                 for entry in entries
                 if entry["request"]["name"] == "push"
                 and datetime.fromisoformat(entry["eta"]) > datetime.now(UTC)
-            }
+            ]
             self.most_scheduled = max(self.most_scheduled, held, key=len)
             self._stop.wait(0.25)  # or worker and watch would have little time for anything else
 
