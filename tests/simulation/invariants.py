@@ -251,7 +251,8 @@ class Invariants:
             ):
                 continue
             reason, since = entry.last_failure.reason, entry.failing_since
-            pages = [each for each in self._sentry.accepted.values() if each["remote"] == name]
+            sent = [*self._sentry.accepted.values(), *self._sentry.under_way]
+            pages = [each for each in sent if each["remote"] == name]
             came = {each["reason"] for each in pages if each["at"] >= since}
             if reason in _AT_ONCE and reason not in came:
                 self.broken(f"{name} fails with {reason}, and no page came")

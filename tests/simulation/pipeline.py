@@ -52,12 +52,14 @@ class Sentry:
 
     Attributes:
         accepted: The pages by event id, in the order in which they came.
+        under_way: The pages that it will accept in a moment.
     """
 
     def __init__(self, machine: Machine, disk: Disk) -> None:
         self._machine, self._disk = machine, disk
         self.is_down = False
         self.accepted: dict[str, dict[str, Any]] = {}
+        self.under_way: list[dict[str, Any]] = []
         self.is_made: Callable[[str, str], int] = lambda remote, reason: 0
         self.came: Callable[[dict[str, Any]], object] = lambda event: None
 
@@ -79,11 +81,16 @@ class Sentry:
         machine = self._machine
         machine.effect(f"sends the page {event['reason']} of {event['remote']} {event['event_id'][:7]}")
         sender, is_down = machine.current, self.is_down
+        sent = {**event, "at": machine.now}
+        if not is_down:
+            self.under_way.append(sent)
 
         def answer() -> None:
-            if not is_down and event["event_id"] not in self.accepted:
-                self.accepted[event["event_id"]] = {**event, "at": machine.now}
-                self.came(event)
+            if not is_down:
+                self.under_way.remove(sent)
+                if event["event_id"] not in self.accepted:
+                    self.accepted[event["event_id"]] = {**event, "at": machine.now}
+                    self.came(event)
             if sender is not None and not sender.is_dead:
                 answered(event["event_id"], Answer(is_taken=not is_down, said="simulated"))
 
