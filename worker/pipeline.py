@@ -79,10 +79,10 @@ def assemble(
     outbox_of(repository).reserve()
     ledger = Ledger(
         remotes_directory(path),
-        released=lambda remote: handover.look_again(remote),
+        released=lambda remote, is_asked: handover.look_again(remote, is_asked),
         nudged=lambda remote: handover.follow_again(remote),
     )
-    send = partial(send_push, celery, occasion="commit", queue=queue)
+    send = partial(send_push, celery, queue=queue)
     look = partial(send_follow, celery, "claim", is_noted=True, queue=queue)
     handover = Handover(repository, ledger, send, *(() if settings.is_replica else (look,)))
     for entry in (*settings.remotes, ENTRY):

@@ -193,7 +193,8 @@ class Pusher:
 
     def _push(self, request: Request) -> str:
         outcome, turn_ends, burst_ends = "", time.monotonic() + _TURN_S, 0.0
-        if request.occasion != "retry" and self._ledger.is_claimed(request.remote):
+        is_claimed = request.occasion != "retry" and self._ledger.is_claimed(request.remote)
+        if is_claimed and self._hands_over(request):
             # The same check as below at a fifth of the cost: in a burst most tasks end here.
             return Turn.PUSHING.sentence
         while (turn := self._turn(request)) is Turn.FREE:
@@ -212,6 +213,7 @@ class Pusher:
                     continue
                 self._put_off(claim, request, turn_is_over=time.monotonic() > turn_ends)
                 self._gather(burst_ends)
+                claim.take_request()
                 begun, attempt = time.monotonic(), self._attempt(claim, request)
                 outcome = attempt.make()
                 burst_ends = begun + _GATHER_S if attempt.is_in_burst else 0.0
@@ -230,13 +232,16 @@ class Pusher:
     def _hands_over(self, request: Request) -> bool:
         """
         Whether to hand over to the claim's holder. Not if the holder leaves the next attempt to this retry.
+        An operator's request outlives the holder's attempt.
 
         Returns:
-            True; False if this retry must still make the attempt, and the claim is free again.
+            True; False if this task must still make the attempt, and the claim is free again.
 
         Raises:
             PushDeferred: The claim is not free in time for this retry.
         """
+        if request.occasion == "operator" and self._ledger.request(request.remote):
+            return self._ledger.is_claimed(request.remote)  # a holder that ends from now on finds the request
         until = time.monotonic() + _CLAIM_WAIT_S
         # An attempt that has just taken the claim first replaces the scheduled retry.
         while request.occasion == "retry" and self._ledger.read(request.remote).chain == request.chain:

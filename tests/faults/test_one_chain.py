@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ferry.worker.turns.turn import Turn
 from tests.parts import Bare, wait_until
 
 
@@ -81,6 +82,28 @@ def test_push_now_brings_the_backlog_forward(env, client, worker, remote, tmp_pa
     assert api.post("/api/_internal/push").status_code == 202
     wait_until(lambda: remote.head() == commit, what="the commit on the remote")
     assert wait_until(lambda: _status(api)["next_attempt_at"] is None)
+
+
+def test_push_now_during_an_attempt_that_fails_leads_to_another(env, client, worker, remote, tmp_path):
+    """
+    The attempt began before the operator's repair. The retry is an hour away.
+    """
+    env |= {"CFP_PUSH_BACKOFF_BASE": "3600", "CFP_PUSH_BACKOFF_CAP": "3600", "CFP_PUSH_EXPRESS": "off"}
+    begun, ends = tmp_path / "begun", tmp_path / "ends"
+    wait = f"until [ -e {ends} ]; do sleep 0.05; done; echo rate limit exceeded >&2; exit 1"
+    api, running = client(), worker()
+    wait_until(lambda: _status(api)["state"] == "idle")
+    remote.hook("pre-receive", f"if [ ! -e {begun} ]; then touch {begun}; {wait}; fi")
+    commit = _write(api, 1)
+    wait_until(begun.exists)
+    before = running.text().count(Turn.PUSHING.sentence)
+
+    assert api.post("/api/_internal/push").status_code == 202
+    wait_until(lambda: running.text().count(Turn.PUSHING.sentence) > before, what="the operator's task")
+    ends.touch()
+
+    wait_until(lambda: remote.head() == commit, what="the commit on the remote")
+    assert [each["reason"] for each in running.events("push.failed")] == ["rate-limited"]
 
 
 class _Watch:

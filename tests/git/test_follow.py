@@ -195,7 +195,7 @@ def test_where_both_sides_have_commits_the_branch_stays_and_a_push_tells_of_it(l
     """
     It is queued as the claim is released, and refused as any other.
     """
-    queued: list[tuple[str, str]] = []
+    queued: list[tuple[str, str, str]] = []
     handover = Handover(level.repository, level.ledger, lambda *push: queued.append(push))
     level.ledger.released = handover.look_again
     ours, _ = data.commit("ours"), remote.commit("theirs")
@@ -203,7 +203,7 @@ def test_where_both_sides_have_commits_the_branch_stays_and_a_push_tells_of_it(l
     assert level.follow() == follow.APART
 
     assert data.head() == ours
-    assert queued == [("origin", ours)]
+    assert queued == [("origin", ours, "commit")]
     with pytest.raises(NonFastForward):
         level.push()
     assert level.follow() == follow.FAILING

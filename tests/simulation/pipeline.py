@@ -190,10 +190,10 @@ class Parts:
         app: Any = App(machine, self.broker)
         ledger = Ledger(
             remotes_directory(repository.path),
-            released=lambda remote: handover.look_again(remote),
+            released=lambda remote, is_asked: handover.look_again(remote, is_asked),
             nudged=lambda remote: handover.follow_again(remote),
         )
-        send = partial(send_push, app, occasion="commit", queue=QUEUE)
+        send = partial(send_push, app, queue=QUEUE)
         look = partial(send_follow, app, "claim", is_noted=True, queue=QUEUE)
         handover = Handover(repository, ledger, send, look, clock=clock)
         for each in (*settings.remotes, ENTRY):

@@ -7,6 +7,7 @@ Each test commits at a moment when a task would find the remote claimed, and han
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 
 import pytest
@@ -24,12 +25,12 @@ from tests.parts import Bare
 
 
 @pytest.fixture
-def sent(line: Line) -> list[tuple[str, str]]:
+def sent(line: Line) -> list[tuple[str, str, str]]:
     """
     The pushes that are queued where a claim on *line* is let go of.
     """
-    queued: list[tuple[str, str]] = []
-    handover = Handover(line.repository, line.ledger, lambda remote, commit: queued.append((remote, commit)))
+    queued: list[tuple[str, str, str]] = []
+    handover = Handover(line.repository, line.ledger, lambda *push: queued.append(push))
     line.ledger.released = handover.look_again
     return queued
 
@@ -46,7 +47,7 @@ def test_a_commit_during_a_push_that_is_refused(line: Line, data: Bare, remote: 
     with pytest.raises(PushRefused):
         line.push()
 
-    assert sent == [("origin", later)]
+    assert sent == [("origin", later, "commit")]
 
 
 def test_a_refusal_alone_queues_nothing(line: Line, remote: Bare, sent):
@@ -89,7 +90,7 @@ def test_a_commit_during_a_look_at_a_divergence(line: Line, data: Bare, remote: 
     monkeypatch.setattr(Remote, "ask", commit_and_ask)
     assert line.push("sweep", occasion="sweep") == STILL_DIVERGED
 
-    assert sent == [("origin", data.head())]
+    assert sent == [("origin", data.head(), "commit")]
 
 
 @pytest.mark.parametrize(
@@ -105,14 +106,14 @@ def test_a_commit_while_the_claim_is_held_for_anything(line: Line, data: Bare, s
         later = data.commit("later")
         assert line.push("later") == Turn.PUSHING.sentence
 
-    assert sent == [("origin", later)]
+    assert sent == [("origin", later, "commit")]
 
 
 def test_a_commit_while_the_claim_is_held_by_what_fails(line: Line, data: Bare, sent):
     with contextlib.suppress(ZeroDivisionError), line.ledger.claim("origin") as claim:
         claim.looks_again = True
         raise ZeroDivisionError
-    assert sent == [("origin", data.head())]
+    assert sent == [("origin", data.head(), "commit")]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_what_waits_is_queued_after_each_act_under_the_claim(line: Line, data: B
     line.push()
     later = data.commit("later")
     act(line)
-    assert sent == [("origin", later)]
+    assert sent == [("origin", later, "commit")]
 
 
 @pytest.mark.parametrize("state", [{"paused_at": 1.0}, {"tried": "HEAD"}])
@@ -138,8 +139,62 @@ def test_what_is_paused_or_was_tried_is_not_queued(line: Line, data: Bare, sent,
     assert sent == []
 
 
+@pytest.mark.parametrize("error", [None, ZeroDivisionError])
+@pytest.mark.parametrize("looks_again", [False, True])
+def test_what_an_operator_asks_for_outlives_the_claim(line: Line, data: Bare, sent, error, looks_again):
+    """
+    The holder may fail for what the operator has just repaired, and its retry may be an hour away.
+    """
+    with contextlib.suppress(ZeroDivisionError), line.ledger.claim("origin") as claim:
+        assert claim
+        claim.write(next_attempt_at=time.time() + 3600, last_attempt_at=time.time(), tried=data.head())
+        claim.looks_again = looks_again
+        assert line.push("operator", occasion="operator") == Turn.PUSHING.sentence
+        if error:
+            raise error
+    assert sent == [("origin", data.head(), "operator")]
+
+    with line.ledger.claim("origin"):
+        pass
+    assert len(sent) == 1
+
+
+def test_an_attempt_that_begins_later_is_what_the_operator_asked_for(line: Line, remote: Bare, sent):
+    assert line.ledger.request("origin")
+    away = remote.path.rename(remote.path.with_name("away.git"))
+    line.fail()
+    away.rename(remote.path)
+    assert sent == []
+
+
+def test_a_push_that_has_landed_is_what_the_operator_asked_for(line: Line, sent):
+    line.push()
+    with line.ledger.claim("origin"):
+        assert line.push("operator", occasion="operator") == Turn.PUSHING.sentence
+    assert sent == []
+
+
+def test_a_claim_that_ends_as_the_operator_asks_leaves_the_push_to_the_operator_s_task(
+    line: Line, data: Bare, remote: Bare, sent, monkeypatch
+):
+    seen = iter([True, False])
+    monkeypatch.setattr(line.ledger, "is_claimed", lambda remote: next(seen))
+    line.push("operator", occasion="operator")
+    assert (remote.head(), sent) == (data.head(), [])
+
+
+def test_an_operator_s_request_that_cannot_be_stored_is_left_to_the_holder(line: Line, data: Bare, sent):
+    line.push()
+    later = data.commit("later")
+    note = data.path / "ferry" / "remotes" / "origin.asked"
+    with line.ledger.claim("origin"):
+        note.symlink_to("missing/directory")  # ENOENT, for root too
+        assert line.push("operator", occasion="operator") == Turn.PUSHING.sentence
+    assert sent == [("origin", later, "commit")]
+
+
 def test_a_broker_that_is_away_does_not_fail_what_the_claim_was_held_for(line: Line, data: Bare):
-    def refuse(remote: str, commit: str) -> None:
+    def refuse(remote: str, commit: str, occasion: str) -> None:
         raise ConnectionRefusedError
 
     line.ledger.released = Handover(line.repository, line.ledger, refuse).look_again

@@ -23,6 +23,7 @@ from typing import Any
 from ferry.worker.errors import LedgerError, RemoteBusyError
 from ferry.worker.files.atomic_json import replace_file, replace_or_overwrite
 from ferry.worker.files.locks import FileLock, LockTimeoutError
+from ferry.worker.files.places import file_in
 from ferry.worker.ledger import events, landings, nudges, steps
 from ferry.worker.ledger.entry import Entry, Running, Stall, T, as_json, counted, from_json
 from ferry.worker.ledger.events import Event
@@ -133,6 +134,12 @@ class Claim:
         """
         nudges.spend(self.ledger._directory, self.remote)
 
+    def take_request(self) -> None:
+        """
+        Forget that an operator asked for a push, see ``Ledger.request``: an attempt begins now.
+        """
+        nudges.take_request(self.ledger._directory, self.remote)
+
     def set_paused(
         self, paused_at: float | None, *, by: str = "", why: str = "", until: float | None = None
     ) -> None:
@@ -181,8 +188,8 @@ class Ledger:
 
     Args:
         directory: Their directory; it exists.
-        released: Called with a remote's name after each claim on it, because tasks that found the claim held
-            have handed their commits over to the holder. Must not raise.
+        released: Called after a claim, because tasks that found it held have handed their commits over to the
+            holder, with the remote's name and whether an operator asked for a push. Must not raise.
         nudged: Called with a remote's name after a claim on it, if there is a nudge: a task that found the
             claim held has ended without a look. Must not raise.
 
@@ -193,11 +200,10 @@ class Ledger:
     def __init__(
         self,
         directory: Path,
-        released: Callable[[str], None] = lambda remote: None,
+        released: Callable[[str, bool], None] = lambda remote, is_asked: None,
         nudged: Callable[[str], None] = lambda remote: None,
     ) -> None:
         self._directory = directory
-        self._paths: dict[str, Path] = {}
         self.released = released
         self.nudged = nudged
         # Entries and stalls that could not be written, with the version of the entry's file at that time.
@@ -246,7 +252,8 @@ class Ledger:
         """
         Claim *remote* for the block, or yield None at once if another holds it.
 
-        After the block, a push is queued for commits that tasks handed over, unless ``Claim.looks_again``.
+        After the block, a push is queued for commits that tasks handed over, unless ``Claim.looks_again``,
+        and for a request of an operator that no attempt has taken.
 
         Raises:
             LedgerError: The entry cannot be read.
@@ -262,8 +269,9 @@ class Ledger:
             # A nudge whose look has failed waits for the sweep, because a look now would fail again.
             if claim is not None and nudges.noted(self._directory, remote).exists():
                 self.nudged(remote)
-            if held and not looks_again:
-                self.released(remote)
+            is_asked = held and nudges.take_request(self._directory, remote)
+            if is_asked or (held and not looks_again):
+                self.released(remote, is_asked)
 
     @contextmanager
     def claim_within(self, remote: str, timeout_s: float) -> Iterator[Claim]:
@@ -314,12 +322,17 @@ class Ledger:
         It stays noted until a holder of the claim has looked: many nudges lead to one look, and a look that
         fails or is killed to another.
         """
-        try:
-            nudges.noted(self._directory, remote).touch()
-        except OSError as exc:
-            log().warning("ledger.write_failed", remote=remote, error=str(exc))
-            return False
-        return True
+        return _note(nudges.noted(self._directory, remote), remote)
+
+    def request(self, remote: str) -> bool:
+        """
+        Note that an operator asked for a push to *remote* while its claim was held; returns whether that was
+        stored. Needs no claim.
+
+        The running attempt may fail for what the operator has just repaired. The next attempt takes the
+        request, and if none begins before the claim's end, that queues a push.
+        """
+        return _note(nudges.requested(self._directory, remote), remote)
 
     def is_nudged(self, remote: str) -> bool:
         """
@@ -371,10 +384,8 @@ class Ledger:
         return FileLock(self._file(remote, "next"))
 
     def _file(self, remote: str, kind: str = "json") -> Path:
-        # A push needs them thirty times, and pathlib takes ten microseconds for each. A remote's name may end
-        # like a file of the ledger, such as "origin.history".
-        name = f"{remote}.{kind}"
-        return self._paths.get(name) or self._paths.setdefault(name, self._directory / name)
+        # A remote's name may end like a file of the ledger, such as "origin.history".
+        return file_in(self._directory, f"{remote}.{kind}")
 
     def _read(self, remote: str) -> Entry:
         path = self._file(remote)
@@ -419,6 +430,15 @@ class Ledger:
         self._unwritten_stalls.pop(remote, None)
         with contextlib.suppress(OSError):
             self._file(remote, "stall").unlink()
+
+
+def _note(path: Path, remote: str) -> bool:
+    try:
+        path.touch()
+    except OSError as exc:
+        log().warning("ledger.write_failed", remote=remote, error=str(exc))
+        return False
+    return True
 
 
 def _must_last(entry: Entry) -> bool:

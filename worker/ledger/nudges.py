@@ -1,5 +1,8 @@
 """
-Notes that a remote may hold commits of others: one file for each remote, and another while that is looked at.
+Notes for the holder of a remote's claim, each an empty file.
+
+A nudge says that the remote may hold commits of others: one file for each remote, and another while that is
+looked at. A request says that an operator asked for a push.
 """
 
 from __future__ import annotations
@@ -24,6 +27,13 @@ def taken(directory: Path, remote: str) -> Path:
     return file_in(directory, f"{remote}.nudged")
 
 
+def requested(directory: Path, remote: str) -> Path:
+    """
+    Return the file of an operator's request that met a held claim.
+    """
+    return file_in(directory, f"{remote}.asked")
+
+
 def take(directory: Path, remote: str) -> bool:
     """
     Take what is noted; returns whether there is something to follow. For the claim's holder.
@@ -39,3 +49,14 @@ def spend(directory: Path, remote: str) -> None:
     """
     with contextlib.suppress(OSError):
         taken(directory, remote).unlink()
+
+
+def take_request(directory: Path, remote: str) -> bool:
+    """
+    Take an operator's request; returns whether there was one.
+    """
+    if not requested(directory, remote).exists():
+        return False
+    with contextlib.suppress(OSError):
+        requested(directory, remote).unlink()
+    return True

@@ -4,8 +4,8 @@ The look at the branch that follows the release of a claim.
 A task that finds its remote claimed hands its commit over to the holder and ends. But the holder may use the
 claim for something else than a successful push: a refused push, a look, a page, a pause, a reconcile. So each
 release of a claim calls this module, which queues a push if the branch has a commit that no attempt has
-tried. A task that looks for commits of others also ends if it finds the remote claimed; the release queues
-another such task if there is a nudge.
+tried, or if an operator's task found the remote claimed. A task that looks for commits of others also ends if
+it finds the remote claimed; the release queues another such task if there is a nudge.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log
-from ferry.worker.turns.turn import Facts, Turn, whose_turn
+from ferry.worker.turns.turn import Facts, Occasion, Turn, whose_turn
 
 _DUE_S = 1.0  # a retry that is due so soon makes the push
 
@@ -28,7 +28,7 @@ class Handover:
     Args:
         repository: The data repository.
         ledger: Has the last tried commit and the scheduled retry.
-        send: Queues a push of a commit to a remote.
+        send: Queues a push of a commit to a remote, for an occasion.
         follow: Queues a look at origin for commits of others; none on a replica, which has no broker: its
             process that follows finds the nudge.
         clock: Seconds since the epoch.
@@ -38,7 +38,7 @@ class Handover:
         self,
         repository: Repository,
         ledger: Ledger,
-        send: Callable[[str, str], None],
+        send: Callable[[str, str, Occasion], None],
         follow: Callable[[], object] = lambda: None,
         *,
         clock: Callable[[], float] = time.time,
@@ -49,13 +49,22 @@ class Handover:
         self._follow = follow
         self._clock = clock
 
-    def look_again(self, remote: str) -> None:
+    def look_again(self, remote: str, is_asked: bool = False) -> None:
         """
         Queue a push to *remote* if it lacks commits that no attempt has tried. Never raises.
+
+        Args:
+            is_asked: Whether an operator asks for the push: it does not matter who has tried them, nor
+                whether a retry is scheduled.
         """
         try:
-            if (commit := self._untried(remote)) is not None:
-                self._send(remote, commit)
+            head = self._repository.head()
+            if head is None or self._repository.is_pushed(remote, head):
+                return
+            if is_asked:
+                self._send(remote, head, "operator")
+            elif self._is_untried(remote, head):
+                self._send(remote, head, "commit")
         except Exception as exc:  # noqa: BLE001
             # This error must not replace the holder's own result or error. The sweep finds what is not queued
             # here.
@@ -70,14 +79,10 @@ class Handover:
         except Exception as exc:  # noqa: BLE001 - as above; the sweep finds that it is still nudged
             log().warning("follow.not_handed_over", remote=remote, error=str(exc))
 
-    def _untried(self, remote: str) -> str | None:
-        head = self._repository.head()
-        if head is None or self._repository.is_pushed(remote, head):
-            return None
+    def _is_untried(self, remote: str, head: str) -> bool:
         entry = self._ledger.read(remote)
         # Another holder looks again when it releases the claim.
         facts = Facts(
             pending=True, claimed=self._ledger.is_claimed(remote), occasion="commit", grace_s=_DUE_S
         )
-        is_free = whose_turn(entry, facts, self._clock()) is Turn.FREE
-        return head if is_free and entry.tried != head else None
+        return entry.tried != head and whose_turn(entry, facts, self._clock()) is Turn.FREE
