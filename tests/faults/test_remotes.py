@@ -58,19 +58,25 @@ def silent_port():
 def _leftovers(running, marker):
     """
     Return what a worker's push left behind: zombies of its own, and whatever names *marker*.
+
+    A program on the other side of a talk that stands ready for the next push is none: it runs nothing.
     """
     found = []
     for child in running.children():
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended while we looked
             if child.status() == psutil.STATUS_ZOMBIE:
                 found.append(child)
+    ready = []
     for process in psutil.process_iter():
         try:
-            if process.pid != os.getpid() and marker in " ".join(process.cmdline()):
-                found.append(process)
+            command = process.cmdline()
+            if process.pid == os.getpid() or marker not in " ".join(command):
+                continue
+            waits = "receive-pack" in command and not process.children()
+            (ready if waits else found).append(process)
         except psutil.Error:
             continue
-    return found
+    return found + ready[1:]
 
 
 def _nap(tmp_path):
