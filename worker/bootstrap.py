@@ -68,7 +68,8 @@ def build_all(environments: Environments, *, publisher: bool = False, calls: boo
         if name in registered:
             pipeline.after.serve(registered[name].hooks, hook_places(first.data_repo_path, places))
             pipeline.reconciler.rules.serve(has_rules=registered[name].has_rules)
-    register(celery, {pipeline.queue: pipeline for pipeline in pipelines})
+    if not publisher:  # it sends tasks by name, and Celery takes milliseconds to register them
+        register(celery, {pipeline.queue: pipeline for pipeline in pipelines})
     for pipeline in pipelines:
         pipeline.repository.objects.committer.report()
     return pipelines

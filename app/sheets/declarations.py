@@ -21,7 +21,7 @@ from ferry.worker.process.apart import OverrunError
 
 _CHECKED = 1024
 _UNKNOWN = "?"
-_faults: LRUCache[tuple[str, str, tuple[str | None, ...]], str | None] = LRUCache(_CHECKED)
+_faults: LRUCache[tuple[str, str, str, tuple[str | None, ...]], str | None] = LRUCache(_CHECKED)
 _lock = threading.Lock()
 # gitsheets opens a sheet without a transaction only to verify a contract. No sheet implements this one,
 # because RFC 2606 reserves ".invalid": gitsheets then answers "contract_unsatisfied" for each sheet that
@@ -56,7 +56,7 @@ def check(
         BusyError: No child process is free.
         NotEvaluatedError: It must be opened outside of the write lock.
     """
-    key = git_dir, name, versions
+    key = name, place, root, versions
     with _lock:
         fault = _faults.get(key, _UNKNOWN)
     if fault == _UNKNOWN:

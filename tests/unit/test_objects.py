@@ -129,6 +129,10 @@ def test_what_is_a_commit_and_what_came_between_two_is_as_git_says(data: Bare, p
     assert Objects(path).lineage(line[0], line[0], longest=9) == []
     assert Objects(path).lineage(str(first), merge, longest=9) == [], "a merge is no line"
     assert Objects(path).lineage("1" * 40, line[4], longest=99) == [], "the first commit has no parent"
+    whole = data.git("rev-list", line[4]).split()
+    assert Objects(path).lineage(None, line[4], longest=len(whole)) == whole
+    assert Objects(path).lineage(None, line[4], longest=len(whole) - 2) == [], "longer than asked for"
+    assert Objects(path).lineage(None, merge, longest=99) == []
     assert Objects(path).is_commit(merge)
     assert not Objects(path).is_commit(data.git("rev-parse", "main^{tree}"))
     assert not Objects(path).is_commit("1" * 40)

@@ -69,7 +69,7 @@ def test_a_message_that_waits_is_understood(env, data, remote):
     message = json.loads((CORPUS / "message.json").read_text())
     args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
     head = message["headers"]
-    pipeline = build(env, publisher=True)
+    pipeline = build(env)
     task = pipeline.celery.tasks[head["task"]]
     done = task.apply(args, kwargs, task_id=head["id"], routing_key=pipeline.queue)
     assert done.state == "SUCCESS", done.traceback
@@ -110,7 +110,7 @@ def test_the_flags_that_the_release_before_sent_are_understood(env, data, remote
     """
     As the occasion that they meant.
     """
-    pipeline = build(env, publisher=True)
+    pipeline = build(env)
     task = pipeline.celery.tasks[name]
     _bind(task, args, kwargs)
     if name == "push":
@@ -120,7 +120,7 @@ def test_the_flags_that_the_release_before_sent_are_understood(env, data, remote
 
 
 def test_a_word_that_only_a_later_release_knows_is_a_push_all_the_same(env, data, remote):
-    pipeline = build(env, publisher=True)
+    pipeline = build(env)
     done = pipeline.celery.tasks["push"].apply(
         ["origin", "41bdd9b608f2"], {"occasion": "whim"}, routing_key=pipeline.queue
     )

@@ -87,12 +87,13 @@ class Objects:
             header = gitsheets.blob_header(self.git_dir, name)
         return bool(header) and header["kind"] == "commit"
 
-    def lineage(self, old: str, new: str, *, longest: int, packed: bool = True) -> list[str]:
+    def lineage(self, old: str | None, new: str, *, longest: int, packed: bool = True) -> list[str]:
         """
         Return the commits from *new* to before *old*, newest first, if each has exactly one parent; else
         nothing.
 
         Args:
+            old: None: return all of a history without merges.
             longest: The most commits to read.
             packed: Whether to read packed commits too, which takes about ten times as long.
         """
@@ -101,6 +102,8 @@ class Objects:
             while new != old:
                 parents = _parents(self.git_dir, new, packed)
                 found.append(new)
+                if old is None and not parents:
+                    return found
                 if len(parents) != 1 or len(found) > longest:
                     return []
                 new = parents[0]
