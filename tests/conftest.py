@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,10 @@ from ferry.app.sheets import evaluation
 from ferry.worker.git import command, history
 from ferry.worker.git import remote as remote_module
 from ferry.worker.git.express import standing
+from ferry.worker.git.prepare import prepare
 from ferry.worker.process import apart, running
 from ferry.worker.process.running import Finished
+from ferry.worker.settings import Settings
 from ferry.worker.watchdog import Watchdog
 from tests import nursery
 from tests.git_http import GitHttpServer, git_http_server
@@ -200,8 +203,13 @@ def valkey_port() -> Iterator[int]:
 def _sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sample") / "data.git"
     make_sample_repository(path)
-    # Most tests copy it, and most of a thousand copies would be loose objects and sample hooks.
-    Bare(path).git("repack", "-a", "-d", "--quiet")
+    # Most tests copy it, and most of a thousand copies would be loose objects and sample hooks. The commits
+    # stay loose, as those of a young repository: Ferry reads such in its own process.
+    sample = Bare(path)
+    objects = set(sample.git("rev-list", "--objects", "--no-object-names", "main").split())
+    packed = "\n".join(sorted(objects.difference(sample.git("rev-list", "main").split())))
+    sample.feed("pack-objects", "--quiet", str(path / "objects/pack/pack"), content=packed.encode())
+    sample.git("prune-packed")
     shutil.rmtree(path / "hooks")
     return path
 
@@ -231,11 +239,29 @@ def remote(tmp_path: Path) -> Bare:
     return Bare.init(tmp_path / "remote.git")
 
 
+@pytest.fixture(scope="session")
+def _configuration(_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """
+    The configuration that a first start leaves, with the fields ``{identity}`` and ``{remote}``.
+    """
+    data, remote = Bare.copy(_sample, tmp_path_factory.mktemp("prepared") / "data.git"), "/of/a/test"
+    settings = {"CFP_DATA_REPO_PATH": str(data.path), "CFP_REDIS_URL": "redis://redis.invalid"}
+    identity = prepare(Settings.from_env({**settings, "CFP_DATA_REMOTE": remote}))
+    text = (data.path / "config").read_text()
+    assert text.count(identity) == text.count(remote) == 1
+    return text.replace(identity, "{identity}").replace(remote, "{remote}")
+
+
 @pytest.fixture
-def env(data: Bare, remote: Bare, valkey_port: int) -> dict[str, str]:
+def env(data: Bare, remote: Bare, valkey_port: int, _configuration: str) -> dict[str, str]:
     """
     A quick and impatient deployment over ``data`` and ``remote``.
+
+    It was started before: a first start replaces the repository's configuration, by two processes of git.
     """
+    (data.path / "config").write_text(
+        _configuration.format(identity=uuid.uuid4().hex[:12], remote=remote.path)
+    )
     return {
         "CFP_DATA_REPO_PATH": str(data.path),
         "CFP_DATA_REMOTE": str(remote.path),

@@ -533,7 +533,7 @@ def test_packs_are_merged_where_somebody_wants_a_bitmap_of_them(
 ):
     (tmp_path / ".gitconfig").write_text("[pack]\n writeBitmaps = true\n[repack]\n writeBitmaps = true\n")
     monkeypatch.setenv("HOME", str(tmp_path))
-    for _ in range(2):
+    for _ in range(3):
         data.commit()
         Packs(deployment.repository.git).pack_loose_objects(timeout_s=20)
         Packs(deployment.repository.git).prune_packed()

@@ -62,6 +62,7 @@ def places(env: dict[str, str], data: Bare, tmp_path: Path) -> dict[str, Place]:
             Bare.copy(data.path, tmp_path / name / "data.git"),
             Bare.init(tmp_path / name / "remote.git"),
         )
+        bare.git("config", "--unset", "ferry.id")
         own = {"CFP_DATA_REPO_PATH": str(bare.path), "CFP_DATA_REMOTE": str(remote.path)}
         (directory / f"{name}.env").write_text("".join(f"{key}={value}\n" for key, value in own.items()))
         made[name] = Place(bare, remote, build({**env, **own}, publisher=True))
