@@ -7,8 +7,10 @@ Each test commits at a moment when a task would find the remote claimed, and han
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -183,12 +185,16 @@ def test_a_claim_that_ends_as_the_operator_asks_leaves_the_push_to_the_operator_
     assert (remote.head(), sent) == (data.head(), [])
 
 
-def test_an_operator_s_request_that_cannot_be_stored_is_left_to_the_holder(line: Line, data: Bare, sent):
+def test_an_operator_s_request_that_cannot_be_stored_is_left_to_the_holder(
+    line: Line, data: Bare, sent, monkeypatch
+):
+    def touch(path, *_, **__):
+        raise OSError(errno.ENOSPC, "the disk is full", str(path))
+
     line.push()
     later = data.commit("later")
-    note = data.path / "ferry" / "remotes" / "origin.asked"
     with line.ledger.claim("origin"):
-        note.symlink_to("missing/directory")  # ENOENT, for root too
+        monkeypatch.setattr(Path, "touch", touch)
         assert line.push("operator", occasion="operator") == Turn.PUSHING.sentence
     assert sent == [("origin", later, "commit")]
 

@@ -55,8 +55,8 @@ def take_request(directory: Path, remote: str) -> bool:
     """
     Take an operator's request; returns whether there was one.
     """
-    if not requested(directory, remote).exists():
-        return False
-    with contextlib.suppress(OSError):
+    try:
         requested(directory, remote).unlink()
+    except OSError:
+        return False
     return True
