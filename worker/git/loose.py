@@ -44,6 +44,13 @@ class ObjectTooLargeError(gitsheets.GitsheetsError):  # type: ignore[misc]  # it
         super().__init__(f"the object {name} has {size} bytes; at most {most} can be read into memory")
 
 
+def is_loose(git_dir: str, name: str) -> bool:
+    """
+    Whether the object has a file of its own.
+    """
+    return os.path.exists(f"{git_dir}/objects/{name[:2]}/{name[2:]}")
+
+
 def read_loose(git_dir: str, name: str, *, most: int = MOST_BYTES) -> bytes:
     """
     Return kind, size and content of a loose object.
