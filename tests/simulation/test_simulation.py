@@ -35,7 +35,7 @@ def test_a_seed_does_the_same_again():
     ],
 )
 def test_a_planted_fault_is_found(name: str):
-    assert run(1, 40_000, name).fault
+    assert run(100, 40_000, name).fault
 
 
 def test_a_world_that_fails_is_shortened_and_the_short_one_fails_again():

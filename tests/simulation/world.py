@@ -88,6 +88,7 @@ class World:
         urls = {name: f"/{name}.git" for name in self.hosts}
         self.parts = Parts(self.machine, self.disk, self.store, self.broker, self.settings, urls)
         self.has_faults = faults
+        self._is_healed = False
         self.writes = True
         self._temper = self.random.choice(_TEMPERS)
         self._has_rival = self.random.random() < 0.2  # another repository, which is made the primary
@@ -169,7 +170,8 @@ class World:
         ]
 
     def _start(self, role: Role) -> None:
-        self._roles[self.machine.start(role.name, role.run)] = role
+        if role.name != "people" or not self._is_healed:  # they may be away as the world heals
+            self._roles[self.machine.start(role.name, role.run)] = role
 
     def _later(self, seconds: float, happen: Callable[[], object]) -> None:
         self.machine.at(self.machine.now + seconds, happen)
@@ -262,6 +264,8 @@ class World:
 
     def _pause(self, pipeline: Any, remote: str) -> None:
         until = self.random.choice([None, self.machine.now + 40])
+        if until is not None:  # it is stored even if they are killed before the next line
+            self.invariants.paused[remote] = False
         operators.pause(pipeline.ledger, remote, _OPERATOR, now=self.machine.now, until=until, timeout_s=30)
         self.invariants.paused[remote] = until is None
 
@@ -461,7 +465,7 @@ class World:
         """
         Let nothing further go wrong but what the remotes do.
         """
-        self.has_faults = False
+        self.has_faults, self._is_healed = False, True
         self.writes = self.random.random() < 0.5
         self._mend_broker()
         self.sentry.is_down = self.disk.is_full = False
