@@ -7,7 +7,8 @@ its step may take: it hangs, or was stopped. Every API process and every sweep c
 ensures that only one page is sent.
 
 A watchdog does not claim a remote that is pushed to. So no task hands its commit over to it, and it can
-report a claim that is never released. It also pages for a pause that has lasted for a day.
+report a claim that is never released. It also pages for a pause that has lasted for a day, and for a last
+attempt whose page could be neither stored nor sent.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ferry.worker.errors import PushFailed, RepositoryError
 from ferry.worker.failures import POLICIES, Reason
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry
-from ferry.worker.ledger.ledger import Ledger
+from ferry.worker.ledger.ledger import Claim, Ledger
 from ferry.worker.ledger.steps import Step
 from ferry.worker.observe.logs import log
 from ferry.worker.settings import Settings
@@ -88,12 +89,13 @@ class Watchdog:
 
     def check(self) -> list[str]:
         """
-        Page once for each stalled remote; returns their names. Also pages for a full disk, and sends again
-        the pages that Sentry has not accepted.
+        Page once for each stalled remote; returns their names. Also pages for a full disk and for a pause
+        that seems forgotten, and sends again the pages that Sentry has not accepted.
         """
         stalled = [remote for remote in self._settings.remotes if self._look_at(remote)]
         for remote in self._settings.remotes:
-            self._remind_of_pause(remote)
+            self._tell(remote, self._is_pause_to_be_told, self._episodes.tell_of_pause)
+            self._tell(remote, self._is_page_lost, self._episodes.page_again)
         try:
             self._disk.check()
         except Exception:  # noqa: BLE001 - as for a remote
@@ -132,22 +134,26 @@ class Watchdog:
             log().exception("watchdog.failed", remote=remote)
             return False
 
-    def _remind_of_pause(self, remote: str) -> None:
-        """
-        Page once for a pause without an end that has lasted for a day.
-        """
+    def _tell(self, remote: str, is_due: Callable[[Entry], bool], tell: Callable[[Claim], None]) -> None:
         try:
-            if not self._is_to_be_told(self._ledger.read(remote)):
+            if not is_due(self._ledger.read(remote)):
                 return
-            # Taking the claim delays no push, because they are paused.
+            # Taking the claim delays no push: pushes are paused, or none is scheduled.
             with self._ledger.claim(remote) as claim:
-                if claim is not None and self._is_to_be_told(claim.entry):
-                    self._episodes.tell_of_pause(claim)
+                if claim is not None and is_due(claim.entry):
+                    tell(claim)
         except Exception:  # noqa: BLE001 - a damaged ledger of one remote must not hide the others
             log().exception("watchdog.failed", remote=remote)
 
-    def _is_to_be_told(self, entry: Entry) -> bool:
+    def _is_pause_to_be_told(self, entry: Entry) -> bool:
         return is_pause_forgotten(entry, self._clock()) and not entry.pause_paged
+
+    def _is_page_lost(self, entry: Entry) -> bool:
+        """
+        Whether the page of the last attempt was neither stored nor accepted, and no attempt follows.
+        """
+        failure = entry.last_failure
+        return entry.gave_up and failure is not None and not self._episodes.is_known(entry, failure.reason)
 
     def _stillness(self, remote: str) -> _Stillness | None:
         """

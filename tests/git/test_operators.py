@@ -11,6 +11,8 @@ from structlog.testing import capture_logs
 
 from ferry.app.dev.sentry_sink import SentrySink
 from ferry.worker import paging
+from ferry.worker.episodes import episodes
+from ferry.worker.errors import PushRefused
 from ferry.worker.ledger import operators
 from ferry.worker.ledger.entry import Entry, as_json, from_json
 from ferry.worker.ledger.events import KEPT, Event, recall, remember
@@ -107,6 +109,33 @@ def test_a_pause_that_seems_forgotten_pages_once(
         _pause(line)
         line.clock.wind(DAY_S)
         assert look() == 2, "another pause"
+
+
+def test_a_page_for_the_last_attempt_that_was_neither_stored_nor_sent_is_sent_later(
+    line_with: Callable[..., Line], sentry: SentrySink, remote: Bare, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    Each other attempt is followed by one that pages.
+    """
+    line = line_with(SENTRY_DSN=sentry.dsn, CFP_PUSH_MAX_RETRIES="0")
+    paging.configure(line.settings)
+    remote.path.rename(remote.path.with_name("away.git"))
+    with monkeypatch.context() as full:
+        full.setattr(episodes, "page", lambda *_: False)
+        with pytest.raises(PushRefused):
+            line.push()
+    assert (line.entry.gave_up, line.entry.paged) == (True, ())
+    dogs = [Watchdog(line.settings, line.repository, line.ledger, clock=line.clock) for _ in range(2)]
+
+    for _ in range(2):
+        for dog in dogs:
+            dog.check()
+    paging.flush(5)
+
+    [event] = sentry.events
+    assert (event["level"], event["tags"]["reason"]) == ("fatal", "not-found")
+    assert event["contexts"]["push"]["ahead"] == 2
+    assert line.entry.paged == ("not-found",)
 
 
 def test_each_new_reason_of_a_row_of_failures_is_kept_and_how_it_ended(line: Line, remote: Bare, tmp_path):

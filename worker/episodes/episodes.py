@@ -16,7 +16,6 @@ from typing import Any
 from ferry.worker.dossier import as_printed, dossier, headline, standing
 from ferry.worker.episodes.resolving import Resolver
 from ferry.worker.errors import PushError, PushRefused
-from ferry.worker.failures import Reason
 from ferry.worker.files.places import pages_directory
 from ferry.worker.git.repository import Repository
 from ferry.worker.ledger.entry import Entry, Failure
@@ -200,7 +199,7 @@ class Episodes:
         pages = {"status_page": "/status", "runbook": f"/status/runbook#{reason}"}
         return {name: link for name, path in pages.items() if (link := self._link(path))}
 
-    def is_known(self, entry: Entry, reason: Reason) -> bool:
+    def is_known(self, entry: Entry, reason: str) -> bool:
         """
         Whether *reason* is the last failure in *entry*, and its page was sent.
         """
@@ -243,6 +242,16 @@ class Episodes:
         since = self._clock() if entry.failing_since is None else entry.failing_since
         if self._send(error, since=since, context=context):
             claim.write(paged=(*entry.paged, error.reason))
+
+    def page_again(self, claim: Claim) -> None:
+        """
+        Send the page for the last failure of *claim*, which could be neither stored nor sent: the disk was
+        full, and Sentry did not answer.
+        """
+        if (failure := claim.entry.last_failure) is not None:
+            error = PushRefused(claim.remote, failure.reason, failure.message, failure.hint)
+            about = dossier(self._repository, error, claim.entry, said=failure.said, now=self._clock())
+            self.page(claim, error, about)
 
     def _send(self, error: PushError, *, since: float, context: Mapping[str, Any]) -> bool:
         wanted = Page(
