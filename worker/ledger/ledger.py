@@ -322,7 +322,7 @@ class Ledger:
         It stays noted until a holder of the claim has looked: many nudges lead to one look, and a look that
         fails or is killed to another.
         """
-        return _note(nudges.noted(self._directory, remote), remote)
+        return nudges.note(nudges.noted(self._directory, remote), remote)
 
     def request(self, remote: str) -> bool:
         """
@@ -332,7 +332,7 @@ class Ledger:
         The running attempt may fail for what the operator has just repaired. The next attempt takes the
         request, and if none begins before the claim's end, that queues a push.
         """
-        return _note(nudges.requested(self._directory, remote), remote)
+        return nudges.note(nudges.requested(self._directory, remote), remote)
 
     def is_nudged(self, remote: str) -> bool:
         """
@@ -430,15 +430,6 @@ class Ledger:
         self._unwritten_stalls.pop(remote, None)
         with contextlib.suppress(OSError):
             self._file(remote, "stall").unlink()
-
-
-def _note(path: Path, remote: str) -> bool:
-    try:
-        path.touch()
-    except OSError as exc:
-        log().warning("ledger.write_failed", remote=remote, error=str(exc))
-        return False
-    return True
 
 
 def _must_last(entry: Entry) -> bool:

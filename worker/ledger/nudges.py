@@ -11,6 +11,7 @@ import contextlib
 from pathlib import Path
 
 from ferry.worker.files.places import file_in
+from ferry.worker.observe.logs import log
 
 
 def noted(directory: Path, remote: str) -> Path:
@@ -32,6 +33,18 @@ def requested(directory: Path, remote: str) -> Path:
     Return the file of an operator's request that met a held claim.
     """
     return file_in(directory, f"{remote}.asked")
+
+
+def note(path: Path, remote: str) -> bool:
+    """
+    Make one of these files; returns whether it is stored. Needs no claim.
+    """
+    try:
+        path.touch()
+    except OSError as exc:
+        log().warning("ledger.write_failed", remote=remote, error=str(exc))
+        return False
+    return True
 
 
 def take(directory: Path, remote: str) -> bool:
