@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import gitsheets
 
-from ferry.worker.git.loose import MOST_BYTES, header_of, inflated
+from ferry.worker.git.loose import MOST_BYTES, header_of, inflated, path_of
 from ferry.worker.git.objects import Objects
 
 _SKIPPED_BYTES = 8 << 20  # bytes inflated on the way to a part before an empty piece is yielded
@@ -101,7 +101,7 @@ def _between(pieces: Iterator[bytes], start: int, end: int) -> Iterator[bytes]:
 
 
 def _loose(git_dir: str, name: str) -> Blob | None:
-    path = f"{git_dir}/objects/{name[:2]}/{name[2:]}"
+    path = path_of(git_dir, name)
     with open(path, "rb") as file:
         found = header_of(zlib.decompressobj().decompress(file.read(_HEADER_BYTES), _HEADER_BYTES))
     if found is None or found[0] != "blob":

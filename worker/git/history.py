@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import gitsheets
 
 from ferry.worker.git.command import QUERY_TIMEOUT_S, Git, run_git
+from ferry.worker.git.loose import path_of
 from ferry.worker.git.objects import Objects
 from ferry.worker.git.refs import OBJECT_NAME
 from ferry.worker.git.signing import Committer
@@ -133,7 +134,7 @@ class History:
         to the millisecond.
         """
         try:
-            return os.stat(f"{self.path}/objects/{commit[:2]}/{commit[2:]}").st_mtime
+            return os.stat(path_of(str(self.path), commit)).st_mtime
         except FileNotFoundError:
             return float(self.git.query("show", "--no-patch", "--format=%ct", commit, "--"))
 

@@ -44,11 +44,11 @@ class ObjectTooLargeError(gitsheets.GitsheetsError):  # type: ignore[misc]  # it
         super().__init__(f"the object {name} has {size} bytes; at most {most} can be read into memory")
 
 
-def is_loose(git_dir: str, name: str) -> bool:
+def path_of(git_dir: str, name: str) -> str:
     """
-    Whether the object has a file of its own.
+    Return the path of an object's own file, which need not exist.
     """
-    return os.path.exists(f"{git_dir}/objects/{name[:2]}/{name[2:]}")
+    return f"{git_dir}/objects/{name[:2]}/{name[2:]}"
 
 
 def read_loose(git_dir: str, name: str, *, most: int = MOST_BYTES) -> bytes:
@@ -63,7 +63,7 @@ def read_loose(git_dir: str, name: str, *, most: int = MOST_BYTES) -> bytes:
         zlib.error: It is damaged.
         ObjectTooLargeError: It is larger.
     """
-    with open(f"{git_dir}/objects/{name[:2]}/{name[2:]}", "rb") as file:
+    with open(path_of(git_dir, name), "rb") as file:
         stream = zlib.decompressobj()
         pieces = inflated(file, stream)
         found = [next(pieces, b"")]
@@ -196,7 +196,7 @@ def _stands(git_dir: str, name: str, whole: bytes) -> bool:
         if read_loose(git_dir, name) != whole:
             return False
         # Otherwise `git gc` may remove it as old and unreachable.
-        os.utime(f"{git_dir}/objects/{name[:2]}/{name[2:]}")
+        os.utime(path_of(git_dir, name))
     except (OSError, zlib.error):
         return False
     return True
