@@ -56,7 +56,7 @@ def check(
         BusyError: No child process is free.
         NotEvaluatedError: It must be opened outside of the write lock.
     """
-    key = name, place, root, versions
+    key = name, place, root, versions  # the answer follows from these objects, in whichever repository
     with _lock:
         fault = _faults.get(key, _UNKNOWN)
     if fault == _UNKNOWN:
