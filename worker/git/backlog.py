@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from ferry.worker.git.history import History
 
 MOST_NAMES = 100_000  # names kept for each remote: 10 MB
-_FEW_COMMITS = 100  # loose ones, read in this process before git is started to read all
 _FEW_NAMES = 2000  # names searched at each push
 
 
@@ -142,11 +141,7 @@ class Backlogs:
         if seen is not None and not self._log.contains(seen, head):
             found = replace(found, behind=self._log.count_between(head, seen))
         if seen is None:
-            names = None
-            if few := self._log.objects.lineage(None, head, longest=_FEW_COMMITS, packed=False):
-                count, oldest = len(few), few[-1]
-            else:
-                count, oldest = self._log.count_between(None, head), self._log.root_of(head)
+            count, oldest, names = self._log.count_between(None, head), self._log.root_of(head), None
         else:
             lacked = self._log.commits_between(seen, head)
             if not lacked:

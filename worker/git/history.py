@@ -219,6 +219,8 @@ class History:
         Raises:
             RepositoryError: One of them is not known here.
         """
+        if old is None and (few := self._few(new)):
+            return len(few)
         return int(self.git.query("rev-list", "--count", new, *([f"^{old}"] if old else []), "--"))
 
     def root_of(self, tip: str) -> str:
@@ -228,7 +230,15 @@ class History:
         Raises:
             RepositoryError: git failed.
         """
+        if few := self._few(tip):
+            return few[-1]
         return self.git.query("rev-list", "--max-parents=0", tip, "--").split()[-1]
+
+    def _few(self, tip: str) -> list[str]:
+        """
+        Return all commits of a young history, newest first, if they are loose and none is a merge.
+        """
+        return self.objects.lineage(None, tip, longest=_A_FEW_COMMITS, packed=False)
 
     def merge_base(self, one: str, other: str) -> str | None:
         """
