@@ -10,7 +10,7 @@ import time
 import timeit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferry.worker.observe import redaction
@@ -237,6 +237,16 @@ def test_what_is_passed_on_without_a_search_holds_nothing_that_a_search_finds(te
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(redaction, "_HARMLESS", re.compile(r"(?!)"))
         assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    ("words", "pattern", "hidden"), redaction._SEARCHES, ids=[words[0] for words, _, _ in redaction._SEARCHES]
+)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_what_a_search_changes_has_one_of_its_words(words, pattern, hidden, data):
+    text = data.draw(st.from_regex(pattern))
+    assert pattern.sub(hidden, text) == text or any(word in text.lower() for word in words)
 
 
 @given(
