@@ -79,6 +79,21 @@ def least(measure: Callable[[], float], *, below_s: float, tries: int = 10) -> f
     return least_s
 
 
+@cache
+def _content(template: Path) -> dict[str, dict[str, tuple[int, bytes]]]:
+    """
+    Return the mode and the content of each file, by its directory. A directory comes after its parent.
+    """
+    return {
+        directory.removeprefix(str(template)): {
+            name: (os.stat(file).st_mode & 0o777, Path(file).read_bytes())
+            for name in names
+            if (file := os.path.join(directory, name))
+        }
+        for directory, _, names in os.walk(template)
+    }
+
+
 @dataclass(frozen=True)
 class Bare:
     """
@@ -89,7 +104,23 @@ class Bare:
 
     @classmethod
     def init(cls, path: Path) -> Bare:
-        return cls.copy(_empty(), path)
+        return cls.like(_empty(), path)
+
+    @classmethod
+    def like(cls, template: Path, path: Path) -> Bare:
+        """
+        Copy a repository that does not change. Its files are read once, so that a copy takes a fifth of a
+        millisecond.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for directory, files in _content(template).items():
+            made = f"{path}{directory}"
+            os.mkdir(made)
+            for name, (mode, content) in files.items():
+                file = os.open(os.path.join(made, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+                os.write(file, content)
+                os.close(file)
+        return cls(path)
 
     @classmethod
     def copy(cls, source: Path, path: Path) -> Bare:
@@ -118,11 +149,13 @@ class Bare:
         content = f"{head}from {self.head()}\n{''.join(lines)}".encode()
         self.feed("fast-import", "--quiet", content=content)
 
-    def feed(self, *arguments: str, content: bytes) -> None:
+    def feed(self, *arguments: str, content: bytes) -> str:
         """
-        Run a git command that reads *content*.
+        Run a git command that reads *content*; returns what it prints.
         """
-        subprocess.run(["git", "-C", str(self.path), *arguments], input=content, check=True, timeout=60)
+        command = ["git", "-C", str(self.path), *arguments]
+        done = subprocess.run(command, input=content, stdout=subprocess.PIPE, check=True, timeout=60)
+        return done.stdout.decode()
 
     def head(self) -> str | None:
         with contextlib.suppress(OSError):
@@ -151,9 +184,11 @@ class Bare:
         """
         Commit on top of ``main`` with nothing changed, as somebody else would.
         """
-        commit = self.git("commit-tree", "-p", "main", "-m", message, "main^{tree}")
-        self.git("update-ref", "refs/heads/main", commit)
-        return commit
+        text = f"{message}\n".encode()
+        head = b"commit refs/heads/main\nmark :1\ncommitter Stranger <stranger@example.org> now\n"
+        content = b"%sdata %d\n%sfrom refs/heads/main^0\n\nget-mark :1\n" % (head, len(text), text)
+        # One process of git, and not one for the commit and one for the branch.
+        return self.feed("fast-import", "--quiet", "--date-format=now", content=content).strip()
 
     def grow(self, commits: int, *, files: int = 200) -> None:
         """

@@ -19,6 +19,7 @@ import pytest
 from ferry.worker.files import flushing
 from ferry.worker.files.locks import FileLock
 from ferry.worker.git import refs
+from ferry.worker.git.objects import Objects
 from ferry.worker.git.refs import RefError, RefLockedError, RefMovedError, draft_of, move_ref, read_ref
 from tests.parts import Bare
 
@@ -77,7 +78,12 @@ def commits(data: Bare) -> list[str]:
     """
     Ten commits beside the branch, none of which it holds.
     """
-    return [data.git("commit-tree", "-p", "main", "-m", str(n), "main^{tree}") for n in range(10)]
+    objects, head = Objects(data.path), data.head()
+    tree = objects.read(head)[len("tree ") :][:40].decode()
+    author = ("Ana", "ana@example.org")
+    return [
+        objects.write_commit(tree, (head,), str(n), author=author, seconds=1_780_000_000) for n in range(10)
+    ]
 
 
 def _lock(data: Bare, ref: str) -> Path:

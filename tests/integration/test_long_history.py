@@ -32,7 +32,7 @@ def _grown(_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path, _grown: Path) -> Bare:
-    return Bare.copy(_grown, tmp_path / "data.git")
+    return Bare.like(_grown, tmp_path / "data.git")
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def _town(_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path, _town: Path) -> Bare:
-    return Bare.copy(_town, tmp_path / "data.git")
+    return Bare.like(_town, tmp_path / "data.git")
 
 
 @pytest.fixture
