@@ -235,10 +235,11 @@ class Listing:
         """
         reserved.take(_PLACE_BYTES * len(files))
         blobs = [file for file in files if file.is_text and not file.is_link]
-        uses = Counter(map(attrgetter("name"), blobs))
+        names = [file.name for file in blobs]
+        parsed: dict[str, Record | str] = dict.fromkeys(names, _GONE)
+        uses = Counter(names) if len(parsed) < len(names) else {}
         shared = {name: count - 1 for name, count in uses.items() if count > 1}
-        parsed: dict[str, Record | str] = dict.fromkeys(uses, _GONE)
-        for some in parsing.parsed(self._repository, list(uses), sheet):
+        for some in parsing.parsed(self._repository, list(parsed), sheet):
             parsed |= some
             again = (repeat(some[name], shared[name]) for name in shared.keys() & some.keys())
             reserved.take(weight_of(chain(some.values(), *again)))

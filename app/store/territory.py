@@ -200,8 +200,8 @@ class Domain:
         return [
             self._path(sheet, name)
             if name[0] == "."
-            else prefix + name[:cut]
-            if name.endswith(extension) and matches(name[:cut])
+            else prefix + stem
+            if name.endswith(extension) and matches(stem := name[:cut])
             else None
             for name in names
         ]

@@ -13,6 +13,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import compress
+from operator import not_
 from typing import NamedTuple
 
 import gitsheets
@@ -105,15 +107,20 @@ def plain_and_others(tree: bytes) -> tuple[list[str], list[str], Iterator[Line]]
     Parse the content of a tree: the names of its ordinary files, which nearly all of a large tree are; their
     objects; and its other lines.
     """
-    found = ENTRIES.findall(tree)
-    plain = [entry for entry in found if entry[0] == _WRITTEN["blob"]]
+    parts = ENTRIES.split(tree)  # in half of the time of a tuple for each entry
+    modes, names, objects = (parts[column::4] for column in (1, 2, 3))
+    are_plain = [mode == _WRITTEN["blob"] for mode in modes]
+    others: list[tuple[bytes, bytes, bytes]] = []
+    if not all(are_plain):
+        others = [*compress(zip(modes, names, objects, strict=True), map(not_, are_plain))]
+        names, objects = [*compress(names, are_plain)], [*compress(objects, are_plain)]
+    if not names:
+        return [], [], _lines(others)
     try:
-        names = b"\0".join([name for _, name, _ in plain]).decode("utf-8").split("\0") if plain else []
+        texts = b"\0".join(names).decode("utf-8").split("\0")
     except UnicodeDecodeError:
-        return [], [], _lines(found)
-    objects = b"".join([blob for _, _, blob in plain]).hex("\n", _NAME_BYTES).split("\n") if plain else []
-    others = _lines(entry for entry in found if entry[0] != _WRITTEN["blob"])
-    return names, objects, others
+        return [], [], _lines(ENTRIES.findall(tree))
+    return texts, b"".join(objects).hex("\n", _NAME_BYTES).split("\n"), _lines(others)
 
 
 def _lines(entries: Iterable[tuple[bytes, bytes, bytes]]) -> Iterator[Line]:

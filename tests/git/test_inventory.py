@@ -5,6 +5,7 @@ Many objects are read at once, some at a time, whatever is missing, damaged or t
 from __future__ import annotations
 
 import os
+import random
 from itertools import chain
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def test_contents_come_whole_and_in_order(bare):
 
     assert list(found.items()) == list(stored.items())
     assert inventory.contents(Git(bare.path), list(stored)) == stored
+
+
+def test_contents_that_look_like_answers_are_contents(bare):
+    chance = random.Random(8)  # noqa: S311 - the same at each run
+    pieces = [inventory._MARK, b"\n", b"0", b"1", b"7", b"a", f"{_MISSING} missing\n".encode()]
+    stored = _written(bare, *(b"".join(chance.choices(pieces, k=chance.randrange(12))) for _ in range(400)))
+    names = [*stored, _MISSING, *stored, _MISSING]
+
+    for size in (1, 2, 3, 5, 50, len(names)):
+        asked = names[-size:]
+        assert _read(bare, *asked) == {name: stored[name] for name in asked if name in stored}
 
 
 def test_a_part_is_there_before_git_has_read_the_rest(bare):

@@ -8,12 +8,15 @@ import errno
 import os
 import stat
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import gitsheets
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from ferry.app.store.trees import Entry, _entry, find
+from ferry.app.store.trees import Entry, Line, _entry, find, lines, plain_and_others
 from ferry.worker.git.objects import Objects, name_of
 from tests.parts import Bare
 
@@ -54,6 +57,26 @@ def test_a_symbolic_link_and_a_submodule_are_told_from_files(data: Bare):
 
     assert find(Objects(data.path), commit, "link") == Entry("link", "1" * 40)
     assert find(Objects(data.path), commit, "module") == Entry("module", "2" * 40)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"100644", b"100644", b"100755", b"40000", b"120000", b"160000", b"77777"]),
+            st.binary(min_size=1, max_size=4).filter(lambda name: b"\0" not in name),
+            st.binary(min_size=20, max_size=20),
+        )
+    )
+)
+def test_ordinary_files_and_all_else_are_the_lines_of_a_tree(entries: list[tuple[bytes, bytes, bytes]]):
+    tree = b"".join(b"%s %s\0%s" % entry for entry in entries)
+
+    names, blobs, others = plain_and_others(tree)
+
+    plain = [Line(name, True, Entry("blob", blob)) for name, blob in zip(names, blobs, strict=True)]
+    assert Counter([*plain, *others]) == Counter(lines(tree))
+    if all(mode == b"100644" and name.isascii() for mode, name, _ in entries):
+        assert len(plain) == len(entries)
 
 
 def test_a_look_alike_inside_an_object_name_is_not_taken_for_a_line():

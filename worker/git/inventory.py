@@ -21,6 +21,8 @@ from ferry.worker.git.history import WALK_TIMEOUT_S
 from ferry.worker.process.talking import Talk
 
 _ENDING_S = 2.0  # for git after its last answer
+# Before each answer: hardly any file has it, so most answers are taken apart together, in half of the time.
+_MARK = b"\1"
 _LISTED = re.compile(rb"100[0-7]{3} blob ([0-9a-f]+)\t([^\0]+)\0")
 
 
@@ -105,8 +107,8 @@ def read(git: Git, names: Sequence[str], *, most: float = math.inf) -> Iterator[
     done = 0
     with contextlib.suppress(TimeoutError):
         while done < len(names):
-            talk = git.talk("cat-file", "--batch=%(objectsize)", "--buffer")
-            talk.send("".join(f"{name}\n" for name in names[done:]).encode(), last=True)
+            talk = git.talk("cat-file", f"--batch={_MARK.decode()}%(objectsize)", "--buffer")
+            talk.send("\n".join([*names[done:], ""]).encode(), last=True)
             try:
                 for found, answered in _answers(talk, names, done, most, deadline):
                     done = answered
@@ -123,27 +125,47 @@ def _answers(
     """
     Yield the contents that git gives of *names* from the *first* on, and the number of the next name.
     """
-    found: dict[str, bytes] = {}
-    answer, at = b"", 0
-    for number in range(first, len(names)):
-        while not (begin := answer.find(b"\n", at) + 1):
-            yield found, number
-            found = {}
-            answer, at = answer[at:] + talk.piece(deadline), 0
-        try:
-            size = int(answer[at:begin])
-        except ValueError:  # "NAME missing"
-            at = begin
-            continue
-        at = begin + size + 1
-        missing = max(0, at - len(answer))
-        if size <= most:
-            answer += talk.read(missing, deadline)
-            found[names[number]] = answer[begin : at - 1]
-        elif missing:
-            talk.skip(missing, deadline)
-            answer, at = b"", 0
-    yield found, len(names)
+    number = first
+    while number < len(names):
+        answer = talk.piece(deadline)
+        contents, at = _whole(answer, most)
+        found = dict(zip(names[number : number + len(contents)], contents, strict=True))
+        number += len(contents)
+        while at < len(answer) and number < len(names):
+            while not (begin := answer.find(b"\n", at) + 1):
+                answer += talk.piece(deadline)
+            name, head = names[number], answer[at : begin - 1]
+            number += 1
+            if not head.startswith(_MARK):  # "NAME missing"
+                at = begin
+                continue
+            size = int(head.removeprefix(_MARK))
+            at = begin + size + 1
+            missing = max(0, at - len(answer))
+            if size <= most:
+                answer += talk.read(missing, deadline)
+                found[name] = answer[begin : at - 1]
+            else:
+                talk.skip(missing, deadline)
+        yield found, number
+
+
+def _whole(answer: bytes, most: float) -> tuple[list[bytes], int]:
+    """
+    Return the contents of all answers but the last, which may be cut off, and where that one begins. Return
+    nothing if an object is missing, has more than *most* bytes, or has the mark in it.
+    """
+    before, *parts = answer.split(_MARK)
+    if before or not parts:
+        return [], 0
+    last = parts.pop()
+    answers = [part.partition(b"\n") for part in parts]
+    try:
+        if not all(int(size) == len(content) - 1 <= most for size, _, content in answers):
+            return [], 0
+    except ValueError:
+        return [], 0
+    return [content[:-1] for _, _, content in answers], len(answer) - len(last) - len(_MARK)
 
 
 def files(git: Git, tree: str) -> dict[str, str]:
