@@ -50,8 +50,8 @@ test: lint $(READY) ## Run all that CI runs: lint, types and pytest (PYTEST_ARGS
 	@$(MAKE) --no-print-directory --jobs=2 types pytest
 
 pytest: $(READY) ## Run only the tests (PYTEST_ARGS="-x -k push")
-	@# Five on two processors: the tests wait for more than half of their time.
-	$(BIN)/python -m pytest --numprocesses=5 --dist=worksteal $(PYTEST_ARGS)
+	@# Four on two processors: the tests wait for half of their time.
+	$(BIN)/python -m pytest --numprocesses=4 --dist=worksteal $(PYTEST_ARGS)
 
 test-quick: $(READY) ## Run the unit tests and one commit's way through real processes, in a minute
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal $(PYTEST_ARGS) tests/unit $(ONE_COMMIT)
