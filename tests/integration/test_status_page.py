@@ -91,6 +91,7 @@ def test_queued(env, client):
 
 def test_idle(browser, worker, beat):
     running, _ = worker(), beat()
+    _shows(browser, "Beat ✓ alive")  # first: it may take a while on a busy machine
     commit = _write(browser)
     running.await_event("push.done")
     page = _shows(browser, "origin ✓ idle", "Beat ✓ alive", "Broker ✓ answers", "Data disk ✓ has room")
@@ -99,7 +100,7 @@ def test_idle(browser, worker, beat):
     assert f"{commit[:10]} by dev" in page.text
     assert "origin: ✓ pushed" in page.text
     assert "pending" not in page.text
-    assert re.search(r"Last push (\d+ min )?([\d.]+ s )?ago", page.text)  # a busy machine shows it late
+    assert re.search(r"Last push [\d.]+ s ago", page.text)
     assert re.search(r"Repository [\d.]+ KiB: 1 pack with", page.text)
 
 
@@ -118,14 +119,14 @@ def test_retrying(browser, worker, env, remote, tmp_path):
     """
     The next attempt is counted down to, also where no script counts.
     """
-    env["CFP_PUSH_BACKOFF_BASE"], env["CFP_PUSH_BACKOFF_CAP"] = "600", "600"
+    env["CFP_PUSH_BACKOFF_BASE"], env["CFP_PUSH_BACKOFF_CAP"] = "60", "60"
     remote.path.rename(tmp_path / "away.git")
     worker()
     _write(browser)
     page = _shows(browser, "origin ! retrying")
     assert "origin: a person is needed (not-found); 3 commits pending." in page.text
     assert "A person is needed , for" in page.text
-    assert re.search(r"Next attempt in \d+ (min|s)", page.text)
+    assert re.search(r"Next attempt in \d+ s", page.text)
     assert "Last error: not-found" in page.text
     assert any("data-until" in attributes for _, attributes in page.tags)
 
