@@ -79,6 +79,8 @@ b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW
         (f"== Info: Server auth using Basic with user '{SECRET}'", SECRET),
         (f"HTTP_AUTHORIZATION: Basic {BASIC}", BASIC),
         (f"< Set-Cookie: session={SECRET}; HttpOnly", SECRET),
+        (f"X-Schl\u00fcssel-To\u212aen: {SECRET}", SECRET),
+        (f"proxy-author\u0131zation: Basic {BASIC}", BASIC),
         # Tokens in queries.
         (f"GET /api/v4/projects?private_token={SECRET}&page=2 404", SECRET),
         (f"https://host/data.git/info/refs?service=git-receive-pack&access_token={SECRET}", SECRET),
