@@ -262,15 +262,19 @@ def _configuration(_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> s
 
 
 @pytest.fixture
-def env(data: Bare, remote: Bare, valkey_port: int, _configuration: str) -> dict[str, str]:
+def _was_started(data: Bare, remote: Bare, _configuration: str) -> None:
+    """
+    Give ``data`` what a first start leaves, which takes two processes of git to replace its configuration.
+    """
+    config = _configuration.format(identity=uuid.uuid4().hex[:12], remote=remote.path)
+    (data.path / "config").write_text(config)
+
+
+@pytest.fixture
+def env(data: Bare, remote: Bare, valkey_port: int, _was_started: None) -> dict[str, str]:
     """
     A quick and impatient deployment over ``data`` and ``remote``.
-
-    It was started before: a first start replaces the repository's configuration, by two processes of git.
     """
-    (data.path / "config").write_text(
-        _configuration.format(identity=uuid.uuid4().hex[:12], remote=remote.path)
-    )
     return {
         "CFP_DATA_REPO_PATH": str(data.path),
         "CFP_DATA_REMOTE": str(remote.path),

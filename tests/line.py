@@ -58,7 +58,7 @@ class Deployment:
 
 
 @pytest.fixture
-def deploy(data: Bare, remote: Bare) -> Callable[..., Deployment]:
+def deploy(data: Bare, remote: Bare, _was_started: None) -> Callable[..., Deployment]:
     """
     Prepare ``data`` for pushes to ``remote``, with further variables as keywords.
     """

@@ -162,11 +162,13 @@ def main() -> None:
     Serve the process that has started this one; in a fork, run its command.
     """
     descriptor, *imported = sys.argv[1:]
+    gc.disable()
     for name in imported:
         importlib.import_module(name)
     assert threading.active_count() == 1, threading.enumerate()  # noqa: S101 - a fork would lack the others
     gc.collect()
     gc.freeze()  # or each fork's first collection would copy all that is shared
+    gc.enable()
     _serve(socket.socket(fileno=int(descriptor)))
     try:
         _run()
