@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from ferry.worker.errors import RepositoryError
+from ferry.worker.git.config import read_all, read_without_git
 from ferry.worker.git.prepare import prepare
 from ferry.worker.settings import Settings
 from tests.parts import Bare
@@ -299,3 +300,50 @@ def test_without_git_a_start_goes_on(start, monkeypatch):
     with capture_logs() as logs:
         assert start()
     assert "git cannot be started" in next(e["error"] for e in logs if e["event"] == "git.not_started")
+
+
+def test_without_git_the_configuration_is_the_same(start, data, tmp_path, monkeypatch):
+    """
+    Git spells keys in lower case, but for the name in their middle; an option without a value is true.
+    """
+    start(CFP_DATA_MIRRORS="Backup=/srv/one.git")
+    with (data.path / "config").open("a") as config:
+        config.write(f'[Core]\n\tsharedRepository\n[Town "A b"]\n\tName = a\n\tname = "b # c"\n'
+                     f"[include]\n\tpath = {tmp_path}/included\n")  # fmt: skip
+    (tmp_path / "included").write_text("[user]\n\tsigningKey = ours\n")
+    (tmp_path / ".gitconfig").write_text("[user]\n\tname = Sam\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
+    def read(read):
+        return sorted(
+            (each.key, each.value, each.is_own)
+            for each in read(data.path)
+            if each.origin != "the environment"
+        )
+
+    assert read(read_without_git) == read(read_all)
+    assert ("town.A b.name", "b # c", True) in read(read_all)
+    assert ("core.sharedrepository", "true", True) in read(read_all)
+    assert ("user.name", "Sam", False) in read(read_all)
+
+
+@pytest.mark.parametrize("git", ["there", "away"])
+@pytest.mark.parametrize(("written", "is_bare"), [("yes", True), ("1", True), ("no", False), ("", False)])
+def test_a_boolean_means_what_it_means_to_git(start, data, monkeypatch, written, is_bare, git):
+    start()  # without git only what was started before starts
+    data.git("config", "core.bare", written)
+    if git == "away":
+        monkeypatch.setenv("PATH", "/nonexistent")
+    if is_bare:
+        assert start()
+    else:
+        with pytest.raises(RepositoryError, match=r"git config core\.bare true"):
+            start()
+
+
+def test_a_repository_that_neither_can_open_is_refused_by_one_line(start, data, monkeypatch):
+    (data.path / "config").write_text("[core\n")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(RepositoryError, match=re.escape(f"cannot prepare {data.path}")):
+        start()

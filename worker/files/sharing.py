@@ -12,7 +12,6 @@ import contextlib
 import os
 import stat
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from ferry.worker.errors import RepositoryError
@@ -23,6 +22,8 @@ _BOOLEANS = {"true": _GROUP, "yes": _GROUP, "on": _GROUP, "false": 0, "no": 0, "
 _PRIVATE = ".key"  # readable by its owner only
 _OLD_NUMBERS = {0: 0, 1: _GROUP, 2: _EVERYBODY}
 _NUMBERS = {bits: number for number, bits in _OLD_NUMBERS.items()}
+
+_known: dict[str, Sharing] = {}  # by the repository's directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +85,36 @@ class Sharing:
         return mode
 
 
-@lru_cache(maxsize=64)
 def sharing(git_dir: str) -> Sharing:
     """
-    Return the configured value, from any scope; read once per process, at its start.
+    Return the configured value; read once per process, at its start.
 
     Raises:
         RepositoryError: git does not know the value.
     """
-    from ferry.worker.process.gitpython import git  # a process that makes no file does without
+    if git_dir not in _known:
+        learn(git_dir, _configured(git_dir))
+    return _known[git_dir]
+
+
+def learn(git_dir: str, value: str) -> None:
+    """
+    Remember the configured *value*, from any scope, for this process.
+
+    Raises:
+        RepositoryError: git does not know the value.
+    """
+    try:
+        _known[git_dir] = Sharing.of(value)
+    except ValueError as exc:
+        raise RepositoryError(
+            f"core.sharedRepository of {git_dir} is {value!r}, which git does not know ({exc}); "
+            "set it to group, all, umask or an octal mode such as 0640"
+        ) from exc
+
+
+def _configured(git_dir: str) -> str:
+    from ferry.worker.process.gitpython import git  # most processes have learned the value from git
 
     value = "umask"
     with git.Repo(git_dir) as repo, repo.config_reader() as config:
@@ -101,13 +123,7 @@ def sharing(git_dir: str) -> Sharing:
             for option, found in config.items(section):
                 if option.lower() == "sharedrepository":
                     value = "true" if found is None else found
-    try:
-        return Sharing.of(value)
-    except ValueError as exc:
-        raise RepositoryError(
-            f"core.sharedRepository of {git_dir} is {value!r}, which git does not know ({exc}); "
-            "set it to group, all, umask or an octal mode such as 0640"
-        ) from exc
+    return value
 
 
 def share(git_dir: str, target: int | str | Path) -> None:

@@ -1,18 +1,21 @@
 """
 Reading git's configuration for the data repository, and replacing its ``config`` atomically.
 
-git and GitPython write the file without flushing it, and GitPython in place: a power cut
-leaves it empty. A URL may hold a token, so no value is passed as a process's argument.
+git itself reads it; where git cannot be started, GitPython does. Both write the file without flushing it, and
+GitPython in place: a power cut leaves it empty. A URL may hold a token, so no value is passed as a process's
+argument.
 """
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.flushing import flush
@@ -22,12 +25,17 @@ from ferry.worker.git import lock_files
 from ferry.worker.git.command import run_git
 from ferry.worker.observe.redaction import redact
 
+if TYPE_CHECKING:
+    from ferry.worker.process.gitpython import git
+
 _LOCK_WAIT_S = 5.0
 _NOTHING_TO_UNSET = 5  # git config's exit status
-_FALSE = frozenset({"false", "no", "off", "0"})
+_FALSE = frozenset({"false", "no", "off", "0", ""})
+_TRUE = "true"  # what an option without "=" means
 
-# As git writes a key: the section, with its name in quotation marks, and the option.
+# As git's files write a key: the section, with its name in quotation marks, and the option.
 Key = tuple[str, str]
+_Level = Literal["system", "user", "global", "repository"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +47,13 @@ class Configured:
         key: As git spells it: in lower case, except for the name in its middle.
         value: The value.
         origin: The file that sets it, such as ``/root/.gitconfig``.
+        is_own: Whether the repository's own file sets it, or one that it includes.
     """
 
     key: str
     value: str
     origin: str
+    is_own: bool
 
 
 def read_all(git_dir: Path, given: Mapping[str, str] | None = None) -> list[Configured]:
@@ -56,15 +66,55 @@ def read_all(git_dir: Path, given: Mapping[str, str] | None = None) -> list[Conf
     Raises:
         RepositoryError: git cannot be started, or cannot read it.
     """
-    found = run_git(git_dir, "config", "-z", "--list", "--show-origin", given=given)
+    found = run_git(git_dir, "config", "-z", "--list", "--show-scope", "--show-origin", given=given)
     if found.exit_status != 0:
         raise RepositoryError(f"git's configuration cannot be read: {found.stderr.strip()}")
     parts = found.stdout.split("\0")
-    pairs = zip(parts[::2], parts[1::2], strict=False)
     return [
-        Configured(key=entry.partition("\n")[0], value=entry.partition("\n")[2], origin=_place(origin))
-        for origin, entry in pairs
+        _configured(*entry.partition("\n"), origin=_place(origin), is_own=scope == "local")
+        for scope, origin, entry in zip(parts[::3], parts[1::3], parts[2::3], strict=False)
     ]
+
+
+def read_without_git(git_dir: Path) -> list[Configured]:
+    """
+    Return what GitPython reads of the same: what files set.
+
+    Raises:
+        RepositoryError: GitPython cannot read it.
+        OSError: A file cannot be read.
+    """
+    from ferry.worker.process.gitpython import git  # a tenth of a command's time, and seldom needed
+
+    try:
+        with git.Repo(git_dir) as repo:
+            return [each for level in repo.config_level for each in _of_level(repo, level)]
+    except (git.GitError, configparser.Error) as exc:
+        raise RepositoryError(f"cannot prepare {git_dir}: {exc}") from exc
+
+
+def dotted(key: Key) -> str:
+    """
+    Write *key* as git prints it: ``remote.origin.url``.
+    """
+    section, option = key
+    kind, _, name = section.partition(" ")
+    return ".".join([kind.lower(), *([name.strip('"')] if name else []), option.lower()])
+
+
+def values_of(configured: Sequence[Configured], key: Key) -> list[str]:
+    """
+    Return the values of *key*, the one that git takes last.
+    """
+    name = dotted(key)
+    return [each.value for each in configured if each.key == name]
+
+
+def is_true(value: str) -> bool:
+    """
+    Whether git takes *value* for true, where it wants a boolean.
+    """
+    return value.lower() not in _FALSE
 
 
 def pushes_elsewhere(configured: Sequence[Configured], remote: str, url: str) -> Configured | None:
@@ -94,7 +144,7 @@ def partial_clone(configured: Sequence[Configured]) -> Configured | None:
                 each.key.startswith("remote.")
                 and (
                     each.key.endswith(".partialclonefilter")
-                    or (each.key.endswith(".promisor") and each.value.lower() not in _FALSE)
+                    or (each.key.endswith(".promisor") and is_true(each.value))
                 )
             )
         ),
@@ -138,6 +188,23 @@ def replace_config(git_dir: Path, wanted: Mapping[Key, Sequence[str]]) -> None:
     draft.unlink()
 
 
+def _of_level(repo: git.Repo, level: _Level) -> Iterator[Configured]:
+    with repo.config_reader(level) as config:
+        for section in config.sections():
+            for option, values in config.items_all(section):
+                for value in values:
+                    yield Configured(
+                        key=dotted((section, option)),
+                        value=_TRUE if value is None else str(value),
+                        origin=f"the configuration of the {level}",
+                        is_own=level == "repository",
+                    )
+
+
+def _configured(key: str, equals: str, value: str, *, origin: str, is_own: bool) -> Configured:
+    return Configured(key=key, value=value if equals else _TRUE, origin=origin, is_own=is_own)
+
+
 def _place(origin: str) -> str:
     return "the environment" if origin.startswith("command line") else origin.removeprefix("file:")
 
@@ -147,10 +214,9 @@ def _changed(git_dir: Path, config: Path, wanted: Mapping[Key, Sequence[str]]) -
     shutil.copyfile(config, copy)
     try:
         there = run_git(git_dir, "config", "--file", str(copy), "-z", "--name-only", "--list")
-        present = there.stdout.lower().split("\0") if there.exit_status == 0 else None
-        for section, option in wanted:
-            name = f"{section.replace(' ', '.', 1).replace(chr(34), '')}.{option}"
-            if present is not None and name.lower() not in present:
+        present = there.stdout.split("\0") if there.exit_status == 0 else None
+        for name in map(dotted, wanted):
+            if present is not None and name not in present:
                 continue  # most keys are missing at a first start, and removing each takes a process
             done = run_git(git_dir, "config", "--file", str(copy), "--unset-all", name)
             if done.exit_status not in (0, _NOTHING_TO_UNSET):

@@ -6,12 +6,12 @@ The API and the worker both call ``prepare`` before anything else. Several proce
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import os
 import re
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,18 +21,28 @@ from ferry.worker.files.locks import LockTimeoutError
 from ferry.worker.files.ownership import not_ours, owners_named
 from ferry.worker.files.places import prepare_lock, remotes_directory, state_directory
 from ferry.worker.files.room import NO_ROOM
-from ferry.worker.files.sharing import make_directories, share_all, sharing
-from ferry.worker.git.config import Key, partial_clone, pushes_elsewhere, read_all, replace_config
+from ferry.worker.files.sharing import learn, make_directories, share_all
+from ferry.worker.git.config import (
+    Configured,
+    Key,
+    is_true,
+    partial_clone,
+    pushes_elsewhere,
+    read_all,
+    read_without_git,
+    replace_config,
+    values_of,
+)
 from ferry.worker.git.tracking import Tracking
 from ferry.worker.observe.logs import log
 from ferry.worker.observe.redaction import redact
-from ferry.worker.process.gitpython import git
 from ferry.worker.settings import ORIGIN, Settings
 
 COMMITTER = ("Ferry", "ferry@localhost")
 _LOCAL_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=posix"})
 _LOCK_TIMEOUT_S = 30.0
 _LOCK_IS_OLD_S = 60.0  # git holds a lock file for milliseconds
+_IDENTITY: Key = ("ferry", "id")
 _HEAD = re.compile(rb"ref:\s*refs/|[0-9a-f]{40}")
 
 
@@ -55,20 +65,21 @@ def _prepare(settings: Settings) -> str:
     _check(path)
     _restore_head(path, settings)
     _check_branch(path, settings)
-    _check_configuration(path, settings)
     _report_locks(path)
     state = state_directory(path)
-    sharing.cache_clear()  # the configuration may have changed since this process read it last
     try:
+        configured = _configuration(path)
+        _check_configuration(configured, path, settings)
+        learn(str(path), _last(configured, ("core", "sharedRepository")) or "umask")
         make_directories(str(path), remotes_directory(path))
         _check_file_system(state)
-        with prepare_lock(path).hold(_LOCK_TIMEOUT_S), git.Repo(path) as repo:
-            identity = _configure(repo, settings)
+        with prepare_lock(path).hold(_LOCK_TIMEOUT_S):
+            identity = _configure(configured, path, settings)
             share_all(str(path), state)
             return identity
     except PermissionError:
         raise
-    except (OSError, LockTimeoutError, git.GitError, configparser.Error) as exc:
+    except (OSError, LockTimeoutError) as exc:
         raise RepositoryError(f"cannot prepare {path}: {exc}") from exc
 
 
@@ -210,42 +221,63 @@ def _mount_of(path: Path) -> _Mount | None:
     return found
 
 
-def _configure(repo: git.Repo, settings: Settings) -> str:
-    config, path = repo.config_reader("repository"), Path(repo.git_dir)
-    if not config.get_value("core", "bare", default=False):
+def _configure(configured: Sequence[Configured], path: Path, settings: Settings) -> str:
+    """
+    Write into the repository's own configuration what it lacks, and return the identity in it.
+    """
+    own = [each for each in configured if each.is_own]
+    wanted = _wanted(own, path, settings)
+    if _lacking(own, wanted):
+        # Another process may have written it before this one held the lock.
+        own = [each for each in _configuration(path) if each.is_own]
+        wanted = _wanted(own, path, settings)
+    tracking = Tracking(path, settings.data_branch)
+    for name, url in settings.remotes.items():
+        tracking.set_address(name, url, before=_last(own, _url_of(name)))
+    if lacking := _lacking(own, wanted):
+        replace_config(path, lacking)
+    return wanted[_IDENTITY][0]
+
+
+def _wanted(own: Sequence[Configured], path: Path, settings: Settings) -> dict[Key, list[str]]:
+    """
+    Return what the repository's own configuration is to contain.
+
+    Raises:
+        RepositoryError: It contains what Ferry cannot work with.
+    """
+    if not _is_true(own, ("core", "bare")):
         raise RepositoryError(
             f"CFP_DATA_REPO_PATH: {path} is not bare; set it with: git config core.bare true"
         )
-    if (kind := config.get_value("extensions", "objectformat", default="sha1")) != "sha1":
+    if (kind := _last(own, ("extensions", "objectformat")) or "sha1") != "sha1":
         raise RepositoryError(
             f"CFP_DATA_REPO_PATH: {path} names its objects by {kind}, and gitsheets supports only sha1; "
             "create it again with: git init --bare --object-format=sha1"
         )
-    identity = config.get("ferry", "id", fallback="") or uuid.uuid4().hex[:12]
-    wanted = {("ferry", "id"): [identity], **_kept_whole(config)}
+    wanted = {_IDENTITY: [_last(own, _IDENTITY) or uuid.uuid4().hex[:12]], **_kept_whole(own)}
     # For commits that an operator makes here with git; commits of records have their own authors.
     for option, value in (("name", COMMITTER[0]), ("email", COMMITTER[1])):
-        if not config.get("user", option, fallback=""):
+        if not _last(own, ("user", option)):
             wanted["user", option] = [value]
-    tracking = Tracking(path, settings.data_branch)
     for name, url in settings.remotes.items():
-        section = f'remote "{name}"'
-        if config.get_value(section, "mirror", default=False):
+        section, _ = _url_of(name)
+        if _is_true(own, (section, "mirror")):
             raise RepositoryError(
                 f"the remote {name} of {path} is a mirror, which pushes and deletes every ref; "
                 f"stop that with: git config --unset remote.{name}.mirror"
             )
         # For operators: Ferry itself does not use a remote of this name, see ``ferry.worker.git.remote``.
-        wanted[section, "url"] = [url]
-        wanted[section, "fetch"] = _refspecs(_values(config, section, "fetch"), name, settings.ref)
-        tracking.set_address(name, url, before=config.get(section, "url", fallback=None))
-    missing = {key: values for key, values in wanted.items() if _values(config, *key) != values}
-    if missing:
-        replace_config(path, missing)
-    return identity
+        wanted[_url_of(name)] = [url]
+        wanted[section, "fetch"] = _refspecs(values_of(own, (section, "fetch")), name, settings.ref)
+    return wanted
 
 
-def _kept_whole(config: git.GitConfigParser) -> dict[Key, list[str]]:
+def _lacking(own: Sequence[Configured], wanted: Mapping[Key, list[str]]) -> dict[Key, list[str]]:
+    return {key: values for key, values in wanted.items() if values_of(own, key) != values}
+
+
+def _kept_whole(own: Sequence[Configured]) -> dict[Key, list[str]]:
     """
     Return the configuration that keeps other git commands from removing acknowledged objects or refs.
 
@@ -253,23 +285,30 @@ def _kept_whole(config: git.GitConfigParser) -> dict[Key, list[str]]:
     committed since. In a repository of precious objects they remove nothing.
     """
     wanted = {("extensions", "preciousObjects"): ["true"]}
-    if not config.get("transfer", "fsckobjects", fallback=""):
+    if not _last(own, ("transfer", "fsckObjects")):
         # Applies when an operator fetches or pushes into the repository.
         wanted["transfer", "fsckObjects"] = ["true"]
-    if not config.get("core", "fsync", fallback=""):
+    if not _last(own, ("core", "fsync")):
         # Otherwise `git pack-refs` removes refs before their packed copy is on the disk.
         wanted["core", "fsync"] = ["reference"]
-    extensions = config.options("extensions") if config.has_section("extensions") else []
-    if {option.lower() for option in extensions} <= {"preciousobjects"}:
+    extensions = {each.key for each in own if each.key.startswith("extensions.")}
+    if extensions <= {"extensions.preciousobjects"}:
         # So that a git too old for precious objects refuses the repository. Format 0 ignores unknown
         # extensions, and format 1 refuses them: if there is an unknown one, the format stays unchanged.
         wanted["core", "repositoryformatversion"] = ["1"]
     return wanted
 
 
-def _values(config: git.GitConfigParser, section: str, option: str) -> list[str]:
-    found = config.items_all(section) if config.has_section(section) else []
-    return [str(value) for name, values in found if name.lower() == option.lower() for value in values]
+def _url_of(remote: str) -> Key:
+    return f'remote "{remote}"', "url"
+
+
+def _last(configured: Sequence[Configured], key: Key) -> str | None:
+    return next(iter(values_of(configured, key)[-1:]), None)
+
+
+def _is_true(configured: Sequence[Configured], key: Key) -> bool:
+    return is_true(_last(configured, key) or "")
 
 
 def _refspecs(found: list[str], remote: str, branch: str) -> list[str]:
@@ -286,19 +325,28 @@ def _covers(pattern: str, ref: str) -> bool:
     return ref.startswith(before) and ref.endswith(after) if star else ref == pattern
 
 
-def _check_configuration(path: Path, settings: Settings) -> None:
+def _configuration(path: Path) -> list[Configured]:
+    """
+    Return git's configuration of all scopes.
+
+    Raises:
+        RepositoryError: It cannot be read.
+    """
+    try:
+        return read_all(path)
+    except RepositoryError as exc:
+        # The API serves without git, and each push reports the error.
+        log().warning("git.not_started", error=str(exc))
+        return read_without_git(path)
+
+
+def _check_configuration(configured: Sequence[Configured], path: Path, settings: Settings) -> None:
     """
     Refuse a configuration of git, in any scope, that contradicts the settings.
 
     Raises:
         RepositoryError: The message names the key and the file that sets it.
     """
-    try:
-        configured = read_all(path)
-    except RepositoryError as exc:
-        # The API serves without git, and each push reports the error.
-        log().warning("git.not_started", error=str(exc))
-        return
     if found := partial_clone(configured):
         raise RepositoryError(
             f"CFP_DATA_REPO_PATH: {path} is a partial clone ({found.key}), which lacks objects that Ferry "
