@@ -24,7 +24,12 @@ from ferry.app.dev.nursery import Child, Nursery
 _ROOT = Path(__file__).parents[1]
 _IMPORTED = (
     *("celery.bin.celery", "celery.apps.worker", "celery.apps.beat", "celery.concurrency.prefork"),
-    *("celery.worker.worker", "kombu.transport.redis"),
+    *("celery.worker.worker", "celery.worker.autoscale", "celery.worker.components", "celery.app.amqp"),
+    *("celery.worker.consumer.delayed_delivery", "celery.worker.loops", "celery.worker.pidbox"),
+    *("celery.worker.strategy", "celery.app.control", "celery.app.events", "celery.app.log"),
+    *("billiard.popen_fork", "billiard.sharedctypes", "billiard.synchronize"),
+    *("ferry.worker.broker.connection", "ferry.worker.broker.consumer"),
+    *("ferry.worker.broker.redis_transport",),
     *("gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "uvicorn_worker", "sentry_sdk.integrations.flask"),
     *("sentry_sdk.integrations.celery", "ferry.worker.observe.sentry"),
     *("ferry.worker.roles.worker", "ferry.worker.roles.beside", "ferry.app.factory", "ferry.app.production"),

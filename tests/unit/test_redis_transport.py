@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.utils.imports import load_extension_class_names
 from kombu import Connection, Consumer, Exchange, Queue
 from kombu.asynchronous import Hub, set_event_loop
 from kombu.transport import pyamqp
@@ -125,6 +126,22 @@ def test_one_client_serves_all_commands_of_a_channel(celery, broker, monkeypatch
     assert len(made) == 1
     with broker.client() as client:
         assert client.llen(celery.conf.task_default_queue) == 5
+
+
+def test_a_message_is_sent_without_a_look_at_what_is_installed(celery, broker, monkeypatch):
+    """
+    Celery would look for result backends in the metadata of every package, and redis-py for its own version.
+    """
+    looks: list[str] = []
+    monkeypatch.setattr("celery.utils.imports.entry_points", lambda **group: looks.append("Celery") or ())
+    monkeypatch.setattr("redis.utils.get_lib_version", lambda: looks.append("redis-py"))
+    load_extension_class_names.cache_clear()
+
+    send_push(celery, "origin", COMMIT)
+
+    assert looks == []
+    with broker.client() as client:
+        assert client.llen(celery.conf.task_default_queue) == 1
 
 
 def test_each_look_at_a_queue_is_one_question(connection, broker):

@@ -25,6 +25,20 @@ _AMQP_LONGEST_COUNTDOWN_S = 600.0
 _MOST_SLOTS = 16  # slots for several repositories; each is a process
 
 
+class _App(Celery):  # type: ignore[misc]
+    """
+    An app without a result backend.
+
+    Celery looks for backends in the metadata of every installed package, and each process would for its first
+    message or task: 20 ms (https://github.com/celery/celery/issues/9527).
+    """
+
+    def _get_backend(self) -> Any:
+        from celery.backends.base import DisabledBackend  # few commands need it
+
+        return DisabledBackend(app=self)
+
+
 def build_celery(served: Mapping[str, Settings], *, publisher: bool, places: int = 0) -> Celery:
     """
     Build the Celery app of a process, without tasks.
@@ -34,7 +48,7 @@ def build_celery(served: Mapping[str, Settings], *, publisher: bool, places: int
         publisher: Whether this process only sends tasks.
         places: How many tasks may call functions of extensions at once.
     """
-    app = Celery(
+    app = _App(
         "ferry",
         set_as_current=not publisher,
         amqp="ferry.worker.broker.connection:FerryAMQP",

@@ -176,7 +176,9 @@ class _Channel(redis.Channel):
             raise RedisConnectionError("the channel's connection to the broker was lost")
         params = super()._connparams(*args, **options)  # type: ignore[no-untyped-call]
         kind = params["connection_class"]
-        return {**params, "connection_class": type(kind.__name__, (_Telling, kind), {})}
+        # Without the name and version of redis-py, which it reads from its package for each connection and
+        # tells the server in two more round trips.
+        return {**params, "connection_class": type(kind.__name__, (_Telling, kind), {}), "driver_info": None}
 
     def _create_client(self, asynchronous: bool = False) -> Redis:
         # kombu caches the asynchronous clients itself.
