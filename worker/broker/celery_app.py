@@ -29,8 +29,8 @@ class _App(Celery):  # type: ignore[misc]
     """
     An app without a result backend.
 
-    Celery looks for backends in the metadata of every installed package, and each process would for its first
-    message or task: 20 ms (https://github.com/celery/celery/issues/9527).
+    Celery looks for backends in the metadata of every installed package, in each process at its first message
+    or task. With 180 packages that takes 7 ms (https://github.com/celery/celery/issues/9527).
     """
 
     def _get_backend(self) -> Any:
