@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -334,10 +335,13 @@ def run_dev(
     work = Path(tempfile.mkdtemp(prefix=running.PREFIX))
     log_path = work / "log"
     if repository is None:
-        repository, sample_remote = _announced_sample(
-            work, remote or _located(os.environ.get("CFP_DATA_REMOTE"))
-        )
-        remote = sample_remote
+        try:
+            repository, remote = _announced_sample(
+                work, remote or _located(os.environ.get("CFP_DATA_REMOTE"))
+            )
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)  # a sample that is not whole serves nobody
+            raise
     try:
         with log_path.open("ab") as output, log_path.open("a") as own_output:
             logs.configure(output=own_output)

@@ -311,8 +311,10 @@ def test_the_demo_shows_the_main_job_and_ends_with_a_summary(tmp_path):
 
 def test_a_broken_git_configuration_is_one_line(tmp_path):
     (tmp_path / ".gitconfig").write_text("[broken\n")
-    env = {**os.environ, "HOME": str(tmp_path)}
+    (tmp_path / "tmp").mkdir()
+    env = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp")}
     done = subprocess.run([FERRY, "dev"], env=env, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "bad config line 1 in file" in done.stderr.splitlines()[-1]
+    assert not [*(tmp_path / "tmp").iterdir()]
