@@ -153,10 +153,12 @@ def make_directories(git_dir: str, path: Path) -> None:
     """
     Make the directory *path* in *git_dir*, and its missing parents, as ``make_directory`` does.
     """
-    missing = [each for each in (path, *path.parents) if each.is_relative_to(git_dir) and not each.is_dir()]
+    missing = []
+    while str(path).startswith(f"{git_dir}/") and not path.is_dir():
+        missing.append(path)
+        path = path.parent
     for each in reversed(missing):
-        if str(each) != git_dir:
-            make_directory(git_dir, each)
+        make_directory(git_dir, each)
 
 
 def inherit(target: int | Path, directory: Path) -> None:

@@ -211,11 +211,11 @@ def _mount_of(path: Path) -> _Mount | None:
         lines = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         return None
-    found, resolved = None, path.resolve()
+    found, resolved = None, f"{path.resolve()}/"
     for line in lines:
         before, _, after = line.partition(" - ")
         point, (kind, _, options) = before.split()[4], after.split(" ", 2)
-        covers = resolved.is_relative_to(point.replace("\\040", " "))
+        covers = resolved.startswith(point.replace("\\040", " ").rstrip("/") + "/")
         if covers and (found is None or len(point) >= len(found.point)):
             found = _Mount(point=point, kind=kind, options=frozenset(options.split(",")))
     return found
