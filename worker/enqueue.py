@@ -14,13 +14,15 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-
-from celery import Celery
+from typing import TYPE_CHECKING
 
 from ferry.worker.ledger.ledger import Ledger
 from ferry.worker.observe.logs import log, traced
 from ferry.worker.settings import ORIGIN
 from ferry.worker.turns.turn import Occasion
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 BUDGET_S = 0.25
 # The task pushes the branch's tip at the time when it runs. The commit is for people who read the task list.

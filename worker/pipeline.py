@@ -7,8 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-
-from celery import Celery
+from typing import TYPE_CHECKING
 
 from ferry.worker.after.turns import After
 from ferry.worker.enqueue import send_follow, send_push
@@ -29,6 +28,9 @@ from ferry.worker.settings import Settings
 from ferry.worker.sweep import Sweeper
 from ferry.worker.turns.handover import Handover
 from ferry.worker.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ def open_pipeline() -> Iterator[Pipeline]:
     with one_line_errors():
         if not os.environ.get("CFP_DATA_REPO_PATH"):
             os.environ.update(running.find())
-        yield build(os.environ, publisher=True)
+        yield build(os.environ, publisher=True, is_brief=True)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def init() -> None:
         settings = Settings.from_env(os.environ)
         with _progress(settings.data_repo_path):
             made = clone.make(settings, Credentials.from_settings(settings, os.environ))
-        pipeline = build(os.environ, publisher=True)
+        pipeline = build(os.environ, publisher=True, is_brief=True)
         warnings = clone.check(settings, pipeline.repository)
         pipeline.reconciler.at_start()
     for warning in warnings:

@@ -31,12 +31,22 @@ for name in ("flask", "celery", "ferry.app.factory"):
     assert name not in sys.modules, name
 """
 
+_COMMAND = """
+import sys
+from ferry.app.cli.main import main
+main(["push", "status"], standalone_mode=False)
+for name in ("flask", "celery", "kombu", "redis", "git", "importlib.metadata"):
+    assert name not in sys.modules, name
+"""
+
 
 @pytest.mark.parametrize(
-    "script", [_BROKER, _MAIN], ids=["what sends messages", "gunicorn's main process of one API process"]
+    "script",
+    [_BROKER, _MAIN, _COMMAND],
+    ids=["what sends messages", "gunicorn's main process of one API process", "a command that sends nothing"],
 )
-def test_what_is_not_used_is_not_imported(script):
-    env = {**os.environ, "PYTHONPATH": ""}  # tests/lean hides opentelemetry
+def test_what_is_not_used_is_not_imported(script, env):
+    env = {**os.environ, **env, "PYTHONPATH": ""}  # tests/lean hides opentelemetry
     # Not forked from the nursery, which has imported all of it.
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
