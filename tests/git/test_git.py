@@ -18,6 +18,7 @@ import pytest
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.failures import POLICIES
+from ferry.worker.git import history, objects
 from ferry.worker.git.packs import Packs
 from ferry.worker.git.remote import Remote, _why
 from ferry.worker.git.repository import Repository
@@ -398,6 +399,32 @@ def test_ancestors_are_known_among_merges_of_clocks_that_differ(
     for tip in (commits[11], commits[14], commits[15]):
         known = set(data.git("rev-list", tip).split())
         assert {commit for commit in commits if repository.contains(commit, tip)} == known
+
+
+def test_among_loose_commits_git_is_not_asked_who_has_what(
+    repository: Repository, data: Bare, asked: list[tuple[str, ...]]
+):
+    base = data.head()
+    ours, theirs = (data.git("commit-tree", "-m", side, "-p", base, "main^{tree}") for side in "ab")
+    merge = data.git("commit-tree", "-m", "both", "-p", ours, "-p", theirs, "main^{tree}")
+    pairs = [(commit, tip) for commit in (base, ours, theirs, merge) for tip in (base, ours, theirs, merge)]
+
+    loose = [repository.contains(*pair) for pair in pairs]
+
+    assert loose == [
+        True, True, True, True,
+        False, True, False, True,
+        False, False, True, True,
+        False, False, False, True,
+    ]  # fmt: skip
+    assert asked == []
+    data.git("update-ref", "refs/heads/main", merge)
+    data.git("config", "extensions.preciousObjects", "false")
+    data.git("repack", "-a", "-d", "--quiet")
+    for cached in (history._is_ancestor, objects._parents):
+        cached.cache_clear()
+    assert [repository.contains(*pair) for pair in pairs] == loose
+    assert asked
 
 
 def test_pending_are_the_commits_that_the_remote_lacks_newest_first(repository: Repository, data: Bare):

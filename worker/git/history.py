@@ -329,21 +329,15 @@ class History:
         return found
 
 
-@lru_cache(maxsize=256)
-def _are_neighbours(git_dir: str, old: str, new: str) -> bool:
-    # Called several times for each push. The answer never changes, unless a missing commit reappears.
-    return bool(Objects(git_dir).lineage(old, new, longest=_NEIGHBOURS, packed=False))
-
-
-def _is_ancestor(git_dir: str, commit: str, tip: str) -> bool:
-    if _are_neighbours(git_dir, tip, commit):
-        return False
-    # gitsheets would hold the interpreter lock for the whole walk, and err if committers' clocks differ.
-    return _are_neighbours(git_dir, commit, tip) or _is_ancestor_by_git(git_dir, commit, tip)
-
-
 @lru_cache(maxsize=4096)
-def _is_ancestor_by_git(git_dir: str, commit: str, tip: str) -> bool:
+def _is_ancestor(git_dir: str, commit: str, tip: str) -> bool:
+    # Asked several times for each push. The answer never changes.
+    objects = Objects(git_dir)
+    if objects.lineage(tip, commit, longest=_NEIGHBOURS, packed=False):
+        return False
+    if (known := objects.is_ancestor(commit, tip, most=_NEIGHBOURS)) is not None:
+        return known
+    # gitsheets would hold the interpreter lock for the whole walk, and err if committers' clocks differ.
     found = run_git(Path(git_dir), "merge-base", "--is-ancestor", commit, tip)
     if found.exit_status not in (0, 1):
         raise gitsheets.GitsheetsError(f"git cannot compare {commit} with {tip}: {found.stderr.strip()}")

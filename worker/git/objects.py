@@ -111,6 +111,25 @@ class Objects:
             return []
         return found
 
+    def is_ancestor(self, old: str, new: str, *, most: int) -> bool | None:
+        """
+        Whether the commit *old* is *new* or an ancestor of it; None if loose commits alone do not tell.
+
+        Args:
+            most: The most commits to read.
+        """
+        found = [new]
+        try:
+            for commit in found:  # which grows
+                if commit == old:
+                    return True
+                if len(found) > most:
+                    return None
+                found += [each for each in _parents(self.git_dir, commit, False) if each not in found]
+        except (gitsheets.GitsheetsError, OSError, zlib.error):
+            return None
+        return False
+
     def write(self, kind: str, content: bytes) -> str:
         """
         Store a loose object; returns its full name. Only a flush puts it on the disk.
