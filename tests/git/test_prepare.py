@@ -315,17 +315,17 @@ def test_without_git_the_configuration_is_the_same(start, data, tmp_path, monkey
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
 
-    def read(read):
+    def known(read):
         return sorted(
             (each.key, each.value, each.is_own)
             for each in read(data.path)
             if each.origin != "the environment"
         )
 
-    assert read(read_without_git) == read(read_all)
-    assert ("town.A b.name", "b # c", True) in read(read_all)
-    assert ("core.sharedrepository", "true", True) in read(read_all)
-    assert ("user.name", "Sam", False) in read(read_all)
+    assert known(read_without_git) == known(read_all)
+    assert ("town.A b.name", "b # c", True) in known(read_all)
+    assert ("core.sharedrepository", "true", True) in known(read_all)
+    assert ("user.name", "Sam", False) in known(read_all)
 
 
 @pytest.mark.parametrize("git", ["there", "away"])

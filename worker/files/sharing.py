@@ -114,15 +114,13 @@ def learn(git_dir: str, value: str) -> None:
 
 
 def _configured(git_dir: str) -> str:
-    from ferry.worker.process.gitpython import git  # most processes have learned the value from git
+    from ferry.worker.process.gitpython import options  # most processes have learned the value from git
 
     value = "umask"
-    with git.Repo(git_dir) as repo, repo.config_reader() as config:
+    for _, section, option, found in options(git_dir):
         # GitPython's names are case-sensitive, and git's are not.
-        for section in (section for section in config.sections() if section.lower() == "core"):
-            for option, found in config.items(section):
-                if option.lower() == "sharedrepository":
-                    value = "true" if found is None else found
+        if (section.lower(), option.lower()) == ("core", "sharedrepository"):
+            value = found
     return value
 
 

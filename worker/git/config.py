@@ -12,10 +12,9 @@ import configparser
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from ferry.worker.errors import RepositoryError
 from ferry.worker.files.flushing import flush
@@ -25,17 +24,12 @@ from ferry.worker.git import lock_files
 from ferry.worker.git.command import run_git
 from ferry.worker.observe.redaction import redact
 
-if TYPE_CHECKING:
-    from ferry.worker.process.gitpython import git
-
 _LOCK_WAIT_S = 5.0
 _NOTHING_TO_UNSET = 5  # git config's exit status
 _FALSE = frozenset({"false", "no", "off", "0", ""})
-_TRUE = "true"  # what an option without "=" means
 
 # As git's files write a key: the section, with its name in quotation marks, and the option.
 Key = tuple[str, str]
-_Level = Literal["system", "user", "global", "repository"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +78,18 @@ def read_without_git(git_dir: Path) -> list[Configured]:
         RepositoryError: GitPython cannot read it.
         OSError: A file cannot be read.
     """
-    from ferry.worker.process.gitpython import git  # a tenth of a command's time, and seldom needed
+    from ferry.worker.process.gitpython import git, options  # a tenth of a command's time, and seldom needed
 
     try:
-        with git.Repo(git_dir) as repo:
-            return [each for level in repo.config_level for each in _of_level(repo, level)]
+        return [
+            Configured(
+                key=dotted((section, option)),
+                value=value,
+                origin=f"the configuration of the {level}",
+                is_own=level == "repository",
+            )
+            for level, section, option, value in options(git_dir)
+        ]
     except (git.GitError, configparser.Error) as exc:
         raise RepositoryError(f"cannot prepare {git_dir}: {exc}") from exc
 
@@ -188,21 +189,9 @@ def replace_config(git_dir: Path, wanted: Mapping[Key, Sequence[str]]) -> None:
     draft.unlink()
 
 
-def _of_level(repo: git.Repo, level: _Level) -> Iterator[Configured]:
-    with repo.config_reader(level) as config:
-        for section in config.sections():
-            for option, values in config.items_all(section):
-                for value in values:
-                    yield Configured(
-                        key=dotted((section, option)),
-                        value=_TRUE if value is None else str(value),
-                        origin=f"the configuration of the {level}",
-                        is_own=level == "repository",
-                    )
-
-
 def _configured(key: str, equals: str, value: str, *, origin: str, is_own: bool) -> Configured:
-    return Configured(key=key, value=value if equals else _TRUE, origin=origin, is_own=is_own)
+    # An option without "=" is true.
+    return Configured(key=key, value=value if equals else "true", origin=origin, is_own=is_own)
 
 
 def _place(origin: str) -> str:
